@@ -1,0 +1,284 @@
+"""The run's typed configuration. Every field says what it means, its unit, and where its default comes from.
+
+Sizes live here and flow into DeepSpeed's configuration; `ds_configs/*.json` hold sharding policy only. Presets are in
+`sycoca_ds/presets.py`, command-line and file parsing in `sycoca_ds/options.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data_pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """Vision transformer, pre-norm, one [CLS] token (open_clip's `coca_base` without attentional pooling)."""
+
+    image_size: int = 224
+    """Side of the square input, pixels."""
+    patch_size: int = 16
+    """Side of a patch, pixels; must divide image_size."""
+    layers: int = 12
+    """Transformer blocks."""
+    width: int = 768
+    """Width of the residual stream."""
+    heads: int = 12
+    """Attention heads; must divide width."""
+
+    @property
+    def patches(self) -> int:
+        """N, the number of patches of one image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: patch_size * patch_size * 3."""
+        return self.patch_size * self.patch_size * 3
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """Causal transformer with a learned [CLS] at the end."""
+
+    context_length: int = 76
+    """L, the longest caption in tokens, [SOT] and [EOT] counted, [CLS] not (open_clip's CoCa: 76)."""
+    vocab_size: int = 49408
+    """Rows of the token embedding; at least the tokenizer's vocabulary (49408 = CLIP's BPE)."""
+    layers: int = 12
+    """Transformer blocks."""
+    width: int = 768
+    """Width of the residual stream, also that of the text decoder."""
+    heads: int = 12
+    """Attention heads; must divide width."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder layer is open_clip's pair: self-attention + MLP, then cross-attention + MLP."""
+
+    layers: int = 12
+    """Pairs of blocks."""
+    width: int = 768
+    """Width of the residual stream (the text decoder's must equal the text encoder's)."""
+    heads: int = 12
+    """Attention heads; must divide width."""
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which patches are hidden from which objective (paper section 3.3). Every row of Table 5 is one setting of these."""
+
+    mask_by: Literal["attention", "random"] = "attention"
+    """How patches are ranked: by their similarity to the caption (paper eq. 7), or by noise."""
+    mask_at: Literal["input", "embedding"] = "input"
+    """`input`: hidden patches are dropped before the encoder ("patches in the input image are masked");
+    `embedding`: one encoder pass, hidden tokens are removed after it (cheaper)."""
+    mim: Literal["text_guided", "plain", "none"] = "text_guided"
+    """Masked image modelling: with cross-attention to the caption, without it, or not at all."""
+    high_ratio: float = 0.5
+    """r_h: share of patches, the best-matching ones, hidden from TG-MIM and rebuilt (paper: 50 %)."""
+    low_ratio: float = 0.5
+    """r_l: share of patches, the worst-matching ones, hidden from captioning (paper: 50 %; 0 shows all)."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shapes of one model. `clip` has two encoders, `coca` adds the text decoder, `sycoca` the image decoder."""
+
+    family: Literal["clip", "coca", "sycoca"] = "sycoca"
+    """Which parts exist and which losses are computed."""
+    embed_dim: int = 512
+    """E, width of the shared image-text space."""
+    image: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    text_decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    image_decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    init_std: float = 0.01
+    """Standard deviation of every weight matrix and embedding at the start (paper: N(0, 0.01))."""
+    max_logit_scale: float = 100.0
+    """Upper bound of exp(logit_scale), applied inside forward (CLIP)."""
+
+    @property
+    def captions(self) -> bool:
+        return self.family != "clip"
+
+    @property
+    def reconstructs(self) -> bool:
+        return self.family == "sycoca" and self.masking.mim != "none"
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the objectives (paper eq. 8)."""
+
+    itc: float = 1.0
+    """Image-text contrast."""
+    ic: float = 2.0
+    """Image captioning, lambda_IC (paper: 2)."""
+    mim: float = 1.0
+    """Text-guided masked image modelling, lambda_TM (paper: 1)."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is fed. A data set folder is what `python -m data_pipeline build` leaves."""
+
+    train: str | None = None
+    """Data set folder with the training shards and their manifest."""
+    validation: str | None = None
+    """Data set folder for the validation losses, pictures and captions in TensorBoard; optional."""
+    tokenizer: str | None = None
+    """tokenizer.json; default: the one inside the training folder."""
+    lanes: int = 256
+    """Independent sequences the epoch is cut into; the world size must divide it and it must divide the global batch.
+    The order of samples depends on it, so it stays fixed for a run."""
+    window: int = 4096
+    """Samples shuffled together within a lane."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Area share of the random resized crop (open_clip's default for pretraining)."""
+    workers: int = 4
+    """Loader processes a rank; changes nothing in the order."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay to zero."""
+
+    global_batch_size: int = 2048
+    """Pairs per optimizer step over all ranks (paper: 2048)."""
+    accumulation_steps: int = 1
+    """Micro-batches a step on each rank. Contrastive negatives come from one micro-batch of all ranks, so above 1 the
+    contrast sees global_batch_size / accumulation_steps pairs."""
+    steps: int | None = None
+    """Optimizer steps of the whole run; set this or `epochs`."""
+    epochs: float | None = 20.0
+    """Passes over the data (paper: 20 on CC12M); used where `steps` is not set."""
+    lr: float = 1e-4
+    """Peak learning rate (the paper does not print it)."""
+    warmup_steps: int = 5000
+    """Steps of linear warm-up (paper: 5,000)."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's betas (open_clip's choice for transformers)."""
+    eps: float = 1e-6
+    """AdamW's epsilon (open_clip)."""
+    weight_decay: float = 0.1
+    """Applied to matrices and embeddings, never to norms, biases and the logit scale."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0 turns clipping off."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run lives and how often it reports and saves."""
+
+    out: str = "runs/sycoca"
+    """Run folder: checkpoints/, tensorboard/, metrics.jsonl, config.json, run_status.json."""
+    seed: int = 0
+    """Seed of the weights, the sample order and the augmentation."""
+    ds_config: str = "ds_configs/zero3.json"
+    """DeepSpeed policy (sharding, offload, communication); sizes in it are "auto". Relative to the current folder, then
+    to the repository."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """`auto`: bf16 on GPUs that have it; on a CPU, whichever is measured faster at the start."""
+    activation_checkpointing: bool = True
+    """Recompute blocks in the backward pass instead of keeping their activations."""
+    expected_world_size: int | None = None
+    """Stop at once if the launcher started another number of ranks. DeepSpeed only warns about a missing hostfile and
+    goes on with this machine alone."""
+    log_every: int = 10
+    """Steps between log lines and TensorBoard scalars."""
+    picture_every: int = 500
+    """Steps between validation losses, pictures and captions in TensorBoard."""
+    pictures: int = 8
+    """Fixed validation images shown."""
+    validation_samples: int = 256
+    """Validation samples behind the validation losses."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one is always saved at the end and on SIGTERM or SIGUSR1."""
+    checkpoint_minutes: float = 30.0
+    """Minutes after which a checkpoint is saved whatever the step."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept; older ones are deleted after a newer one is sealed."""
+    max_skipped_steps: int = 10
+    """Stop after this many steps in a row were skipped for a non-finite gradient."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything one training run depends on, saved with it as config.json."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raises `UserError` for shapes that cannot be built, naming the field."""
+    image, text = model.image, model.text
+
+    def divides(small: int, big: int, small_name: str, big_name: str) -> None:
+        if small < 1 or big < 1 or big % small:
+            raise UserError(f"{small_name} = {small} does not divide {big_name} = {big}: choose values that divide")
+
+    divides(image.patch_size, image.image_size, "model.image.patch-size", "model.image.image-size")
+    divides(image.heads, image.width, "model.image.heads", "model.image.width")
+    divides(text.heads, text.width, "model.text.heads", "model.text.width")
+    if text.context_length < 3:
+        raise UserError(f"model.text.context-length = {text.context_length}: expected at least 3 ([SOT], a word, [EOT])")
+    if model.captions:
+        divides(model.text_decoder.heads, model.text_decoder.width, "model.text-decoder.heads", "model.text-decoder.width")
+        if model.text_decoder.width != text.width:
+            raise UserError(f"model.text-decoder.width = {model.text_decoder.width}: expected model.text.width = {text.width}, "
+                            "since the decoder goes on from the text encoder's tokens")
+    if model.reconstructs:
+        divides(model.image_decoder.heads, model.image_decoder.width, "model.image-decoder.heads", "model.image-decoder.width")
+    for name, ratio, lowest in (("high-ratio", model.masking.high_ratio, 1), ("low-ratio", model.masking.low_ratio, 0)):
+        hidden = hidden_count(image.patches, ratio) if math.isfinite(ratio) else -1
+        if not lowest <= hidden < image.patches:
+            raise UserError(f"model.masking.{name} = {ratio} hides {hidden} of {image.patches} patches: expected {lowest} to "
+                            f"{image.patches - 1}")
+
+
+def hidden_count(patches: int, ratio: float) -> int:
+    """Patches hidden at a ratio: `patches * ratio` rounded to nearest, halves up."""
+    return math.floor(patches * ratio + 0.5)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The arithmetic of one step: global = micro * accumulation * world."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    world_size: int
+
+
+def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
+    """Cuts the global batch over ranks and micro-batches.
+
+    Raises:
+        UserError: the numbers do not divide, or the launcher's world size is not the expected one.
+    """
+    optim, expected = config.optim, config.run.expected_world_size
+    if expected is not None and world_size != expected:
+        raise UserError(f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
+                        "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)")
+    if optim.global_batch_size < 1 or optim.accumulation_steps < 1:
+        raise UserError(f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "
+                        f"{optim.accumulation_steps}: expected both to be at least 1")
+    pieces = world_size * optim.accumulation_steps
+    if optim.global_batch_size % pieces:
+        raise UserError(f"optim.global-batch-size = {optim.global_batch_size} does not divide over {world_size} ranks x "
+                        f"optim.accumulation-steps = {optim.accumulation_steps}: choose a multiple of {pieces}")
+    lanes = config.data.lanes
+    if lanes < 1 or lanes % world_size or optim.global_batch_size % lanes:
+        raise UserError(f"data.lanes = {lanes}: expected a multiple of the world size ({world_size}) that divides "
+                        f"optim.global-batch-size ({optim.global_batch_size})")
+    return BatchPlan(optim.global_batch_size, optim.global_batch_size // pieces, optim.accumulation_steps, world_size)

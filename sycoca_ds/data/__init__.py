@@ -1,0 +1,1 @@
+"""Feeding: which sample when (`plan`), reading and decoding (`loader`, `transforms`), text to ids (`tokenizer`)."""

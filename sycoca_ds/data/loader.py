@@ -1,0 +1,202 @@
+"""Reads samples by place from tar shards: the index says where each member's bytes lie, so no tar is ever parsed here."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_pipeline.manifest import Manifest
+from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.tokenizer import Tokenizer, trim
+from sycoca_ds.data.transforms import eval_image, load_image, random_resized_crop
+
+log = logging.getLogger(__name__)
+
+OPEN_SHARDS = 64
+"""Tars and indices a process keeps open; the lanes of a rank walk through few shards at a time."""
+STAND_IN_TRIES = 8
+
+
+class ShardReader:
+    """Bytes of single samples by (shard, position among its kept samples). Each loader process has its own.
+
+    Opened tars and their index columns are kept in a bounded least-recently-used cache.
+    """
+
+    def __init__(self, manifest: Manifest):
+        self.manifest = manifest
+        self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
+
+    def __getstate__(self) -> dict:
+        return {"manifest": self.manifest, "_open": OrderedDict()}  # file descriptors do not travel to worker processes
+
+    def read(self, shard: int, position: int) -> tuple[bytes, str]:
+        """(image bytes, caption).
+
+        Raises:
+            OSError: the tar cannot be read, or ends before the member does.
+            UnicodeDecodeError: the caption is not UTF-8.
+        """
+        descriptor, places = self._shard(shard)
+        image_at, image_bytes, text_at, text_bytes = (int(value) for value in places[position])
+        return self._bytes(descriptor, shard, image_at, image_bytes), self._bytes(descriptor, shard, text_at, text_bytes).decode()
+
+    def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
+        data = os.pread(descriptor, count, offset)
+        if len(data) != count:
+            raise OSError(f"{self.manifest.shards[shard].path} ends inside a member: {len(data)} of {count} bytes at {offset}")
+        return data
+
+    def _shard(self, shard: int) -> tuple[int, np.ndarray]:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+        else:
+            names = ["image_offset", "image_bytes", "text_offset", "text_bytes"]
+            table = self.manifest.index(shard, columns=names)
+            places = np.stack([table[name].to_numpy() for name in names], axis=1)
+            self._open[shard] = (os.open(self.manifest.shards[shard].path, os.O_RDONLY), places)
+            if len(self._open) > OPEN_SHARDS:
+                os.close(self._open.popitem(last=False)[1][0])
+        return self._open[shard]
+
+
+@dataclass
+class Batch:
+    """One micro-batch on the host.
+
+    image_BCHW: uint8; text_BL: int64, trimmed to the longest caption; key_B: int64, the key of each sample's random masks;
+    stand_ins: samples that could not be read and were replaced.
+    """
+
+    image_BCHW: Tensor
+    text_BL: Tensor
+    key_B: Tensor
+    stand_ins: int
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.image_BCHW.pin_memory(), self.text_BL.pin_memory(), self.key_B.pin_memory(), self.stand_ins)
+
+
+class TrainSet(Dataset):
+    """(epoch, global id) -> augmented sample. Augmentation depends on (seed, epoch, id) alone, not on the worker."""
+
+    def __init__(self, manifest: Manifest, plan: Plan, tokenizer: Tokenizer, *, image_size: int, context_length: int,
+                 crop_scale: tuple[float, float]):
+        self.plan, self.reader, self.tokenizer_path = plan, ShardReader(manifest), tokenizer.path
+        self.image_size, self.context_length, self.crop_scale = image_size, context_length, crop_scale
+        self._tokenizer: Tokenizer | None = None
+
+    def __len__(self) -> int:
+        return self.plan.samples
+
+    def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
+        if self._tokenizer is None:  # built where it is used: the Rust object is not worth pickling
+            self._tokenizer = Tokenizer(self.tokenizer_path)
+        images, captions, keys, stand_ins = [], [], [], 0
+        for epoch, sample in wanted:
+            image, caption, replaced = self._sample(epoch, sample)
+            images.append(image)
+            captions.append(caption)
+            keys.append((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample)
+            stand_ins += replaced
+        text_BL = trim(self._tokenizer.encode(captions, self.context_length))
+        image_BHWC = torch.from_numpy(np.stack(images))
+        key_B = torch.tensor([key % (1 << 62) for key in keys], dtype=torch.int64)
+        return Batch(image_BHWC.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(text_BL), key_B, stand_ins)
+
+    def _sample(self, epoch: int, sample: int) -> tuple[np.ndarray, str, int]:
+        """The sample, or the next readable one of the data set in its place (the same one on every run)."""
+        for tried in range(STAND_IN_TRIES):
+            number = (sample + tried) % self.plan.samples
+            shard, position = (int(value) for value in self.plan.locate(np.int64(number)))
+            try:
+                data, caption = self.reader.read(shard, position)
+                image = load_image(data, at_least=self.image_size)
+            except (OSError, ValueError) as error:
+                path = self.reader.manifest.shards[shard].path
+                log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, path, error)
+                continue
+            random = np.random.Generator(np.random.Philox(key=np.array([self.plan.seed, epoch], dtype=np.uint64),
+                                                          counter=np.array([0, 0, 1, sample], dtype=np.uint64)))
+            return random_resized_crop(image, self.image_size, self.crop_scale, random), caption, int(tried > 0)
+        raise OSError(f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` "
+                      f"on {self.reader.manifest.root}")
+
+
+class PlannedBatches:
+    """Micro-batches of one rank as lists of (epoch, global id), from `first_step` to `last_step`."""
+
+    def __init__(self, plan: Plan, first_step: int, last_step: int, world_size: int, rank: int, accumulation_steps: int):
+        self.plan, self.first_step, self.last_step = plan, first_step, last_step
+        self.world_size, self.rank, self.accumulation_steps = world_size, rank, accumulation_steps
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.first_step, self.last_step):
+            epoch, ids = self.plan.batch(step, self.world_size, self.rank)
+            for micro in np.split(ids, self.accumulation_steps):
+                yield [(epoch, int(sample)) for sample in micro]
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> DataLoader:
+    """Micro-batches in the plan's order, whatever the number of workers."""
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_is, pin_memory=pin,
+                      prefetch_factor=4 if workers else None)
+
+
+@dataclass(frozen=True)
+class EvalItem:
+    """One kept sample without augmentation."""
+
+    image_CHW: Tensor
+    """uint8 (3, S, S), short side resized and centre-cropped."""
+    caption: str
+    image_id: str
+    """Shared by the captions of one picture."""
+    url: str
+    key: str
+
+
+class EvalSet(Dataset):
+    """All kept samples of a data set folder in shard order, evaluation transform.
+
+    Args:
+        folder: data set folder.
+        image_size: side of the images, pixels.
+    """
+
+    def __init__(self, folder: str | Path, image_size: int):
+        self.manifest = Manifest.load(folder)
+        self.image_size = image_size
+        self.reader = ShardReader(self.manifest)
+        self.first_id = np.concatenate([[0], np.cumsum(self.manifest.kept_per_shard)])
+        self._names: dict[int, list[dict[str, str]]] = {}
+
+    def __len__(self) -> int:
+        return int(self.first_id[-1])
+
+    def __getitem__(self, number: int) -> EvalItem:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        shard = int(np.searchsorted(self.first_id, number, side="right") - 1)
+        position = int(number - self.first_id[shard])
+        if shard not in self._names:
+            self._names[shard] = self.manifest.index(shard, columns=["image_id", "url", "key"]).to_pylist()
+        data, caption = self.reader.read(shard, position)
+        image = eval_image(load_image(data), self.image_size)
+        return EvalItem(image, caption, **self._names[shard][position])

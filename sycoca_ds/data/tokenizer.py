@@ -1,0 +1,71 @@
+"""Captions to ids with a `tokenizers` file that `python -m data_pipeline tokenizer` trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from sycoca_ds.model.text_encoder import EOT_ID, PAD_ID, SOT_ID
+
+SPECIAL_TOKENS = {"<pad>": PAD_ID, "<start_of_text>": SOT_ID, "<end_of_text>": EOT_ID}
+
+
+class Tokenizer:
+    """A BPE tokenizer with <pad> = 0, <start_of_text> = 1, <end_of_text> = 2.
+
+    Raises:
+        UserError: the file is missing, is no tokenizer, or has other special tokens.
+    """
+
+    def __init__(self, path: str | Path):
+        from tokenizers import Tokenizer as Bpe
+
+        # the loader's worker processes are forked after first use; parallel tokenisation in them would only warn and wait
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer "
+                            f"--data DIR --out {self.path}`")
+        try:
+            self._bpe = Bpe.from_file(str(self.path))
+        except Exception as error:  # the library raises plain Exception for a damaged file
+            raise UserError(f"tokenizer {self.path} cannot be read ({error}): expected a tokenizer.json of `python -m "
+                            "data_pipeline tokenizer`") from error
+        for token, number in SPECIAL_TOKENS.items():
+            if self._bpe.token_to_id(token) != number:
+                raise UserError(f"tokenizer {self.path}: expected {token} to be id {number}, found "
+                                f"{self._bpe.token_to_id(token)}; train it with `python -m data_pipeline tokenizer`")
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids run from 0 to vocab_size - 1."""
+        return self._bpe.get_vocab_size()
+
+    def encode(self, captions: Sequence[str], context_length: int) -> np.ndarray:
+        """int64 (B, context_length): [SOT] words [EOT] pads. A longer caption is cut and still ends in [EOT]."""
+        out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
+        for row, encoding in zip(out, self._bpe.encode_batch(list(captions), add_special_tokens=False), strict=True):
+            ids = encoding.ids[: context_length - 2]
+            row[: len(ids) + 2] = [SOT_ID, *ids, EOT_ID]
+        return out
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids up to the first [EOT], special tokens left out."""
+        words = []
+        for number in map(int, ids):
+            if number == EOT_ID:
+                break
+            if number not in (PAD_ID, SOT_ID):
+                words.append(number)
+        return self._bpe.decode(words).strip()
+
+
+def trim(text_BL: np.ndarray, multiple: int = 8) -> np.ndarray:
+    """Cuts columns that are padding in every row, to a multiple of `multiple`. Changes no result of the model: padding
+    influences nothing."""
+    longest = int((text_BL != PAD_ID).sum(axis=1).max())
+    return text_BL[:, : min(text_BL.shape[1], -(-longest // multiple) * multiple)]

@@ -1,0 +1,102 @@
+"""Bytes to pixels. Images travel as uint8; normalisation runs on the device that trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of CLIP's training images, RGB in [0, 1] (openai/CLIP)."""
+
+
+def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
+    """Decodes to RGB uint8 (H, W, 3).
+
+    Args:
+        at_least: if the image is at least twice this on its short side, JPEGs are decoded at a half, a quarter or an eighth of
+            their size (libjpeg's scaled DCT), never below it.
+
+    Raises:
+        ValueError: not an image that OpenCV can decode.
+    """
+    import cv2
+
+    flag = cv2.IMREAD_COLOR
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    if at_least:
+        short = min(jpeg_size(data) or (0, 0))
+        for factor, reduced in ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2)):
+            if short >= at_least * factor:
+                flag = reduced
+                break
+    image = cv2.imdecode(buffer, flag) if len(buffer) else None
+    if image is None:
+        raise ValueError(f"{len(data)} bytes that are no image OpenCV can decode")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) from a JPEG's frame header, None for anything else. Reads headers only."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+def random_resized_crop(image_HWC: np.ndarray, size: int, scale: tuple[float, float], random: np.random.Generator) -> np.ndarray:
+    """A crop of a random share of the area, aspect ratio 3/4 to 4/3, resized to (size, size, 3) (Inception; open_clip).
+
+    Ten tries to fit the drawn crop into the image, then a centre crop, as in torchvision.
+    """
+    import cv2
+
+    height, width = image_HWC.shape[:2]
+    top, left, h, w = (height - min(height, width)) // 2, (width - min(height, width)) // 2, *(min(height, width),) * 2
+    for _ in range(10):
+        area = height * width * random.uniform(*scale)
+        ratio = float(np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))))
+        tried_w, tried_h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < tried_w <= width and 0 < tried_h <= height:
+            h, w = tried_h, tried_w
+            top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
+            break
+    crop = image_HWC[top : top + h, left : left + w]
+    shrinks = min(h, w) >= size
+    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def eval_image(image_HWC: np.ndarray, size: int) -> Tensor:
+    """Short side to `size` (bicubic, PIL), centre crop: uint8 (3, size, size). Bit-equal to torchvision's Resize and CenterCrop
+    on PIL images: the other side is truncated, the offset rounded."""
+    from PIL import Image
+
+    height, width = image_HWC.shape[:2]
+    if width <= height:
+        new_width, new_height = size, int(size * height / width)
+    else:
+        new_width, new_height = int(size * width / height), size
+    picture = Image.fromarray(image_HWC)
+    if (new_width, new_height) != (width, height):
+        picture = picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
+    left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
+    picture = picture.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def normalise(image_BCHW: Tensor) -> Tensor:
+    """uint8 RGB -> float32 with CLIP's mean and standard deviation; same shape, same device."""
+    mean, std = (torch.tensor(values, device=image_BCHW.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (image_BCHW.float() / 255 - mean) / std
+
+
+def denormalise(image_BCHW: Tensor) -> Tensor:
+    """The inverse of `normalise`: float -> uint8, clamped to [0, 255]."""
+    mean, std = (torch.tensor(values, device=image_BCHW.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return ((image_BCHW.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

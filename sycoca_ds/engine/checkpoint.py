@@ -1,0 +1,227 @@
+"""Checkpoints that are whole or do not exist.
+
+`<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state, tokenizer.json and state.json. The last
+carries size and sha256 of every other file and is renamed into place after all ranks have written: a folder without it is a
+save that was interrupted, and is not looked at. DeepSpeed's own `latest` file is neither written nor read: it appears before
+all ranks are done, and a missing one makes DeepSpeed train from scratch without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import ModelConfig, TrainConfig
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.engine.runtime import Runtime, random_state, restore_random_state, write_text
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.options import from_dict
+
+FORMAT = 1
+STATE_FILE = "state.json"
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save(engine, runtime: Runtime, run: Path, *, step: int, samples: int, config: TrainConfig, manifest_digest: str,
+         extra: dict[str, Any]) -> Path:
+    """Saves on all ranks and seals: every rank must call it at the same step.
+
+    Args:
+        engine: DeepSpeed engine.
+        step, samples: optimizer steps and samples consumed; the position in the data follows from them.
+        extra: more JSON values to keep (counters).
+
+    Returns:
+        The step's folder.
+    """
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    if runtime.leads:
+        shutil.rmtree(folder, ignore_errors=True)  # an interrupted save of the same step
+        folder.mkdir(parents=True)
+    runtime.barrier()
+    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False, exclude_frozen_parameters=False)
+    torch.save(random_state(), folder / f"random_rank_{runtime.rank:05d}.pt")
+    if runtime.leads:
+        shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
+    runtime.barrier()
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    hashed = {}
+    for name in names[runtime.rank :: runtime.world_size]:
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+        hashed[name] = {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
+    files = {name: facts for part in runtime.gather(hashed) for name, facts in part.items()}
+    if runtime.leads:
+        state = {"format": FORMAT, "step": step, "samples": samples, "world_size": runtime.world_size,
+                 "zero_stage": engine.zero_optimization_stage(), "manifest_digest": manifest_digest,
+                 "config": dataclasses.asdict(config), "extra": extra,
+                 "versions": {name: version(name) for name in ("torch", "deepspeed", "numpy")},
+                 "files": dict(sorted(files.items()))}
+        write_text(folder / STATE_FILE, json.dumps(state, indent=1) + "\n")
+        _delete_old(folder.parent, config.run.keep_checkpoints)
+    runtime.barrier()
+    return folder
+
+
+def _delete_old(checkpoints: Path, keep: int) -> None:
+    """Deletes all but the `keep` newest sealed checkpoints, seal first, and never the newest."""
+    for folder in sealed(checkpoints)[max(1, keep) :]:
+        (folder / STATE_FILE).unlink()
+        shutil.rmtree(folder)
+
+
+def sealed(checkpoints: Path) -> list[Path]:
+    """Folders of finished saves, newest step first."""
+    return sorted((path.parent for path in checkpoints.glob(f"step_*/{STATE_FILE}")), reverse=True)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed checkpoint, naming the file, or None. Reads and hashes every file."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        files = state["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"{folder / STATE_FILE} cannot be read ({error!r})"
+    if state.get("format") != FORMAT:
+        return f"{folder / STATE_FILE} has format {state.get('format')}, expected {FORMAT}"
+    for name, facts in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != facts["bytes"] or hash_file(path) != facts["sha256"]:
+            return f"{path} is damaged (its size or sha256 is not what {STATE_FILE} says)"
+    return None
+
+
+def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
+    """(newest checkpoint whose files all verify, or None; what was wrong with the newer ones).
+
+    Raises:
+        UserError: there are sealed checkpoints and every one is damaged. Starting afresh is the user's decision.
+    """
+    problems = []
+    for folder in sealed(checkpoints):
+        problem = damage(folder)
+        if problem is None:
+            return folder, problems
+        problems.append(problem)
+    if problems:
+        raise UserError(f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one, or choose another "
+                        "--run.out to start afresh")
+    return None, problems
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / STATE_FILE).read_text())
+
+
+def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) -> None:
+    """Raises `UserError` naming the first field in which the saved model differs from the configured one."""
+
+    def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+        for key, value in new.items():
+            if isinstance(value, dict):
+                compare(old.get(key, {}), value, f"{where}.{key}")
+            elif where.split(".")[-1] != "masking" and old.get(key) != value:
+                name = f"{where}.{key}".replace("_", "-")
+                raise UserError(f"checkpoint {folder} was saved with {name} = {old.get(key)}, this run has {value}: use the same "
+                                "model, or another --run.out")
+
+    compare(saved["config"]["model"], dataclasses.asdict(model), "model")
+
+
+def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifest_digest: str) -> dict[str, Any]:
+    """Loads weights, optimizer and random states of a verified checkpoint on all ranks; returns its state.
+
+    Raises:
+        UserError: another model, data set, sample order or number of ranks than the run's.
+    """
+    state = read_state(folder)
+    check_same_model(state, config.model, folder)
+    if state["manifest_digest"] != manifest_digest:
+        raise UserError(f"checkpoint {folder} was trained on another manifest (digest {state['manifest_digest'][:12]}, data.train "
+                        f"has {manifest_digest[:12]}): its position in the data means nothing there; restore the data or choose "
+                        "another --run.out")
+    saved = state["config"]
+    for section, key in (("data", "lanes"), ("data", "window"), ("optim", "global_batch_size"), ("run", "seed")):
+        wanted = getattr(getattr(config, section), key)
+        if saved[section][key] != wanted:
+            raise UserError(f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {saved[section][key]}, this run "
+                            f"{wanted}: the sample order depends on it; use the same value or another --run.out")
+    for what, was, now in (("ranks", state["world_size"], runtime.world_size),
+                           ("as ZeRO stage", state["zero_stage"], engine.zero_optimization_stage())):
+        if was != now:
+            raise UserError(f"checkpoint {folder} was saved with {was} {what}, this run has {now}: resume with {was}")
+    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
+    restore_random_state(torch.load(folder / f"random_rank_{runtime.rank:05d}.pt", weights_only=True))
+    return state
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint opened for inference."""
+
+    model: SyCoCa
+    """float32, in eval mode, on the asked device."""
+    config: TrainConfig
+    tokenizer: Tokenizer
+    state: dict[str, Any]
+    folder: Path
+    digest: str
+    """sha256 of state.json, which itself covers every other file."""
+
+
+def load_for_inference(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """Opens the newest whole checkpoint of a run folder or checkpoints folder, or one step's folder.
+
+    Raises:
+        UserError: nothing there, or damaged, naming the file.
+    """
+    path = Path(path)
+    if (path / STATE_FILE).is_file():
+        problem = damage(path)
+        if problem is not None:
+            raise UserError(f"checkpoint {problem}: choose another step of {path.parent}")
+        folder = path
+    else:
+        checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        folder, _ = newest_whole(checkpoints)
+        if folder is None:
+            raise UserError(f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "
+                            "train with `deepspeed sycoca_ds/train.py --run.out RUN`")
+    state = read_state(folder)
+    config = from_dict(TrainConfig, state["config"], str(folder / STATE_FILE))
+    model = SyCoCa(config.model, config.loss, seed=None)
+    model.load_state_dict(_weights(folder, state["zero_stage"]))
+    return Loaded(model.to(device).eval(), config, Tokenizer(folder / "tokenizer.json"), state, folder,
+                  hash_file(folder / STATE_FILE))
+
+
+def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
+    """All weights in float32 from the shards of every rank."""
+    if zero_stage == 0:
+        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
+        return {name: value.float() for name, value in saved.items()}
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)

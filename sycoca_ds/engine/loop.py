@@ -1,0 +1,306 @@
+"""The training run from top to bottom. Every rank runs every line that holds a collective."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from data_pipeline.errors import UserError
+from data_pipeline.manifest import Manifest
+from data_pipeline.progress import Progress, format_seconds
+from sycoca_ds.config import BatchPlan, TrainConfig, check_model, plan_batches
+from sycoca_ds.data.loader import Batch, EvalSet, PlannedBatches, TrainSet, train_loader
+from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.data.transforms import normalise
+from sycoca_ds.engine import checkpoint
+from sycoca_ds.engine.metrics import Chrono, Metrics, format_record
+from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
+from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
+from sycoca_ds.engine.schedule import learning_rate
+from sycoca_ds.engine.validation import Validation
+from sycoca_ds.model.flops import forward_flops
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.options import to_json
+
+log = logging.getLogger(__name__)
+
+MAX_STAND_IN_SHARE = 0.01
+"""Stop when more than this share of the samples had to be replaced: then the data is damaged, not a sample."""
+
+
+class StopSignal:
+    """SIGTERM and SIGUSR1 set a flag; the loop saves and ends at the next step, on all ranks together."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = True
+
+
+
+def on_any_rank(runtime: Runtime, *flags: bool) -> list[bool]:
+    """Which flags are set on some rank. DeepSpeed's step has just waited for the device, so reading costs no further wait."""
+    return [share > 0 for share in runtime.mean(torch.tensor(flags, dtype=torch.float32, device=runtime.device)).tolist()]
+
+
+def total_steps(config: TrainConfig, plan: Plan) -> int:
+    """Optimizer steps of the run.
+
+    Raises:
+        UserError: neither or both of optim.steps and optim.epochs are set.
+    """
+    optim = config.optim
+    if (optim.steps is None) == (optim.epochs is None):
+        raise UserError(f"optim.steps = {optim.steps}, optim.epochs = {optim.epochs}: set exactly one, the other to None")
+    steps = optim.steps if optim.steps is not None else round(optim.epochs * plan.steps_per_epoch)
+    if steps < 1:
+        raise UserError(f"the run has {steps} steps: raise optim.steps or optim.epochs")
+    return steps
+
+
+def find_tokenizer(config: TrainConfig) -> Tokenizer:
+    """The run's tokenizer.
+
+    Raises:
+        UserError: missing, or larger than the model's vocabulary.
+    """
+    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train) / "tokenizer.json")
+    if tokenizer.vocab_size > config.model.text.vocab_size:
+        raise UserError(f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
+                        f"vocabulary of {tokenizer.path}")
+    return tokenizer
+
+
+def check_before_start(config: TrainConfig) -> None:
+    """Everything that can be refused before processes meet and memory is taken.
+
+    Raises:
+        UserError: naming the field.
+    """
+    check_model(config.model)
+    if config.data.train is None:
+        raise UserError("data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
+                        "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)")
+    Manifest.load(config.data.train)
+    find_tokenizer(config)
+    read_policy(config.run.ds_config)
+
+
+def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
+    """What the run depends on, in numbers."""
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    flops = sum(forward_flops(config.model).values())
+    recomputed = ", activations recomputed" if config.run.activation_checkpointing else ""
+    return "\n".join([
+        f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
+        + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items()) + ")",
+        f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
+        f"{batches.global_batch_size}; the contrast sees {batches.global_batch_size // batches.accumulation_steps} pairs",
+        f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
+        f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); {steps} steps = "
+        f"{steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
+        f"compute: {flops / 1e9:.3g} GFLOP a sample forward, {3 * flops * steps * plan.global_batch_size:.3g} FLOP for the run"
+        f" (3 x forward{recomputed})",
+        f"precision: {config.run.precision}",
+    ])
+
+
+def train(config: TrainConfig, runtime: Runtime) -> str:
+    """Trains to the end or to a stop signal; returns "completed" or "preempted".
+
+    Raises:
+        UserError: the configuration, the data or the checkpoint do not fit.
+    """
+    import deepspeed
+
+    stop = StopSignal()
+    run = Path(config.run.out)
+
+    # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
+    batches = plan_batches(config, runtime.world_size)
+    manifest, tokenizer = Manifest.load(config.data.train), find_tokenizer(config)
+    plan = Plan(manifest.kept_per_shard, global_batch_size=batches.global_batch_size, lanes=config.data.lanes,
+                window=config.data.window, seed=config.run.seed)
+    steps = total_steps(config, plan)
+    if config.run.precision == "auto":
+        bf16 = runtime.agree(bf16_pays(runtime.device))
+        config = replace(config, run=replace(config.run, precision="bf16" if bf16 else "fp32"))
+    policy = deepspeed_config(read_policy(config.run.ds_config), config, batches)
+    validation = None
+    if config.data.validation is not None:
+        dataset = EvalSet(config.data.validation, config.model.image.image_size)
+        validation = Validation(config, dataset, tokenizer, runtime, batches.micro_batch_size)
+
+    # ---- 2. model and engine: one seed builds the same weights on every rank --------------------------------------------------
+    model = SyCoCa(config.model, config.loss, seed=config.run.seed)
+    model.set_activation_checkpointing(config.run.activation_checkpointing)
+    runtime.say(arithmetic(config, batches, plan, steps, model))
+    offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
+    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
+    seed_everything(config.run.seed + runtime.rank)
+
+    # ---- 3. where to start. The order is important. ---------------------------------------------------------------------------
+    # 1. A finished run stays finished.
+    # 2. The newest checkpoint whose files verify; rank 0 looks, all follow. A damaged newer one is named.
+    # 3. Sealed checkpoints of which none verifies: an error, never a silent fresh start.
+    # 4. No checkpoint: step 0.
+    if runtime.leads:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    found = runtime.agree(_newest(run) if runtime.leads else None)
+    if isinstance(found, UserError):
+        raise found
+    first_step, skipped_before, replaced = 0, 0, 0
+    if found is not None:
+        state = checkpoint.restore(engine, runtime, found, config, manifest.digest)
+        first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
+        replaced = state["extra"]["stand_ins"]
+        runtime.say(f"resumed from {found} at step {first_step}")
+    if runtime.leads:
+        write_text(run / "config.json", to_json(config))
+        if tokenizer.path.resolve() != (run / "tokenizer.json").resolve():
+            shutil.copyfile(tokenizer.path, run / "tokenizer.json")
+        _write_status(run, "running", first_step, steps)
+    skipped_at_start = engine.skipped_steps
+
+    # ---- 4. feed ----------------------------------------------------------------------------------------------------------------
+    training_set = TrainSet(manifest, plan, tokenizer, image_size=config.model.image.image_size,
+                            context_length=config.model.text.context_length, crop_scale=config.data.crop_scale)
+    planned = PlannedBatches(plan, first_step, steps, runtime.world_size, runtime.rank, batches.accumulation_steps)
+    feed = iter(train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda"))
+    metrics = Metrics(run, first_step, enabled=runtime.leads)
+    chrono, meter, last_save = Chrono(), Meter(), time.monotonic()
+    skipped_in_row, ended, step = 0, "completed", first_step
+
+    def skipped() -> int:
+        return skipped_before + engine.skipped_steps - skipped_at_start
+
+    def save() -> None:
+        nonlocal last_save
+        chrono.pause()
+        folder = checkpoint.save(engine, runtime, run, step=step, samples=step * batches.global_batch_size, config=config,
+                                 manifest_digest=manifest.digest, extra={"skipped_steps": skipped(), "stand_ins": replaced})
+        last_save = time.monotonic()
+        runtime.say(f"saved {folder}")
+        chrono.resume()
+
+    def look() -> None:
+        if validation is None:
+            return
+        chrono.pause()
+        engine.eval()
+        losses = validation.losses(engine)
+        images, texts = validation.pictures(engine)
+        engine.train()
+        metrics.scalars(step, losses)
+        metrics.pictures(step, images, texts)
+        chrono.resume()
+
+    if first_step == 0:
+        look()
+    with Progress(f"train {config.model.family}", total=steps, unit="steps", enabled=runtime.leads) as bar:
+        bar.set(first_step)
+        while step < steps:
+            # ---------------------------------------------------------------------------------------------------------------
+            lr = learning_rate(step, peak=config.optim.lr, warmup_steps=config.optim.warmup_steps, steps=steps)
+            for group in engine.optimizer.param_groups:
+                group["lr"] = lr
+            before = engine.skipped_steps
+            for _ in range(batches.accumulation_steps):
+                waiting = time.perf_counter()
+                batch: Batch = next(feed)
+                chrono.waited += time.perf_counter() - waiting
+                report = engine("train", image_BCHW=normalise(batch.image_BCHW.to(runtime.device, non_blocking=True)),
+                                text_BL=batch.text_BL.to(runtime.device, non_blocking=True),
+                                key_B=batch.key_B.to(runtime.device, non_blocking=True))
+                engine.backward(report["loss"])
+                engine.step()
+                meter.add(report, batch.stand_ins)
+            step += 1
+            # ---------------------------------------------------------------------------------------------------------------
+            skipped_in_row = skipped_in_row + 1 if engine.skipped_steps > before else 0
+            if skipped_in_row >= config.run.max_skipped_steps:
+                raise RuntimeError(f"{skipped_in_row} steps in a row to step {step} had a non-finite gradient and were skipped: "
+                                   "lower optim.lr or look at the data of these steps")
+            if step % config.run.log_every == 0 or step == steps:
+                seconds, counted = chrono.spent, meter.steps / batches.accumulation_steps
+                record, new = meter.mean(runtime)
+                replaced += new
+                norm = engine.get_global_grad_norm()
+                record |= {"lr": lr, "grad_norm": float("nan") if norm is None else float(norm), "skipped_steps": skipped(),
+                           "samples": step * batches.global_batch_size, "epoch": step / plan.steps_per_epoch,
+                           "stand_ins": replaced, "samples_per_second": counted * batches.global_batch_size / seconds,
+                           "data_wait": chrono.waited / seconds}
+                if runtime.device.type == "cuda":
+                    record["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+                if replaced > max(8, MAX_STAND_IN_SHARE * record["samples"]):
+                    raise UserError(f"{replaced} of {record['samples']} samples up to step {step} could not be read: run `python -m "
+                                    f"data_pipeline verify` on {config.data.train}")
+                metrics.scalars(step, record)
+                bar.note(format_record(step, steps, record))
+                runtime.say(format_record(step, steps, record))
+                chrono.restart()
+            bar.set(step)
+            if step % config.run.picture_every == 0 or step == steps:
+                look()
+            due = step % config.run.checkpoint_every == 0 or step == steps
+            late, stopping = on_any_rank(runtime, time.monotonic() - last_save > 60 * config.run.checkpoint_minutes, stop.received)
+            if due or late or stopping:
+                save()
+            if stopping and step < steps:
+                ended = "preempted"
+                break
+    metrics.close()
+    if runtime.leads:
+        _write_status(run, ended, step, steps)
+    took = format_seconds(time.monotonic() - last_save)
+    runtime.say(f"{ended} at step {step} of {steps}; checkpoint {took} old in {run / 'checkpoints'}")
+    return ended
+
+
+class Meter:
+    """Means of the losses between two reports, kept on the device: no step waits for the host."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, torch.Tensor] = {}
+        self.steps, self.stand_ins = 0, 0
+
+    def add(self, report: dict[str, torch.Tensor], stand_ins: int) -> None:
+        for name, value in report.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach().float()
+        self.steps += 1
+        self.stand_ins += stand_ins
+
+    def mean(self, runtime: Runtime) -> tuple[dict[str, float], int]:
+        """(means over micro-batches and ranks, stand-ins on all ranks) since the last call."""
+        values = torch.stack([*self.totals.values(), torch.tensor(float(self.stand_ins * self.steps), device=runtime.device)])
+        *means, stand_ins = runtime.mean(values / self.steps).tolist()
+        names = list(self.totals)
+        self.totals, self.steps, self.stand_ins = {}, 0, 0
+        return dict(zip(names, means, strict=True)), round(stand_ins * runtime.world_size)
+
+
+def _newest(run: Path) -> Path | UserError | None:
+    """The checkpoint to resume from; an error travels to the other ranks as a value."""
+    try:
+        folder, problems = checkpoint.newest_whole(run / "checkpoints")
+    except UserError as error:
+        return error
+    for problem in problems:
+        log.warning("passed over a damaged checkpoint: %s", problem)
+    return folder
+
+
+def _write_status(run: Path, status: str, step: int, steps: int) -> None:
+    """How the run stands. The launcher's exit status says nothing (it is 0 when DeepSpeed's own launcher is killed)."""
+    write_text(run / "run_status.json", json.dumps({"status": status, "step": step, "steps": steps}) + "\n")

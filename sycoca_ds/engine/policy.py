@@ -1,0 +1,93 @@
+"""DeepSpeed's configuration: the policy file says how to shard, the run configuration says how much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import BatchPlan, OptimConfig, TrainConfig
+from sycoca_ds.options import nearest, read_json_object
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+POLICY_KEYS = ("bf16", "data_types", "communication_data_type", "zero_optimization", "checkpoint", "wall_clock_breakdown",
+               "comms_logger", "flops_profiler", "prescale_gradients", "gradient_predivide_factor")
+OWNED_ELSEWHERE = {
+    "train_batch_size": "optim.global-batch-size",
+    "train_micro_batch_size_per_gpu": "optim.global-batch-size, accumulation and the world size",
+    "gradient_accumulation_steps": "optim.accumulation-steps",
+    "gradient_clipping": "optim.grad-clip",
+    "optimizer": "the optim section",
+    "scheduler": "optim.warmup-steps and optim.steps",
+    "tensorboard": "run.out and run.log-every",
+    "activation_checkpointing": "run.activation-checkpointing (DeepSpeed's own drops gradients of blocks that run twice a step)",
+    "fp16": "run.precision (bf16 or fp32)",
+    "elasticity": "nothing: DeepSpeed removed it",
+}
+
+
+def find_policy(name: str) -> Path:
+    """The policy file, relative to the current folder or else to the repository.
+
+    Raises:
+        UserError: in neither place.
+    """
+    for path in (Path(name), REPOSITORY / name):
+        if path.is_file():
+            return path
+    shipped = ", ".join(sorted(f"ds_configs/{path.name}" for path in (REPOSITORY / "ds_configs").glob("*.json")))
+    raise UserError(f"run.ds-config = {name}: no such file (shipped: {shipped})")
+
+
+def read_policy(name: str) -> dict[str, Any]:
+    """The policy file's keys without the "auto" sizes.
+
+    Raises:
+        UserError: a key that DeepSpeed does not know, or one that another place owns and the file sets to a number.
+    """
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    path = find_policy(name)
+    policy = read_json_object(path, "run.ds-config")
+    for key, value in policy.items():
+        if key in OWNED_ELSEWHERE:
+            if value != "auto":
+                raise UserError(f"{path}: {key} = {value!r} is owned by {OWNED_ELSEWHERE[key]}: set it there, and write \"auto\" "
+                                "or nothing here")
+        elif key not in POLICY_KEYS:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(POLICY_KEYS))} (expected {', '.join(POLICY_KEYS)})")
+    zero = policy.get("zero_optimization", {})
+    known = [name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias) if name]
+    for key in zero:
+        if key not in known:
+            raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
+    if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
+        raise UserError(f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
+                        "for the whole process and doubles the rounding error of bf16 gradients")
+    return {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE}
+
+
+def deepspeed_config(policy: dict[str, Any], config: TrainConfig, batches: BatchPlan) -> dict[str, Any]:
+    """The dict for `deepspeed.initialize`: the policy with the run's sizes. The precision must be resolved already."""
+    return {**policy,
+            "train_batch_size": batches.global_batch_size,
+            "train_micro_batch_size_per_gpu": batches.micro_batch_size,
+            "gradient_accumulation_steps": batches.accumulation_steps,
+            "gradient_clipping": config.optim.grad_clip,
+            "bf16": {**policy.get("bf16", {}), "enabled": config.run.precision == "bf16"}}
+
+
+def build_optimizer(model: nn.Module, optim: OptimConfig, offload: bool) -> torch.optim.Optimizer:
+    """AdamW in two groups: matrices and embeddings decay; norms, biases, single vectors and the logit scale do not."""
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if offload:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, adamw_mode=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)

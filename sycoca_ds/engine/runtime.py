@@ -1,0 +1,152 @@
+"""The process's place in the job: rank, device, collectives of small Python values, files that appear whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+GROUP_TIMEOUT = timedelta(minutes=30)
+"""Longest wait in a collective; a save of a large model to a slow disk happens between two of them."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Rank 0 decides, all follow: see `agree`."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        if self.leads:
+            print(text, flush=True)
+
+    def agree(self, value: Any) -> Any:
+        """Rank 0's value on every rank."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean of a tensor over ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values / self.world_size
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def start_runtime() -> Runtime:
+    """Joins the process group that the launcher's environment (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, ...) describes.
+
+    Without a launcher this is a job of one rank. The group is made here, before anything of DeepSpeed: its own first use
+    would fix a ten-minute timeout.
+    """
+    import deepspeed
+
+    # DeepSpeed 0.19.8 calls two collectives by names torch 2.13 deprecates, a warning a call; its own start-up chatter hides
+    # the arithmetic that the run prints.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # a lone `python sycoca_ds/train.py` has no launcher: DeepSpeed would look for MPI
+    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+        os.environ.setdefault(name, value)
+    local_rank, local_world = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    else:
+        device = torch.device("cpu")
+        # ranks of one machine share its cores: more threads than cores makes every kernel wait
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT, verbose=False)
+    return Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and torch; called with seed + rank after the model is built."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The states of the generators that `seed_everything` seeds, as plain tensors and numbers."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state = {"python": random.getstate(), "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+             "torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undoes to `random_state`'s moment."""
+    random.setstate(tuple(tuple(part) if isinstance(part, list) else part for part in state["python"]))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def bf16_pays(device: torch.device, seconds: float = 0.3) -> bool:
+    """Whether bf16 is worth it here: on a GPU, if it has it; on a CPU, if forward and backward of a linear layer of the size
+    of the tiny model's are at least 1.2 times as fast as in float32, measured for `seconds`."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+
+    def rate(dtype: torch.dtype) -> float:
+        layer = torch.nn.Linear(128, 512, dtype=dtype)
+        x = torch.randn(4096, 128, dtype=dtype, requires_grad=True)
+        layer(x).sum().backward()  # the first call chooses and compiles kernels
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds / 2:
+            layer(x).sum().backward()
+            count += 1
+        return count / (time.perf_counter() - start)
+
+    return rate(torch.bfloat16) > 1.2 * rate(torch.float32)

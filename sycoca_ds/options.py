@@ -1,0 +1,147 @@
+"""Command line and files to a `TrainConfig`, and back. Unknown keys are errors that name the nearest known one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import TrainConfig
+from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean X?` for the known name most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def field_names(kind: type, prefix: str = "") -> list[str]:
+    """Dotted names of all fields of nested dataclasses, with hyphens as on the command line."""
+    names = []
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        name = prefix + item.name.replace("_", "-")
+        names += field_names(hints[item.name], f"{name}.") if dataclasses.is_dataclass(hints[item.name]) else [name]
+    return names
+
+
+def from_dict(kind: type, values: dict[str, Any], where: str, base: Any = None) -> Any:
+    """A dataclass from nested dicts; fields that are not given keep `base`'s values, or the defaults.
+
+    Raises:
+        UserError: a key that no field has, naming the file, the key and what was expected.
+    """
+    base = kind() if base is None else base
+    hints, changes = typing.get_type_hints(kind), {}
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, known)} (expected one of {', '.join(known)})")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(f"{where}: {key} = {value!r}: expected an object with keys of {hints[key].__name__}")
+            value = from_dict(hints[key], value, f"{where}: {key}", getattr(base, key))
+        else:
+            value = tuple(value) if isinstance(value, list) else value
+            if not fits(value, hints[key]):
+                raise UserError(f"{where}: {key} = {value!r}: expected {getattr(hints[key], '__name__', hints[key])}")
+        changes[key] = value
+    return dataclasses.replace(base, **changes)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of a field's type; whole numbers are fine where a float is expected."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, value, parts))
+    if parts:  # a union, as in `int | None`
+        return any(fits(value, part) for part in parts)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def read_json_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UserError: missing, not JSON, or not an object.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{what} {path} does not exist: check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} is not valid JSON ({error}): mend that place") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{what} {path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:
+    """Takes `--name VALUE` or `--name=VALUE` out of the arguments: (value or None, the rest)."""
+    rest, value, flag = [], None, f"--{name}"
+    items = iter(arguments)
+    for item in items:
+        if item == flag:
+            value = next(items, None)
+            if value is None:
+                raise UserError(f"{flag} is the last word: expected a value after it")
+        elif item.startswith(flag + "="):
+            value = item[len(flag) + 1 :]
+        else:
+            rest.append(item)
+    return value, rest
+
+
+def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> TrainConfig:
+    """`[--preset NAME] [--config FILE] [--section.field VALUE]...` -> configuration; later ones override earlier ones.
+
+    The launcher's `--local_rank` is dropped.
+
+    Raises:
+        UserError: an unknown preset, option or key, or a value of the wrong kind, on one line.
+        SystemExit: after `--help`.
+    """
+    import tyro
+
+    arguments = [item for item in arguments if not item.startswith("--local_rank")]
+    preset, arguments = take_option(arguments, "preset")
+    preset = preset or DEFAULT_PRESET
+    if preset not in PRESETS:
+        raise UserError(f"--preset {preset}: no such preset{nearest(preset, list(PRESETS))} (expected one of {', '.join(PRESETS)})")
+    config = PRESETS[preset]
+    file, arguments = take_option(arguments, "config")
+    if file is not None:
+        config = from_dict(TrainConfig, read_json_object(Path(file), "--config file"), file, config)
+    description = f"Pretrains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes " \
+                  "a run's config.json."
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            config, unknown = tyro.cli(TrainConfig, args=arguments, default=config, prog=program, description=description,
+                                       return_unknown_args=True, compact_help=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = "".join(c if c.isascii() and c.isprintable() else " " for c in errors.getvalue())
+        raise UserError(" ".join(words.split()) or "bad options") from None
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = [f"--{field}" for field in [*field_names(TrainConfig), "preset", "config"]]
+        raise UserError(f"unknown option {name}{nearest(name.replace('_', '-'), known)} (--help lists all)")
+    return config
+
+
+def to_json(config: TrainConfig) -> str:
+    """The configuration as JSON that `--config` reads back."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

@@ -1,0 +1,51 @@
+"""Pretrains a model: `deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train DIR`.
+
+Without arguments this means the 930M preset under ds_configs/zero3.json. The same command resumes a run from its newest
+checkpoint. Options: `--preset tiny|base|930m`, `--config RUN/config.json`, `--section.field VALUE`; `--help` lists all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+# Launched by path, Python puts this folder first on the module path, where `config` or `data` would answer for anything of
+# that name. The repository's root belongs there.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from data_pipeline.errors import UserError, run_command  # noqa: E402
+
+EXIT_PREEMPTED = 75
+"""Exit status after SIGTERM or SIGUSR1: saved, not finished; start the same command again (EX_TEMPFAIL)."""
+
+
+def main() -> int:
+    from sycoca_ds.engine.loop import check_before_start, train
+    from sycoca_ds.engine.runtime import start_runtime
+    from sycoca_ds.options import parse_options
+
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    config = parse_options(sys.argv[1:])
+    check_before_start(config)
+    runtime = start_runtime()
+    ended = train(config, runtime)
+    runtime.barrier()
+    return EXIT_PREEMPTED if ended == "preempted" else 0
+
+
+def on_every_rank() -> int:
+    """`main`, with errors of the user printed by rank 0 alone: all ranks find the same one."""
+    try:
+        return main()
+    except UserError as error:
+        if int(os.environ.get("RANK", "0")) == 0:
+            raise
+        del error
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(on_every_rank))
