@@ -73,6 +73,11 @@ class MaskingConfig:
 
     mask_by: Literal["attention", "random"] = "attention"
     """How patches are ranked: by their similarity to the caption (paper eq. 7), or by noise."""
+    similarity: Literal["token_max", "centred_token_max", "global"] = "token_max"
+    """What a patch is compared with: `token_max` the caption's tokens, taking the best match (paper eq. 7); `centred_token_max`
+    the same after each token's mean over the image's patches is taken off; `global` the caption's global vector. No loss trains
+    token-wise similarity, so early in training one token may match every patch of an image, and the plain maximum then says
+    nothing: docs/masking.md has the measurement."""
     mask_at: Literal["input", "embedding"] = "input"
     """`input`: hidden patches are dropped before the encoder ("patches in the input image are masked");
     `embedding`: one encoder pass, hidden tokens are removed after it (cheaper)."""

@@ -24,6 +24,17 @@ def join_heads(x_BHLd: Tensor) -> Tensor:
     return x_BHLd.transpose(1, 2).flatten(2)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+    """`scaled_dot_product_attention` on (B, heads, L, d); on a CPU always computed in float32.
+
+    torch 2.13's CPU kernel is six times slower backward in bf16 than in float32 (1.24 s against 0.20 s of a 2.4 s step of the
+    tiny model), which eats all that bf16 matrix products win.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention.
 
@@ -47,12 +58,12 @@ class SelfAttention(nn.Module):
         if self.pattern == "causal_cls":
             # Two calls instead of one with a (L+1, L+1) mask a caption: the long one keeps the causal fused kernel. Real
             # tokens stand before the pads, so causality alone keeps them from seeing pads.
-            tokens = F.scaled_dot_product_attention(q[:, :, :-1], k[:, :, :-1], v[:, :, :-1], is_causal=True)
+            tokens = attend(q[:, :, :-1], k[:, :, :-1], v[:, :, :-1], causal=True)
             sees_B11S = F.pad(valid_BL, (0, 1), value=True)[:, None, None, :]
-            cls = F.scaled_dot_product_attention(q[:, :, -1:], k, v, attn_mask=sees_B11S)
+            cls = attend(q[:, :, -1:], k, v, sees_B11S)
             mixed = torch.cat([tokens, cls], dim=2)
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.pattern == "causal")
+            mixed = attend(q, k, v, causal=self.pattern == "causal")
         return self.out(join_heads(mixed))
 
 
@@ -70,7 +81,7 @@ class CrossAttention(nn.Module):
         q = split_heads(self.q(x_BQD), self.heads)
         k, v = (split_heads(part, self.heads) for part in self.kv(other_BSD).chunk(2, dim=-1))
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
-        return self.out(join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+        return self.out(join_heads(attend(q, k, v, mask)))
 
 
 class Mlp(nn.Module):

@@ -74,10 +74,14 @@ class SyCoCa(nn.Module):
         """Global text vectors (B, E), float32, L2-normalised."""
         return self.text_encoder.project(self.text_encoder(text_BL)[0])
 
-    def _scores(self, patch_BND: Tensor, token_BLD: Tensor, text_BL: Tensor) -> Tensor:
+    def _scores(self, patch_BND: Tensor, text_cls_BD: Tensor, token_BLD: Tensor, text_BL: Tensor) -> Tensor:
         """Attentive scores (B, N), no gradient (paper eq. 7)."""
+        by_token = self.config.masking.similarity != "global"
+        centred = self.config.masking.similarity == "centred_token_max"
         with torch.no_grad():
-            return attention_scores(self._project_image(patch_BND), self.text_encoder.project(token_BLD), text_BL != PAD_ID)
+            text_BLE = self.text_encoder.project(token_BLD if by_token else text_cls_BD[:, None])
+            valid_BL = text_BL != PAD_ID if by_token else torch.ones_like(text_BL[:, :1], dtype=torch.bool)
+            return attention_scores(self._project_image(patch_BND), text_BLE, valid_BL, centred)
 
     def _encode_kept(self, patch_BNP: Tensor, all_BND: Tensor, keeps: list[Tensor]) -> list[Tensor]:
         """Encoder outputs of the kept patches, for each set of kept patches.
@@ -115,7 +119,7 @@ class SyCoCa(nn.Module):
         keep_caption = keep_mim = None
         if config.reconstructs or (config.captions and masking.low_ratio > 0 and config.family == "sycoca"):
             if masking.mask_by == "attention":
-                for_caption = for_mim = self._scores(all_BND, token_BLD, text_BL)
+                for_caption = for_mim = self._scores(all_BND, text_cls_BD, token_BLD, text_BL)
             else:
                 for_caption = random_scores(key_B, patch_BNP.shape[1], salt=1)
                 for_mim = random_scores(key_B, patch_BNP.shape[1], salt=2)
@@ -170,8 +174,7 @@ class SyCoCa(nn.Module):
         """
         patch_BNP = self._patches(image_BCHW)
         all_BND = self.image_encoder(patch_BNP)[1]
-        own_BLD = self.text_encoder(text_BL)[1]
-        score_BN = self._scores(all_BND, own_BLD, text_BL)
+        score_BN = self._scores(all_BND, *self.text_encoder(text_BL), text_BL)
         by_noise = (mask_by or self.config.masking.mask_by) == "random"
         ranks_BN = random_scores(key_B, patch_BNP.shape[1], salt=2) if by_noise else score_BN
         keep_BK, hidden_BN = split_patches(ranks_BN, self.config.masking.high_ratio, "highest")

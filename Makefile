@@ -1,0 +1,36 @@
+# Two commands for a fresh machine with Python 3.10 to 3.12, a C++ compiler and make:
+#   make demo    the whole way on a small drawn world: runs/demo/report.html
+#   make test    the whole test suite
+# A faster way to install (another index, a wheel folder) goes through pip's own variables, e.g. PIP_FIND_LINKS.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test install lint clean
+.DELETE_ON_ERROR:
+
+demo: install
+	$(BIN)/python -m sycoca_ds.demo $(DEMO)
+
+test: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+
+install: $(VENV)/.installed
+
+# The stamp is written last, so an interrupted installation is taken up again. DeepSpeed compiles its operators at first use,
+# about a minute each: done here, once, so that no run or test waits for it.
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found: install one, or name it with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[all]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sycoca_ds.engine.operators
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

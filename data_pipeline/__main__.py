@@ -1,0 +1,74 @@
+"""`python -m data_pipeline COMMAND`: every stage from a catalogue to verified shards.
+
+Each command imports only what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from typing import Annotated, Any
+
+from data_pipeline.errors import UserError, run_command
+
+PROGRAM = "python -m data_pipeline"
+HELP_INDENT = 7
+"""Columns by which tyro indents what it says, at most; help texts begin further right."""
+COMMANDS = {
+    "scenes": ("data_pipeline.world", "ScenesCommand", "draw a demo world and serve it on loopback"),
+    "folder": ("data_pipeline.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
+    "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
+    "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
+    "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
+    "tokenizer": ("data_pipeline.tokenizer", "TokenizerCommand", "train a BPE on the kept captions"),
+    "report": ("data_pipeline.report", "ReportCommand", "the funnel, as JSON and as a page"),
+    "build": ("data_pipeline.build", "BuildCommand", "curate, download, verify, report: one data set folder"),
+}
+HELP = (
+    f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nFrom a catalogue of URLs and captions to verified shards.\n\ncommands:\n"
+    + "".join(f"  {name:<11}{text}\n" for name, (_, _, text) in COMMANDS.items())
+    + f"\nOptions of a command: {PROGRAM} COMMAND --help\n"
+)
+
+
+def parse(arguments: list[str]) -> Any:
+    """The command's dataclass, filled. UserError on one line for anything tyro refuses; SystemExit(0) after --help."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] not in COMMANDS:
+        raise UserError(f"command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}; see {PROGRAM} --help")
+    import importlib
+
+    import tyro
+
+    module, name, _ = COMMANDS[arguments[0]]
+    kind = getattr(importlib.import_module(module), name)
+    # Lists take several values after one flag; a flag given again adds to it.
+    marked = Annotated[kind, tyro.conf.OmitArgPrefixes]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(marked, prog=f"{PROGRAM} {arguments[0]}", args=arguments[1:])
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(one_line(complaint.getvalue(), arguments[0])) from None
+
+
+def one_line(complaint: str, command: str) -> str:
+    """tyro's framed complaint as one line: frame and help texts (indented deeper) taken off."""
+    lines = [re.sub(r"[^\x20-\x7e]", " ", line).rstrip() for line in complaint.splitlines()]
+    lines = [line for line in lines if line and len(line) - len(line.lstrip()) <= HELP_INDENT]
+    lines = [line.strip() for line in lines]
+    lines = [line for line in lines if not line.startswith(("For full helptext", "Argument helptext", PROGRAM))]
+    return f"{' '.join(lines)}; see {PROGRAM} {command} --help"
+
+
+def main() -> int:
+    return parse(sys.argv[1:]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,273 @@
+"""img2dataset under supervision: bounded, watched, resumable, and checked against its own word.
+
+img2dataset runs in a process group of its own. Its stats files say which shards are done; we compare each with its tar
+and throw away what disagrees. Facts about its behaviour: it writes tars in place, never ends when a worker is killed,
+and leaves orphans when it is killed itself."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.curate import read_curate
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json
+from data_pipeline.hosts import parse_allowed_hosts
+from data_pipeline.progress import Progress
+from data_pipeline.supervise import POLL_SECONDS, run_img2dataset
+from data_pipeline.tarwalk import TarError, count_samples
+
+FORMAT = 1
+LOCK_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """How to download."""
+
+    image_size: int = 288
+    """Pictures with a longer short side are reduced to it, sides in proportion, never padded. 1.15 to 1.3 times the
+    training size leaves room for crops."""
+    min_image_size: int = 16
+    """Pictures whose short side is smaller than this once downloaded are refused."""
+    processes: int = max(1, os.cpu_count() or 1)
+    """Downloading processes."""
+    threads: int = 32
+    """Connections per process."""
+    timeout: float = 10.0
+    """Seconds for one picture, all in all: names, redirects, retries, body."""
+    retries: int = 1
+    """How often a passing failure is tried again, within the timeout."""
+    max_bytes: int = 32 << 20
+    """Most bytes of one picture."""
+    max_pixels: int = 50_000_000
+    """Most pixels of one picture by its header, checked before it is decoded."""
+    shard_size: int = 10_000
+    """Rows per tar."""
+    stall: float = 90.0
+    """Seconds without a new byte after which the download is killed and resumed; at least three timeouts."""
+    attempts: int = 3
+    """Starts without a single new shard between them, after which we give up."""
+    user_agent_token: str = "sycoca-ds"
+    """Name of the robot sent to servers; also the name under which robots directives may address it."""
+    allow_host: tuple[str, ...] = ()
+    """HOST:PORT that may be fetched from although it is private, for example 127.0.0.1:8731."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadCommand(DownloadOptions):
+    """Downloads the canonical rows of a data set folder into tars: DIR/shards/. The same command resumes."""
+
+    data: Path
+    """Data set folder with canonical/ (from curate)."""
+
+    def run(self) -> int:
+        download(self.data, self)
+        return 0
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[int]:
+    """Holds DIR/.download.lock, and gives its handle: the download process inherits it, so it stays locked until that
+    is gone too. A resume right after a kill waits for the dying."""
+    handle = os.open(root / ".download.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{root}: another download is running in this folder; wait for it or end it"
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _signals_end_us() -> Iterator[None]:
+    """SIGTERM and SIGINT become SystemExit(143 or 130), so that every `finally` runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def settings_of(root: Path, options: DownloadOptions) -> dict:
+    """What decides the content of the shards. Two runs in one folder must agree on it: img2dataset numbers shards by
+    position, another input or shard size would mix two data sets without a word."""
+    parts = read_curate(root)["parts"]
+    return {
+        "rows": [[part["path"], part["rows"], part["sha256"]] for part in parts],
+        **{name: getattr(options, name) for name in ("image_size", "min_image_size", "max_pixels", "shard_size")},
+    }
+
+
+def expected_shards(settings: dict) -> list[int]:
+    """Rows of every shard, by shard number."""
+    result = []
+    for _, rows, _ in settings["rows"]:
+        for index in range(math.ceil(rows / settings["shard_size"])):
+            result.append(min(settings["shard_size"], rows - index * settings["shard_size"]))
+    return result
+
+
+def check_options(options: DownloadOptions) -> None:
+    for name, least in (
+        ("image_size", 1),
+        ("processes", 1),
+        ("threads", 1),
+        ("timeout", 0.1),
+        ("shard_size", 10),
+        ("attempts", 1),
+    ):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {least}")
+    if options.shard_size > 100_000:
+        raise UserError(f"--shard-size {options.shard_size}: expected at most 100000 rows a tar")
+
+
+def download(folder: Path, options: DownloadOptions) -> dict:
+    """Downloads all canonical rows into DIR/shards and returns DIR/download.json's content.
+
+    download.json: settings, shards {name: [tar bytes, mtime_ns, samples]}, requested, downloaded, failed {reason: n}.
+    UserError: no canonical rows, other settings than those of the shards that are there, no end in sight.
+    """
+    check_options(options)
+    root = Path(folder).absolute()
+    settings = settings_of(root, options)
+    allowed = parse_allowed_hosts(options.allow_host)
+    state_path = root / "download.json"
+    state = _read_state(state_path)
+    if state is not None and state["settings"] != settings:
+        differing = [name for name in settings if state["settings"].get(name) != settings[name]]
+        raise UserError(
+            f"{state_path}: the shards were downloaded with other {', '.join(differing)}; give the same as before, "
+            "choose "
+            f"another folder, or delete {root / 'shards'} and {state_path.name}"
+        )
+    with _only_one(root) as lock, _signals_end_us():
+        rows = expected_shards(settings)
+        if state is None:
+            if any((root / "shards").glob("*")):
+                raise UserError(
+                    f"{root / 'shards'}: holds files but there is no {state_path.name}; delete it or choose another "
+                    "folder"
+                )
+            state = {"format": FORMAT, "settings": settings, "shards": {}}
+            write_json(state_path, state)
+        state["shards"] = scrub(root / "shards", rows, state["shards"])
+        if len(state["shards"]) == len(rows) and state.get("failed") is not None:
+            print(
+                f"{root / 'shards'}: already downloaded, {state['downloaded']} of {state['requested']} rows",
+                file=sys.stderr,
+                flush=True,
+            )
+            return state
+        (root / "shards").mkdir(exist_ok=True)
+        with Progress("download", sum(rows), "rows") as bar:
+            _until_done(root, options, allowed, rows, state, lock, bar)
+        state |= _totals(root / "shards", rows)
+        write_json(state_path, state)
+    return state
+
+
+def _until_done(
+    root: Path, options: DownloadOptions, allowed: frozenset, rows: list[int], state: dict, lock: int, bar: Progress
+) -> None:
+    idle = 0
+    while len(state["shards"]) < len(rows):
+        before = len(state["shards"])
+        outcome = run_img2dataset(root, options, allowed, rows, lock, bar)
+        state["shards"] = scrub(root / "shards", rows, state["shards"])
+        write_json(root / "download.json", state)
+        idle = 0 if len(state["shards"]) > before else idle + 1
+        if idle >= options.attempts:
+            raise UserError(
+                f"{root / 'shards'}: {len(rows) - len(state['shards'])} of {len(rows)} shards are not done after "
+                f"{idle} "
+                f"starts without progress ({outcome}); see {root / 'download.log'}; the same command tries again"
+            )
+        if len(state["shards"]) < len(rows):
+            print(
+                f"img2dataset {outcome} with {len(rows) - len(state['shards'])} shards to do; starting it again",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _read_state(path: Path) -> dict | None:
+    try:
+        state = json.loads(path.read_text())
+        return state if state["format"] == FORMAT and isinstance(state["shards"], dict) and state["settings"] else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; delete it and {path.parent / 'shards'} and download again") from None
+
+
+def scrub(shards: Path, rows: list[int], known: dict) -> dict:
+    """Deletes every shard that is not whole (no stats, an unreadable tar, tar and stats that disagree) and returns the
+    whole ones as {name: [tar bytes, mtime_ns, samples]}. `known` ones with the same size and time are not read
+    again."""
+    shutil.rmtree(shards / "_tmp", ignore_errors=True)
+    whole = {}
+    names = {path.name.split(".")[0].removesuffix("_stats") for path in shards.glob("*") if path.is_file()}
+    for name in sorted(names):
+        tar, stats = shards / f"{name}.tar", shards / f"{name}_stats.json"
+        try:
+            stat = tar.stat()
+            seen = [stat.st_size, stat.st_mtime_ns]
+            record = json.loads(stats.read_text())
+            if int(name) >= len(rows) or record["count"] != rows[int(name)]:
+                raise ValueError("stats of another shard")
+            if known.get(name, [])[:2] != seen and count_samples(tar) != record["successes"]:
+                raise ValueError("tar and stats disagree")
+            whole[name] = [*seen, record["successes"]]
+        except (OSError, ValueError, KeyError, TypeError, TarError) as error:
+            if stats.exists():
+                print(f"{tar}: {error}; downloading that shard again", file=sys.stderr, flush=True)
+            for path in (stats, tar, shards / f"{name}.parquet"):
+                path.unlink(missing_ok=True)
+    return whole
+
+
+def _totals(shards: Path, rows: list[int]) -> dict:
+    """Sums of the stats of whole shards: requested = downloaded + sum of failed."""
+    downloaded, failed = 0, Counter()
+    for number in range(len(rows)):
+        record = json.loads((shards / f"{number:05d}_stats.json").read_text())
+        counts = Counter(record["status_dict"])
+        downloaded += counts.pop("success", 0)
+        failed.update(counts)
+    # What img2dataset counted nowhere (a sample whose write failed) must show up somewhere.
+    lost = sum(rows) - downloaded - sum(failed.values())
+    if lost > 0:
+        failed["lost by img2dataset"] += lost
+    return {"requested": sum(rows), "downloaded": downloaded, "failed": dict(failed.most_common())}

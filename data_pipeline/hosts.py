@@ -1,0 +1,59 @@
+"""Which addresses may be fetched from. One owner of that fact: curation (on the text of a URL) and the fetch (on every
+resolved address of every hop) ask here."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+
+from data_pipeline.errors import UserError
+
+LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "home.arpa")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def is_public_address(text: str) -> bool:
+    """Whether an IP literal is a global unicast address. Addresses that carry an IPv4 one inside (mapped, 6to4, Teredo,
+    NAT64) are judged by what they carry; text that is no address gives False."""
+    try:
+        address = ipaddress.ip_address(text.split("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        inside = address.ipv4_mapped or address.sixtofour
+        if inside is None and address.teredo is not None:
+            inside = address.teredo[1]
+        if inside is None and address in NAT64:
+            inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inside is not None:
+            address = inside
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def is_public_host(host: str) -> bool:
+    """Whether the host of a URL, as written, may be public. Names pass (their addresses are checked when they are
+    resolved); IP literals in any spelling a resolver accepts (`127.1`, `0x7f000001`, `2130706433`) are judged by
+    value."""
+    host = host.strip().strip("[]").rstrip(".").lower()
+    if not host or host in LOCAL_NAMES or host.endswith(tuple(f".{name}" for name in LOCAL_NAMES)):
+        return False
+    if ":" in host:
+        return is_public_address(host)
+    if host.replace(".", "").isdigit() or any(part.startswith("0x") for part in host.split(".")):
+        try:
+            return is_public_address(socket.inet_ntoa(socket.inet_aton(host)))
+        except (OSError, UnicodeError):
+            return False
+    return True
+
+
+def parse_allowed_hosts(values: Iterable[str]) -> frozenset[str]:
+    """`host:port` texts as a set, lower case. UserError for one without a port."""
+    allowed = set()
+    for value in values:
+        host, _, port = value.strip().lower().rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"--allow-host {value!r}: expected HOST:PORT, for example 127.0.0.1:8731")
+        allowed.add(f"{host}:{int(port)}")
+    return frozenset(allowed)

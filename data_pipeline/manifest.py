@@ -1,0 +1,248 @@
+"""The contract between data and training: which shards there are, and where in them every sample lies.
+
+DIR/manifest/manifest.json is written last; without it there is no manifest. Needs pyarrow and numpy only."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_path, sha256_file, write_json
+
+FORMAT = 1
+DIGEST_COLUMNS = ("path", "bytes", "samples", "kept", "sha256", "index_sha256")
+SHARD_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("bytes", pa.int64()),
+        ("samples", pa.int64()),
+        ("kept", pa.int64()),
+        ("sha256", pa.string()),
+        ("index", pa.string()),
+        ("index_sha256", pa.string()),
+    ]
+)
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("image_id", pa.string()),
+        ("image_offset", pa.int64()),
+        ("image_bytes", pa.int64()),
+        ("text_offset", pa.int64()),
+        ("text_bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("caption_chars", pa.int32()),
+        ("phash", pa.string()),
+        ("keep", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+class ManifestError(UserError):
+    """The manifest is missing, empty or damaged. Names the file and the command that mends it."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar and its index."""
+
+    path: Path
+    """The tar, absolute."""
+    bytes: int
+    """Its size."""
+    samples: int
+    """Samples in it, kept or not."""
+    kept: int
+    """Samples that training may use."""
+    sha256: str
+    """Of the tar."""
+    index_path: Path
+    """Its index, absolute."""
+    index_sha256: str
+    """Of the index."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shards of one data set folder, in a fixed order."""
+
+    root: Path
+    """The data set folder."""
+    shards: tuple[Shard, ...]
+    """In the order of shards.parquet."""
+    digest: str
+    """sha256 over the rows of shards.parquet: changes when any byte of any shard or index does."""
+    _checked: set = field(default_factory=set, init=False, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Reads DIR or DIR/manifest. ManifestError: missing, no kept sample, damaged, a tar missing or of another
+        size."""
+        root = Path(folder).absolute()
+        if root.name == "manifest" and (root / "manifest.json").exists():
+            root = root.parent
+        mend = f"run: python -m data_pipeline verify --data {root}"
+        seal, table_path = root / "manifest" / "manifest.json", root / "manifest" / "shards.parquet"
+        if not root.is_dir():
+            raise ManifestError(
+                f"{root}: no such folder; expected a data set folder; make one with: python -m data_pipeline "
+                f"build --metadata CATALOGUE --out {root}"
+            )
+        if not seal.exists():
+            raise ManifestError(f"{seal}: not there, the data set was not verified; {mend}")
+        try:
+            record = json.loads(seal.read_text())
+            if record["format"] != FORMAT:
+                raise ManifestError(f"{seal}: format {record['format']}, this version reads {FORMAT}; {mend}")
+            rows = pq.read_table(table_path, schema=SHARD_SCHEMA).to_pylist()
+            digest = shards_digest(rows)
+            if digest != record["digest"]:
+                raise ManifestError(
+                    f"{table_path}: digest {digest[:12]}, manifest.json says {str(record['digest'])[:12]}; {mend}"
+                )
+            shards = tuple(
+                Shard(
+                    _inside(root, row["path"]),
+                    row["bytes"],
+                    row["samples"],
+                    row["kept"],
+                    row["sha256"],
+                    _inside(root, row["index"]),
+                    row["index_sha256"],
+                )
+                for row in rows
+            )
+        except ManifestError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise ManifestError(f"{table_path}: damaged ({' '.join(str(error).split())[:120]}); {mend}") from None
+        if not any(shard.kept for shard in shards):
+            raise ManifestError(
+                f"{seal}: empty, no kept sample in {len(shards)} shards; see {root / 'funnel.html'} for what was "
+                f"dropped, then {mend}"
+            )
+        for shard in shards:
+            size = shard.path.stat().st_size if shard.path.exists() else -1
+            if size != shard.bytes:
+                found = "is missing" if size < 0 else f"has {size} bytes"
+                raise ManifestError(f"{shard.path}: {found}, the manifest says {shard.bytes} bytes; {mend}")
+        return cls(root, shards, digest)
+
+    @functools.cached_property
+    def kept_per_shard(self) -> np.ndarray:
+        """int64 (shards,): kept samples by shard."""
+        return np.array([shard.kept for shard in self.shards], dtype=np.int64)
+
+    @property
+    def kept(self) -> int:
+        return int(self.kept_per_shard.sum())
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def index(self, shard_number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Kept rows of one shard's index, in tar order. The file's sha256 is checked the first time. ManifestError:
+        damaged."""
+        shard = self.shards[shard_number]
+        mend = f"run: python -m data_pipeline verify --data {self.root}"
+        try:
+            if shard_number not in self._checked:
+                found = sha256_file(shard.index_path)
+                if found != shard.index_sha256:
+                    raise ManifestError(
+                        f"{shard.index_path}: sha256 {found[:12]}, the manifest says {shard.index_sha256[:12]}; {mend}"
+                    )
+                self._checked.add(shard_number)
+            wanted = list(columns) if columns is not None else INDEX_SCHEMA.names
+            table = pq.read_table(shard.index_path, columns=list(dict.fromkeys([*wanted, "keep"])))
+        except (OSError, pa.ArrowException) as error:
+            raise ManifestError(f"{shard.index_path}: {' '.join(str(error).split())[:120]}; {mend}") from None
+        table = table.filter(pc.equal(table["keep"], True)).select(wanted).replace_schema_metadata(None)
+        if table.num_rows != shard.kept:
+            raise ManifestError(
+                f"{shard.index_path}: {table.num_rows} kept rows, the manifest says {shard.kept}; {mend}"
+            )
+        return table
+
+
+def _inside(root: Path, name: str) -> Path:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ValueError(f"path {name!r} leaves the folder")
+    return root / path
+
+
+def shards_digest(rows: Sequence[dict]) -> str:
+    """sha256 over the rows of shards.parquet, in order (DIGEST_COLUMNS)."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update((json.dumps([row[name] for name in DIGEST_COLUMNS]) + "\n").encode())
+    return digest.hexdigest()
+
+
+def write_index(folder: Path, name: str, table: pa.Table) -> tuple[str, str]:
+    """Writes DIR/manifest/index/<name>.parquet (whole or not at all); returns its path relative to DIR and its
+    sha256."""
+    path = Path(folder) / "manifest" / "index" / f"{name}.parquet"
+    metadata = table.schema.metadata
+    with atomic_path(path) as temporary:
+        pq.write_table(
+            table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).replace_schema_metadata(metadata),
+            temporary,
+            compression="zstd",
+        )
+        digest = sha256_file(temporary)
+    return f"manifest/index/{name}.parquet", digest
+
+
+def write_manifest(
+    folder: str | Path, rows: Sequence[dict], indices: Sequence[pa.Table] | None = None
+) -> Manifest | None:
+    """Writes shards.parquet, then manifest.json, and returns the manifest as read back (None if nothing is kept).
+
+    Args: rows: path (relative to `folder`), bytes, samples, kept, sha256 of each shard, and index, index_sha256 as
+    given by `write_index`; or without those two and with `indices`, a table (INDEX_SCHEMA) for each row.
+    """
+    root = Path(folder)
+    rows = [dict(row) for row in rows]
+    if indices is not None:
+        for row, table in zip(rows, indices, strict=True):
+            row["index"], row["index_sha256"] = write_index(root, PurePosixPath(row["path"]).stem, table)
+    with atomic_path(root / "manifest" / "shards.parquet") as temporary:
+        # The old seal must not vouch for the new table, not even for a moment.
+        (root / "manifest" / "manifest.json").unlink(missing_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, SHARD_SCHEMA), temporary)
+    kept = sum(row["kept"] for row in rows)
+    write_json(
+        root / "manifest" / "manifest.json",
+        {
+            "format": FORMAT,
+            "digest": shards_digest(rows),
+            "samples": sum(row["samples"] for row in rows),
+            "kept": kept,
+            "shards": len(rows),
+        },
+    )
+    return Manifest.load(root) if kept else None
+
+
+def remove_manifest(folder: Path) -> None:
+    """Takes the manifest away (its tars are about to change)."""
+    (folder / "manifest" / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "manifest", ignore_errors=True)

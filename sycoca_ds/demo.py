@@ -1,0 +1,279 @@
+"""The whole way, small: `python -m sycoca_ds.demo` runs every stage through its public command and checks the result.
+
+Killed at any moment, the same command goes on where it stopped: each stage knows what it has already done. This file only
+starts processes, shows how far they are, and stops them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.errors import UserError, run_command
+from data_pipeline.progress import PROGRESS_FILE_VARIABLE, format_seconds
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FIRST_PORT = 8731
+LOG_SECONDS = 15.0
+REQUIREMENTS = ("retrieval.i2t_r1>=40", "retrieval.t2i_r1>=40", "classification.top1>=80", "captioning.cider>=1",
+                "reconstruction.gap>=5")
+"""What `make demo` must reach on the 500 held-out scenes, in the units of the results table."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Runs the main job end to end on a drawn world and checks what was learned."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything the demo makes."""
+    train: int = 8000
+    """Training scenes."""
+    steps: int = 0
+    """Optimizer steps; 0 takes the preset's. Fewer than the preset's will not reach the required numbers."""
+    accelerators: int = 0
+    """Training processes; 0 takes every GPU, or 2 on a machine without one."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of the main job. `seconds` is its time on 2 CPU cores, for the estimate of what is left."""
+
+    name: str
+    command: list[str]
+    seconds: float
+
+
+class Display:
+    """The demo's progress: stage, what it is doing, time left. A bar on a terminal, else a line every 15 seconds."""
+
+    def __init__(self, stages: list[Stage]):
+        self.stages, self.number, self.share = stages, 0, 0.0
+        self.began = self.stage_began = self.shown = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (TextColumn("[bold]{task.fields[stage]}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                       TextColumn("{task.fields[left]} left"), TextColumn("[dim]{task.fields[doing]}"))
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("demo", total=1.0, stage="", left="", doing="")
+            self.bar.start()
+
+    def begin(self, number: int) -> None:
+        self.number, self.share, self.stage_began = number, 0.0, time.monotonic()
+        self.show({}, force=True)
+
+    def show(self, report: dict, force: bool = False) -> None:
+        """Shows a stage's progress file (`what`, `done`, `total`, `unit`, `note`)."""
+        if report.get("total"):
+            self.share = min(1.0, report["done"] / report["total"])
+        now, stage = time.monotonic(), self.stages[self.number]
+        spent = now - self.stage_began
+        # the plan says how stages compare; what has passed so far says how fast this machine is
+        planned_done = sum(s.seconds for s in self.stages[: self.number]) + self.share * stage.seconds
+        planned = sum(s.seconds for s in self.stages)
+        rest = max(0.0, stage.seconds - spent) if self.share < 0.05 else spent * (1 - self.share) / self.share
+        pace = max(0.5, (now - self.began) / max(planned_done, 1.0)) if planned_done > 20 else 1.0
+        left = format_seconds(rest + pace * sum(s.seconds for s in self.stages[self.number + 1 :]))
+        doing = " ".join(str(part) for part in (
+            report.get("what", ""), f"{report['done']}/{report['total']} {report['unit']}" if report.get("total") else "",
+            report.get("note", "")) if part)
+        title = f"{self.number + 1}/{len(self.stages)} {stage.name}"
+        if self.bar is not None:
+            self.bar.update(self.task, completed=planned_done / planned, stage=title, left=left, doing=doing[:90])
+        elif force or now - self.shown >= LOG_SECONDS:
+            self.shown = now
+            print(f"[{format_seconds(now - self.began)}] {title}: {doing or 'starts'} ({left} left)", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on loopback that nothing listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise UserError(f"no free port between {first} and {first + 99} on 127.0.0.1: end what listens there")
+
+
+def world_port(world: Path) -> int:
+    """The port in the URLs of a world that is already drawn, else a free one."""
+    try:
+        return int(json.loads((world / "world.json").read_text())["port"])
+    except (OSError, ValueError, KeyError):
+        return free_port(FIRST_PORT)
+
+
+def child_environment(progress: Path) -> dict[str, str]:
+    """The environment of every stage: tools that stand beside the interpreter (ninja) first on PATH, where to report."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, PROGRESS_FILE_VARIABLE: str(progress), "TOKENIZERS_PARALLELISM": "false"}
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Ends a stage and everything it started: its own signal first, then the whole process group."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def read_report(progress: Path) -> dict:
+    try:
+        return json.loads(progress.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def started(stage: Stage, number: int, folder: Path) -> Iterator[tuple[subprocess.Popen, Path, Path]]:
+    """A stage's process, in a group of its own that ends with the block: (process, progress file, log)."""
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log, progress = logs / f"{number + 1}_{stage.name.replace(' ', '_')}.log", logs / f"progress_{number + 1}.json"
+    progress.unlink(missing_ok=True)
+    with open(log, "w") as file:
+        print("$", *stage.command, file=file, flush=True)
+        process = subprocess.Popen(stage.command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                                   env=child_environment(progress))
+        try:
+            yield process, progress, log
+        finally:
+            stop(process)
+
+
+def run_stage(stage: Stage, number: int, folder: Path, display: Display, allowed: tuple[int, ...] = (0,)) -> int:
+    """Runs one stage to its end.
+
+    Raises:
+        UserError: a status that is not allowed; the end of its log is printed first.
+    """
+    display.begin(number)
+    with started(stage, number, folder) as (process, progress, log):
+        while process.poll() is None:
+            display.show(read_report(progress))
+            time.sleep(0.2)
+    display.show(read_report(progress), force=True)
+    if process.returncode not in allowed:
+        print(tail(log), file=sys.stderr)
+        raise UserError(f"stage {stage.name!r} ended with status {process.returncode}: see {log}; mend that and run the same "
+                        "command again, which goes on from there")
+    return process.returncode
+
+
+def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
+    """Every stage with the public command that runs it."""
+    out = options.out.resolve()
+    world, data, run = out / "world", out / "data", out / "run"
+    python = [sys.executable]
+    pipeline = [*python, "-m", "data_pipeline"]
+    accelerators = options.accelerators or usable_accelerators()
+    stages = [Stage("draw the world", [*pipeline, "scenes", "--out", str(world), "--train", str(options.train), "--val", "256",
+                                       "--test", "500", "--seed", "0", "--port", str(port)], 15)]
+    for split, seconds in (("train", 60), ("val", 20), ("test", 20)):
+        stages.append(Stage(f"build {split} data", [
+            *pipeline, "build", "--source", "laion2b", "--metadata", str(world / f"catalogue/{split}.parquet"), "--out",
+            str(data / split), "--allow-host", f"127.0.0.1:{port}", "--image-size", "64", "--shard-size", "1000",
+            "--processes", "2", "--threads", "16", "--timeout", "3"], seconds))
+    stages.append(Stage("train the tokenizer", [*pipeline, "tokenizer", "--data", str(data / "train"), "--out",
+                                                str(data / "train/tokenizer.json"), "--vocab-size", "512"], 2))
+    stages.append(Stage("pretrain", [
+        str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(accelerators), "--master_port",
+        str(free_port(29500)), str(REPOSITORY / "sycoca_ds/train.py"), "--preset", "tiny", "--data.train", str(data / "train"),
+        "--data.validation", str(data / "val"), "--run.out", str(run), "--run.expected-world-size", str(accelerators),
+        *(["--optim.steps", str(options.steps)] if options.steps else [])], 330))
+    stages.append(Stage("evaluate", [
+        *python, str(REPOSITORY / "sycoca_ds/evaluate.py"), "--checkpoint", str(run), "--data", str(data / "test"), "--labels",
+        str(world / "test_labels.json"), "--out", str(out / "eval"), "--report", str(out / "report.html"), "--require",
+        *REQUIREMENTS], 60))
+    return stages
+
+
+def usable_accelerators() -> int:
+    """Every GPU, as far as the count divides the preset's lanes (a power of two); 2 processes on a machine without one."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return 1 << (gpus.bit_length() - 1) if gpus else 2
+
+
+def demo(options: DemoOptions) -> int:
+    """Runs all stages; 0 if the held-out numbers reach what is required, 1 if not."""
+    world = options.out / "world"
+    port = world_port(world)
+    stages = plan_stages(options, port)
+    display = Display(stages)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the stages' processes
+    try:
+        display.begin(0)
+        with started(stages[0], 0, options.out) as (server, progress, log):
+            while not listening(port):
+                if server.poll() is not None:
+                    print(tail(log), file=sys.stderr)
+                    raise UserError(f"the world's server ended with status {server.returncode}: see {log}")
+                display.show(read_report(progress))
+                time.sleep(0.2)
+            for number in range(1, 4):
+                run_stage(stages[number], number, options.out, display)
+        for number in range(4, len(stages) - 1):
+            run_stage(stages[number], number, options.out, display)
+        status = run_stage(stages[-1], len(stages) - 1, options.out, display, allowed=(0, 1))
+    finally:
+        display.close()
+    took = format_seconds(time.monotonic() - display.began)
+    print_results(options.out, took)
+    return status
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def print_results(out: Path, took: str) -> None:
+    """The evaluation's own table, and the two commands to look further."""
+    log = sorted((out / "logs").glob("*_evaluate.log"))[-1].read_text()
+    print(log.split("\n", 1)[1].strip())
+    venv = os.path.relpath(Path(sys.executable).parent)
+    print(f"\nThe whole way took {took}. To look further:\n"
+          f"  report:       xdg-open {out / 'report.html'}\n"
+          f"  TensorBoard:  {venv}/tensorboard --logdir {out / 'run/tensorboard'}")
+
+
+def main() -> int:
+    import tyro
+
+    return demo(tyro.cli(DemoOptions, description=DemoOptions.__doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

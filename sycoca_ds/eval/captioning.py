@@ -1,0 +1,165 @@
+"""Scores of generated captions: the official COCO scorers (pycocoevalcap), assembled here.
+
+COCOEvalCap is not used: it sets up SPICE, which downloads 384 MB, before it scores anything.
+Scale: BLEU, METEOR, ROUGE-L from 0 to 1 and CIDEr (CIDEr-D) from 0 to 10; papers print all of them times 100.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+
+from data_pipeline.errors import UserError
+from sycoca_ds.eval.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
+
+Numbers = dict[str, float | None]
+
+
+def token_tables(
+    hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, list[str]], dict[str, list[str]], str]:
+    """(references, hypotheses, tokenizer kind), both {image_id: [tokens joined by blanks]} in one order, as the scorers
+    want them.
+
+    Raises ValueError naming images that are on one side only, and images without a reference.
+    """
+    extra, missing = sorted(set(hypotheses) - set(references)), sorted(set(references) - set(hypotheses))
+    if extra or missing:
+        raise ValueError(
+            f"captions and references must cover the same images: {len(missing)} without a caption {missing[:3]}, "
+            f"{len(extra)} without references {extra[:3]}"
+        )
+    bare = [image_id for image_id, captions in references.items() if not captions]
+    if bare:
+        raise ValueError(f"{len(bare)} images have no reference caption, the first is {bare[0]}")
+    flat = [caption for captions in references.values() for caption in captions] + [
+        hypotheses[image_id] for image_id in references
+    ]
+    tokens, kind = tokenize(flat)
+    stream = iter(tokens)
+    reference_table = {image_id: [next(stream) for _ in captions] for image_id, captions in references.items()}
+    return reference_table, {image_id: [next(stream)] for image_id in references}, kind
+
+
+def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> Numbers:
+    """BLEU-1..4 (corpus, closest reference length), CIDEr-D (IDF from these references), ROUGE-L (mean). UserError
+    without pycocoevalcap."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ImportError as error:
+        raise UserError(f"captioning: {error}; run: pip install -e .[eval]") from error
+    bleu, _ = Bleu(4).compute_score(reference_table, hypothesis_table, verbose=0)
+    numbers: Numbers = {f"bleu{n}": float(score) for n, score in enumerate(bleu, 1)}
+    numbers["cider"] = cider_score(reference_table, hypothesis_table)
+    numbers["rouge_l"] = float(Rouge().compute_score(reference_table, hypothesis_table)[0])
+    return numbers
+
+
+def cider_score(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> float:
+    """CIDEr-D of the corpus. 0 for a set of one image: its IDF is log(1) = 0."""
+    from pycocoevalcap.cider.cider import Cider
+
+    return float(Cider().compute_score(reference_table, hypothesis_table)[0])
+
+
+def meteor_score(
+    reference_table: Mapping[str, list[str]],
+    hypothesis_table: Mapping[str, list[str]],
+    timeout: float | None = None,
+) -> float:
+    """METEOR 1.5 of the corpus (from summed statistics, not the mean of items), by the jar in pycocoevalcap.
+
+    The conversation of pycocoevalcap/meteor/meteor.py (a SCORE line an image, then one EVAL line), with an end: a JVM
+    that dies or hangs gives RuntimeError with its last words instead of a read that never returns. timeout: seconds
+    until it is stopped, default by size.
+    """
+    # -Duser.language: under a locale with decimal commas the jar cannot read its own parameters
+    # (InputMismatchException)
+    command = [
+        java_command() or "java",
+        *JAVA_FLAGS,
+        "-Xmx2G",
+        "-jar",
+        "meteor-1.5.jar",
+        "-",
+        "-",
+        "-stdio",
+        "-l",
+        "en",
+        "-norm",
+    ]
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            command, cwd=package_folder() / "meteor", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        )
+        watchdog = threading.Timer(timeout or 120 + len(reference_table) / 20, process.kill)
+        watchdog.start()
+
+        def ask(line: str) -> str:
+            process.stdin.write((line + "\n").encode())
+            process.stdin.flush()
+            return process.stdout.readline().decode().strip()
+
+        try:
+            statistics = [
+                ask(" ||| ".join(["SCORE", *references, *hypothesis_table[image_id]]))
+                for image_id, references in reference_table.items()
+            ]
+            # EVAL answers with a line for every image, then one for the corpus
+            answer = [ask("EVAL ||| " + " ||| ".join(statistics))]
+            answer += [process.stdout.readline().decode().strip() for _ in statistics]
+            return float(answer[-1])
+        except (OSError, ValueError) as error:
+            process.kill()
+            process.wait()
+            errors.seek(0)
+            said = errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise RuntimeError(f"METEOR stopped early: {said[-1] if said else error}") from error
+        finally:
+            watchdog.cancel()
+            process.kill()
+            process.stdout.close()
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            process.wait()
+
+
+def rolled(table: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The hypothesis of every image handed to the next one: a caption generator that ignores the image would not lose
+    by it."""
+    keys = list(table)
+    return {key: table[keys[position - 1]] for position, key in enumerate(keys)}
+
+
+def score_captions(
+    hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> tuple[Numbers, dict[str, str], str]:
+    """(numbers, {number that is null: reason}, tokenizer kind).
+
+    hypotheses: one caption an image_id, may be empty. references: all captions of each image_id, at least one. Same
+    keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's references.
+    """
+    if not references:
+        raise ValueError("no image to score")
+    reference_table, hypothesis_table, kind = token_tables(hypotheses, references)
+    numbers, reasons = corpus_scores(reference_table, hypothesis_table), {}
+    numbers["cider_shuffled"] = cider_score(reference_table, rolled(hypothesis_table))
+    numbers["meteor"] = None
+    if java_command() is None:
+        reasons["meteor"] = "METEOR is a Java program and `java` was not found on PATH"
+    else:
+        try:
+            numbers["meteor"] = meteor_score(reference_table, hypothesis_table)
+        except (RuntimeError, OSError) as error:
+            reasons["meteor"] = f"METEOR failed: {error}"
+    numbers["spice"] = None
+    reasons["spice"] = "SPICE needs Stanford CoreNLP 3.6.0, which is not part of the pycocoevalcap package"
+    words = [len(hypothesis[0].split()) for hypothesis in hypothesis_table.values()]
+    numbers["mean_words"] = math.fsum(words) / len(words)
+    numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
+    return numbers, reasons, kind

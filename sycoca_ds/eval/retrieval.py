@@ -1,0 +1,116 @@
+"""Zero-shot retrieval between images and captions, from features.
+
+Legend: I images, T captions, Q queries, C candidates, E embedding width.
+Protocol: CLIP_benchmark metrics/zeroshot_retrieval.py and LAVIS tasks/retrieval.py (an image with several captions is
+found if ANY of them is in the top k); tie rule of open_clip_train/metrics.py: at an equal score the lower index ranks
+ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+KS = (1, 5, 10)
+# Features are rounded to multiples of 2^-24 (finer than the last bit of a float32 cosine). A product is then a multiple
+# of 2^-48 and a cosine is at most 1, so every partial sum is exact in float64: the score depends on neither chunk size,
+# BLAS kernel, thread count nor device. With plain float32 products two equal candidates can differ in the last bit, and
+# ties (drawn scenes and popular captions have many) would be decided by the shape of the matrix product.
+QUANTUM = 2.0**-24
+
+
+def exact_unit_vectors(features_XE: torch.Tensor) -> torch.Tensor:
+    """(X, E) floats -> (X, E) float64, L2-normalised and rounded to `QUANTUM`. Raises ValueError on values that are not
+    finite."""
+    features_XE = features_XE.detach().to(torch.float64)
+    if not torch.isfinite(features_XE).all():
+        rows = (~torch.isfinite(features_XE).all(dim=1)).nonzero().flatten()
+        raise ValueError(
+            f"{len(rows)} feature rows are not finite, the first is row {int(rows[0])}: the checkpoint is damaged or "
+            f"diverged"
+        )
+    features_XE = features_XE / features_XE.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.round(features_XE / QUANTUM) * QUANTUM
+
+
+def best_own_ranks(
+    query_QE: torch.Tensor,
+    candidate_CE: torch.Tensor,
+    group_of_query: torch.Tensor,
+    group_of_candidate: torch.Tensor,
+    chunk: int = 512,
+) -> torch.Tensor:
+    """Rank (0 = first) of the best-ranked candidate of the query's own group; (Q,) int64 on the CPU.
+
+    query_QE, candidate_CE: floats, any scale. group_of_query (Q,), group_of_candidate (C,): int64.
+    chunk: queries scored at once; bounds memory (chunk x C x 8 bytes), never changes the ranks.
+    Raises ValueError for a query without any candidate of its own.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    query_QE, candidate_CE = exact_unit_vectors(query_QE), exact_unit_vectors(candidate_CE)
+    group_of_query, group_of_candidate = group_of_query.to(query_QE.device), group_of_candidate.to(query_QE.device)
+    position_C = torch.arange(len(candidate_CE), device=query_QE.device)
+    ranks = []
+    for start in range(0, len(query_QE), chunk):
+        score = query_QE[start : start + chunk] @ candidate_CE.T
+        own = group_of_query[start : start + chunk, None] == group_of_candidate[None, :]
+        if not own.any(dim=1).all():
+            row = start + int((~own.any(dim=1)).nonzero()[0])
+            raise ValueError(f"query {row} (group {int(group_of_query[row])}) has no candidate of its own group")
+        best = score.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        first = torch.where(own & (score == best), position_C, len(candidate_CE)).amin(dim=1, keepdim=True)
+        ahead = (score > best) | ((score == best) & (position_C < first))
+        ranks.append(ahead.sum(dim=1).cpu())
+    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.int64)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Ranks (0 = first) of both directions and the numbers made from them."""
+
+    i2t_rank_I: np.ndarray
+    t2i_rank_T: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        """Percent for recalls; median ranks count from 1. mTR / mIR: mean of R@1, R@5, R@10 of image->text /
+        text->image."""
+        numbers: dict[str, float] = {}
+        for name, mean_name, rank in (("i2t", "mTR", self.i2t_rank_I), ("t2i", "mIR", self.t2i_rank_T)):
+            for k in KS:
+                numbers[f"{name}_r{k}"] = 100.0 * float(np.mean(rank < k))
+            numbers[mean_name] = float(np.mean([numbers[f"{name}_r{k}"] for k in KS]))
+            numbers[f"{name}_median_rank"] = float(np.median(rank)) + 1.0
+        return numbers
+
+
+def retrieve(
+    image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 512
+) -> Retrieval:
+    """image_IE, text_TE: features; image_of_text_T (T,) int64: row of `image_IE` that the caption belongs to.
+
+    Raises ValueError if an image has no caption or an index is out of range.
+    """
+    if len(image_of_text_T) != len(text_TE):
+        raise ValueError(f"image_of_text has {len(image_of_text_T)} entries for {len(text_TE)} captions")
+    if len(image_of_text_T) and not 0 <= int(image_of_text_T.min()) <= int(image_of_text_T.max()) < len(image_IE):
+        raise ValueError(f"image_of_text must lie in 0..{len(image_IE) - 1}")
+    image_I = torch.arange(len(image_IE))
+    i2t = best_own_ranks(image_IE, text_TE, image_I, image_of_text_T, chunk)
+    t2i = best_own_ranks(text_TE, image_IE, image_of_text_T, image_I, chunk)
+    return Retrieval(i2t.numpy(), t2i.numpy())
+
+
+def top_candidates(query_QE: torch.Tensor, candidate_CE: torch.Tensor, k: int) -> np.ndarray:
+    """(Q, min(k, C)) int64: the best candidates in order, under the same scores and tie rule as the ranks."""
+    score = exact_unit_vectors(query_QE) @ exact_unit_vectors(candidate_CE).T
+    order = torch.argsort(score, dim=1, descending=True, stable=True)
+    return order[:, :k].cpu().numpy()
+
+
+def chance_recall(candidates: int, own: float = 1.0, k: int = 1) -> float:
+    """Expected R@k in percent of a random order with `own` right candidates among `candidates` (union bound for own >
+    1)."""
+    return min(100.0, 100.0 * k * own / candidates)

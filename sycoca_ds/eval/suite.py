@@ -1,0 +1,295 @@
+"""Runs the tasks on one checkpoint and one data set folder; finished tasks are kept and reused.
+
+Under OUT: results.json (everything a reader needs), tasks/<task>.json (one finished task each), samples/ (captions,
+rebuilt patches).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_path, write_json
+from data_pipeline.manifest import Manifest, ManifestError
+from sycoca_ds.eval import provenance
+from sycoca_ds.eval.caption_tokens import java_command
+from sycoca_ds.eval.classification import LabelSet, load_labels
+from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.tasks import METRICS, TASKS, Bench, NotApplicable, Outcome, result_files
+
+MOST_COMPARED = 20_000_000
+"""Training samples above which nobody waits for the comparison with the evaluated images."""
+FORMAT = 1
+"""Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
+again."""
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What the numbers depend on besides weights and data (batch size only through float rounding)."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    batch_size: int = 64
+    precision: str = "fp32"
+    caption_tokens: int = 30
+    seed: int = 0
+    gallery: int = 6
+
+
+def task_key(task: str, checkpoint: str, data: str, labels: LabelSet | None, options: SuiteOptions) -> str:
+    """Names everything the task's result depends on. Equal key, equal result."""
+    parts: dict[str, Any] = {
+        "format": FORMAT,
+        "task": task,
+        "checkpoint": checkpoint,
+        "data": data,
+        "precision": options.precision,
+        "seed": options.seed,
+        "gallery": options.gallery,
+        "torch": torch.__version__,
+    }
+    if task == "classification":
+        parts["labels"] = labels.digest if labels else None
+    if task == "captioning":
+        # where Java appears later, METEOR's null must not stay
+        parts |= {"caption_tokens": options.caption_tokens, "java": java_command() is not None}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def plain_number(value: float | None) -> float | None:
+    """None for what JSON cannot hold."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def record(task: str, key: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """A finished task as JSON. Every number of the task is present; a null has its reason."""
+    metrics = {name: plain_number(outcome.numbers.get(name)) for name in METRICS[task]}
+    reasons = {name: outcome.reasons.get(name, "not finite") for name, value in metrics.items() if value is None}
+    return {
+        "key": key,
+        "status": "done",
+        "metrics": metrics,
+        "null_reasons": reasons,
+        "chance": outcome.chance,
+        "details": outcome.details,
+        "seconds": round(seconds, 2),
+        "finished": now(),
+    }
+
+
+def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
+    """A task that cannot be run here: all numbers null, with the reason."""
+    return {
+        "key": key,
+        "status": "not run",
+        "metrics": dict.fromkeys(METRICS[task]),
+        "null_reasons": dict.fromkeys(METRICS[task], reason),
+        "chance": {},
+        "details": {},
+        "seconds": 0.0,
+        "finished": now(),
+    }
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
+    """The kept record of the task if it has this key and its files are there."""
+    try:
+        kept = json.loads((out / "tasks" / f"{task}.json").read_text())
+        if (
+            kept["key"] == key
+            and kept["status"] == "done"
+            and all(path.is_file() for path in result_files(out, task).values())
+        ):
+            return kept
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # unreadable is the same as absent: the task is computed again
+    return None
+
+
+def save_files(out: Path, outcome: Outcome) -> None:
+    for name, value in outcome.files.items():
+        path = out / "samples" / name
+        if name.endswith(".npz"):
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **value)
+        else:
+            write_json(path, value)
+
+
+def run_tasks(
+    bench: Bench, labels: LabelSet | None, checkpoint: str, options: SuiteOptions, out: Path
+) -> dict[str, dict[str, Any]]:
+    """{task: record} in the order of `options.tasks`; each is on disk as soon as it is finished."""
+    records = {}
+    for task in options.tasks:
+        key = task_key(task, checkpoint, bench.collection.digest, labels, options)
+        kept = finished_task(out, task, key)
+        if kept is None:
+            start = time.monotonic()
+            try:
+                outcome = TASKS[task](bench, labels)
+            except NotApplicable as reason:
+                kept = skipped(task, key, str(reason))
+            else:
+                save_files(out, outcome)
+                kept = record(task, key, outcome, time.monotonic() - start)
+            kept["reused"] = False
+            write_json(out / "tasks" / f"{task}.json", kept)
+        else:
+            kept["reused"] = True
+        records[task] = kept
+    return records
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str | Path,
+    labels: str | Path | None,
+    out: str | Path,
+    options: SuiteOptions,
+    device: torch.device,
+    command: Sequence[str] = (),
+) -> tuple[dict[str, Any], Collection, Any]:
+    """Runs the suite; writes and returns results.json's content, with the collection and the loaded checkpoint.
+
+    Raises UserError: no or damaged checkpoint, no or damaged data, bad labels.
+    """
+    from sycoca_ds.engine.checkpoint import load_for_inference
+
+    start, out = time.monotonic(), Path(out)
+    label_set = load_labels(labels) if labels else None
+    loaded = load_for_inference(checkpoint, device)
+    collection = Collection(data, loaded.config.model.image.image_size)
+    if label_set is not None and "classification" in options.tasks:
+        label_set.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
+    bench = Bench(
+        loaded.model,
+        loaded.config,
+        loaded.tokenizer,
+        collection,
+        device,
+        options.precision,
+        options.batch_size,
+        options.caption_tokens,
+        options.seed,
+        options.gallery,
+    )
+    threads = None
+    if device.type == "cpu":
+        sample = bench.pixels(torch.stack([collection.image(number) for number in range(min(16, len(collection)))]))
+        threads = choose_threads(lambda: bench.call("image_features", image_BCHW=sample))
+    records = run_tasks(bench, label_set, loaded.digest, options, out)
+    results = {
+        "format": FORMAT,
+        "checkpoint": {
+            "path": str(checkpoint),
+            "folder": str(loaded.folder),
+            "step": loaded.state["step"],
+            "samples": loaded.state["samples"],
+            "digest": loaded.digest,
+            "family": loaded.config.model.family,
+            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+            "image_size": loaded.config.model.image.image_size,
+        },
+        "data": {
+            "folder": str(data),
+            "manifest_digest": collection.digest,
+            "images": len(collection),
+            "captions": len(collection.captions),
+            "labels": str(labels) if labels else None,
+            **shared_images(collection, loaded.config.data.train),
+        },
+        "tasks": records,
+        "provenance": {
+            "git_sha": provenance.git_sha(),
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(device),
+            "device": device.type,
+            "threads": threads,
+            "precision": options.precision,
+            "batch_size": options.batch_size,
+            "seed": options.seed,
+            "world_size": 1,
+            "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),
+            "command": list(command),
+            "date": now(),
+            "wall_seconds": round(time.monotonic() - start, 2),
+        },
+    }
+    if results["provenance"]["git_sha"] is None:
+        results["provenance"]["git_sha_reason"] = "not run from a git checkout"
+    write_json(out / "results.json", results)
+    return results, collection, loaded
+
+
+def shared_images(collection: Collection, train: str | None) -> dict[str, Any]:
+    """How many of the evaluated images (by url) the run was trained on; null with the reason where that cannot be
+    told."""
+    name, reason = "images_in_training", None
+    if train is None:
+        reason = "the checkpoint does not name its training data"
+    else:
+        try:
+            manifest = Manifest.load(train)
+            if manifest.samples > MOST_COMPARED:
+                reason = f"the training set has more than {MOST_COMPARED:,} samples"
+            else:
+                own, found = {picture.image_id for picture in collection.pictures}, set()
+                for shard in range(len(manifest.shards)):
+                    found |= own.intersection(manifest.index(shard, columns=["image_id"])["image_id"].to_pylist())
+                return {name: len(found)}
+        except ManifestError as error:
+            reason = f"the training data is not here ({error})"
+    return {name: None, f"{name}_reason": reason}
+
+
+def choose_threads(step: Callable[[], object]) -> int:
+    """Sets torch to all its threads or to one, whichever runs `step` faster here; returns the number.
+
+    Small layers on a machine that others use too: threads waiting for a core that nobody gives them made the demo's
+    evaluation four times slower (44 s against 12 s for the reconstruction of 500 scenes, 2 cores, one of them busy).
+    """
+    seconds = {}
+    for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
+        torch.set_num_threads(threads)
+        step()  # the first call allocates and is not timed
+        times = []
+        for _ in range(2):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+        seconds[threads] = min(times)
+    best = min(seconds, key=seconds.__getitem__)
+    torch.set_num_threads(best)
+    return best
+
+
+def check_options(options: SuiteOptions) -> None:
+    """UserError names the flag: unknown task, sizes below one."""
+    for task in options.tasks:
+        if task not in TASKS:
+            raise UserError(f"--tasks {task}: no such task; there are {' '.join(TASKS)}")
+    if not options.tasks or len(set(options.tasks)) != len(options.tasks):
+        raise UserError(f"--tasks {' '.join(options.tasks)}: name each task once, at least one of {' '.join(TASKS)}")
+    for flag, value in (
+        ("--batch-size", options.batch_size),
+        ("--caption-tokens", options.caption_tokens),
+        ("--gallery", options.gallery),
+    ):
+        if value < 1:
+            raise UserError(f"{flag} {value}: expected at least 1")

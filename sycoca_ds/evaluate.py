@@ -1,0 +1,195 @@
+"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction. Leaves JSON, samples and a page.
+
+    python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
+        --labels runs/demo/world/test_labels.json --out runs/demo/eval
+
+`--require 'retrieval.i2t_r1>=40' 'captioning.cider>=1'` ends with status 1, and the numbers, if one falls short.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds":
+    # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
+    sys.path[0] = str(ROOT)
+
+from data_pipeline.errors import UserError, run_command  # noqa: E402
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Downstream evaluation of one checkpoint on one data set folder."""
+
+    checkpoint: str
+    """Run folder, checkpoints folder or one step folder."""
+    data: str
+    """Data set folder with held-out samples (canonical/, shards/, manifest/)."""
+    out: str
+    """Folder for results.json, samples/ and report.html. Finished tasks found there are reused if nothing they depend
+    on changed."""
+    labels: str | None = None
+    """JSON with classes, templates and the class of each url; without it classification is left out, with the
+    reason."""
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction")
+    """Which tasks to run."""
+    require: tuple[str, ...] = ()
+    """Bounds such as retrieval.i2t_r1>=40 (quote them for the shell): printed, shown in the report, status 1 if one is
+    short."""
+    report: str | None = None
+    """Where the page goes; default OUT/report.html."""
+    batch_size: int = 64
+    """Images at once. Changes speed and memory; numbers only by float rounding."""
+    device: str = "auto"
+    """auto (cuda if there is one), cpu, cuda, cuda:1."""
+    precision: str = "auto"
+    """fp32, bf16 (autocast), or auto: bf16 on a GPU that has it, fp32 elsewhere. Scores are always computed in full
+    precision."""
+    caption_tokens: int = 30
+    """Longest generated caption in tokens (open_clip's generate: 30)."""
+    seed: int = 0
+    """Seed of random masks and of bootstrap intervals."""
+    gallery: int = 6
+    """Rows of pictures in the report's reconstruction and retrieval sections."""
+
+
+def choose_device(name: str):
+    """`torch.device`. UserError for a device that is not there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(
+            f"--device {name}: expected auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})"
+        ) from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UserError(
+            f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices to torch "
+            f"{torch.__version__}; use --device auto"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def choose_precision(name: str, device) -> str:
+    """fp32 or bf16."""
+    import torch
+
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise UserError(f"--precision {name}: expected auto, fp32 or bf16")
+    return name
+
+
+def print_table(results: dict, verdicts: list) -> None:
+    """Headline numbers on the terminal: value, chance, requirement."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sycoca_ds.eval.wording import HEADLINES, TASK_TITLES, WORDINGS, show
+
+    required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
+    table = Table(
+        title=f"Checkpoint at step {results['checkpoint']['step']}, {results['data']['images']:,} images",
+        title_justify="left",
+    )
+    for name, side in (
+        ("task", "left"),
+        ("number", "left"),
+        ("value", "right"),
+        ("chance", "right"),
+        ("required", "left"),
+    ):
+        table.add_column(name, justify=side)
+    for task, record in results["tasks"].items():
+        asked = [metric for name, metric in required if name == task and metric not in HEADLINES[task]]
+        for position, metric in enumerate([*HEADLINES[task], *asked]):
+            wording, value = WORDINGS[task][metric], record["metrics"][metric]
+            verdict = required.get((task, metric))
+            mark = (
+                ""
+                if verdict is None
+                else f"{verdict.requirement.comparison} {verdict.requirement.bound:g} "
+                + ("[green]pass[/]" if verdict.passed else "[bold red]SHORT[/]")
+            )
+            table.add_row(
+                TASK_TITLES[task] if position == 0 else "",
+                wording.label,
+                show(value, wording.unit),
+                show(record["chance"].get(metric), wording.unit) if metric in record["chance"] else "",
+                mark,
+            )
+        table.add_section()
+    console = Console()
+    console.print(table)
+    for task, record in results["tasks"].items():
+        reasons: dict[str, list[str]] = {}
+        for metric, reason in record["null_reasons"].items():
+            reasons.setdefault(reason, []).append(metric)
+        for reason, metrics in reasons.items():
+            name = (
+                ", ".join(WORDINGS[task][metric].label for metric in metrics)
+                if record["status"] == "done"
+                else TASK_TITLES[task]
+            )
+            console.print(f"{name}: not measured, {reason}", highlight=False, markup=False)
+
+
+def evaluate(config: EvaluateConfig) -> int:
+    """Runs everything; 0, or 1 if a requirement is not met."""
+    from data_pipeline.files import write_json
+    from sycoca_ds.eval.report import write_report
+    from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+    from sycoca_ds.eval.suite import SuiteOptions, check_options, evaluate_checkpoint
+    from sycoca_ds.eval.tasks import METRICS
+
+    device = choose_device(config.device)
+    options = SuiteOptions(
+        config.tasks,
+        config.batch_size,
+        choose_precision(config.precision, device),
+        config.caption_tokens,
+        config.seed,
+        config.gallery,
+    )
+    check_options(options)
+    requirements = [parse_requirement(text) for text in config.require]
+    check_names(requirements, METRICS, config.tasks)
+    out = Path(config.out)
+    results, collection, loaded = evaluate_checkpoint(
+        config.checkpoint, config.data, config.labels, out, options, device, sys.argv
+    )
+    verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
+    results["requirements"] = [
+        {"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts
+    ]
+    write_json(out / "results.json", results)
+    report = Path(config.report) if config.report else out / "report.html"
+    write_report(
+        report, results, verdicts, collection, out, config.checkpoint, getattr(loaded.config.data, "train", None)
+    )
+    print_table(results, verdicts)
+    print(f"numbers: {out / 'results.json'}\nreport:  {report}", flush=True)
+    short = [v for v in verdicts if not v.passed]
+    for verdict in short:
+        print(verdict, file=sys.stderr, flush=True)
+    return 1 if short else 0
+
+
+def main() -> int:
+    import tyro
+
+    return run_command(lambda: evaluate(tyro.cli(EvaluateConfig, description=__doc__)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

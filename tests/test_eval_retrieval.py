@@ -1,0 +1,128 @@
+"""Ranks and recalls against a slow loop over exact scores; ties, several captions, chunks, k above the candidates."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from sycoca_ds.eval.retrieval import QUANTUM, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
+
+
+def slow_ranks(query, candidate, group_q, group_c):
+    """One sorted list a query: exact integer dot products, highest first, lower index first among equals."""
+    q = [[round(v / QUANTUM) for v in row] for row in exact_unit_vectors(query).tolist()]
+    c = [[round(v / QUANTUM) for v in row] for row in exact_unit_vectors(candidate).tolist()]
+    ranks = []
+    for row, own in zip(q, group_q, strict=True):
+        score = [sum(a * b for a, b in zip(row, other, strict=True)) for other in c]
+        order = sorted(range(len(c)), key=lambda j: (-score[j], j))
+        ranks.append(next(place for place, j in enumerate(order) if group_c[j] == own))
+    return ranks
+
+
+def a_case(seed, images, most_captions, width, ties):
+    rng = np.random.default_rng(seed)
+    image_of_text = np.repeat(np.arange(images), rng.integers(1, most_captions + 1, images))
+    rng.shuffle(image_of_text)
+    if ties:  # features from a handful of prototypes: many scores are exactly equal
+        prototypes = rng.standard_normal((4, width))
+        image, text = prototypes[rng.integers(0, 4, images)], prototypes[rng.integers(0, 4, len(image_of_text))]
+    else:
+        image, text = rng.standard_normal((images, width)), rng.standard_normal((len(image_of_text), width))
+    return [torch.tensor(x, dtype=torch.float32) for x in (image, text)] + [torch.tensor(image_of_text)]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("ties", [False, True])
+def test_ranks_equal_the_slow_loop_for_every_chunk(seed, ties):
+    image, text, owner = a_case(seed, images=9 + seed, most_captions=7, width=5, ties=ties)
+    group = list(range(len(image)))
+    i2t, t2i = slow_ranks(image, text, group, owner.tolist()), slow_ranks(text, image, owner.tolist(), group)
+    for chunk in (1, 2, 7, 1000):
+        result = retrieve(image, text, owner, chunk)
+        assert result.i2t_rank_I.tolist() == i2t
+        assert result.t2i_rank_T.tolist() == t2i
+
+
+def test_recalls_equal_argsort_counting():
+    image, text, owner = a_case(11, images=30, most_captions=4, width=8, ties=False)
+    numbers = retrieve(image, text, owner).metrics()
+    unit = torch.nn.functional.normalize
+    similarity = (unit(image.double()) @ unit(text.double()).T).numpy()
+    for k in (1, 5, 10):
+        top = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        hit = [any(owner[j] == i for j in row) for i, row in enumerate(top)]
+        assert numbers[f"i2t_r{k}"] == pytest.approx(100 * np.mean(hit))
+        top = np.argsort(-similarity.T, axis=1, kind="stable")[:, :k]
+        assert numbers[f"t2i_r{k}"] == pytest.approx(100 * np.mean([owner[t] in row for t, row in enumerate(top)]))
+    assert numbers["mTR"] == pytest.approx(np.mean([numbers[f"i2t_r{k}"] for k in (1, 5, 10)]))
+    assert numbers["mIR"] == pytest.approx(np.mean([numbers[f"t2i_r{k}"] for k in (1, 5, 10)]))
+
+
+def test_hand_worked_case():
+    # two images; captions 0 and 2 belong to image 1, caption 1 to image 0
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    text = torch.tensor([[0.8, 0.6], [0.6, 0.8], [0.0, 3.0]])
+    result = retrieve(image, text, torch.tensor([1, 0, 1]))
+    assert result.i2t_rank_I.tolist() == [1, 0]
+    assert result.t2i_rank_T.tolist() == [1, 1, 0]
+    assert result.metrics() | {} == {
+        "i2t_r1": 50.0,
+        "i2t_r5": 100.0,
+        "i2t_r10": 100.0,
+        "mTR": pytest.approx(250 / 3),
+        "i2t_median_rank": 1.5,
+        "t2i_r1": pytest.approx(100 / 3),
+        "t2i_r5": 100.0,
+        "t2i_r10": 100.0,
+        "mIR": pytest.approx(700 / 9),
+        "t2i_median_rank": 2.0,
+    }
+
+
+def test_all_equal_scores_rank_by_index():
+    ones = torch.ones(6, 3)
+    assert best_own_ranks(ones, ones, torch.arange(6), torch.arange(6)).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_scores_are_exact_sums():
+    """The promise behind "chunk size never changes ranks": the float64 product equals rational arithmetic to the last
+    bit."""
+    features = exact_unit_vectors(torch.randn(6, 300, generator=torch.Generator().manual_seed(1)))
+    product = features @ features.T
+    for i in range(6):
+        for j in range(6):
+            exact = sum(
+                (Fraction(a) * Fraction(b) for a, b in zip(features[i].tolist(), features[j].tolist(), strict=True)),
+                Fraction(0),
+            )
+            assert Fraction(product[i, j].item()) == exact
+
+
+def test_bf16_and_scale_do_not_matter_beyond_their_values():
+    image, text, owner = a_case(3, 12, 3, 6, ties=False)
+    image, text = image.bfloat16(), text.bfloat16()
+    expected = retrieve(image.float(), text.float(), owner)
+    scaled = retrieve(image * 4, text * 0.5, owner)
+    assert scaled.i2t_rank_I.tolist() == expected.i2t_rank_I.tolist()
+    assert scaled.t2i_rank_T.tolist() == expected.t2i_rank_T.tolist()
+
+
+def test_top_candidates_follow_the_ranks():
+    image, text, owner = a_case(4, 10, 3, 4, ties=True)
+    ranks = retrieve(image, text, owner).t2i_rank_T
+    best = top_candidates(text, image, 99)
+    assert best.shape == (len(text), 10)
+    assert [row.tolist().index(own) for row, own in zip(best, owner.tolist(), strict=True)] == ranks.tolist()
+
+
+def test_errors_name_the_row():
+    image, text, owner = a_case(0, 4, 2, 3, ties=False)
+    with pytest.raises(ValueError, match="query 4 .*no candidate"):
+        retrieve(torch.cat([image, image[:1]]), text, owner)
+    with pytest.raises(ValueError, match="must lie in 0..3"):
+        retrieve(image, text, owner + 1)
+    image[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="first is row 2"):
+        retrieve(image, text, owner)

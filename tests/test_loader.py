@@ -1,0 +1,156 @@
+"""Reading, decoding and batching against the tar itself and slow references."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_pipeline.errors import UserError
+from data_pipeline.manifest import Manifest
+from sycoca_ds.data.loader import Batch, PlannedBatches, ShardReader, TrainSet, train_loader
+from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.tokenizer import Tokenizer, trim
+from sycoca_ds.data.transforms import denormalise, eval_image, jpeg_size, load_image, normalise, random_resized_crop
+from tests.conftest import write_data_set
+
+
+def jpeg(height: int, width: int, quality: int = 95) -> bytes:
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def test_the_reader_returns_what_tarfile_returns(data_set: Path) -> None:
+    manifest = Manifest.load(data_set)
+    reader = ShardReader(manifest)
+    for number, shard in enumerate(manifest.shards):
+        with tarfile.open(shard.path) as tar:
+            names = [name for name in tar.getnames() if name.endswith(".jpg")]
+            assert len(names) == manifest.kept_per_shard[number]
+            for position, name in enumerate(names):
+                expected = tar.extractfile(name).read(), tar.extractfile(name[:-3] + "txt").read().decode()
+                assert reader.read(number, position) == expected
+
+
+def batches(folder: Path, workers: int, first: int = 0, world: int = 1, rank: int = 0) -> list[Batch]:
+    manifest = Manifest.load(folder)
+    plan = Plan(manifest.kept_per_shard, global_batch_size=16, lanes=4, window=8, seed=3)
+    dataset = TrainSet(manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(0.5, 1.0))
+    planned = PlannedBatches(plan, first, 9, world, rank, 1)
+    return list(train_loader(dataset, planned, workers, pin=False))
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.text_BL, b.text_BL) and torch.equal(a.key_B, b.key_B)
+
+
+def test_workers_ranks_and_resuming_change_nothing(data_set: Path) -> None:
+    """Sequences of whole batches, augmented pixels included."""
+    alone = batches(data_set, workers=0)
+    assert len(alone) == 9 and alone[0].image_BCHW.shape == (16, 3, 24, 24) and alone[0].image_BCHW.dtype == torch.uint8
+    for workers in (1, 3):
+        assert all(same(a, b) for a, b in zip(alone, batches(data_set, workers), strict=True))
+    assert all(same(a, b) for a, b in zip(alone[5:], batches(data_set, 2, first=5), strict=True))
+    for whole, left, right in zip(alone, batches(data_set, 0, world=2), batches(data_set, 1, world=2, rank=1), strict=True):
+        assert torch.equal(whole.image_BCHW, torch.cat([left.image_BCHW, right.image_BCHW]))
+        assert torch.equal(whole.key_B, torch.cat([left.key_B, right.key_B]))
+    keys = torch.cat([batch.key_B for batch in alone[:6]])
+    assert len(keys.unique()) == len(keys), "an epoch (6 steps) has a key a sample"
+    assert not torch.equal(alone[0].image_BCHW, alone[6].image_BCHW), "the next epoch has another order"
+
+
+def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_data_set(tmp_path / "data", [20, 20], seed=5)
+    manifest = Manifest.load(folder)
+    row = manifest.index(0, columns=["image_offset", "image_bytes"]).to_pylist()[4]
+    with open(manifest.shards[0].path, "r+b") as file:
+        file.seek(row["image_offset"])
+        file.write(b"\0" * row["image_bytes"])
+    plan = Plan(manifest.kept_per_shard, global_batch_size=4, lanes=2, window=8, seed=3)
+    dataset = TrainSet(manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(1.0, 1.0))
+    batch = dataset.__getitems__([(0, 3), (0, 4), (0, 5)])
+    assert batch.stand_ins == 1 and "sample 4 (position 4 of" in caplog.text and "00000.tar" in caplog.text
+    assert torch.equal(batch.text_BL[1], batch.text_BL[2]) and not torch.equal(batch.text_BL[0], batch.text_BL[1])
+
+
+def test_evaluation_transform_is_resize_and_centre_crop_of_pil() -> None:
+    """By the definition of torchvision's Resize and CenterCrop on PIL images: short side to size, the other truncated."""
+    for height, width, size in ((60, 90, 48), (90, 60, 48), (37, 53, 24), (64, 64, 48), (48, 48, 48), (30, 200, 24)):
+        image = load_image(jpeg(height, width))
+        scale = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+        picture = Image.fromarray(image).resize(scale, Image.Resampling.BICUBIC)
+        left, top = int(round((scale[0] - size) / 2.0)), int(round((scale[1] - size) / 2.0))
+        expected = np.array(picture)[top : top + size, left : left + size]
+        assert np.array_equal(eval_image(image, size).permute(1, 2, 0).numpy(), expected)
+
+
+def test_scaled_decoding_never_falls_below_the_target() -> None:
+    for height, width in ((100, 150), (96, 96), (97, 400), (383, 384), (48, 48)):
+        data = jpeg(height, width)
+        assert jpeg_size(data) == (height, width)
+        full, reduced = load_image(data), load_image(data, at_least=48)
+        assert full.shape == (height, width, 3)
+        factor = round(full.shape[0] / reduced.shape[0])
+        assert min(reduced.shape[:2]) >= 48 and (min(height, width) < 2 * 48) == (factor == 1)
+        if factor > 1:  # libjpeg averages blocks: the reduced picture is the full one's average to a few grey levels
+            small = np.array(Image.fromarray(full).resize(reduced.shape[1::-1], Image.Resampling.BOX)).astype(int)
+            assert np.abs(small - reduced).mean() < 4
+    assert jpeg_size(b"\x89PNG....") is None
+    with pytest.raises(ValueError, match="no image OpenCV can decode"):
+        load_image(b"not an image")
+
+
+def test_random_resized_crop_stays_in_its_bounds() -> None:
+    """A picture whose pixels name their place: the crop's corners tell its area share and ratio."""
+    y, x = np.mgrid[:200, :120]
+    picture = np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
+    areas = []
+    for seed in range(200):
+        crop = random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(seed)).astype(float)
+        assert crop.shape == (48, 48, 3)
+        width, height = np.ptp(crop[..., 0]) + 1, np.ptp(crop[..., 1]) + 1
+        areas.append(width * height / (120 * 200))
+        assert 0.6 < width / height < 1.55
+    assert 0.2 < min(areas) and max(areas) < 0.68 and max(areas) - min(areas) > 0.2
+    assert np.array_equal(random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
+                          random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)))
+
+
+def test_normalise_and_back() -> None:
+    image = torch.arange(256, dtype=torch.uint8).repeat(3, 1).reshape(1, 3, 16, 16)
+    assert torch.equal(denormalise(normalise(image)), image)
+    assert normalise(image)[0, 0, 0, 0].item() == pytest.approx(-0.48145466 / 0.26862954)
+
+
+def test_tokenizer_pads_cuts_and_returns(data_set: Path) -> None:
+    tokenizer = Tokenizer(data_set / "tokenizer.json")
+    ids = tokenizer.encode(["red beside blue", "red " * 40, ""], 12)
+    assert ids.shape == (3, 12) and ids.dtype == np.int64
+    assert ids[:, 0].tolist() == [1, 1, 1] and ids[1, -1] == 2 and ids[2].tolist() == [1, 2] + [0] * 10
+    assert tokenizer.decode(ids[0]) == "red beside blue"
+    length = int((ids[0] != 0).sum())
+    assert ids[0, length - 1] == 2 and (ids[0, length:] == 0).all() and (ids[0, :length] != 0).all()
+    assert trim(ids[[0, 2]], multiple=4).shape == (2, -(-length // 4) * 4)
+    assert np.array_equal(trim(ids), ids), "a full row keeps every column"
+
+
+def test_a_missing_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist: train one with `python -m data_pipeline tokenizer"):
+        Tokenizer(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        Tokenizer(tmp_path / "bad.json")
+    from tokenizers import Tokenizer as Bpe
+    from tokenizers.models import WordLevel
+
+    Bpe(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "foreign.json"))
+    with pytest.raises(UserError, match="expected <pad> to be id 0, found None"):
+        Tokenizer(tmp_path / "foreign.json")

@@ -1,0 +1,278 @@
+"""The model against slow references, and the faults that open_clip's CoCa had for years (label leak, pad leak, [CLS] mask,
+uninitialised head), one test each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import ModelConfig, check_model
+from sycoca_ds.model.blocks import SelfAttention
+from sycoca_ds.model.flops import forward_flops
+from sycoca_ds.model.image_encoder import patchify
+from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
+from sycoca_ds.presets import PRESETS
+from tests.conftest import SMALL_MODEL, random_inputs, small_model
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    with torch.device("meta"):
+        model = SyCoCa(config, seed=None)
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+
+
+def test_parameter_counts_are_open_clips() -> None:
+    """open_clip's docs/model_profile.csv gives coca_base 440.34 M; its parts by hand: ViT 86.395, text 134.661, decoder 219.281."""
+    base = PRESETS["base"].model
+    image = dataclasses.replace(base.image, image_size=288, patch_size=18)
+    parts = parameters(dataclasses.replace(base, family="coca", image=image))
+    assert {name: round(count / 1e6, 3) for name, count in parts.items()} == {
+        "image_encoder": 86.395, "text_encoder": 134.661, "text_decoder": 219.281}
+
+
+def test_the_930m_preset_has_930m_parameters() -> None:
+    """The paper prints 930M; DESIGN allows 1 %."""
+    assert abs(sum(parameters(PRESETS["930m"].model).values()) - 930e6) < 9.3e6
+
+
+def test_patchify_orders_patches_by_rows_and_channels_last() -> None:
+    image = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6).float()
+    patches = patchify(image, 2)
+    assert patches.shape == (2, 6, 12)
+    for row in range(2):
+        for column in range(3):
+            block = image[1, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert torch.equal(patches[1, row * 3 + column], block.permute(1, 2, 0).reshape(-1))
+
+
+def test_causal_cls_attention_equals_one_masked_attention() -> None:
+    """Two fused calls against one call with the whole (L + 1, L + 1) mask."""
+    torch.manual_seed(0)
+    attention = SelfAttention(32, 4, "causal_cls").double()
+    x = torch.randn(3, 8, 32, dtype=torch.float64)
+    valid = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 2 + [0] * 5], dtype=torch.bool)
+    sees = torch.ones(8, 8, dtype=torch.bool).tril().repeat(3, 1, 1)
+    sees[:, -1, :-1] = valid
+    q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in attention.qkv(x).chunk(3, dim=-1))
+    weights = ((q @ k.transpose(-1, -2)) / 8**0.5).masked_fill(~sees[:, None], float("-inf")).softmax(dim=-1)
+    expected = attention.out((weights @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, valid), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logit() -> None:
+    """Label leak: the logits at position t predict token t + 1, so no token after t may reach them."""
+    model, inputs = small_model(), random_inputs(lengths=(12, 12, 12, 12))
+    text, image = inputs["text_BL"], inputs["image_BCHW"]
+
+    def logits(ids: torch.Tensor) -> torch.Tensor:
+        tokens = model.text_encoder(ids)[1]
+        return model.text_decoder(tokens, model.image_encoder(patchify(image, 6))[1])
+
+    before = logits(text)
+    for t in range(11):
+        changed = text.clone()
+        changed[:, t + 1 :] = (changed[:, t + 1 :] + 7) % 46 + 3
+        after = logits(changed)
+        assert torch.equal(after[:, : t + 1], before[:, : t + 1])
+        assert (after[:, t + 1] - before[:, t + 1]).abs().max() > 1e-4, "the token itself must matter, or the test cannot fail"
+
+
+@torch.no_grad()
+def test_longer_padding_changes_nothing() -> None:
+    model, inputs = small_model(), random_inputs(lengths=(6, 5, 4, 3))
+    long, short = inputs, {**inputs, "text_BL": inputs["text_BL"][:, :6]}
+    for name, value in model("train", **long).items():
+        torch.testing.assert_close(value, model("train", **short)[name], rtol=1e-6, atol=1e-6, msg=name)
+    torch.testing.assert_close(model("text_features", text_BL=long["text_BL"]), model("text_features", text_BL=short["text_BL"]))
+    rebuilt = [model("reconstruct", **x)["pixels_BNP"] for x in (long, short)]
+    torch.testing.assert_close(*rebuilt, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_pad_embedding_influences_nothing() -> None:
+    """Pads are never attended to: rewriting what a pad looks like must leave every loss, score and pixel as it was."""
+    model, inputs = small_model(), random_inputs()
+    before, features = model("train", **inputs), model("text_features", text_BL=inputs["text_BL"])
+    pixels, scores = (model("reconstruct", **inputs)[name] for name in ("pixels_BNP", "scores_BN"))
+    model.text_encoder.token_embedding.weight[0] += 3.0
+    for name, value in model("train", **inputs).items():
+        assert torch.equal(value, before[name]), name
+    assert torch.equal(model("text_features", text_BL=inputs["text_BL"]), features)
+    after = model("reconstruct", **inputs)
+    assert torch.equal(after["pixels_BNP"], pixels) and torch.equal(after["scores_BN"], scores)
+
+
+@torch.no_grad()
+def test_text_cls_sees_every_real_token_and_itself() -> None:
+    model, text = small_model(), random_inputs()["text_BL"]
+    before = model("text_features", text_BL=text)
+    for place in range(1, 4):
+        changed = text.clone()
+        changed[1, place] = 3 + (changed[1, place] + 1) % 40
+        after = model("text_features", text_BL=changed)
+        assert (after[1] - before[1]).abs().max() > 1e-4 and torch.equal(after[[0, 2, 3]], before[[0, 2, 3]])
+    model.text_encoder.cls_embedding *= -2.0
+    assert (model("text_features", text_BL=text) - before).abs().amax(dim=1).min() > 1e-4
+
+
+@pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
+def test_every_parameter_starts_as_the_paper_says(family: str) -> None:
+    """N(0, 0.01) for matrices and embeddings, 1 for norms, 0 for biases, ln(1 / 0.07) for the logit scale, all finite."""
+    config = dataclasses.replace(PRESETS["tiny"].model, family=family, init_std=0.01)
+    model = SyCoCa(config, seed=3)
+    norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
+    for name, p in model.named_parameters():
+        assert torch.isfinite(p).all(), name
+        if name == "logit_scale":
+            assert p.shape == (1,) and p.item() == pytest.approx(LOGIT_SCALE_START)
+        elif name.endswith("bias"):
+            assert (p == 0).all(), name
+        elif id(p) in norms:
+            assert (p == 1).all(), name
+        else:
+            error = 6 / p.numel() ** 0.5  # six standard errors of the estimates below
+            assert abs(p.mean().item()) < 0.01 * error and abs(p.std().item() / 0.01 - 1) < error, name
+    again = SyCoCa(config, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
+@pytest.mark.parametrize("mask_at", ["input", "embedding"])
+def test_every_parameter_receives_gradient(family: str, mask_at: str) -> None:
+    model = small_model(family, mask_at=mask_at).train()
+    model("train", **random_inputs())["loss"].backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    model, inputs = small_model().train(), random_inputs()
+    model("train", **inputs)["loss"].backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    model.set_activation_checkpointing(True)
+    model("train", **inputs)["loss"].backward()
+    for (name, p), grad in zip(model.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask_at", ["input", "embedding"])
+def test_the_training_losses_equal_a_slow_reference(mask_at: str) -> None:
+    """One sample at a time, one patch at a time, every mask by sorting Python lists."""
+    model, inputs = small_model(mask_at=mask_at), random_inputs()
+    images, texts = [], []
+    nll, tokens, l1 = 0.0, 0, []
+    for image, text in zip(inputs["image_BCHW"], inputs["text_BL"], strict=True):
+        text = text[text != 0][None]
+        patches = patchify(image[None], 6)
+        cls, patch_out = model.image_encoder(patches)
+        text_cls, token_out = model.text_encoder(text)
+        images.append(F.normalize(model.image_encoder.proj(cls), dim=-1))
+        texts.append(F.normalize(model.text_encoder.proj(model.text_encoder.ln_final(text_cls)), dim=-1))
+        patch_E = F.normalize(model.image_encoder.proj(patch_out[0]), dim=-1)
+        token_E = F.normalize(model.text_encoder.proj(model.text_encoder.ln_final(token_out[0])), dim=-1)
+        scores = [max(float(p @ t) for t in token_E) for p in patch_E]
+        ranked = sorted(range(16), key=lambda i: (-scores[i], i))
+        high, low = set(ranked[:8]), set(sorted(range(16), key=lambda i: (scores[i], i))[:8])
+        sees = [torch.tensor([[i for i in range(16) if i not in hidden]]) for hidden in (low, high)]
+        seen = [model.image_encoder(patches, keep)[1] if mask_at == "input" else patch_out[:, keep[0]] for keep in sees]
+        logits = model.text_decoder(token_out, seen[0])[0]
+        for t in range(text.shape[1] - 1):
+            nll -= float(F.log_softmax(logits[t], dim=-1)[text[0, t + 1]])
+            tokens += 1
+        pixels = model.image_decoder(seen[1], sees[1], token_out, torch.ones_like(text, dtype=torch.bool))[0]
+        l1 += [float((pixels[i] - patches[0, i]).abs().mean()) for i in high]
+    logits = torch.cat(images) @ torch.cat(texts).T / 0.07
+    target = torch.arange(4)
+    itc = float((F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2)
+    out = model("train", **inputs)
+    expected = {"itc": itc, "ic": nll / tokens, "mim": sum(l1) / len(l1)}
+    for name, value in expected.items():
+        assert out[name].item() == pytest.approx(value, rel=2e-5), name
+    assert out["loss"].item() == pytest.approx(itc + 2 * expected["ic"] + expected["mim"], rel=2e-5)
+
+
+@torch.no_grad()
+def test_hidden_patches_reach_neither_captioning_nor_the_rebuilding_input() -> None:
+    """`mask_at = input`: a change of a hidden patch must not move any output computed without it."""
+    model, inputs = small_model(), random_inputs()
+    out = model("reconstruct", **inputs)
+    hidden = out["hidden_BN"]
+    noisy = patchify(inputs["image_BCHW"], 6).masked_fill(hidden[..., None], 9.0)
+    keep = torch.stack([torch.nonzero(~row).squeeze(1) for row in hidden])
+    valid = inputs["text_BL"] != 0
+    tokens = model.text_encoder(inputs["text_BL"])[1]
+    rebuilt = model.image_decoder(model.image_encoder(noisy, keep)[1], keep, tokens, valid)
+    torch.testing.assert_close(rebuilt, out["pixels_BNP"], rtol=1e-5, atol=1e-6)
+    visible = patchify(inputs["image_BCHW"], 6).masked_fill(~hidden[..., None], 9.0)
+    other = model.image_decoder(model.image_encoder(visible, keep)[1], keep, tokens, valid)
+    assert (other - out["pixels_BNP"]).abs().max() > 1e-3, "visible patches must matter"
+    guided = model("reconstruct", **inputs, guide_BL=inputs["text_BL"].roll(1, dims=0))
+    assert torch.equal(guided["hidden_BN"], hidden)
+    assert (guided["pixels_BNP"] - out["pixels_BNP"]).abs().max() > 1e-3, "the caption must matter"
+
+
+@torch.no_grad()
+def test_greedy_generation_is_the_argmax_of_the_training_logits() -> None:
+    """Each generated token against the decoder run on the whole prefix of one caption alone; pads after [EOT]."""
+    model, image = small_model(), random_inputs()["image_BCHW"]
+    model.text_decoder.head.weight[2] *= 4  # make [EOT] likely enough to be seen
+    ids = model("generate", image_BCHW=image, steps=11)
+    assert ids.shape == (4, 11)
+    ended = 0
+    for row, picture in zip(ids, image, strict=True):
+        seen, prefix = model.image_encoder(patchify(picture[None], 6))[1], [1]
+        for token in row.tolist():
+            if prefix[-1] in (0, 2):
+                assert token == 0
+                ended += 1
+            else:
+                logits = model.text_decoder(model.text_encoder(torch.tensor([prefix]))[1], seen)[0, -1]
+                logits[[0, 1]] = float("-inf")
+                assert token == logits.argmax().item()
+            prefix.append(token)
+    assert torch.equal(ids[:2], model("generate", image_BCHW=image[:2], steps=11)), "the batch must not matter"
+
+
+def test_flops_formula_against_torchs_counter() -> None:
+    """torch counts what runs; attention is counted by hand there and here, so the sum may differ by the causal halves only."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = PRESETS["base"].model
+    with torch.device("meta"):
+        model = SyCoCa(config, seed=None)
+        patches = torch.zeros(2, 196, 768)
+        keep = torch.zeros(2, 98, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            cls, all_BND = model.image_encoder(patches)
+            model.image_encoder.proj(cls)
+        image = counter.get_total_flops() / 2
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.image_decoder(torch.zeros(2, 98, 768), keep, torch.zeros(2, 76, 768), None)
+        image_decoder = counter.get_total_flops() / 2
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.text_decoder(torch.zeros(2, 75, 768), torch.zeros(2, 98, 768))
+        text_decoder = counter.get_total_flops() / 2
+    flops = forward_flops(config)
+    assert flops["image encoder, all patches"] == pytest.approx(image, rel=0.01)
+    assert flops["image decoder"] == pytest.approx(image_decoder, rel=0.01)
+    assert flops["text decoder"] == pytest.approx(text_decoder, rel=0.01)
+
+
+@pytest.mark.parametrize("change, field", [
+    ({"image": dataclasses.replace(SMALL_MODEL.image, patch_size=5)}, "model.image.patch-size = 5"),
+    ({"image": dataclasses.replace(SMALL_MODEL.image, heads=3)}, "model.image.heads = 3"),
+    ({"text_decoder": dataclasses.replace(SMALL_MODEL.text_decoder, width=64)}, "model.text-decoder.width = 64"),
+    ({"masking": dataclasses.replace(SMALL_MODEL.masking, high_ratio=0.0)}, "model.masking.high-ratio = 0.0"),
+    ({"masking": dataclasses.replace(SMALL_MODEL.masking, low_ratio=1.0)}, "model.masking.low-ratio = 1.0"),
+])
+def test_shapes_that_cannot_be_built_are_refused_by_name(change: dict, field: str) -> None:
+    with pytest.raises(UserError, match="expected|divide") as caught:
+        check_model(dataclasses.replace(SMALL_MODEL, **change))
+    assert field in str(caught.value)
