@@ -4,17 +4,13 @@ Each command imports only what it needs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import sys
 from typing import Annotated, Any
 
+from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError, run_command
 
 PROGRAM = "python -m data_pipeline"
-HELP_INDENT = 7
-"""Columns by which tyro indents what it says, at most; help texts begin further right."""
 COMMANDS = {
     "scenes": ("data_pipeline.world", "ScenesCommand", "draw a demo world and serve it on loopback"),
     "folder": ("data_pipeline.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
@@ -46,24 +42,7 @@ def parse(arguments: list[str]) -> Any:
     module, name, _ = COMMANDS[arguments[0]]
     kind = getattr(importlib.import_module(module), name)
     # Lists take several values after one flag; a flag given again adds to it.
-    marked = Annotated[kind, tyro.conf.OmitArgPrefixes]
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(marked, prog=f"{PROGRAM} {arguments[0]}", args=arguments[1:])
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UserError(one_line(complaint.getvalue(), arguments[0])) from None
-
-
-def one_line(complaint: str, command: str) -> str:
-    """tyro's framed complaint as one line: frame and help texts (indented deeper) taken off."""
-    lines = [re.sub(r"[^\x20-\x7e]", " ", line).rstrip() for line in complaint.splitlines()]
-    lines = [line for line in lines if line and len(line) - len(line.lstrip()) <= HELP_INDENT]
-    lines = [line.strip() for line in lines]
-    lines = [line for line in lines if not line.startswith(("For full helptext", "Argument helptext", PROGRAM))]
-    return f"{' '.join(lines)}; see {PROGRAM} {command} --help"
+    return parse_command(Annotated[kind, tyro.conf.OmitArgPrefixes], arguments[1:], f"{PROGRAM} {arguments[0]}")
 
 
 def main() -> int:

@@ -10,28 +10,26 @@ from data_pipeline.scenes import BACKGROUNDS, COLORS, SHAPES, Scene, Thing
 SIDE = 64
 OVERSAMPLE = 4
 CELL = SIDE * OVERSAMPLE / 3
-LARGE, SMALL = 0.94, 0.58
+LARGE, SMALL = 0.96, 0.62
 """Width of an object as a share of its cell."""
-JITTER_PLACE, JITTER_SIZE, JITTER_TURN, JITTER_COLOR, NOISE = 0.05, 0.05, 8.0, 10.0, 3.0
+JITTER_PLACE, JITTER_SIZE, JITTER_TURN, JITTER_COLOR, NOISE = 0.04, 0.04, 5.0, 8.0, 2.0
 """Largest shift (of a cell), scale change, turn (degrees), colour change and the deviation of the noise (of 255)."""
 JPEG_QUALITY = 92
 
 COLOR_RGB = {
-    "red": (224, 32, 32),
-    "green": (24, 160, 48),
-    "blue": (32, 72, 232),
-    "yellow": (250, 220, 20),
-    "purple": (136, 32, 176),
-    "orange": (250, 130, 10),
-    "cyan": (20, 205, 220),
+    "red": (216, 24, 24),
+    "green": (16, 128, 40),
+    "blue": (28, 60, 224),
+    "purple": (132, 28, 168),
+    "brown": (116, 66, 24),
+    "black": (16, 16, 16),
 }
 BACKGROUND_RGB = {
-    "white": (248, 248, 248),
-    "black": (12, 12, 12),
-    "gray": (128, 128, 128),
-    "beige": (236, 220, 180),
-    "pink": (252, 190, 208),
-    "brown": (92, 58, 34),
+    "white": (250, 250, 250),
+    "gray": (192, 192, 192),
+    "yellow": (250, 232, 120),
+    "pink": (252, 196, 212),
+    "cyan": (150, 236, 240),
 }
 SUBPIXEL_BITS = 4
 
@@ -47,10 +45,6 @@ def outline(shape: str) -> np.ndarray:
         return np.array(
             [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
         )
-    if shape == "star":
-        angles = np.arange(10) * np.pi / 5 - np.pi / 2
-        radii = np.where(np.arange(10) % 2 == 0, 1.05, 0.42)
-        return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
     angles = np.arange(48) * np.pi / 24
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, sync_folder, write_json
 from data_pipeline.progress import Progress
-from data_pipeline.scenes import CLASS_TEMPLATES, CLASSES, MAX_SCENES, Scene, questions, sample_scenes
+from data_pipeline.scenes import CLASSES, MAX_SCENES, Scene, class_templates, questions, sample_scenes
 from data_pipeline.server import HOST, PictureServer, serve_until_interrupted
 
 FORMAT = 1
@@ -173,7 +173,7 @@ def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
             {
                 "name": f"scenes-{split}",
                 "classes": list(CLASSES),
-                "templates": list(CLASS_TEMPLATES),
+                "templates": class_templates(),
                 "labels": {url: scene.label for url, scene in zip(urls, good, strict=True)},
             },
         )

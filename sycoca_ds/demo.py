@@ -6,6 +6,7 @@ starts processes, shows how far they are, and stops them.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError, run_command
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE, format_seconds
 
@@ -83,7 +85,7 @@ class Display:
         planned_done = sum(s.seconds for s in self.stages[: self.number]) + self.share * stage.seconds
         planned = sum(s.seconds for s in self.stages)
         rest = max(0.0, stage.seconds - spent) if self.share < 0.05 else spent * (1 - self.share) / self.share
-        pace = max(0.5, (now - self.began) / max(planned_done, 1.0)) if planned_done > 20 else 1.0
+        pace = min(3.0, max(0.8, (now - self.began) / planned_done)) if planned_done > 20 else 1.0
         left = format_seconds(rest + pace * sum(s.seconds for s in self.stages[self.number + 1 :]))
         doing = " ".join(str(part) for part in (
             report.get("what", ""), f"{report['done']}/{report['total']} {report['unit']}" if report.get("total") else "",
@@ -197,14 +199,14 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
     pipeline = [*python, "-m", "data_pipeline"]
     accelerators = options.accelerators or usable_accelerators()
     stages = [Stage("draw the world", [*pipeline, "scenes", "--out", str(world), "--train", str(options.train), "--val", "256",
-                                       "--test", "500", "--seed", "0", "--port", str(port)], 15)]
-    for split, seconds in (("train", 60), ("val", 20), ("test", 20)):
+                                       "--test", "500", "--seed", "0", "--port", str(port)], 12)]
+    for split, seconds in (("train", 32), ("val", 12), ("test", 12)):
         stages.append(Stage(f"build {split} data", [
             *pipeline, "build", "--source", "laion2b", "--metadata", str(world / f"catalogue/{split}.parquet"), "--out",
             str(data / split), "--allow-host", f"127.0.0.1:{port}", "--image-size", "64", "--shard-size", "1000",
             "--processes", "2", "--threads", "16", "--timeout", "3"], seconds))
     stages.append(Stage("train the tokenizer", [*pipeline, "tokenizer", "--data", str(data / "train"), "--out",
-                                                str(data / "train/tokenizer.json"), "--vocab-size", "512"], 2))
+                                                str(data / "train/tokenizer.json"), "--vocab-size", "512"], 1))
     stages.append(Stage("pretrain", [
         str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(accelerators), "--master_port",
         str(free_port(29500)), str(REPOSITORY / "sycoca_ds/train.py"), "--preset", "tiny", "--data.train", str(data / "train"),
@@ -213,7 +215,7 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
     stages.append(Stage("evaluate", [
         *python, str(REPOSITORY / "sycoca_ds/evaluate.py"), "--checkpoint", str(run), "--data", str(data / "test"), "--labels",
         str(world / "test_labels.json"), "--out", str(out / "eval"), "--report", str(out / "report.html"), "--require",
-        *REQUIREMENTS], 60))
+        *REQUIREMENTS], 40))
     return stages
 
 
@@ -235,7 +237,7 @@ def demo(options: DemoOptions) -> int:
     try:
         display.begin(0)
         with started(stages[0], 0, options.out) as (server, progress, log):
-            while not listening(port):
+            while not answers(port):
                 if server.poll() is not None:
                     print(tail(log), file=sys.stderr)
                     raise UserError(f"the world's server ended with status {server.returncode}: see {log}")
@@ -253,10 +255,17 @@ def demo(options: DemoOptions) -> int:
     return status
 
 
-def listening(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def answers(port: int) -> bool:
+    """Whether the world's server answers. Its port is taken while it still draws, so a connection alone says nothing."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("HEAD", "/")
+        connection.getresponse()
+        return True
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def print_results(out: Path, took: str) -> None:
@@ -270,9 +279,7 @@ def print_results(out: Path, took: str) -> None:
 
 
 def main() -> int:
-    import tyro
-
-    return demo(tyro.cli(DemoOptions, description=DemoOptions.__doc__))
+    return demo(parse_command(DemoOptions, sys.argv[1:], "python -m sycoca_ds.demo", description=DemoOptions.__doc__))
 
 
 if __name__ == "__main__":

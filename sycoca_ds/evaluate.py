@@ -186,9 +186,10 @@ def evaluate(config: EvaluateConfig) -> int:
 
 
 def main() -> int:
-    import tyro
+    from data_pipeline.command_line import parse_command
 
-    return run_command(lambda: evaluate(tyro.cli(EvaluateConfig, description=__doc__)))
+    program = "sycoca_ds/evaluate.py"
+    return run_command(lambda: evaluate(parse_command(EvaluateConfig, sys.argv[1:], program, description=__doc__)))
 
 
 if __name__ == "__main__":

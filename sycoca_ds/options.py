@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import io
 import json
 import typing
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
@@ -112,8 +111,6 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         UserError: an unknown preset, option or key, or a value of the wrong kind, on one line.
         SystemExit: after `--help`.
     """
-    import tyro
-
     arguments = [item for item in arguments if not item.startswith("--local_rank")]
     preset, arguments = take_option(arguments, "preset")
     preset = preset or DEFAULT_PRESET
@@ -125,16 +122,8 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         config = from_dict(TrainConfig, read_json_object(Path(file), "--config file"), file, config)
     description = f"Pretrains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes " \
                   "a run's config.json."
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            config, unknown = tyro.cli(TrainConfig, args=arguments, default=config, prog=program, description=description,
-                                       return_unknown_args=True, compact_help=True)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        words = "".join(c if c.isascii() and c.isprintable() else " " for c in errors.getvalue())
-        raise UserError(" ".join(words.split()) or "bad options") from None
+    config, unknown = parse_command(TrainConfig, arguments, program, default=config, description=description,
+                                    return_unknown_args=True, compact_help=True)
     if unknown:
         name = unknown[0].split("=")[0]
         known = [f"--{field}" for field in [*field_names(TrainConfig), "preset", "config"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.drawing import draw, encode_jpeg
-from data_pipeline.scenes import CLASS_TEMPLATES, CLASSES, sample_scenes
+from data_pipeline.scenes import CLASSES, class_templates, sample_scenes
 from data_pipeline.verify import verify
 from sycoca_ds.config import (
     DecoderConfig,
@@ -60,7 +60,7 @@ def make_data(folder: Path, images: int = 24, captions: int = 1, shards: int = 2
 def make_labels(path: Path, images: int = 24) -> Path:
     scenes = sample_scenes(images, seed=5)
     labels = {url_of(number): scene.label for number, scene in enumerate(scenes)}
-    value = {"name": "scenes", "classes": list(CLASSES), "templates": list(CLASS_TEMPLATES[:2]), "labels": labels}
+    value = {"name": "scenes", "classes": list(CLASSES), "templates": class_templates(2), "labels": labels}
     path.write_text(json.dumps(value))
     return path
 

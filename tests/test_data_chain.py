@@ -325,3 +325,24 @@ def test_scrub_keeps_whole_shards_only(built, tmp_path):
         tar.addfile(tarfile.TarInfo("extra.jpg"))
     assert list(scrub(shards, rows, {})) == names[6:]
     assert {path.name.split(".")[0].removesuffix("_stats") for path in shards.iterdir()} == set(names[6:])
+
+
+def test_a_killed_verify_leaves_no_process_behind(built, tmp_path):
+    root = tmp_path / "ds"
+    (root / "shards").mkdir(parents=True)
+    for number in range(60):
+        for tar in (built / "shards").glob("*.tar"):
+            shutil.copy(tar, root / "shards" / f"{number}{tar.name}")
+    command = [sys.executable, "-m", "data_pipeline", "verify", "--data", str(root), "--processes", "2"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 40
+    while not list(root.glob("manifest/index/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None and len(alive_in(process.pid)) >= 3
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while alive_in(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive_in(process.pid) == []
+    assert not (root / "manifest/manifest.json").exists()

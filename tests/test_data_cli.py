@@ -137,7 +137,7 @@ def test_build_takes_all_options_and_passes_them_on():
 def test_a_light_command_loads_nothing_heavy():
     code = (
         "import sys; import data_pipeline.manifest, data_pipeline.__main__; "
-        f"heavy = {'duckdb', 'img2dataset', 'torch', 'cv2', 'tyro', 'tokenizers', 'jinja2'} & set(sys.modules); "
+        "heavy = {'duckdb', 'img2dataset', 'torch', 'cv2', 'tyro', 'tokenizers', 'jinja2'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY, timeout=30)

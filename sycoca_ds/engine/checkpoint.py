@@ -8,8 +8,10 @@ all ranks are done, and a missing one makes DeepSpeed train from scratch without
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -224,4 +226,5 @@ def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
         return {name: value.float() for name, value in saved.items()}
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)

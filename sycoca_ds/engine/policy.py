@@ -65,6 +65,9 @@ def read_policy(name: str) -> dict[str, Any]:
     for key in zero:
         if key not in known:
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
+    if zero.get("leaf_module"):
+        raise UserError(f"{path}: zero_optimization.leaf_module must be left out: DeepSpeed 0.19.8 reduces the gradients of a leaf "
+                        "twice when it runs twice a step, as the image encoder's blocks do, and stops")
     if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
         raise UserError(f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
                         "for the whole process and doubles the rounding error of bf16 gradients")

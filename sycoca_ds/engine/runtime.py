@@ -86,9 +86,9 @@ def start_runtime() -> Runtime:
     """
     import deepspeed
 
-    # DeepSpeed 0.19.8 calls two collectives by names torch 2.13 deprecates, a warning a call; its own start-up chatter hides
-    # the arithmetic that the run prints.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # torch 2.13 deprecates names of collectives that DeepSpeed 0.19.8 and we still need for torch 2.8, a warning a call;
+    # DeepSpeed's start-up chatter hides the arithmetic that the run prints.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*is deprecated")
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # a lone `python sycoca_ds/train.py` has no launcher: DeepSpeed would look for MPI
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
