@@ -237,10 +237,12 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                 record, new = meter.mean(runtime)
                 replaced += new
                 norm = engine.get_global_grad_norm()
-                record |= {"lr": lr, "grad_norm": float("nan") if norm is None else float(norm), "skipped_steps": skipped(),
+                record |= {"lr": lr, "skipped_steps": skipped(),
                            "samples": step * batches.global_batch_size, "epoch": step / plan.steps_per_epoch,
                            "stand_ins": replaced, "samples_per_second": counted * batches.global_batch_size / seconds,
                            "data_wait": chrono.waited / seconds}
+                if norm is not None:  # without ZeRO in fp32, torch clips and DeepSpeed never learns the norm
+                    record["grad_norm"] = float(norm)
                 if runtime.device.type == "cuda":
                     record["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
                 if replaced > max(8, MAX_STAND_IN_SHARE * record["samples"]):

@@ -96,5 +96,5 @@ def _step(line: str) -> float:
 def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
     """The console's line for one report."""
     losses = " ".join(f"{name} {record[name]:.3f}" for name in ("loss", "itc", "ic", "mim") if name in record)
-    return (f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record['grad_norm']:.2f} "
+    return (f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record.get('grad_norm', float('nan')):.2f} "
             f"lr {record['lr']:.1e} | {record['samples_per_second']:.0f} samples/s, data wait {100 * record['data_wait']:.1f} %")

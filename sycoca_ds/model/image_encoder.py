@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import ImageEncoderConfig
@@ -56,7 +57,8 @@ class ImageEncoder(nn.Module):
         """
         x_BND = self.patch_embed(patch_BNP if keep_BK is None else take_patches(patch_BNP, keep_BK))
         place = self.position_embedding[1:]
-        x_BND = x_BND + (place if keep_BK is None else place[keep_BK])
+        # as an embedding, whose backward is deterministic: that of indexing adds in whatever order its threads come
+        x_BND = x_BND + (place if keep_BK is None else F.embedding(keep_BK, place))
         cls = (self.cls_embedding + self.position_embedding[0]).expand(len(x_BND), 1, -1)
         x = self.ln_pre(torch.cat([cls, x_BND], dim=1))
         x = self.ln_post(run_blocks(self.blocks, x, recompute=self.recompute))
