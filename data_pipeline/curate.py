@@ -99,17 +99,13 @@ def clean_caption(text: str) -> str:
 def _arrow_text(function):
     import pyarrow as pa
 
-    return lambda column: pa.array(
-        [None if text is None else function(text) for text in column.to_pylist()], pa.string()
-    )
+    return lambda column: pa.array([None if text is None else function(text) for text in column.to_pylist()], pa.string())
 
 
 def _arrow_flag(function):
     import pyarrow as pa
 
-    return lambda column: pa.array(
-        [None if text is None else function(text) for text in column.to_pylist()], pa.bool_()
-    )
+    return lambda column: pa.array([None if text is None else function(text) for text in column.to_pylist()], pa.bool_())
 
 
 def _clean_sql(column: str) -> str:
@@ -122,9 +118,7 @@ def scored_sql(rows: str, source: str, options: CurateOptions, allowed: frozense
     allow = ", ".join(quote(host) for host in sorted(allowed)) or "''"
     key = {"url": "fetch_url", "url_caption": "fetch_url || chr(10) || caption", "none": "NULL"}[options.dedup]
     # Only what looks like an address or a local name is sent to the (slow) Python judgement.
-    suspect = (
-        r"^\[|^[0-9]|0x|localhost|localdomain|\.local\.?$|\.internal\.?$|\.home\.arpa\.?$|^local\.?$|^internal\.?$"
-    )
+    suspect = r"^\[|^[0-9]|0x|localhost|localdomain|\.local\.?$|\.internal\.?$|\.home\.arpa\.?$|^local\.?$|^internal\.?$"
     return f"""
     WITH cleaned AS (
       SELECT * REPLACE (trim(url) AS url, {_clean_sql("caption")} AS caption) FROM ({rows})),
@@ -230,9 +224,7 @@ def _curate_into(part: Path, files: list[Path], options: CurateOptions, allowed:
             try:
                 connection.execute(f"CREATE TABLE scored AS {scored_sql(rows, options.source, options, allowed)}")
             except duckdb.Error as error:
-                raise UserError(
-                    f"--metadata {options.metadata}: cannot be read ({str(error).splitlines()[0]})"
-                ) from None
+                raise UserError(f"--metadata {options.metadata}: cannot be read ({str(error).splitlines()[0]})") from None
             counts = dict(connection.execute("SELECT coalesce(reason, ''), count(*) FROM scored GROUP BY 1").fetchall())
             rows_in, passing = sum(counts.values()), counts.pop("", 0)
             bar.advance()
@@ -251,9 +243,7 @@ def _curate_into(part: Path, files: list[Path], options: CurateOptions, allowed:
             bar.note(f"write {rows_out} rows")
             if rows_out == 0:
                 dropped = ", ".join(f"{count} {reason}" for reason, count in counts.items()) or "the catalogue is empty"
-                raise UserError(
-                    f"--metadata {options.metadata}: none of {rows_in} rows is left ({dropped}); loosen the filters"
-                )
+                raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({dropped}); loosen the filters")
             parts = _write_parts(connection, part, rows_out, columns)
             bar.advance()
     finally:

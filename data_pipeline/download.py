@@ -91,9 +91,7 @@ def _only_one(root: Path) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{root}: another download is running in this folder; wait for it or end it"
-                    ) from None
+                    raise UserError(f"{root}: another download is running in this folder; wait for it or end it") from None
                 time.sleep(POLL_SECONDS)
         yield handle
     finally:
@@ -177,8 +175,7 @@ def download(folder: Path, options: DownloadOptions) -> dict:
         if state is None:
             if any((root / "shards").glob("*")):
                 raise UserError(
-                    f"{root / 'shards'}: holds files but there is no {state_path.name}; delete it or choose another "
-                    "folder"
+                    f"{root / 'shards'}: holds files but there is no {state_path.name}; delete it or choose another folder"
                 )
             state = {"format": FORMAT, "settings": settings, "shards": {}}
             write_json(state_path, state)

@@ -125,9 +125,7 @@ def _addresses(host: str, port: int, limits: Limits, deadline: float) -> list[tu
         raise FetchError("timeout") from None
     except (OSError, UnicodeError):
         raise FetchError("name not found") from None
-    if f"{host.lower()}:{port}" not in limits.allowed_hosts and not all(
-        is_public_address(entry[4][0]) for entry in found
-    ):
+    if f"{host.lower()}:{port}" not in limits.allowed_hosts and not all(is_public_address(entry[4][0]) for entry in found):
         raise FetchError("private address refused")
     return found
 
@@ -137,11 +135,7 @@ def _connect(url: str, limits: Limits, deadline: float) -> tuple[_Socket, http.c
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        host = (
-            (parts.hostname or "").encode("idna").decode()
-            if not (parts.hostname or "").isascii()
-            else parts.hostname or ""
-        )
+        host = (parts.hostname or "").encode("idna").decode() if not (parts.hostname or "").isascii() else parts.hostname or ""
     except (ValueError, UnicodeError):
         raise FetchError("malformed url") from None
     if parts.scheme not in ("http", "https"):
@@ -166,9 +160,7 @@ def _connect(url: str, limits: Limits, deadline: float) -> tuple[_Socket, http.c
     connection = _Socket(raw, deadline, limits.max_bytes)
     http_connection = http.client.HTTPConnection(host, port)
     http_connection.sock = connection
-    target = quote(parts.path or "/", safe=SAFE_PATH) + (
-        f"?{quote(parts.query, safe=SAFE_PATH + '?')}" if parts.query else ""
-    )
+    target = quote(parts.path or "/", safe=SAFE_PATH) + (f"?{quote(parts.query, safe=SAFE_PATH + '?')}" if parts.query else "")
     return connection, http_connection, target
 
 
@@ -182,11 +174,7 @@ def fetch_bytes(url: str, limits: Limits, refuses: Callable[[http.client.HTTPMes
         try:
             return _follow(url, limits, deadline, refuses)
         except FetchError as error:
-            if (
-                not error.transient
-                or attempt == limits.retries
-                or deadline - time.monotonic() < 2 * RETRY_PAUSE_SECONDS
-            ):
+            if not error.transient or attempt == limits.retries or deadline - time.monotonic() < 2 * RETRY_PAUSE_SECONDS:
                 raise
             time.sleep(RETRY_PAUSE_SECONDS)
     raise AssertionError("unreachable")

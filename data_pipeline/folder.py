@@ -86,8 +86,7 @@ def read_captions(path: Path, images: Path) -> list[tuple[str, str]]:
             reader = csv.DictReader(file)
             if not {"image", "caption"} <= set(reader.fieldnames or ()):
                 raise UserError(
-                    f"--captions {path}: needs the columns image and caption, found "
-                    f"{', '.join(reader.fieldnames or ['nothing'])}"
+                    f"--captions {path}: needs the columns image and caption, found {', '.join(reader.fieldnames or ['nothing'])}"
                 )
             rows = []
             for entry in reader:
@@ -128,8 +127,7 @@ def write_catalogues(images: Path, captions: Path, out: Path, port: int, shares:
     unusable = [image for image, size in sizes.items() if size is None]
     if len(unusable) == len(sizes):
         raise UserError(
-            f"--images {images}: none of the {len(sizes)} photographs of {captions} can be read there, for example "
-            f"{unusable[0]}"
+            f"--images {images}: none of the {len(sizes)} photographs of {captions} can be read there, for example {unusable[0]}"
         )
     if unusable:
         print(
@@ -158,9 +156,7 @@ def write_catalogues(images: Path, captions: Path, out: Path, port: int, shares:
             )
     empty = [split for split, entries in splits.items() if not entries]
     if empty:
-        raise UserError(
-            f"--holdout: no photograph fell into {' or '.join(empty)}; give it a larger share or more photographs"
-        )
+        raise UserError(f"--holdout: no photograph fell into {' or '.join(empty)}; give it a larger share or more photographs")
     for split, entries in splits.items():
         with atomic_path(out / f"{split}.parquet") as temporary:
             pq.write_table(pa.Table.from_pylist(entries, schema), temporary)

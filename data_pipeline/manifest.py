@@ -112,9 +112,7 @@ class Manifest:
             rows = pq.read_table(table_path, schema=SHARD_SCHEMA).to_pylist()
             digest = shards_digest(rows)
             if digest != record["digest"]:
-                raise ManifestError(
-                    f"{table_path}: digest {digest[:12]}, manifest.json says {str(record['digest'])[:12]}; {mend}"
-                )
+                raise ManifestError(f"{table_path}: digest {digest[:12]}, manifest.json says {str(record['digest'])[:12]}; {mend}")
             shards = tuple(
                 Shard(
                     _inside(root, row["path"]),
@@ -175,9 +173,7 @@ class Manifest:
             raise ManifestError(f"{shard.index_path}: {' '.join(str(error).split())[:120]}; {mend}") from None
         table = table.filter(pc.equal(table["keep"], True)).select(wanted).replace_schema_metadata(None)
         if table.num_rows != shard.kept:
-            raise ManifestError(
-                f"{shard.index_path}: {table.num_rows} kept rows, the manifest says {shard.kept}; {mend}"
-            )
+            raise ManifestError(f"{shard.index_path}: {table.num_rows} kept rows, the manifest says {shard.kept}; {mend}")
         return table
 
 
@@ -211,9 +207,7 @@ def write_index(folder: Path, name: str, table: pa.Table) -> tuple[str, str]:
     return f"manifest/index/{name}.parquet", digest
 
 
-def write_manifest(
-    folder: str | Path, rows: Sequence[dict], indices: Sequence[pa.Table] | None = None
-) -> Manifest | None:
+def write_manifest(folder: str | Path, rows: Sequence[dict], indices: Sequence[pa.Table] | None = None) -> Manifest | None:
     """Writes shards.parquet, then manifest.json, and returns the manifest as read back (None if nothing is kept).
 
     Args: rows: path (relative to `folder`), bytes, samples, kept, sha256 of each shard, and index, index_sha256 as

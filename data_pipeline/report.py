@@ -146,9 +146,7 @@ def _samples(folder: Path) -> tuple[list[dict], dict]:
             }
         )
     chars = np.concatenate([table["caption_chars"].to_numpy() for table in tables.values()])
-    sides = np.concatenate(
-        [np.minimum(table["width"].to_numpy(), table["height"].to_numpy()) for table in tables.values()]
-    )
+    sides = np.concatenate([np.minimum(table["width"].to_numpy(), table["height"].to_numpy()) for table in tables.values()])
     counts, edges = np.histogram(chars, bins=24)
     numbers = {
         "shards": len(manifest.shards),
@@ -172,8 +170,7 @@ def report(folder: Path) -> dict:
     downloaded = _read(folder / "download.json", f"download --data {folder}")
     if "downloaded" not in downloaded:
         raise UserError(
-            f"{folder / 'download.json'}: the download is not finished; run: python -m data_pipeline download --data "
-            f"{folder}"
+            f"{folder / 'download.json'}: the download is not finished; run: python -m data_pipeline download --data {folder}"
         )
     verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
     funnel = make_funnel(curated, downloaded, verified)

@@ -14,8 +14,17 @@ COLORS = ("red", "green", "blue", "purple", "brown", "black")
 BACKGROUNDS = ("white", "gray", "yellow", "pink", "cyan")
 """All light, all objects dark: a shape is then the same pattern in every picture, whatever its colors."""
 # One word names each cell: a model of 3M parameters binds it to its object in minutes, "at top left" takes it far longer.
-PLACES = ("in the northwest", "in the north", "in the northeast", "in the west", "in the center", "in the east",
-          "in the southwest", "in the south", "in the southeast")
+PLACES = (
+    "in the northwest",
+    "in the north",
+    "in the northeast",
+    "in the west",
+    "in the center",
+    "in the east",
+    "in the southwest",
+    "in the south",
+    "in the southeast",
+)
 SHORT_PLACES = tuple(place.split(" ", 1)[1].removeprefix("the ") for place in PLACES)
 CLASSES = tuple(f"{color} {shape}" for color in COLORS for shape in SHAPES)
 COUNT_SHARES = (0.10, 0.50, 0.40)

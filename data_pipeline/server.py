@@ -37,12 +37,7 @@ def bomb_png() -> bytes:
     for _ in range(BOMB_SIDE // 100):
         parts.append(packer.compress(row * 100))
     header = struct.pack(">IIBBBBB", BOMB_SIDE, BOMB_SIDE, 1, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", b"".join(parts) + packer.flush())
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"".join(parts) + packer.flush()) + chunk(b"IEND", b"")
 
 
 @functools.cache
@@ -91,9 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "dead":
             self._send(404, "text/html", b"<html><body>gone</body></html>")
         elif kind == "page":
-            self._send(
-                200, "text/html; charset=utf-8", b"<!doctype html><title>parked</title><p>This domain is for sale.</p>"
-            )
+            self._send(200, "text/html; charset=utf-8", b"<!doctype html><title>parked</title><p>This domain is for sale.</p>")
         elif kind == "corrupt":
             self._send(200, "image/jpeg", corrupt_jpeg())
         elif kind == "bomb":

@@ -30,9 +30,7 @@ CANONICAL = (
 OPTIONAL = ("src_width", "src_height", "similarity", "nsfw", "watermark", "aesthetic", "phash")
 TYPES = {"url": "VARCHAR", "caption": "VARCHAR", "src_width": "INTEGER", "src_height": "INTEGER", "phash": "VARCHAR"}
 # LAION's NSFW tag as a probability, in the middle of what the tag stands for; UNTAGGED and null stay unknown.
-NSFW_TAG_SQL = (
-    "CASE upper(CAST({column} AS VARCHAR)) WHEN 'UNLIKELY' THEN 0.0 WHEN 'UNSURE' THEN 0.5 WHEN 'NSFW' THEN 1.0 END"
-)
+NSFW_TAG_SQL = "CASE upper(CAST({column} AS VARCHAR)) WHEN 'UNLIKELY' THEN 0.0 WHEN 'UNSURE' THEN 0.5 WHEN 'NSFW' THEN 1.0 END"
 SEPARATORS = {".tsv": "\t", ".csv": ","}
 
 
@@ -87,18 +85,13 @@ def find_files(pattern: str) -> list[Path]:
         candidates = [child for child in path.iterdir() if child.suffix in (".parquet", ".tsv", ".csv", ".jsonl")]
     else:
         candidates = [path] if path.exists() else [Path(name) for name in glob.glob(pattern)]
-    files = sorted(
-        file for file in candidates if file.is_file() and not file.name.startswith(".") and file.suffix != ".crc"
-    )
+    files = sorted(file for file in candidates if file.is_file() and not file.name.startswith(".") and file.suffix != ".crc")
     if not files:
-        raise UserError(
-            f"--metadata {pattern}: no such file (expected a parquet, tsv, csv or jsonl file, a folder or a glob)"
-        )
+        raise UserError(f"--metadata {pattern}: no such file (expected a parquet, tsv, csv or jsonl file, a folder or a glob)")
     kinds = {file.suffix for file in files}
     if len(kinds) > 1:
         raise UserError(
-            f"--metadata {pattern}: files of several kinds ({', '.join(sorted(kinds))}); name one kind, for example "
-            "*.parquet"
+            f"--metadata {pattern}: files of several kinds ({', '.join(sorted(kinds))}); name one kind, for example *.parquet"
         )
     return files
 

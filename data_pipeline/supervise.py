@@ -133,9 +133,7 @@ def _look(shards: Path, rows: list[int]) -> tuple[int, int, int]:
     return len(done), sum(sizes.values()), done_rows + running
 
 
-def run_img2dataset(
-    root: Path, options: DownloadOptions, allowed: frozenset, rows: list[int], lock: int, bar: Progress
-) -> str:
+def run_img2dataset(root: Path, options: DownloadOptions, allowed: frozenset, rows: list[int], lock: int, bar: Progress) -> str:
     """One start of img2dataset, until it ends or must be ended; says how it ended."""
     shards = root / "shards"
     stall = max(options.stall, 3 * options.timeout)

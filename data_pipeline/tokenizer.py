@@ -50,9 +50,7 @@ def captions(folder: Path, most: int | None = None) -> Iterator[str]:
             places = manifest.index(number, ["text_offset", "text_bytes"])
             handle = os.open(shard.path, os.O_RDONLY)
             try:
-                for offset, size in zip(
-                    places["text_offset"].to_pylist(), places["text_bytes"].to_pylist(), strict=True
-                ):
+                for offset, size in zip(places["text_offset"].to_pylist(), places["text_bytes"].to_pylist(), strict=True):
                     if most is not None and count >= most:
                         return
                     count += 1
@@ -100,8 +98,7 @@ def train(folder: Path, out: Path, vocab_size: int, most: int | None = None):
 
     if vocab_size < LEAST_VOCABULARY:
         raise UserError(
-            f"--vocab-size {vocab_size}: expected at least {LEAST_VOCABULARY} (256 bytes and {len(SPECIAL)} special "
-            "entries)"
+            f"--vocab-size {vocab_size}: expected at least {LEAST_VOCABULARY} (256 bytes and {len(SPECIAL)} special entries)"
         )
     tokenizer = new_tokenizer()
     trainer = trainers.BpeTrainer(
@@ -126,9 +123,7 @@ def train(folder: Path, out: Path, vocab_size: int, most: int | None = None):
 
         tokenizer.train_from_iterator(batches(), trainer)
         if bar.done == 0:
-            raise UserError(
-                f"{folder}: no kept caption to train on; run: python -m data_pipeline verify --data {folder}"
-            )
+            raise UserError(f"{folder}: no kept caption to train on; run: python -m data_pipeline verify --data {folder}")
     write_bytes(out, tokenizer.to_str(pretty=True).encode())
     size = tokenizer.get_vocab_size()
     if size < vocab_size:

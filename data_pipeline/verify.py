@@ -126,8 +126,7 @@ def check_tar(path: Path) -> list[dict]:
                 if member is not None and member.size > most
             ]
             image, text, meta = [
-                None if member is None or too_big else os.pread(handle, member.size, member.offset)
-                for member in members
+                None if member is None or too_big else os.pread(handle, member.size, member.offset) for member in members
             ]
             row = check_sample(group.key, image, text, meta)
             if too_big:
@@ -242,9 +241,7 @@ def _check_all(root: Path, names: list[str], processes: int, recheck: bool) -> I
                 yield job.result()
         except BrokenProcessPool:
             fewer = max(1, processes // 2)
-            raise UserError(
-                f"{root}/shards: a checking process was killed (out of memory?); try --processes {fewer}"
-            ) from None
+            raise UserError(f"{root}/shards: a checking process was killed (out of memory?); try --processes {fewer}") from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -263,9 +260,7 @@ def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
     root = Path(folder).absolute()
     names = sorted(path.name for path in (root / "shards").glob("*.tar"))
     if not names:
-        raise UserError(
-            f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}"
-        )
+        raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
     if processes < 1:
         raise UserError(f"--processes {processes}: expected at least 1")
     rows, damaged, reused = {}, {}, 0

@@ -63,9 +63,7 @@ class ScenesCommand:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: expected at least 1 picture")
         if self.train + self.val + self.test > MAX_SCENES:
-            raise UserError(
-                f"--train {self.train}: {self.train + self.val + self.test} scenes in all, at most {MAX_SCENES}"
-            )
+            raise UserError(f"--train {self.train}: {self.train + self.val + self.test} scenes in all, at most {MAX_SCENES}")
         if not 1 <= self.port <= 65535:
             raise UserError(f"--port {self.port}: expected 1 to 65535")
         server = PictureServer(self.out / "images", self.port, troubles=True) if self.serve else None
@@ -177,9 +175,7 @@ def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
                 "labels": {url: scene.label for url, scene in zip(urls, good, strict=True)},
             },
         )
-        asked = [
-            {"url": url, **entry} for url, scene in zip(urls, good, strict=True) for entry in questions(scene, seed)
-        ]
+        asked = [{"url": url, **entry} for url, scene in zip(urls, good, strict=True) for entry in questions(scene, seed)]
         write_json(folder / f"{split}_questions.json", {"name": f"scenes-{split}", "questions": asked})
     return digest.hexdigest()
 
@@ -220,8 +216,7 @@ def build_world(out: Path, sizes: dict[str, int], seed: int, port: int) -> dict:
             return found
     splits = deal(sizes, seed)
     counts = {
-        split: {"good": len(good), "trouble": len(spare), "rows": len(good) + len(spare)}
-        for split, (good, spare) in splits.items()
+        split: {"good": len(good), "trouble": len(spare), "rows": len(good) + len(spare)} for split, (good, spare) in splits.items()
     }
     record |= {"port": port, "counts": counts}
     if found is not None:

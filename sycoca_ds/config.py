@@ -239,15 +239,19 @@ def check_model(model: ModelConfig) -> None:
     if model.captions:
         divides(model.text_decoder.heads, model.text_decoder.width, "model.text-decoder.heads", "model.text-decoder.width")
         if model.text_decoder.width != text.width:
-            raise UserError(f"model.text-decoder.width = {model.text_decoder.width}: expected model.text.width = {text.width}, "
-                            "since the decoder goes on from the text encoder's tokens")
+            raise UserError(
+                f"model.text-decoder.width = {model.text_decoder.width}: expected model.text.width = {text.width}, "
+                "since the decoder goes on from the text encoder's tokens"
+            )
     if model.reconstructs:
         divides(model.image_decoder.heads, model.image_decoder.width, "model.image-decoder.heads", "model.image-decoder.width")
     for name, ratio, lowest in (("high-ratio", model.masking.high_ratio, 1), ("low-ratio", model.masking.low_ratio, 0)):
         hidden = hidden_count(image.patches, ratio) if math.isfinite(ratio) else -1
         if not lowest <= hidden < image.patches:
-            raise UserError(f"model.masking.{name} = {ratio} hides {hidden} of {image.patches} patches: expected {lowest} to "
-                            f"{image.patches - 1}")
+            raise UserError(
+                f"model.masking.{name} = {ratio} hides {hidden} of {image.patches} patches: expected {lowest} to "
+                f"{image.patches - 1}"
+            )
 
 
 def hidden_count(patches: int, ratio: float) -> int:
@@ -273,17 +277,25 @@ def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
     """
     optim, expected = config.optim, config.run.expected_world_size
     if expected is not None and world_size != expected:
-        raise UserError(f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
-                        "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)")
+        raise UserError(
+            f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
+            "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)"
+        )
     if optim.global_batch_size < 1 or optim.accumulation_steps < 1:
-        raise UserError(f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "
-                        f"{optim.accumulation_steps}: expected both to be at least 1")
+        raise UserError(
+            f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "
+            f"{optim.accumulation_steps}: expected both to be at least 1"
+        )
     pieces = world_size * optim.accumulation_steps
     if optim.global_batch_size % pieces:
-        raise UserError(f"optim.global-batch-size = {optim.global_batch_size} does not divide over {world_size} ranks x "
-                        f"optim.accumulation-steps = {optim.accumulation_steps}: choose a multiple of {pieces}")
+        raise UserError(
+            f"optim.global-batch-size = {optim.global_batch_size} does not divide over {world_size} ranks x "
+            f"optim.accumulation-steps = {optim.accumulation_steps}: choose a multiple of {pieces}"
+        )
     lanes = config.data.lanes
     if lanes < 1 or lanes % world_size or optim.global_batch_size % lanes:
-        raise UserError(f"data.lanes = {lanes}: expected a multiple of the world size ({world_size}) that divides "
-                        f"optim.global-batch-size ({optim.global_batch_size})")
+        raise UserError(
+            f"data.lanes = {lanes}: expected a multiple of the world size ({world_size}) that divides "
+            f"optim.global-batch-size ({optim.global_batch_size})"
+        )
     return BatchPlan(optim.global_batch_size, optim.global_batch_size // pieces, optim.accumulation_steps, world_size)

@@ -22,12 +22,17 @@ from pathlib import Path
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError, run_command
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE, format_seconds
+from sycoca_ds.demo_display import Display, Stage
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST_PORT = 8731
-LOG_SECONDS = 15.0
-REQUIREMENTS = ("retrieval.i2t_r1>=40", "retrieval.t2i_r1>=40", "classification.top1>=80", "captioning.cider>=1",
-                "reconstruction.gap>=5")
+REQUIREMENTS = (
+    "retrieval.i2t_r1>=40",
+    "retrieval.t2i_r1>=40",
+    "classification.top1>=80",
+    "captioning.cider>=1",
+    "reconstruction.gap>=5",
+)
 """What `make demo` must reach on the 500 held-out scenes, in the units of the results table."""
 
 
@@ -43,63 +48,6 @@ class DemoOptions:
     """Optimizer steps; 0 takes the preset's. Fewer than the preset's will not reach the required numbers."""
     accelerators: int = 0
     """Training processes; 0 takes every GPU, or 2 on a machine without one."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of the main job. `seconds` is its time on 2 CPU cores, for the estimate of what is left."""
-
-    name: str
-    command: list[str]
-    seconds: float
-
-
-class Display:
-    """The demo's progress: stage, what it is doing, time left. A bar on a terminal, else a line every 15 seconds."""
-
-    def __init__(self, stages: list[Stage]):
-        self.stages, self.number, self.share = stages, 0, 0.0
-        self.began = self.stage_began = self.shown = time.monotonic()
-        self.bar = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            columns = (TextColumn("[bold]{task.fields[stage]}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                       TextColumn("{task.fields[left]} left"), TextColumn("[dim]{task.fields[doing]}"))
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task("demo", total=1.0, stage="", left="", doing="")
-            self.bar.start()
-
-    def begin(self, number: int) -> None:
-        self.number, self.share, self.stage_began = number, 0.0, time.monotonic()
-        self.show({}, force=True)
-
-    def show(self, report: dict, force: bool = False) -> None:
-        """Shows a stage's progress file (`what`, `done`, `total`, `unit`, `note`)."""
-        if report.get("total"):
-            self.share = min(1.0, report["done"] / report["total"])
-        now, stage = time.monotonic(), self.stages[self.number]
-        spent = now - self.stage_began
-        # the plan says how stages compare; what has passed so far says how fast this machine is
-        planned_done = sum(s.seconds for s in self.stages[: self.number]) + self.share * stage.seconds
-        planned = sum(s.seconds for s in self.stages)
-        rest = max(0.0, stage.seconds - spent) if self.share < 0.05 else spent * (1 - self.share) / self.share
-        pace = min(3.0, max(0.8, (now - self.began) / planned_done)) if planned_done > 20 else 1.0
-        left = format_seconds(rest + pace * sum(s.seconds for s in self.stages[self.number + 1 :]))
-        doing = " ".join(str(part) for part in (
-            report.get("what", ""), f"{report['done']}/{report['total']} {report['unit']}" if report.get("total") else "",
-            report.get("note", "")) if part)
-        title = f"{self.number + 1}/{len(self.stages)} {stage.name}"
-        if self.bar is not None:
-            self.bar.update(self.task, completed=planned_done / planned, stage=title, left=left, doing=doing[:90])
-        elif force or now - self.shown >= LOG_SECONDS:
-            self.shown = now
-            print(f"[{format_seconds(now - self.began)}] {title}: {doing or 'starts'} ({left} left)", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 def free_port(first: int) -> int:
@@ -164,8 +112,14 @@ def started(stage: Stage, number: int, folder: Path) -> Iterator[tuple[subproces
     progress.unlink(missing_ok=True)
     with open(log, "w") as file:
         print("$", *stage.command, file=file, flush=True)
-        process = subprocess.Popen(stage.command, cwd=REPOSITORY, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-                                   env=child_environment(progress))
+        process = subprocess.Popen(
+            stage.command,
+            cwd=REPOSITORY,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=child_environment(progress),
+        )
         try:
             yield process, progress, log
         finally:
@@ -186,8 +140,10 @@ def run_stage(stage: Stage, number: int, folder: Path, display: Display, allowed
     display.show(read_report(progress), force=True)
     if process.returncode not in allowed:
         print(tail(log), file=sys.stderr)
-        raise UserError(f"stage {stage.name!r} ended with status {process.returncode}: see {log}; mend that and run the same "
-                        "command again, which goes on from there")
+        raise UserError(
+            f"stage {stage.name!r} ended with status {process.returncode}: see {log}; mend that and run the same "
+            "command again, which goes on from there"
+        )
     return process.returncode
 
 
@@ -198,24 +154,120 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
     python = [sys.executable]
     pipeline = [*python, "-m", "data_pipeline"]
     accelerators = options.accelerators or usable_accelerators()
-    stages = [Stage("draw the world", [*pipeline, "scenes", "--out", str(world), "--train", str(options.train), "--val", "256",
-                                       "--test", "500", "--seed", "0", "--port", str(port)], 12)]
+    stages = [
+        Stage(
+            "draw the world",
+            [
+                *pipeline,
+                "scenes",
+                "--out",
+                str(world),
+                "--train",
+                str(options.train),
+                "--val",
+                "256",
+                "--test",
+                "500",
+                "--seed",
+                "0",
+                "--port",
+                str(port),
+            ],
+            12,
+        )
+    ]
     for split, seconds in (("train", 32), ("val", 12), ("test", 12)):
-        stages.append(Stage(f"build {split} data", [
-            *pipeline, "build", "--source", "laion2b", "--metadata", str(world / f"catalogue/{split}.parquet"), "--out",
-            str(data / split), "--allow-host", f"127.0.0.1:{port}", "--image-size", "64", "--shard-size", "1000",
-            "--processes", "2", "--threads", "16", "--timeout", "3"], seconds))
-    stages.append(Stage("train the tokenizer", [*pipeline, "tokenizer", "--data", str(data / "train"), "--out",
-                                                str(data / "train/tokenizer.json"), "--vocab-size", "512"], 1))
-    stages.append(Stage("pretrain", [
-        str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(accelerators), "--master_port",
-        str(free_port(29500)), str(REPOSITORY / "sycoca_ds/train.py"), "--preset", "tiny", "--data.train", str(data / "train"),
-        "--data.validation", str(data / "val"), "--run.out", str(run), "--run.expected-world-size", str(accelerators),
-        *(["--optim.steps", str(options.steps)] if options.steps else [])], 330))
-    stages.append(Stage("evaluate", [
-        *python, str(REPOSITORY / "sycoca_ds/evaluate.py"), "--checkpoint", str(run), "--data", str(data / "test"), "--labels",
-        str(world / "test_labels.json"), "--out", str(out / "eval"), "--report", str(out / "report.html"), "--require",
-        *REQUIREMENTS], 40))
+        stages.append(
+            Stage(
+                f"build {split} data",
+                [
+                    *pipeline,
+                    "build",
+                    "--source",
+                    "laion2b",
+                    "--metadata",
+                    str(world / f"catalogue/{split}.parquet"),
+                    "--out",
+                    str(data / split),
+                    "--allow-host",
+                    f"127.0.0.1:{port}",
+                    "--image-size",
+                    "64",
+                    "--shard-size",
+                    "1000",
+                    "--processes",
+                    "2",
+                    "--threads",
+                    "16",
+                    "--timeout",
+                    "3",
+                ],
+                seconds,
+            )
+        )
+    stages.append(
+        Stage(
+            "train the tokenizer",
+            [
+                *pipeline,
+                "tokenizer",
+                "--data",
+                str(data / "train"),
+                "--out",
+                str(data / "train/tokenizer.json"),
+                "--vocab-size",
+                "512",
+            ],
+            1,
+        )
+    )
+    stages.append(
+        Stage(
+            "pretrain",
+            [
+                str(Path(sys.executable).with_name("deepspeed")),
+                "--num_accelerators",
+                str(accelerators),
+                "--master_port",
+                str(free_port(29500)),
+                str(REPOSITORY / "sycoca_ds/train.py"),
+                "--preset",
+                "tiny",
+                "--data.train",
+                str(data / "train"),
+                "--data.validation",
+                str(data / "val"),
+                "--run.out",
+                str(run),
+                "--run.expected-world-size",
+                str(accelerators),
+                *(["--optim.steps", str(options.steps)] if options.steps else []),
+            ],
+            330,
+        )
+    )
+    stages.append(
+        Stage(
+            "evaluate",
+            [
+                *python,
+                str(REPOSITORY / "sycoca_ds/evaluate.py"),
+                "--checkpoint",
+                str(run),
+                "--data",
+                str(data / "test"),
+                "--labels",
+                str(world / "test_labels.json"),
+                "--out",
+                str(out / "eval"),
+                "--report",
+                str(out / "report.html"),
+                "--require",
+                *REQUIREMENTS,
+            ],
+            40,
+        )
+    )
     return stages
 
 
@@ -273,9 +325,11 @@ def print_results(out: Path, took: str) -> None:
     log = sorted((out / "logs").glob("*_evaluate.log"))[-1].read_text()
     print(log.split("\n", 1)[1].strip())
     venv = os.path.relpath(Path(sys.executable).parent)
-    print(f"\nThe whole way took {took}. To look further:\n"
-          f"  report:       xdg-open {out / 'report.html'}\n"
-          f"  TensorBoard:  {venv}/tensorboard --logdir {out / 'run/tensorboard'}")
+    print(
+        f"\nThe whole way took {took}. To look further:\n"
+        f"  report:       xdg-open {out / 'report.html'}\n"
+        f"  TensorBoard:  {venv}/tensorboard --logdir {out / 'run/tensorboard'}"
+    )
 
 
 def main() -> int:

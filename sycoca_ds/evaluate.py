@@ -66,9 +66,7 @@ def choose_device(name: str):
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(
-            f"--device {name}: expected auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})"
-        ) from error
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})") from error
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise UserError(
             f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices to torch "
@@ -137,9 +135,7 @@ def print_table(results: dict, verdicts: list) -> None:
             reasons.setdefault(reason, []).append(metric)
         for reason, metrics in reasons.items():
             name = (
-                ", ".join(WORDINGS[task][metric].label for metric in metrics)
-                if record["status"] == "done"
-                else TASK_TITLES[task]
+                ", ".join(WORDINGS[task][metric].label for metric in metrics) if record["status"] == "done" else TASK_TITLES[task]
             )
             console.print(f"{name}: not measured, {reason}", highlight=False, markup=False)
 
@@ -165,18 +161,12 @@ def evaluate(config: EvaluateConfig) -> int:
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, config.tasks)
     out = Path(config.out)
-    results, collection, loaded = evaluate_checkpoint(
-        config.checkpoint, config.data, config.labels, out, options, device, sys.argv
-    )
+    results, collection, loaded = evaluate_checkpoint(config.checkpoint, config.data, config.labels, out, options, device, sys.argv)
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
-    results["requirements"] = [
-        {"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts
-    ]
+    results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)
     report = Path(config.report) if config.report else out / "report.html"
-    write_report(
-        report, results, verdicts, collection, out, config.checkpoint, getattr(loaded.config.data, "train", None)
-    )
+    write_report(report, results, verdicts, collection, out, config.checkpoint, getattr(loaded.config.data, "train", None))
     print_table(results, verdicts)
     print(f"numbers: {out / 'results.json'}\nreport:  {report}", flush=True)
     short = [v for v in verdicts if not v.passed]

@@ -120,10 +120,13 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
     file, arguments = take_option(arguments, "config")
     if file is not None:
         config = from_dict(TrainConfig, read_json_object(Path(file), "--config file"), file, config)
-    description = f"Pretrains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes " \
-                  "a run's config.json."
-    config, unknown = parse_command(TrainConfig, arguments, program, default=config, description=description,
-                                    return_unknown_args=True, compact_help=True)
+    description = (
+        f"Pretrains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes "
+        "a run's config.json."
+    )
+    config, unknown = parse_command(
+        TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True, compact_help=True
+    )
     if unknown:
         name = unknown[0].split("=")[0]
         known = [f"--{field}" for field in [*field_names(TrainConfig), "preset", "config"]]

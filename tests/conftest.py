@@ -39,8 +39,11 @@ def random_inputs(batch: int = 4, lengths: tuple[int, ...] = (12, 5, 8, 3), seed
     text_BL = torch.randint(3, 50, (batch, 12), generator=generator)
     for row, length in zip(text_BL, lengths, strict=True):
         row[0], row[length - 1], row[length:] = 1, 2, 0
-    return {"image_BCHW": torch.randn(batch, 3, 24, 24, generator=generator), "text_BL": text_BL,
-            "key_B": torch.arange(batch) + 100 * seed}
+    return {
+        "image_BCHW": torch.randn(batch, 3, 24, 24, generator=generator),
+        "text_BL": text_BL,
+        "key_B": torch.arange(batch) + 100 * seed,
+    }
 
 
 WORDS = ("red", "green", "blue", "white", "black", "small", "large", "round", "square", "on", "under", "beside")
@@ -69,8 +72,14 @@ def write_data_set(folder: Path, samples_per_shard: list[int], seed: int = 0, si
                 picture[random.integers(side - 6) :][:4] = random.integers(0, 255, 3)
                 caption = " ".join([left, "beside", right, *random.choice(WORDS, random.integers(0, 6))])
                 jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-                facts = {"uid": f"{count:016x}", "url": f"http://example.org/{seed}/{count}.jpg", "caption": caption,
-                         "width": side, "height": side, "status": "success"}
+                facts = {
+                    "uid": f"{count:016x}",
+                    "url": f"http://example.org/{seed}/{count}.jpg",
+                    "caption": caption,
+                    "width": side,
+                    "height": side,
+                    "status": "success",
+                }
                 for suffix, data in (("jpg", jpeg), ("txt", caption.encode()), ("json", json.dumps(facts).encode())):
                     member = tarfile.TarInfo(f"{number:05d}{place:04d}.{suffix}")
                     member.size = len(data)

@@ -32,8 +32,7 @@ GOOD = 220
 SHARD_SIZE = 30
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {
-    kind: sum(ROW_TROUBLES[number % len(ROW_TROUBLES)] == kind for number in range(trouble_count(GOOD)))
-    for kind in ROW_TROUBLES
+    kind: sum(ROW_TROUBLES[number % len(ROW_TROUBLES)] == kind for number in range(trouble_count(GOOD))) for kind in ROW_TROUBLES
 }
 
 
@@ -231,9 +230,7 @@ def interrupted_download(root: Path, server, number: int, group: bool, shards: i
             if session and len(list((root / "shards").glob("*_stats.json"))) >= shards:
                 break
             time.sleep(0.01)
-        assert session is not None and process.poll() is None, (
-            process.stderr.read() if process.poll() is not None else "too slow"
-        )
+        assert session is not None and process.poll() is None, process.stderr.read() if process.poll() is not None else "too slow"
         assert alive_in(session)
         (os.killpg if group else os.kill)(process.pid, number)
         process.wait(20)
@@ -259,8 +256,7 @@ def resumed_with_a_killed_worker(root: Path, server, done: int) -> str:
             session = session_of(process.pid)
             if session and len(list((root / "shards").glob("*_stats.json"))) > done:
                 parents = {
-                    pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-                    for pid in alive_in(session)
+                    pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in alive_in(session)
                 }
                 workers = [pid for pid, parent in parents.items() if str(parent) in parents and parent != session]
                 for pid in workers:

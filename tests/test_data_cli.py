@@ -83,9 +83,7 @@ def test_errors_are_one_line_and_status_2(arguments, capsys, monkeypatch, tmp_pa
     assert "\n" not in str(caught.value) and str(caught.value).isascii()
 
 
-@pytest.mark.parametrize(
-    "arguments", [("scenes", "--out", "w", "--trian", "5"), ("verify", "--data", "none")], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [("scenes", "--out", "w", "--trian", "5"), ("verify", "--data", "none")], ids=" ".join)
 def test_errors_of_the_process(arguments, tmp_path):
     result = run(*arguments, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
@@ -145,9 +143,7 @@ def test_a_light_command_loads_nothing_heavy():
 
 def test_an_empty_manifest_names_what_to_do(tmp_path):
     write_manifest(tmp_path, [])
-    with pytest.raises(
-        UserError, match="empty, no kept sample in 0 shards; see .*funnel.html.*python -m data_pipeline verify"
-    ):
+    with pytest.raises(UserError, match="empty, no kept sample in 0 shards; see .*funnel.html.*python -m data_pipeline verify"):
         train(tmp_path, tmp_path / "t.json", 300)
 
 

@@ -159,10 +159,7 @@ def test_good(server, path):
 def test_address_is_checked_before_anything_is_sent(server):
     port, before = server.server_address[1], len(server.requests)
     for host in ("127.0.0.1", "localhost", "127.1", "2130706433"):
-        assert (
-            fetch_image(f"http://{host}:{port}/ok", limits(server, allowed_hosts=frozenset()))[1]
-            == "private address refused"
-        )
+        assert fetch_image(f"http://{host}:{port}/ok", limits(server, allowed_hosts=frozenset()))[1] == "private address refused"
     assert len(server.requests) == before
 
 

@@ -22,9 +22,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokens") / "ds"
-    members = [
-        part for number in range(60) for part in sample(number, caption=f"{TEXTS[number % 3]} {number}".encode())
-    ]
+    members = [part for number in range(60) for part in sample(number, caption=f"{TEXTS[number % 3]} {number}".encode())]
     write_tar(root / "shards/00000.tar", members + sample(99, caption=b"zzz qqq zzz qqq zzz qqq", width=1))
     verify(root, processes=1)
     return root
@@ -46,12 +44,8 @@ def test_cleaning_is_clips(folder, tmp_path):
     tokenizer = train(folder, tmp_path / "t.json", 400)
     assert tokenizer.encode("  A Large\n\tRED circle ").ids == tokenizer.encode("a large red circle").ids
     word = tokenizer.encode("circle", add_special_tokens=False).ids
-    assert tokenizer.encode("red circle", add_special_tokens=False).ids[-len(word) :] == word, (
-        "the same entry wherever it stands"
-    )
-    assert (
-        tokenizer.encode("<pad>", add_special_tokens=False).ids != [] and "\u0120the" in tokenizer.encode("the").tokens
-    )
+    assert tokenizer.encode("red circle", add_special_tokens=False).ids[-len(word) :] == word, "the same entry wherever it stands"
+    assert tokenizer.encode("<pad>", add_special_tokens=False).ids != [] and "\u0120the" in tokenizer.encode("the").tokens
 
 
 def test_only_kept_captions_are_used(folder):

@@ -33,9 +33,7 @@ def member(name: str, data: bytes, **fields) -> tuple[tarfile.TarInfo, bytes]:
     return info, data
 
 
-def sample(
-    number: int, key: str | None = None, caption: bytes | None = None, image: bytes | None = None, **meta
-) -> list:
+def sample(number: int, key: str | None = None, caption: bytes | None = None, image: bytes | None = None, **meta) -> list:
     key = key or f"{number:08d}"
     record = {
         "uid": f"{number:016x}",
@@ -93,12 +91,7 @@ def test_offsets_are_exactly_the_members(tmp_path):
                 assert data[row["image_offset"] : row["image_offset"] + row["image_bytes"]] == image
                 assert data[row["text_offset"] : row["text_offset"] + row["text_bytes"]] == text
                 assert (row["width"], row["height"], row["caption_chars"]) == (24, 16, len(text.decode()))
-                assert (
-                    row["image_id"] == image_id(row["url"])
-                    and len(row["phash"]) == 16
-                    and row["keep"]
-                    and row["reason"] is None
-                )
+                assert row["image_id"] == image_id(row["url"]) and len(row["phash"]) == 16 and row["keep"] and row["reason"] is None
     assert manifest.index(0, ["uid"]).to_pydict() == {"uid": [f"{number:016x}" for number in range(4)]}
     assert manifest.index(0).schema.equals(INDEX_SCHEMA)
 
@@ -118,9 +111,7 @@ def test_broken_samples_stay_in_the_index_with_their_reason(tmp_path):
     for number, changes in enumerate(BROKEN.values(), start=1):
         members += sample(number, **changes)
     members += sample(20)[:1] + sample(21)[::2]  # no caption and no json; no caption
-    members += (
-        sample(30) + sample(30, key="00000031") + sample(32, key="00000030")
-    )  # the same uid again, the same key again
+    members += sample(30) + sample(30, key="00000031") + sample(32, key="00000030")  # the same uid again, the same key again
     write_tar(tmp_path / "ds/shards/00000.tar", members)
     summary = verify(tmp_path / "ds", processes=1)
     expected = dict.fromkeys(BROKEN, 1) | {

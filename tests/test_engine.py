@@ -24,10 +24,38 @@ from sycoca_ds.engine.checkpoint import damage, load_for_inference, newest_whole
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMIT = 240
 STEPS = 4
-SMALL = ["--preset", "tiny", "--model.image.image-size", "24", "--model.image.patch-size", "6", "--model.image.layers", "2",
-         "--model.text.layers", "2", "--model.text-decoder.layers", "1", "--model.image-decoder.layers", "1",
-         "--optim.global-batch-size", "16", "--optim.steps", str(STEPS), "--optim.warmup-steps", "2", "--data.lanes", "4",
-         "--data.workers", "0", "--run.log-every", "1", "--run.precision", "fp32", "--run.checkpoint-every", "2"]
+SMALL = [
+    "--preset",
+    "tiny",
+    "--model.image.image-size",
+    "24",
+    "--model.image.patch-size",
+    "6",
+    "--model.image.layers",
+    "2",
+    "--model.text.layers",
+    "2",
+    "--model.text-decoder.layers",
+    "1",
+    "--model.image-decoder.layers",
+    "1",
+    "--optim.global-batch-size",
+    "16",
+    "--optim.steps",
+    str(STEPS),
+    "--optim.warmup-steps",
+    "2",
+    "--data.lanes",
+    "4",
+    "--data.workers",
+    "0",
+    "--run.log-every",
+    "1",
+    "--run.precision",
+    "fp32",
+    "--run.checkpoint-every",
+    "2",
+]
 
 
 def free_port() -> int:
@@ -43,8 +71,15 @@ def start(options: list[str], ranks: int) -> subprocess.Popen:
         launcher = Path(sys.executable).with_name("deepspeed")
         program = [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port()), program[1]]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja stands beside the interpreter
-    return subprocess.Popen([*program, *options], cwd=REPOSITORY, env={**os.environ, "PATH": path}, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        [*program, *options],
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": path},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def members(group: int) -> list[int]:
@@ -89,8 +124,11 @@ def losses(out: Path) -> list[dict[str, float]]:
     """The training records in order, the numbers that depend on the clock left out."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "loss" in record] == list(range(1, STEPS + 1))
-    return [{name: value for name, value in record.items() if name not in ("samples_per_second", "data_wait")}
-            for record in records if "loss" in record]
+    return [
+        {name: value for name, value in record.items() if name not in ("samples_per_second", "data_wait")}
+        for record in records
+        if "loss" in record
+    ]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -106,8 +144,17 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, ZeRO-3."""
-    return run(tmp_path_factory.mktemp("runs") / "two", data_set, "--data.validation", str(data_set),
-               "--run.validation-samples", "16", "--run.pictures", "2", ranks=2)
+    return run(
+        tmp_path_factory.mktemp("runs") / "two",
+        data_set,
+        "--data.validation",
+        str(data_set),
+        "--run.validation-samples",
+        "16",
+        "--run.pictures",
+        "2",
+        ranks=2,
+    )
 
 
 def assert_same_run(out: Path, reference: Path) -> None:
@@ -138,8 +185,18 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
     board = EventAccumulator(str(two_ranks / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
     board.Reload()
     tags = board.Tags()
-    wanted = {"loss/total", "loss/itc", "loss/ic", "loss/mim", "optimizer/lr", "optimizer/grad_norm", "optimizer/logit_scale",
-              "speed/samples_per_second", "speed/data_wait_share", "validation/itc"}
+    wanted = {
+        "loss/total",
+        "loss/itc",
+        "loss/ic",
+        "loss/mim",
+        "optimizer/lr",
+        "optimizer/grad_norm",
+        "optimizer/logit_scale",
+        "speed/samples_per_second",
+        "speed/data_wait_share",
+        "validation/itc",
+    }
     assert wanted <= set(tags["scalars"])
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
     assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
@@ -152,8 +209,19 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights and
     losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = [*SMALL, "--data.train", str(data_set), "--data.validation", str(data_set), "--run.validation-samples", "16",
-               "--run.pictures", "2", "--run.out", str(out)]
+    options = [
+        *SMALL,
+        "--data.train",
+        str(data_set),
+        "--data.validation",
+        str(data_set),
+        "--run.validation-samples",
+        "16",
+        "--run.pictures",
+        "2",
+        "--run.out",
+        str(out),
+    ]
     process = start(options, ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -173,8 +241,17 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
 
 def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    options = [*SMALL, "--data.train", str(data_set), "--run.out", str(out), "--run.ds-config", "ds_configs/zero0.json",
-               "--run.checkpoint-every", "100"]
+    options = [
+        *SMALL,
+        "--data.train",
+        str(data_set),
+        "--run.out",
+        str(out),
+        "--run.ds-config",
+        "ds_configs/zero0.json",
+        "--run.checkpoint-every",
+        "100",
+    ]
     process = start(options, ranks=0)
     deadline = time.monotonic() + LIMIT
     while not (out / "run_status.json").exists() and process.poll() is None and time.monotonic() < deadline:
@@ -198,7 +275,8 @@ def refusal(data: Path, out: Path, *options: str) -> str:
 
 def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path) -> None:
     assert "saved with model.image.layers = 2, this run has 3" in refusal(
-        data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3")
+        data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
+    )
     assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
 
 

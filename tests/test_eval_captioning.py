@@ -9,9 +9,7 @@ from sycoca_ds.eval import caption_tokens, captioning
 from sycoca_ds.eval.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
 from sycoca_ds.eval.captioning import corpus_scores, meteor_score, score_captions
 
-needs_java = pytest.mark.skipif(
-    java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)"
-)
+needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 
 REFERENCES = {
     "a": ["A red circle at top left on a white background.", "On white, a red circle (top left)"],
@@ -34,9 +32,7 @@ def test_bleu_by_hand():
     assert numbers["bleu4"] == pytest.approx(math.exp(1 - 8 / 7), rel=1e-6)
     # clipped unigrams 2/4, bigrams 1/3: BLEU-2 = sqrt(1/6), no brevity penalty at equal length
     numbers = corpus_scores({"x": ["a b c d"]}, {"x": ["a b b b"]})
-    assert numbers["bleu1"] == pytest.approx(0.5, rel=1e-6) and numbers["bleu2"] == pytest.approx(
-        math.sqrt(1 / 6), rel=1e-6
-    )
+    assert numbers["bleu1"] == pytest.approx(0.5, rel=1e-6) and numbers["bleu2"] == pytest.approx(math.sqrt(1 / 6), rel=1e-6)
 
 
 def test_cider_by_hand():

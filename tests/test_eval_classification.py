@@ -40,9 +40,7 @@ def test_metrics_against_a_loop():
     numbers = classification_metrics(torch.tensor(logits), labels)
     hit = np.array([row[0] == label for row, label in zip(order, labels, strict=True)])
     assert numbers["top1"] == pytest.approx(100 * hit.mean())
-    assert numbers["top5"] == pytest.approx(
-        100 * np.mean([label in row[:5] for row, label in zip(order, labels, strict=True)])
-    )
+    assert numbers["top5"] == pytest.approx(100 * np.mean([label in row[:5] for row, label in zip(order, labels, strict=True)]))
     assert numbers["mean_per_class"] == pytest.approx(100 * np.mean([hit[labels == k].mean() for k in range(6)]))
 
 

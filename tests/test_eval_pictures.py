@@ -67,9 +67,7 @@ def test_heat_map_orders_scores():
 
 
 def test_grid_places_and_sizes(picture):
-    out = pictures.grid(
-        [picture, picture[:6], picture], 2, ["one", "two\u2028\u732b", "a label that is far too long"], gap=4
-    )
+    out = pictures.grid([picture, picture[:6], picture], 2, ["one", "two\u2028\u732b", "a label that is far too long"], gap=4)
     assert out.shape == (4 + 2 * (12 + 14 + 4), 4 + 2 * (12 + 4), 3)
     assert np.array_equal(out[4:16, 4:16], picture)
     assert np.array_equal(out[4:10, 20:32], picture[:6])

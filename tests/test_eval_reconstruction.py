@@ -25,10 +25,7 @@ def test_wrong_captions_roll_where_all_differ():
 @pytest.mark.parametrize("seed", range(20))
 def test_wrong_captions_with_repeats_and_several_captions(seed):
     rng = np.random.default_rng(seed)
-    captions = [
-        [f"Scene  {rng.integers(6)}", *(f"scene {rng.integers(6)}" for _ in range(rng.integers(0, 2)))]
-        for _ in range(25)
-    ]
+    captions = [[f"Scene  {rng.integers(6)}", *(f"scene {rng.integers(6)}" for _ in range(rng.integers(0, 2)))] for _ in range(25)]
     first = check_wrong(captions)
     assert first.tolist() == wrong_captions(captions).tolist()
 

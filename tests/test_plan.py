@@ -17,7 +17,13 @@ def sizes(shards: int, seed: int) -> np.ndarray:
 
 
 GRID = [  # shards, lanes, window, samples a lane and step
-    (57, 16, 13, 2), (57, 8, 1, 1), (3, 4, 100, 3), (40, 16, 5, 1), (200, 48, 64, 2), (1, 2, 7, 1)]
+    (57, 16, 13, 2),
+    (57, 8, 1, 1),
+    (3, 4, 100, 3),
+    (40, 16, 5, 1),
+    (200, 48, 64, 2),
+    (1, 2, 7, 1),
+]
 
 
 def make(shards: int, lanes: int, window: int, per_step: int, seed: int = 7) -> Plan:

@@ -89,8 +89,16 @@ class Batch:
 class TrainSet(Dataset):
     """(epoch, global id) -> augmented sample. Augmentation depends on (seed, epoch, id) alone, not on the worker."""
 
-    def __init__(self, manifest: Manifest, plan: Plan, tokenizer: Tokenizer, *, image_size: int, context_length: int,
-                 crop_scale: tuple[float, float]):
+    def __init__(
+        self,
+        manifest: Manifest,
+        plan: Plan,
+        tokenizer: Tokenizer,
+        *,
+        image_size: int,
+        context_length: int,
+        crop_scale: tuple[float, float],
+    ):
         self.plan, self.reader, self.tokenizer_path = plan, ShardReader(manifest), tokenizer.path
         self.image_size, self.context_length, self.crop_scale = image_size, context_length, crop_scale
         self._tokenizer: Tokenizer | None = None
@@ -125,11 +133,16 @@ class TrainSet(Dataset):
                 path = self.reader.manifest.shards[shard].path
                 log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, path, error)
                 continue
-            random = np.random.Generator(np.random.Philox(key=np.array([self.plan.seed, epoch], dtype=np.uint64),
-                                                          counter=np.array([0, 0, 1, sample], dtype=np.uint64)))
+            random = np.random.Generator(
+                np.random.Philox(
+                    key=np.array([self.plan.seed, epoch], dtype=np.uint64), counter=np.array([0, 0, 1, sample], dtype=np.uint64)
+                )
+            )
             return random_resized_crop(image, self.image_size, self.crop_scale, random), caption, int(tried > 0)
-        raise OSError(f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` "
-                      f"on {self.reader.manifest.root}")
+        raise OSError(
+            f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` "
+            f"on {self.reader.manifest.root}"
+        )
 
 
 class PlannedBatches:
@@ -155,8 +168,14 @@ def _as_is(batch: Batch) -> Batch:
 
 def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> DataLoader:
     """Micro-batches in the plan's order, whatever the number of workers."""
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=_as_is, pin_memory=pin,
-                      prefetch_factor=4 if workers else None)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
 
 
 @dataclass(frozen=True)

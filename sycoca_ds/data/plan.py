@@ -48,14 +48,17 @@ class Plan:
         self.lane_length = self.samples // lanes
         self.steps_per_epoch = self.lane_length // self.per_step
         if self.steps_per_epoch < 1:
-            raise UserError(f"the training manifest keeps {self.samples} samples: expected at least one global batch "
-                            f"({global_batch_size}); build more data or lower optim.global-batch-size")
+            raise UserError(
+                f"the training manifest keeps {self.samples} samples: expected at least one global batch "
+                f"({global_batch_size}); build more data or lower optim.global-batch-size"
+            )
         self._epoch_order = lru_cache(maxsize=2)(self._make_epoch_order)
 
     def _random(self, *counter: int) -> np.random.Generator:
         """A generator that depends on the seed and the counter alone (Philox: keyed, no state to carry)."""
-        return np.random.Generator(np.random.Philox(key=np.array([self.seed, 0], dtype=np.uint64),
-                                                    counter=np.array([0, *counter], dtype=np.uint64)))
+        return np.random.Generator(
+            np.random.Philox(key=np.array([self.seed, 0], dtype=np.uint64), counter=np.array([0, *counter], dtype=np.uint64))
+        )
 
     def _make_epoch_order(self, epoch: int) -> EpochOrder:
         random = self._random(epoch, 0, 0)

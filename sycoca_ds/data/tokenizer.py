@@ -28,17 +28,22 @@ class Tokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer "
-                            f"--data DIR --out {self.path}`")
+            raise UserError(
+                f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer "
+                f"--data DIR --out {self.path}`"
+            )
         try:
             self._bpe = Bpe.from_file(str(self.path))
         except Exception as error:  # the library raises plain Exception for a damaged file
-            raise UserError(f"tokenizer {self.path} cannot be read ({error}): expected a tokenizer.json of `python -m "
-                            "data_pipeline tokenizer`") from error
+            raise UserError(
+                f"tokenizer {self.path} cannot be read ({error}): expected a tokenizer.json of `python -m data_pipeline tokenizer`"
+            ) from error
         for token, number in SPECIAL_TOKENS.items():
             if self._bpe.token_to_id(token) != number:
-                raise UserError(f"tokenizer {self.path}: expected {token} to be id {number}, found "
-                                f"{self._bpe.token_to_id(token)}; train it with `python -m data_pipeline tokenizer`")
+                raise UserError(
+                    f"tokenizer {self.path}: expected {token} to be id {number}, found "
+                    f"{self._bpe.token_to_id(token)}; train it with `python -m data_pipeline tokenizer`"
+                )
 
     @property
     def vocab_size(self) -> int:

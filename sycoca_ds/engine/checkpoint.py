@@ -42,8 +42,17 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def save(engine, runtime: Runtime, run: Path, *, step: int, samples: int, config: TrainConfig, manifest_digest: str,
-         extra: dict[str, Any]) -> Path:
+def save(
+    engine,
+    runtime: Runtime,
+    run: Path,
+    *,
+    step: int,
+    samples: int,
+    config: TrainConfig,
+    manifest_digest: str,
+    extra: dict[str, Any],
+) -> Path:
     """Saves on all ranks and seals: every rank must call it at the same step.
 
     Args:
@@ -72,11 +81,18 @@ def save(engine, runtime: Runtime, run: Path, *, step: int, samples: int, config
         hashed[name] = {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
     files = {name: facts for part in runtime.gather(hashed) for name, facts in part.items()}
     if runtime.leads:
-        state = {"format": FORMAT, "step": step, "samples": samples, "world_size": runtime.world_size,
-                 "zero_stage": engine.zero_optimization_stage(), "manifest_digest": manifest_digest,
-                 "config": dataclasses.asdict(config), "extra": extra,
-                 "versions": {name: version(name) for name in ("torch", "deepspeed", "numpy")},
-                 "files": dict(sorted(files.items()))}
+        state = {
+            "format": FORMAT,
+            "step": step,
+            "samples": samples,
+            "world_size": runtime.world_size,
+            "zero_stage": engine.zero_optimization_stage(),
+            "manifest_digest": manifest_digest,
+            "config": dataclasses.asdict(config),
+            "extra": extra,
+            "versions": {name: version(name) for name in ("torch", "deepspeed", "numpy")},
+            "files": dict(sorted(files.items())),
+        }
         write_text(folder / STATE_FILE, json.dumps(state, indent=1) + "\n")
         _delete_old(folder.parent, config.run.keep_checkpoints)
     runtime.barrier()
@@ -126,8 +142,10 @@ def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
             return folder, problems
         problems.append(problem)
     if problems:
-        raise UserError(f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one, or choose another "
-                        "--run.out to start afresh")
+        raise UserError(
+            f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one, or choose another "
+            "--run.out to start afresh"
+        )
     return None, problems
 
 
@@ -144,8 +162,10 @@ def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) ->
                 compare(old.get(key, {}), value, f"{where}.{key}")
             elif where.split(".")[-1] != "masking" and old.get(key) != value:
                 name = f"{where}.{key}".replace("_", "-")
-                raise UserError(f"checkpoint {folder} was saved with {name} = {old.get(key)}, this run has {value}: use the same "
-                                "model, or another --run.out")
+                raise UserError(
+                    f"checkpoint {folder} was saved with {name} = {old.get(key)}, this run has {value}: use the same "
+                    "model, or another --run.out"
+                )
 
     compare(saved["config"]["model"], dataclasses.asdict(model), "model")
 
@@ -159,17 +179,23 @@ def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifes
     state = read_state(folder)
     check_same_model(state, config.model, folder)
     if state["manifest_digest"] != manifest_digest:
-        raise UserError(f"checkpoint {folder} was trained on another manifest (digest {state['manifest_digest'][:12]}, data.train "
-                        f"has {manifest_digest[:12]}): its position in the data means nothing there; restore the data or choose "
-                        "another --run.out")
+        raise UserError(
+            f"checkpoint {folder} was trained on another manifest (digest {state['manifest_digest'][:12]}, data.train "
+            f"has {manifest_digest[:12]}): its position in the data means nothing there; restore the data or choose "
+            "another --run.out"
+        )
     saved = state["config"]
     for section, key in (("data", "lanes"), ("data", "window"), ("optim", "global_batch_size"), ("run", "seed")):
         wanted = getattr(getattr(config, section), key)
         if saved[section][key] != wanted:
-            raise UserError(f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {saved[section][key]}, this run "
-                            f"{wanted}: the sample order depends on it; use the same value or another --run.out")
-    for what, was, now in (("ranks", state["world_size"], runtime.world_size),
-                           ("as ZeRO stage", state["zero_stage"], engine.zero_optimization_stage())):
+            raise UserError(
+                f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {saved[section][key]}, this run "
+                f"{wanted}: the sample order depends on it; use the same value or another --run.out"
+            )
+    for what, was, now in (
+        ("ranks", state["world_size"], runtime.world_size),
+        ("as ZeRO stage", state["zero_stage"], engine.zero_optimization_stage()),
+    ):
         if was != now:
             raise UserError(f"checkpoint {folder} was saved with {was} {what}, this run has {now}: resume with {was}")
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
@@ -209,14 +235,17 @@ def load_for_inference(path: str | Path, device: str | torch.device = "cpu") -> 
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         folder, _ = newest_whole(checkpoints)
         if folder is None:
-            raise UserError(f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "
-                            "train with `deepspeed sycoca_ds/train.py --run.out RUN`")
+            raise UserError(
+                f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "
+                "train with `deepspeed sycoca_ds/train.py --run.out RUN`"
+            )
     state = read_state(folder)
     config = from_dict(TrainConfig, state["config"], str(folder / STATE_FILE))
     model = SyCoCa(config.model, config.loss, seed=None)
     model.load_state_dict(_weights(folder, state["zero_stage"]))
-    return Loaded(model.to(device).eval(), config, Tokenizer(folder / "tokenizer.json"), state, folder,
-                  hash_file(folder / STATE_FILE))
+    return Loaded(
+        model.to(device).eval(), config, Tokenizer(folder / "tokenizer.json"), state, folder, hash_file(folder / STATE_FILE)
+    )
 
 
 def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:

@@ -48,7 +48,6 @@ class StopSignal:
         self.received = True
 
 
-
 def on_any_rank(runtime: Runtime, *flags: bool) -> list[bool]:
     """Which flags are set on some rank. DeepSpeed's step has just waited for the device, so reading costs no further wait."""
     return [share > 0 for share in runtime.mean(torch.tensor(flags, dtype=torch.float32, device=runtime.device)).tolist()]
@@ -77,8 +76,10 @@ def find_tokenizer(config: TrainConfig) -> Tokenizer:
     """
     tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train) / "tokenizer.json")
     if tokenizer.vocab_size > config.model.text.vocab_size:
-        raise UserError(f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
-                        f"vocabulary of {tokenizer.path}")
+        raise UserError(
+            f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
+            f"vocabulary of {tokenizer.path}"
+        )
     return tokenizer
 
 
@@ -90,8 +91,10 @@ def check_before_start(config: TrainConfig) -> None:
     """
     check_model(config.model)
     if config.data.train is None:
-        raise UserError("data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
-                        "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)")
+        raise UserError(
+            "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
+            "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
+        )
     Manifest.load(config.data.train)
     find_tokenizer(config)
     read_policy(config.run.ds_config)
@@ -102,18 +105,21 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     flops = sum(forward_flops(config.model).values())
     recomputed = ", activations recomputed" if config.run.activation_checkpointing else ""
-    return "\n".join([
-        f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
-        + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items()) + ")",
-        f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
-        f"{batches.global_batch_size}; the contrast sees {batches.global_batch_size // batches.accumulation_steps} pairs",
-        f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
-        f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); {steps} steps = "
-        f"{steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
-        f"compute: {flops / 1e9:.3g} GFLOP a sample forward, {3 * flops * steps * plan.global_batch_size:.3g} FLOP for the run"
-        f" (3 x forward{recomputed})",
-        f"precision: {config.run.precision}",
-    ])
+    return "\n".join(
+        [
+            f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
+            + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
+            + ")",
+            f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
+            f"{batches.global_batch_size}; the contrast sees {batches.global_batch_size // batches.accumulation_steps} pairs",
+            f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
+            f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
+            f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
+            f"compute: {flops / 1e9:.3g} GFLOP a sample forward, {3 * flops * steps * plan.global_batch_size:.3g} FLOP for the run"
+            f" (3 x forward{recomputed})",
+            f"precision: {config.run.precision}",
+        ]
+    )
 
 
 def train(config: TrainConfig, runtime: Runtime) -> str:
@@ -130,8 +136,13 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
     batches = plan_batches(config, runtime.world_size)
     manifest, tokenizer = Manifest.load(config.data.train), find_tokenizer(config)
-    plan = Plan(manifest.kept_per_shard, global_batch_size=batches.global_batch_size, lanes=config.data.lanes,
-                window=config.data.window, seed=config.run.seed)
+    plan = Plan(
+        manifest.kept_per_shard,
+        global_batch_size=batches.global_batch_size,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        seed=config.run.seed,
+    )
     steps = total_steps(config, plan)
     if config.run.precision == "auto":
         bf16 = runtime.agree(bf16_pays(runtime.device))
@@ -174,8 +185,14 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     skipped_at_start = engine.skipped_steps
 
     # ---- 4. feed ----------------------------------------------------------------------------------------------------------------
-    training_set = TrainSet(manifest, plan, tokenizer, image_size=config.model.image.image_size,
-                            context_length=config.model.text.context_length, crop_scale=config.data.crop_scale)
+    training_set = TrainSet(
+        manifest,
+        plan,
+        tokenizer,
+        image_size=config.model.image.image_size,
+        context_length=config.model.text.context_length,
+        crop_scale=config.data.crop_scale,
+    )
     planned = PlannedBatches(plan, first_step, steps, runtime.world_size, runtime.rank, batches.accumulation_steps)
     feed = iter(train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda"))
     metrics = Metrics(run, first_step, enabled=runtime.leads)
@@ -188,8 +205,16 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     def save() -> None:
         nonlocal last_save
         chrono.pause()
-        folder = checkpoint.save(engine, runtime, run, step=step, samples=step * batches.global_batch_size, config=config,
-                                 manifest_digest=manifest.digest, extra={"skipped_steps": skipped(), "stand_ins": replaced})
+        folder = checkpoint.save(
+            engine,
+            runtime,
+            run,
+            step=step,
+            samples=step * batches.global_batch_size,
+            config=config,
+            manifest_digest=manifest.digest,
+            extra={"skipped_steps": skipped(), "stand_ins": replaced},
+        )
         last_save = time.monotonic()
         runtime.say(f"saved {folder}")
         chrono.resume()
@@ -220,9 +245,12 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                 waiting = time.perf_counter()
                 batch: Batch = next(feed)
                 chrono.waited += time.perf_counter() - waiting
-                report = engine("train", image_BCHW=normalise(batch.image_BCHW.to(runtime.device, non_blocking=True)),
-                                text_BL=batch.text_BL.to(runtime.device, non_blocking=True),
-                                key_B=batch.key_B.to(runtime.device, non_blocking=True))
+                report = engine(
+                    "train",
+                    image_BCHW=normalise(batch.image_BCHW.to(runtime.device, non_blocking=True)),
+                    text_BL=batch.text_BL.to(runtime.device, non_blocking=True),
+                    key_B=batch.key_B.to(runtime.device, non_blocking=True),
+                )
                 engine.backward(report["loss"])
                 engine.step()
                 meter.add(report, batch.stand_ins)
@@ -230,24 +258,33 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             # ---------------------------------------------------------------------------------------------------------------
             skipped_in_row = skipped_in_row + 1 if engine.skipped_steps > before else 0
             if skipped_in_row >= config.run.max_skipped_steps:
-                raise RuntimeError(f"{skipped_in_row} steps in a row to step {step} had a non-finite gradient and were skipped: "
-                                   "lower optim.lr or look at the data of these steps")
+                raise RuntimeError(
+                    f"{skipped_in_row} steps in a row to step {step} had a non-finite gradient and were skipped: "
+                    "lower optim.lr or look at the data of these steps"
+                )
             if step % config.run.log_every == 0 or step == steps:
                 seconds, counted = chrono.spent, meter.steps / batches.accumulation_steps
                 record, new = meter.mean(runtime)
                 replaced += new
                 norm = engine.get_global_grad_norm()
-                record |= {"lr": lr, "skipped_steps": skipped(),
-                           "samples": step * batches.global_batch_size, "epoch": step / plan.steps_per_epoch,
-                           "stand_ins": replaced, "samples_per_second": counted * batches.global_batch_size / seconds,
-                           "data_wait": chrono.waited / seconds}
+                record |= {
+                    "lr": lr,
+                    "skipped_steps": skipped(),
+                    "samples": step * batches.global_batch_size,
+                    "epoch": step / plan.steps_per_epoch,
+                    "stand_ins": replaced,
+                    "samples_per_second": counted * batches.global_batch_size / seconds,
+                    "data_wait": chrono.waited / seconds,
+                }
                 if norm is not None:  # without ZeRO in fp32, torch clips and DeepSpeed never learns the norm
                     record["grad_norm"] = float(norm)
                 if runtime.device.type == "cuda":
                     record["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
                 if replaced > max(8, MAX_STAND_IN_SHARE * record["samples"]):
-                    raise UserError(f"{replaced} of {record['samples']} samples up to step {step} could not be read: run `python -m "
-                                    f"data_pipeline verify` on {config.data.train}")
+                    raise UserError(
+                        f"{replaced} of {record['samples']} samples up to step {step} could not be read: run `python -m "
+                        f"data_pipeline verify` on {config.data.train}"
+                    )
                 metrics.scalars(step, record)
                 bar.note(format_record(step, steps, record))
                 runtime.say(format_record(step, steps, record))

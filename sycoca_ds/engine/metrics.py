@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 
 TAGS = {
-    "loss": "loss/total", "itc": "loss/itc", "ic": "loss/ic", "mim": "loss/mim",
-    "i2t_accuracy": "batch_accuracy/i2t", "t2i_accuracy": "batch_accuracy/t2i",
-    "lr": "optimizer/lr", "grad_norm": "optimizer/grad_norm", "logit_scale": "optimizer/logit_scale",
-    "skipped_steps": "optimizer/skipped_steps", "samples_per_second": "speed/samples_per_second",
-    "data_wait": "speed/data_wait_share", "epoch": "data/epoch", "stand_ins": "data/stand_ins",
+    "loss": "loss/total",
+    "itc": "loss/itc",
+    "ic": "loss/ic",
+    "mim": "loss/mim",
+    "i2t_accuracy": "batch_accuracy/i2t",
+    "t2i_accuracy": "batch_accuracy/t2i",
+    "lr": "optimizer/lr",
+    "grad_norm": "optimizer/grad_norm",
+    "logit_scale": "optimizer/logit_scale",
+    "skipped_steps": "optimizer/skipped_steps",
+    "samples_per_second": "speed/samples_per_second",
+    "data_wait": "speed/data_wait_share",
+    "epoch": "data/epoch",
+    "stand_ins": "data/stand_ins",
     "memory_gib": "speed/max_memory_gib",
 }
 """Key in metrics.jsonl -> TensorBoard tag."""
@@ -96,5 +105,7 @@ def _step(line: str) -> float:
 def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
     """The console's line for one report."""
     losses = " ".join(f"{name} {record[name]:.3f}" for name in ("loss", "itc", "ic", "mim") if name in record)
-    return (f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record.get('grad_norm', float('nan')):.2f} "
-            f"lr {record['lr']:.1e} | {record['samples_per_second']:.0f} samples/s, data wait {100 * record['data_wait']:.1f} %")
+    return (
+        f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record.get('grad_norm', float('nan')):.2f} "
+        f"lr {record['lr']:.1e} | {record['samples_per_second']:.0f} samples/s, data wait {100 * record['data_wait']:.1f} %"
+    )

@@ -20,7 +20,9 @@ def build_operators() -> list[str]:
     """
     for tool, package in (("c++", "g++"), ("ninja", "ninja")):
         if shutil.which(tool) is None:
-            raise UserError(f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}")
+            raise UserError(
+                f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
+            )
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder import CPUAdamBuilder
 

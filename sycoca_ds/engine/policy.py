@@ -14,8 +14,18 @@ from sycoca_ds.options import nearest, read_json_object
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-POLICY_KEYS = ("bf16", "data_types", "communication_data_type", "zero_optimization", "checkpoint", "wall_clock_breakdown",
-               "comms_logger", "flops_profiler", "prescale_gradients", "gradient_predivide_factor")
+POLICY_KEYS = (
+    "bf16",
+    "data_types",
+    "communication_data_type",
+    "zero_optimization",
+    "checkpoint",
+    "wall_clock_breakdown",
+    "comms_logger",
+    "flops_profiler",
+    "prescale_gradients",
+    "gradient_predivide_factor",
+)
 OWNED_ELSEWHERE = {
     "train_batch_size": "optim.global-batch-size",
     "train_micro_batch_size_per_gpu": "optim.global-batch-size, accumulation and the world size",
@@ -56,8 +66,9 @@ def read_policy(name: str) -> dict[str, Any]:
     for key, value in policy.items():
         if key in OWNED_ELSEWHERE:
             if value != "auto":
-                raise UserError(f"{path}: {key} = {value!r} is owned by {OWNED_ELSEWHERE[key]}: set it there, and write \"auto\" "
-                                "or nothing here")
+                raise UserError(
+                    f'{path}: {key} = {value!r} is owned by {OWNED_ELSEWHERE[key]}: set it there, and write "auto" or nothing here'
+                )
         elif key not in POLICY_KEYS:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(POLICY_KEYS))} (expected {', '.join(POLICY_KEYS)})")
     zero = policy.get("zero_optimization", {})
@@ -66,22 +77,28 @@ def read_policy(name: str) -> dict[str, Any]:
         if key not in known:
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
     if zero.get("leaf_module"):
-        raise UserError(f"{path}: zero_optimization.leaf_module must be left out: DeepSpeed 0.19.8 reduces the gradients of a leaf "
-                        "twice when it runs twice a step, as the image encoder's blocks do, and stops")
+        raise UserError(
+            f"{path}: zero_optimization.leaf_module must be left out: DeepSpeed 0.19.8 reduces the gradients of a leaf "
+            "twice when it runs twice a step, as the image encoder's blocks do, and stops"
+        )
     if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
-        raise UserError(f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
-                        "for the whole process and doubles the rounding error of bf16 gradients")
+        raise UserError(
+            f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
+            "for the whole process and doubles the rounding error of bf16 gradients"
+        )
     return {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE}
 
 
 def deepspeed_config(policy: dict[str, Any], config: TrainConfig, batches: BatchPlan) -> dict[str, Any]:
     """The dict for `deepspeed.initialize`: the policy with the run's sizes. The precision must be resolved already."""
-    return {**policy,
-            "train_batch_size": batches.global_batch_size,
-            "train_micro_batch_size_per_gpu": batches.micro_batch_size,
-            "gradient_accumulation_steps": batches.accumulation_steps,
-            "gradient_clipping": config.optim.grad_clip,
-            "bf16": {**policy.get("bf16", {}), "enabled": config.run.precision == "bf16"}}
+    return {
+        **policy,
+        "train_batch_size": batches.global_batch_size,
+        "train_micro_batch_size_per_gpu": batches.micro_batch_size,
+        "gradient_accumulation_steps": batches.accumulation_steps,
+        "gradient_clipping": config.optim.grad_clip,
+        "bf16": {**policy.get("bf16", {}), "enabled": config.run.precision == "bf16"},
+    }
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig, offload: bool) -> torch.optim.Optimizer:

@@ -91,7 +91,13 @@ def start_runtime() -> Runtime:
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.distributed.*is deprecated")
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # a lone `python sycoca_ds/train.py` has no launcher: DeepSpeed would look for MPI
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "0")):
+    for name, value in (
+        ("RANK", "0"),
+        ("LOCAL_RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", "0"),
+    ):
         os.environ.setdefault(name, value)
     local_rank = int(os.environ["LOCAL_RANK"])
     # DeepSpeed's launcher says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
@@ -118,8 +124,11 @@ def seed_everything(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """The states of the generators that `seed_everything` seeds, as plain tensors and numbers."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    state = {"python": random.getstate(), "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-             "torch": torch.get_rng_state()}
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state

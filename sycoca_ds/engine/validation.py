@@ -34,8 +34,10 @@ class Validation:
         wanted = min(config.run.validation_samples, len(dataset))
         self.batch_size = min(batch_size, wanted // runtime.world_size)
         if self.batch_size < 1:
-            raise UserError(f"data.validation keeps {len(dataset)} samples, run.validation-samples = "
-                            f"{config.run.validation_samples}: expected at least one a rank ({runtime.world_size})")
+            raise UserError(
+                f"data.validation keeps {len(dataset)} samples, run.validation-samples = "
+                f"{config.run.validation_samples}: expected at least one a rank ({runtime.world_size})"
+            )
         self.batches = wanted // (self.batch_size * runtime.world_size)
         self.shown = self._fixed_images(config.run.pictures)
 
@@ -52,9 +54,11 @@ class Validation:
     def _inputs(self, items: list[EvalItem], first: int) -> dict[str, torch.Tensor]:
         text_BL = trim(self.tokenizer.encode([item.caption for item in items], self.config.model.text.context_length))
         device = self.runtime.device
-        return {"image_BCHW": normalise(torch.stack([item.image_CHW for item in items]).to(device)),
-                "text_BL": torch.from_numpy(text_BL).to(device),
-                "key_B": torch.arange(first, first + len(items), device=device)}
+        return {
+            "image_BCHW": normalise(torch.stack([item.image_CHW for item in items]).to(device)),
+            "text_BL": torch.from_numpy(text_BL).to(device),
+            "key_B": torch.arange(first, first + len(items), device=device),
+        }
 
     @torch.no_grad()
     def losses(self, engine) -> dict[str, float]:
@@ -76,8 +80,10 @@ class Validation:
         if self.config.model.captions:
             steps = min(CAPTION_STEPS, self.config.model.text.context_length - 1)
             ids_BL = engine("generate", image_BCHW=inputs["image_BCHW"], steps=steps).tolist()
-            rows = [f"| {number} | {item.caption} | {self.tokenizer.decode(ids)} |"
-                    for number, (item, ids) in enumerate(zip(self.shown, ids_BL, strict=True))]
+            rows = [
+                f"| {number} | {item.caption} | {self.tokenizer.decode(ids)} |"
+                for number, (item, ids) in enumerate(zip(self.shown, ids_BL, strict=True))
+            ]
             texts["captions"] = "\n".join(["| image | caption | generated |", "|---|---|---|", *rows])
         if self.config.model.reconstructs:
             out = engine("reconstruct", **inputs)

@@ -21,9 +21,7 @@ PTB = "ptb"
 REGEX = "regex fallback: no java"
 # pycocoevalcap's list, verbatim. Its brackets are upper case and never match the lower-cased output, so "-lrb-" stays a
 # token, as in every published number.
-PUNCTUATIONS = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
-)
+PUNCTUATIONS = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 JAVA_FLAGS = ["-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
 CONTRACTION = re.compile(r"(?<=\w)(n't|'s|'m|'d|'re|'ve|'ll)(?!\w)")

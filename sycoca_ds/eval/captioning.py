@@ -36,9 +36,7 @@ def token_tables(
     bare = [image_id for image_id, captions in references.items() if not captions]
     if bare:
         raise ValueError(f"{len(bare)} images have no reference caption, the first is {bare[0]}")
-    flat = [caption for captions in references.values() for caption in captions] + [
-        hypotheses[image_id] for image_id in references
-    ]
+    flat = [caption for captions in references.values() for caption in captions] + [hypotheses[image_id] for image_id in references]
     tokens, kind = tokenize(flat)
     stream = iter(tokens)
     reference_table = {image_id: [next(stream) for _ in captions] for image_id, captions in references.items()}
@@ -136,9 +134,7 @@ def rolled(table: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {key: table[keys[position - 1]] for position, key in enumerate(keys)}
 
 
-def score_captions(
-    hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]
-) -> tuple[Numbers, dict[str, str], str]:
+def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[Numbers, dict[str, str], str]:
     """(numbers, {number that is null: reason}, tokenizer kind).
 
     hypotheses: one caption an image_id, may be empty. references: all captions of each image_id, at least one. Same

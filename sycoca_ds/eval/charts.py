@@ -35,17 +35,9 @@ def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         except (ValueError, KeyError, TypeError):
             continue
         for key, value in row.items():
-            if (
-                key != "step"
-                and isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and math.isfinite(value)
-            ):
+            if key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
                 series.setdefault(key, {})[step] = float(value)
-    return {
-        key: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
-        for key, values in series.items()
-    }
+    return {key: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)])) for key, values in series.items()}
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:

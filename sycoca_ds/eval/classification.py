@@ -49,36 +49,26 @@ def load_labels(path: str | Path) -> LabelSet:
         content = path.read_bytes()
         data = json.loads(content)
     except FileNotFoundError:
-        raise UserError(
-            f"--labels {path}: no such file; expected a JSON with name, classes, templates, labels"
-        ) from None
+        raise UserError(f"--labels {path}: no such file; expected a JSON with name, classes, templates, labels") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--labels {path}: not readable as JSON ({error})") from error
     if not isinstance(data, dict):
         raise UserError(
-            f"--labels {path}: expected a JSON object with name, classes, templates, labels; found a "
-            f"{type(data).__name__}"
+            f"--labels {path}: expected a JSON object with name, classes, templates, labels; found a {type(data).__name__}"
         )
     for field in ("classes", "templates"):
         value = data.get(field)
-        if (
-            not isinstance(value, list)
-            or not value
-            or not all(isinstance(entry, str) and entry.strip() for entry in value)
-        ):
+        if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry.strip() for entry in value):
             raise UserError(f"--labels {path}: field '{field}' must be a list of at least one non-empty string")
     classes, templates, labels = data["classes"], data["templates"], data.get("labels")
     twice = sorted({name for name in classes if classes.count(name) > 1})
     if twice:
         raise UserError(
-            f"--labels {path}: field 'classes' names {twice[0]!r} more than once; two equal classes cannot be told "
-            f"apart"
+            f"--labels {path}: field 'classes' names {twice[0]!r} more than once; two equal classes cannot be told apart"
         )
     for template in templates:
         if "{c}" not in template:
-            raise UserError(
-                f"--labels {path}: field 'templates': {template!r} lacks {{c}}, the place of the class name"
-            )
+            raise UserError(f"--labels {path}: field 'templates': {template!r} lacks {{c}}, the place of the class name")
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"--labels {path}: field 'labels' must map at least one url to its class index")
     for url, label in labels.items():
@@ -87,14 +77,10 @@ def load_labels(path: str | Path) -> LabelSet:
                 f"--labels {path}: field 'labels': {url} has class index {label!r}, expected a whole number from 0 to "
                 f"{len(classes) - 1} ({len(classes)} classes)"
             )
-    return LabelSet(
-        str(data.get("name", path.stem)), tuple(classes), tuple(templates), labels, hashlib.sha256(content).hexdigest()
-    )
+    return LabelSet(str(data.get("name", path.stem)), tuple(classes), tuple(templates), labels, hashlib.sha256(content).hexdigest())
 
 
-def class_weights(
-    encode: Callable[[list[str]], torch.Tensor], classes: Iterable[str], templates: Sequence[str]
-) -> torch.Tensor:
+def class_weights(encode: Callable[[list[str]], torch.Tensor], classes: Iterable[str], templates: Sequence[str]) -> torch.Tensor:
     """(K, E) float32, L2-normalised: per class the mean of the L2-normalised features of all its prompts, normalised
     again.
 

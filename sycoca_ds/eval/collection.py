@@ -69,9 +69,7 @@ class Collection:
                     self.captions.append(caption.decode("utf-8", "replace").strip())
                     image_of_text.append(number_of[row["image_id"]])
         if not self.pictures:
-            raise UserError(
-                f"--data {folder}: the manifest keeps no sample; run: python -m data_pipeline verify --data {folder}"
-            )
+            raise UserError(f"--data {folder}: the manifest keeps no sample; run: python -m data_pipeline verify --data {folder}")
         self.image_of_text_T = np.array(image_of_text, dtype=np.int64)
         self.captions_of_image: list[list[str]] = [[] for _ in self.pictures]
         for caption, image in zip(self.captions, image_of_text, strict=True):

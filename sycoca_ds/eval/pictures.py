@@ -102,9 +102,7 @@ def heat_map(score_N: np.ndarray, side: int, picture: np.ndarray | None = None, 
     if given."""
     score_N = np.asarray(score_N, np.float64)
     low, high = score_N.min(), score_N.max()
-    place = per_pixel((score_N - low) / (high - low) if high > low else np.zeros_like(score_N), side) * (
-        len(INFERNO) - 1
-    )
+    place = per_pixel((score_N - low) / (high - low) if high > low else np.zeros_like(score_N), side) * (len(INFERNO) - 1)
     colour = np.stack([np.interp(place, np.arange(len(INFERNO)), INFERNO[:, channel]) for channel in range(3)], axis=-1)
     if picture is not None:
         colour = colour * strength + picture.mean(axis=-1, keepdims=True) * (1 - strength)

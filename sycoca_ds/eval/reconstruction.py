@@ -24,9 +24,7 @@ def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
     """
     count = len(captions_of_image)
     if count < 2:
-        raise UserError(
-            f"reconstruction: needs at least 2 images to take a wrong caption from, the data set has {count}"
-        )
+        raise UserError(f"reconstruction: needs at least 2 images to take a wrong caption from, the data set has {count}")
     own = [{_plain(caption) for caption in captions} for captions in captions_of_image]
     first = [_plain(captions[0]) for captions in captions_of_image]
     other = np.roll(np.arange(count), -1)

@@ -46,9 +46,7 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
             value, verdict = record["metrics"].get(metric), required.get((task, metric))
             shown = show(value, wording.unit)
             low, high = record["metrics"].get(f"{metric}_low"), record["metrics"].get(f"{metric}_high")
-            shown_range = (
-                f"{show(low, '%')[:-2]} to {show(high, '%')}" if low is not None and high is not None else None
-            )
+            shown_range = f"{show(low, '%')[:-2]} to {show(high, '%')}" if low is not None and high is not None else None
             rows.append(
                 {
                     "metric": metric,
@@ -63,9 +61,7 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
                     "headline": metric in HEADLINES[task] or verdict is not None,
                 }
             )
-        rows.sort(
-            key=lambda row, order=HEADLINES[task]: order.index(row["metric"]) if row["metric"] in order else len(order)
-        )
+        rows.sort(key=lambda row, order=HEADLINES[task]: order.index(row["metric"]) if row["metric"] in order else len(order))
         blocks.append(
             {
                 "task": task,
@@ -132,9 +128,7 @@ def funnels(folders: Sequence[tuple[str, str | Path | None]]) -> list[dict[str, 
         except FileNotFoundError:
             found.append({"title": title, "folder": str(folder), "stages": [], "reason": f"no funnel.json in {folder}"})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            found.append(
-                {"title": title, "folder": str(folder), "stages": [], "reason": f"{path} could not be read ({error})"}
-            )
+            found.append({"title": title, "folder": str(folder), "stages": [], "reason": f"{path} could not be read ({error})"})
     return found
 
 
@@ -168,9 +162,7 @@ def caption_gallery(results: dict[str, Any], collection: Collection, out: Path) 
     if results["tasks"].get("captioning", {}).get("status") != "done":
         return []
     written = {row["image_id"]: row["caption"] for row in json.loads((out / "samples" / "captions.json").read_text())}
-    numbers = np.unique(
-        np.linspace(0, len(collection) - 1, num=min(CAPTIONS_SHOWN, len(collection))).round().astype(int)
-    )
+    numbers = np.unique(np.linspace(0, len(collection) - 1, num=min(CAPTIONS_SHOWN, len(collection))).round().astype(int))
     return [
         {
             "picture": data_uri(collection.picture(n)),
@@ -198,9 +190,7 @@ def reconstruction_gallery(results: dict[str, Any], collection: Collection, out:
     for row, number in enumerate(kept["number"].tolist()):
         picture, hidden = collection.picture(number), kept["hidden"][row]
         side = picture.shape[0]
-        own, other = (
-            pictures.patches_to_picture(torch.from_numpy(kept[name][row])) for name in ("own_pixels", "other_pixels")
-        )
+        own, other = (pictures.patches_to_picture(torch.from_numpy(kept[name][row])) for name in ("own_pixels", "other_pixels"))
         rows.append(
             {
                 "caption": collection.captions_of_image[number][0],
@@ -241,8 +231,7 @@ def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[d
             "caption": example["caption"],
             "rank": example["rank"],
             "images": [
-                {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]}
-                for image in example["images"]
+                {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]} for image in example["images"]
             ],
         }
         for example in examples

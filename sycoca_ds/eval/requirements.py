@@ -58,9 +58,7 @@ def parse_requirement(text: str) -> Requirement:
     return Requirement(task, metric, comparison, float(bound))
 
 
-def check_names(
-    requirements: Sequence[Requirement], metrics: Mapping[str, Sequence[str]], tasks: Sequence[str]
-) -> None:
+def check_names(requirements: Sequence[Requirement], metrics: Mapping[str, Sequence[str]], tasks: Sequence[str]) -> None:
     """UserError for a requirement on an unknown task or metric, or on a task that is not run: found before hours are
     spent."""
     for requirement in requirements:
@@ -72,13 +70,9 @@ def check_names(
                 f"{', '.join(metrics[requirement.task])}"
             )
         if requirement.task not in tasks:
-            raise UserError(
-                f"--require {requirement}: task '{requirement.task}' is not among --tasks {' '.join(tasks)}"
-            )
+            raise UserError(f"--require {requirement}: task '{requirement.task}' is not among --tasks {' '.join(tasks)}")
 
 
 def judge(requirements: Sequence[Requirement], numbers: Mapping[str, Mapping[str, float | None]]) -> list[Verdict]:
     """numbers: {task: {metric: value}}; a missing one judges as not measured."""
-    return [
-        Verdict(requirement, numbers.get(requirement.task, {}).get(requirement.metric)) for requirement in requirements
-    ]
+    return [Verdict(requirement, numbers.get(requirement.task, {}).get(requirement.metric)) for requirement in requirements]

@@ -28,8 +28,7 @@ def exact_unit_vectors(features_XE: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(features_XE).all():
         rows = (~torch.isfinite(features_XE).all(dim=1)).nonzero().flatten()
         raise ValueError(
-            f"{len(rows)} feature rows are not finite, the first is row {int(rows[0])}: the checkpoint is damaged or "
-            f"diverged"
+            f"{len(rows)} feature rows are not finite, the first is row {int(rows[0])}: the checkpoint is damaged or diverged"
         )
     features_XE = features_XE / features_XE.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return torch.round(features_XE / QUANTUM) * QUANTUM
@@ -86,9 +85,7 @@ class Retrieval:
         return numbers
 
 
-def retrieve(
-    image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 512
-) -> Retrieval:
+def retrieve(image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 512) -> Retrieval:
     """image_IE, text_TE: features; image_of_text_T (T,) int64: row of `image_IE` that the caption belongs to.
 
     Raises ValueError if an image has no caption or an index is out of range.

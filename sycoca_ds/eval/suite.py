@@ -110,11 +110,7 @@ def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
     """The kept record of the task if it has this key and its files are there."""
     try:
         kept = json.loads((out / "tasks" / f"{task}.json").read_text())
-        if (
-            kept["key"] == key
-            and kept["status"] == "done"
-            and all(path.is_file() for path in result_files(out, task).values())
-        ):
+        if kept["key"] == key and kept["status"] == "done" and all(path.is_file() for path in result_files(out, task).values()):
             return kept
     except (OSError, ValueError, KeyError, TypeError):
         pass  # unreadable is the same as absent: the task is computed again

@@ -104,9 +104,7 @@ class Bench:
 
     def call(self, task: str, **inputs: Any) -> Any:
         """One forward without gradient, under bf16 autocast if asked for."""
-        cast = (
-            torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
-        )
+        cast = torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
         with torch.inference_mode(), cast:
             return self.model(task, **inputs)
 
@@ -181,9 +179,7 @@ def run_classification(bench: Bench, labels: LabelSet | None) -> Outcome:
         raise NotApplicable("no --labels FILE was given")
     label_I = labels.of([picture.url for picture in bench.collection.pictures])
     labelled = label_I >= 0
-    weight_KE = class_weights(
-        lambda prompts: bench.encode_texts(prompts, "read class names"), labels.classes, labels.templates
-    )
+    weight_KE = class_weights(lambda prompts: bench.encode_texts(prompts, "read class names"), labels.classes, labels.templates)
     logit_NK = 100.0 * bench.image_IE[torch.from_numpy(labelled)] @ weight_KE.T
     numbers = classification_metrics(logit_NK, label_I[labelled])
     reasons = {"top5": f"only {len(labels.classes)} classes"} if numbers["top5"] is None else {}
@@ -209,9 +205,7 @@ def run_classification(bench: Bench, labels: LabelSet | None) -> Outcome:
     return Outcome(numbers, reasons, chance, details)
 
 
-def _confusions(
-    label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5
-) -> list[dict[str, Any]]:
+def _confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
     pairs, counts = np.unique(np.stack([label_N, guess_N])[:, label_N != guess_N], axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [{"class": classes[pairs[0, o]], "taken_for": classes[pairs[1, o]], "images": int(counts[o])} for o in order]
@@ -263,9 +257,7 @@ def run_reconstruction(bench: Bench, labels: LabelSet | None = None) -> Outcome:
     data = bench.collection
     other_I = wrong_captions(data.captions_of_image)
     first = [captions[0] for captions in data.captions_of_image]
-    shown = set(
-        np.unique(np.linspace(0, len(data) - 1, num=min(bench.gallery, len(data))).round().astype(int)).tolist()
-    )
+    shown = set(np.unique(np.linspace(0, len(data) - 1, num=min(bench.gallery, len(data))).round().astype(int)).tolist())
     error: dict[str, list[torch.Tensor]] = {name: [] for name in ("own", "other", "random_own", "random_other")}
     kept: dict[str, list[np.ndarray]] = {
         name: [] for name in ("number", "other", "hidden", "score", "own_pixels", "other_pixels", "own_l1", "other_l1")
@@ -281,9 +273,7 @@ def run_reconstruction(bench: Bench, labels: LabelSet | None = None) -> Outcome:
                 right = bench.call("reconstruct", **shared, guide_BL=own, mask_by=mask_by)
                 misled = bench.call("reconstruct", **shared, guide_BL=wrong, mask_by=mask_by)
                 if not torch.equal(right["hidden_BN"], misled["hidden_BN"]):
-                    raise RuntimeError(
-                        "the hidden patches changed with the guide: the two errors would not be comparable"
-                    )
+                    raise RuntimeError("the hidden patches changed with the guide: the two errors would not be comparable")
                 error[f"{prefix}own"].append(right["l1_B"].float().cpu())
                 error[f"{prefix}other"].append(misled["l1_B"].float().cpu())
                 bar.advance(len(numbers))
@@ -320,9 +310,7 @@ def run_reconstruction(bench: Bench, labels: LabelSet | None = None) -> Outcome:
         "unit": "normalised pixels",
         "interval": "bootstrap over images, 95 %, 2000 resamples",
     }
-    return Outcome(
-        numbers, {}, chance, details, {"reconstruction.npz": {name: np.stack(values) for name, values in kept.items()}}
-    )
+    return Outcome(numbers, {}, chance, details, {"reconstruction.npz": {name: np.stack(values) for name, values in kept.items()}})
 
 
 TASKS: dict[str, Callable[[Bench, LabelSet | None], Outcome]] = {

@@ -23,8 +23,7 @@ TASK_TITLES = {
     "reconstruction": "Text-guided reconstruction",
 }
 TASK_MEANINGS = {
-    "retrieval": "Nothing is trained for this. Every image and every caption becomes a vector; the nearest vectors "
-    "are the answer.",
+    "retrieval": "Nothing is trained for this. Every image and every caption becomes a vector; the nearest vectors are the answer.",
     "classification": "Class names are put into sentences; an image gets the class whose sentences lie nearest.",
     "captioning": "The model writes a caption for every image, word by word. It is compared with what people (or the "
     "generator) wrote.",
@@ -34,9 +33,7 @@ TASK_MEANINGS = {
 }
 WORDINGS: dict[str, dict[str, Wording]] = {
     "retrieval": {
-        "i2t_r1": Wording(
-            "Image to text, R@1", "%", "images whose own caption comes first among all {captions} captions"
-        ),
+        "i2t_r1": Wording("Image to text, R@1", "%", "images whose own caption comes first among all {captions} captions"),
         "i2t_r5": Wording("Image to text, R@5", "%", "... is among the first five"),
         "i2t_r10": Wording("Image to text, R@10", "%", "... is among the first ten"),
         "mTR": Wording("mTR", "%", "mean of the three numbers above"),
@@ -44,29 +41,20 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "t2i_r5": Wording("Text to image, R@5", "%", "... is among the first five"),
         "t2i_r10": Wording("Text to image, R@10", "%", "... is among the first ten"),
         "mIR": Wording("mIR", "%", "mean of the three numbers above"),
-        "i2t_median_rank": Wording(
-            "Image to text, median rank", "", "place of the own caption for the middle image; 1 is best"
-        ),
-        "t2i_median_rank": Wording(
-            "Text to image, median rank", "", "place of the own image for the middle caption; 1 is best"
-        ),
+        "i2t_median_rank": Wording("Image to text, median rank", "", "place of the own caption for the middle image; 1 is best"),
+        "t2i_median_rank": Wording("Text to image, median rank", "", "place of the own image for the middle caption; 1 is best"),
     },
     "classification": {
         "top1": Wording("Top-1 accuracy", "%", "images whose own class, of {classes}, scores highest"),
         "top5": Wording("Top-5 accuracy", "%", "images whose own class is among the five highest"),
-        "mean_per_class": Wording(
-            "Mean per class", "%", "top-1 within each class, averaged over the classes that have an image"
-        ),
+        "mean_per_class": Wording("Mean per class", "%", "top-1 within each class, averaged over the classes that have an image"),
     },
     "captioning": {
-        "cider": Wording(
-            "CIDEr", "", "agreement in the words that tell images apart, 0 to 10; papers print it times 100"
-        ),
+        "cider": Wording("CIDEr", "", "agreement in the words that tell images apart, 0 to 10; papers print it times 100"),
         "cider_shuffled": Wording(
             "CIDEr, captions shuffled",
             "",
-            "control: each caption judged against the next image. Close to the line above would mean "
-            "the model ignores the image",
+            "control: each caption judged against the next image. Close to the line above would mean the model ignores the image",
         ),
         "bleu4": Wording("BLEU-4", "", "runs of four words shared with a reference, 0 to 1"),
         "meteor": Wording("METEOR", "", "shared words with stems and paraphrases, 0 to 1"),
@@ -83,12 +71,8 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
     },
     "reconstruction": {
-        "own_l1": Wording(
-            "L1, own caption", "", "mean error of the hidden pixels in normalised units; lower is better"
-        ),
-        "other_l1": Wording(
-            "L1, wrong caption", "", "the same images and hidden patches, guided by another image's caption"
-        ),
+        "own_l1": Wording("L1, own caption", "", "mean error of the hidden pixels in normalised units; lower is better"),
+        "other_l1": Wording("L1, wrong caption", "", "the same images and hidden patches, guided by another image's caption"),
         "gap": Wording("Gap", "%", "how far the error with the own caption lies below that with the wrong one"),
         "gap_low": Wording("Gap, lower bound", "%", "2.5 % quantile over resampled images"),
         "gap_high": Wording("Gap, upper bound", "%", "97.5 % quantile over resampled images"),

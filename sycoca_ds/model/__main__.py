@@ -25,8 +25,10 @@ def describe(name: str) -> str:
     parts["logit_scale"] = model.logit_scale.numel()
     flops = forward_flops(config)
     image, text = config.image, config.text
-    lines = [f"{name}: {config.family}, {image.image_size} px, patches of {image.patch_size} px ({image.patches}), "
-             f"captions of {text.context_length} tokens, vocabulary {text.vocab_size}"]
+    lines = [
+        f"{name}: {config.family}, {image.image_size} px, patches of {image.patch_size} px ({image.patches}), "
+        f"captions of {text.context_length} tokens, vocabulary {text.vocab_size}"
+    ]
     lines += [f"  parameters  {part:<30}{count:>15,}" for part, count in parts.items()]
     lines.append(f"  parameters  {'total':<30}{sum(parts.values()):>15,}")
     lines += [f"  forward     {part:<30}{count / 1e9:>15,.3f} GFLOP a sample" for part, count in flops.items()]

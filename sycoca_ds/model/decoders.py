@@ -18,8 +18,7 @@ class Decoder(nn.Module):
         self.self_blocks = nn.ModuleList(SelfBlock(config.width, config.heads, pattern) for _ in range(config.layers))
         self.cross_blocks = None
         if other_width is not None:
-            self.cross_blocks = nn.ModuleList(
-                CrossBlock(config.width, config.heads, other_width) for _ in range(config.layers))
+            self.cross_blocks = nn.ModuleList(CrossBlock(config.width, config.heads, other_width) for _ in range(config.layers))
         self.ln_final = nn.LayerNorm(config.width)
         self.recompute = False
 

@@ -40,8 +40,9 @@ def forward_flops(model: ModelConfig, text_tokens: int | None = None) -> dict[st
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)
     kept = n - hidden_count(n, masking.high_ratio)
     if masked and masking.mask_by == "attention":
-        flops["attentive scores"] = (project_to_shared(n, image.width) + project_to_shared(length, text.width)
-                                     + 2 * n * length * model.embed_dim)
+        flops["attentive scores"] = (
+            project_to_shared(n, image.width) + project_to_shared(length, text.width) + 2 * n * length * model.embed_dim
+        )
     if masked and masking.mask_at == "input":
         passes = ([seen] if seen < n else []) + ([kept] if model.reconstructs else [])
         flops["image encoder, masked passes"] = sum(map(encode, passes))
@@ -54,6 +55,7 @@ def forward_flops(model: ModelConfig, text_tokens: int | None = None) -> dict[st
         layer = _self_block(n, decoder.width, False)
         if masking.mim == "text_guided":
             layer += _cross_block(n, length, decoder.width, text.width)
-        flops["image decoder"] = (decoder.layers * layer + 2 * kept * image.width * decoder.width
-                                  + 2 * n * decoder.width * image.patch_values)
+        flops["image decoder"] = (
+            decoder.layers * layer + 2 * kept * image.width * decoder.width + 2 * n * decoder.width * image.patch_values
+        )
     return flops

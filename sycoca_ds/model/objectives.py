@@ -42,8 +42,9 @@ def contrastive_loss(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> tuple[
     t2i = scale * text_BE @ gather_rows(image_BE).T
     loss = (F.cross_entropy(i2t, own_B) + F.cross_entropy(t2i, own_B)) / 2
     with torch.no_grad():
-        accuracy = {name: (logits.argmax(dim=1) == own_B).float().mean()
-                    for name, logits in (("i2t_accuracy", i2t), ("t2i_accuracy", t2i))}
+        accuracy = {
+            name: (logits.argmax(dim=1) == own_B).float().mean() for name, logits in (("i2t_accuracy", i2t), ("t2i_accuracy", t2i))
+        }
     return loss, accuracy
 
 

@@ -158,8 +158,14 @@ class SyCoCa(nn.Module):
 
         return greedy(next_logits, len(image_BCHW), steps, image_BCHW.device)
 
-    def _reconstruct(self, image_BCHW: Tensor, text_BL: Tensor, guide_BL: Tensor | None = None, mask_by: str | None = None,
-                     key_B: Tensor | None = None) -> dict[str, Tensor]:
+    def _reconstruct(
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        guide_BL: Tensor | None = None,
+        mask_by: str | None = None,
+        key_B: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Rebuilds the hidden patches.
 
         Args:
@@ -183,5 +189,10 @@ class SyCoCa(nn.Module):
         guided = self.config.masking.mim == "text_guided"
         guide_BLD = self.text_encoder(guide_BL)[1] if guided else None
         pixels_BNP = self.image_decoder(kept_BKD, keep_BK, guide_BLD, guide_BL != PAD_ID if guided else None)
-        return {"pixels_BNP": pixels_BNP.float(), "target_BNP": patch_BNP.float(), "hidden_BN": hidden_BN, "scores_BN": score_BN,
-                "l1_B": masked_l1(pixels_BNP, patch_BNP, hidden_BN)}
+        return {
+            "pixels_BNP": pixels_BNP.float(),
+            "target_BNP": patch_BNP.float(),
+            "hidden_BN": hidden_BN,
+            "scores_BN": score_BN,
+            "l1_B": masked_l1(pixels_BNP, patch_BNP, hidden_BN),
+        }
