@@ -7,7 +7,6 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from data_pipeline.manifest import Manifest
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.data.transforms import eval_image, load_image, random_resized_crop
+from sycoca_ds.data.transforms import load_image, random_resized_crop
 
 log = logging.getLogger(__name__)
 
@@ -176,46 +175,3 @@ def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: 
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
-
-
-@dataclass(frozen=True)
-class EvalItem:
-    """One kept sample without augmentation."""
-
-    image_CHW: Tensor
-    """uint8 (3, S, S), short side resized and centre-cropped."""
-    caption: str
-    image_id: str
-    """Shared by the captions of one picture."""
-    url: str
-    key: str
-
-
-class EvalSet(Dataset):
-    """All kept samples of a data set folder in shard order, evaluation transform.
-
-    Args:
-        folder: data set folder.
-        image_size: side of the images, pixels.
-    """
-
-    def __init__(self, folder: str | Path, image_size: int):
-        self.manifest = Manifest.load(folder)
-        self.image_size = image_size
-        self.reader = ShardReader(self.manifest)
-        self.first_id = np.concatenate([[0], np.cumsum(self.manifest.kept_per_shard)])
-        self._names: dict[int, list[dict[str, str]]] = {}
-
-    def __len__(self) -> int:
-        return int(self.first_id[-1])
-
-    def __getitem__(self, number: int) -> EvalItem:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        shard = int(np.searchsorted(self.first_id, number, side="right") - 1)
-        position = int(number - self.first_id[shard])
-        if shard not in self._names:
-            self._names[shard] = self.manifest.index(shard, columns=["image_id", "url", "key"]).to_pylist()
-        data, caption = self.reader.read(shard, position)
-        image = eval_image(load_image(data), self.image_size)
-        return EvalItem(image, caption, **self._names[shard][position])

@@ -16,7 +16,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import BatchPlan, TrainConfig, check_model, plan_batches
-from sycoca_ds.data.loader import Batch, EvalSet, PlannedBatches, TrainSet, train_loader
+from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import normalise
@@ -26,6 +26,7 @@ from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_poli
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
+from sycoca_ds.eval.collection import Collection
 from sycoca_ds.model.flops import forward_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import to_json
@@ -150,8 +151,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     policy = deepspeed_config(read_policy(config.run.ds_config), config, batches)
     validation = None
     if config.data.validation is not None:
-        dataset = EvalSet(config.data.validation, config.model.image.image_size)
-        validation = Validation(config, dataset, tokenizer, runtime, batches.micro_batch_size)
+        pictures = Collection(config.data.validation, config.model.image.image_size)
+        validation = Validation(config, pictures, tokenizer, runtime, batches.micro_batch_size)
 
     # ---- 2. model and engine: one seed builds the same weights on every rank --------------------------------------------------
     model = SyCoCa(config.model, config.loss, seed=config.run.seed)

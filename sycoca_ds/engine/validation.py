@@ -8,10 +8,10 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
-from sycoca_ds.data.loader import EvalItem, EvalSet
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.data.transforms import normalise
 from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.pictures import enlarge, grid, mask_overlay, paste, patches_to_picture
 
 CAPTION_STEPS = 40
@@ -19,45 +19,38 @@ CAPTION_STEPS = 40
 
 
 class Validation:
-    """Fixed samples of the validation folder and what to do with them.
+    """Fixed pictures of the validation folder, each with its first caption, and what to do with them.
 
     Args:
-        dataset: the validation set.
-        batch_size: samples a rank puts through the model at once.
+        batch_size: pictures a rank puts through the model at once.
 
     Raises:
-        UserError: too few samples for one batch on each rank.
+        UserError: too few pictures for one batch on each rank.
     """
 
-    def __init__(self, config: TrainConfig, dataset: EvalSet, tokenizer: Tokenizer, runtime: Runtime, batch_size: int):
-        self.config, self.dataset, self.tokenizer, self.runtime = config, dataset, tokenizer, runtime
-        wanted = min(config.run.validation_samples, len(dataset))
+    def __init__(self, config: TrainConfig, collection: Collection, tokenizer: Tokenizer, runtime: Runtime, batch_size: int):
+        self.config, self.collection, self.tokenizer, self.runtime = config, collection, tokenizer, runtime
+        wanted = min(config.run.validation_samples, len(collection))
         self.batch_size = min(batch_size, wanted // runtime.world_size)
         if self.batch_size < 1:
             raise UserError(
-                f"data.validation keeps {len(dataset)} samples, run.validation-samples = "
-                f"{config.run.validation_samples}: expected at least one a rank ({runtime.world_size})"
+                f"data.validation holds {len(collection)} pictures, run.validation-samples = {config.run.validation_samples}: "
+                f"expected at least one a rank ({runtime.world_size})"
             )
         self.batches = wanted // (self.batch_size * runtime.world_size)
-        self.shown = self._fixed_images(config.run.pictures)
+        self.shown = list(range(min(config.run.pictures, len(collection))))
 
-    def _fixed_images(self, count: int) -> list[EvalItem]:
-        """The first `count` different pictures."""
-        shown: dict[str, EvalItem] = {}
-        for number in range(len(self.dataset)):
-            if len(shown) == count:
-                break
-            item = self.dataset[number]
-            shown.setdefault(item.image_id, item)
-        return list(shown.values())
+    def caption(self, number: int) -> str:
+        return self.collection.captions_of_image[number][0]
 
-    def _inputs(self, items: list[EvalItem], first: int) -> dict[str, torch.Tensor]:
-        text_BL = trim(self.tokenizer.encode([item.caption for item in items], self.config.model.text.context_length))
+    def _inputs(self, numbers: list[int]) -> dict[str, torch.Tensor]:
+        captions = [self.caption(number) for number in numbers]
+        text_BL = trim(self.tokenizer.encode(captions, self.config.model.text.context_length))
         device = self.runtime.device
         return {
-            "image_BCHW": normalise(torch.stack([item.image_CHW for item in items]).to(device)),
+            "image_BCHW": normalise(torch.stack([self.collection.image(number) for number in numbers]).to(device)),
             "text_BL": torch.from_numpy(text_BL).to(device),
-            "key_B": torch.arange(first, first + len(items), device=device),
+            "key_B": torch.tensor(numbers, device=device),
         }
 
     @torch.no_grad()
@@ -66,8 +59,8 @@ class Validation:
         totals: dict[str, torch.Tensor] = {}
         for number in range(self.batches):
             first = (number * self.runtime.world_size + self.runtime.rank) * self.batch_size
-            items = [self.dataset[place] for place in range(first, first + self.batch_size)]
-            for name, value in engine("train", **self._inputs(items, first)).items():
+            inputs = self._inputs(list(range(first, first + self.batch_size)))
+            for name, value in engine("train", **inputs).items():
                 totals[name] = totals.get(name, 0) + value.float() / self.batches
         names = [name for name in totals if name != "logit_scale"]
         means = self.runtime.mean(torch.stack([totals[name] for name in names])).tolist()
@@ -76,13 +69,13 @@ class Validation:
     @torch.no_grad()
     def pictures(self, engine) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """(pictures by TensorBoard tag, texts by tag). Every rank computes them, since every rank holds a shard of the model."""
-        inputs, images, texts = self._inputs(self.shown, 0), {}, {}
+        inputs, images, texts = self._inputs(self.shown), {}, {}
         if self.config.model.captions:
             steps = min(CAPTION_STEPS, self.config.model.text.context_length - 1)
             ids_BL = engine("generate", image_BCHW=inputs["image_BCHW"], steps=steps).tolist()
             rows = [
-                f"| {number} | {item.caption} | {self.tokenizer.decode(ids)} |"
-                for number, (item, ids) in enumerate(zip(self.shown, ids_BL, strict=True))
+                f"| {number} | {self.caption(number).replace('|', ' ')} | {self.tokenizer.decode(ids).replace('|', ' ')} |"
+                for number, ids in zip(self.shown, ids_BL, strict=True)
             ]
             texts["captions"] = "\n".join(["| image | caption | generated |", "|---|---|---|", *rows])
         if self.config.model.reconstructs:
