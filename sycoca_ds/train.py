@@ -23,15 +23,21 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.loop import check_before_start, train
-    from sycoca_ds.engine.runtime import start_runtime
+    from sycoca_ds.engine.loop import check_before_start, mark_failed, train
+    from sycoca_ds.engine.runtime import choose_accelerator, start_runtime
     from sycoca_ds.options import parse_options
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])
+    choose_accelerator()
     check_before_start(config)
     runtime = start_runtime()
-    ended = train(config, runtime)
+    try:
+        ended = train(config, runtime)
+    except Exception:
+        if runtime.leads:
+            mark_failed(Path(config.run.out))
+        raise
     runtime.barrier()
     return EXIT_PREEMPTED if ended == "preempted" else 0
 

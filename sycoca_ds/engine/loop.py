@@ -344,3 +344,12 @@ def _newest(run: Path) -> Path | UserError | None:
 def _write_status(run: Path, status: str, step: int, steps: int) -> None:
     """How the run stands. The launcher's exit status says nothing (it is 0 when DeepSpeed's own launcher is killed)."""
     write_text(run / "run_status.json", json.dumps({"status": status, "step": step, "steps": steps}) + "\n")
+
+
+def mark_failed(run: Path) -> None:
+    """Turns a run's "running" into "failed"; a run that was refused before it began has no status to change."""
+    path = run / "run_status.json"
+    if path.is_file():
+        status = json.loads(path.read_text())
+        if status["status"] == "running":
+            write_text(path, json.dumps({**status, "status": "failed"}) + "\n")

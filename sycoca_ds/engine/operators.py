@@ -23,6 +23,9 @@ def build_operators() -> list[str]:
             raise UserError(
                 f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
             )
+    from sycoca_ds.engine.runtime import choose_accelerator
+
+    choose_accelerator()
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder import CPUAdamBuilder
 

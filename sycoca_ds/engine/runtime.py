@@ -78,6 +78,12 @@ class Runtime:
             dist.barrier()
 
 
+def choose_accelerator() -> None:
+    """Tells DeepSpeed that a machine without a GPU is meant to be one; called before its first import, which warns otherwise."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def start_runtime() -> Runtime:
     """Joins the process group that the launcher's environment (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, ...) describes.
 
