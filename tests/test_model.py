@@ -202,6 +202,16 @@ def test_the_training_losses_equal_a_slow_reference(mask_at: str) -> None:
 
 
 @torch.no_grad()
+def test_global_scores_compare_patches_with_the_captions_vector() -> None:
+    model, inputs = small_model(similarity="global"), random_inputs()
+    scores = model("reconstruct", **inputs)["scores_BN"]
+    text_BE = model("text_features", text_BL=inputs["text_BL"])
+    patch_BNE = F.normalize(model.image_encoder.proj(model.image_encoder(patchify(inputs["image_BCHW"], 6))[1]), dim=-1)
+    for b in range(4):
+        torch.testing.assert_close(scores[b], patch_BNE[b] @ text_BE[b])
+
+
+@torch.no_grad()
 def test_hidden_patches_reach_neither_captioning_nor_the_rebuilding_input() -> None:
     """`mask_at = input`: a change of a hidden patch must not move any output computed without it."""
     model, inputs = small_model(), random_inputs()

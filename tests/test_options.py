@@ -113,6 +113,7 @@ def test_another_world_size_than_expected_is_refused() -> None:
         ({"train_batch_size": 8}, "train_batch_size = 8 is owned by optim.global-batch-size"),
         ({"elasticity": {"enabled": True}}, "DeepSpeed removed it"),
         ({"zero_optimization": {"stage": 3}}, "memory_efficient_linear must be false"),
+        ({"zero_optimization": {"stage": 3, "leaf_module": {"classes": ["x"]}}}, "leaf_module must be left out"),
     ],
 )
 def test_bad_policies_are_refused(content: dict, message: str, tmp_path: Path) -> None:
