@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -151,124 +152,69 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
     """Every stage with the public command that runs it."""
     out = options.out.resolve()
     world, data, run = out / "world", out / "data", out / "run"
-    python = [sys.executable]
-    pipeline = [*python, "-m", "data_pipeline"]
     accelerators = options.accelerators or usable_accelerators()
-    stages = [
-        Stage(
+    python, launcher = sys.executable, Path(sys.executable).with_name("deepspeed")
+    train, evaluate = REPOSITORY / "sycoca_ds/train.py", REPOSITORY / "sycoca_ds/evaluate.py"
+
+    def stage(name: str, seconds: float, *parts: str, **values: object) -> Stage:
+        line = " ".join(parts).format_map({key: shlex.quote(str(value)) for key, value in values.items()})
+        return Stage(name, shlex.split(line), seconds)
+
+    shared = {"python": python, "world": world, "port": port}
+    return [
+        stage(
             "draw the world",
-            [
-                *pipeline,
-                "scenes",
-                "--out",
-                str(world),
-                "--train",
-                str(options.train),
-                "--val",
-                "256",
-                "--test",
-                "500",
-                "--seed",
-                "0",
-                "--port",
-                str(port),
-            ],
             12,
-        )
-    ]
-    for split, seconds in (("train", 32), ("val", 12), ("test", 12)):
-        stages.append(
-            Stage(
+            "{python} -m data_pipeline scenes --out {world} --train {train} --val 256 --test 500 --seed 0 --port {port}",
+            train=options.train,
+            **shared,
+        ),
+        *(
+            stage(
                 f"build {split} data",
-                [
-                    *pipeline,
-                    "build",
-                    "--source",
-                    "laion2b",
-                    "--metadata",
-                    str(world / f"catalogue/{split}.parquet"),
-                    "--out",
-                    str(data / split),
-                    "--allow-host",
-                    f"127.0.0.1:{port}",
-                    "--image-size",
-                    "64",
-                    "--shard-size",
-                    "1000",
-                    "--processes",
-                    "2",
-                    "--threads",
-                    "16",
-                    "--timeout",
-                    "3",
-                ],
                 seconds,
+                "{python} -m data_pipeline build --source laion2b --metadata {world}/catalogue/{split}.parquet --out {out}",
+                "--allow-host 127.0.0.1:{port} --image-size 64 --shard-size 1000 --processes 2 --threads 16 --timeout 3",
+                split=split,
+                out=data / split,
+                **shared,
             )
-        )
-    stages.append(
-        Stage(
+            for split, seconds in (("train", 32), ("val", 12), ("test", 12))
+        ),
+        stage(
             "train the tokenizer",
-            [
-                *pipeline,
-                "tokenizer",
-                "--data",
-                str(data / "train"),
-                "--out",
-                str(data / "train/tokenizer.json"),
-                "--vocab-size",
-                "512",
-            ],
             1,
-        )
-    )
-    stages.append(
-        Stage(
+            "{python} -m data_pipeline tokenizer --data {data} --out {data}/tokenizer.json --vocab-size 512",
+            python=python,
+            data=data / "train",
+        ),
+        stage(
             "pretrain",
-            [
-                str(Path(sys.executable).with_name("deepspeed")),
-                "--num_accelerators",
-                str(accelerators),
-                "--master_port",
-                str(free_port(29500)),
-                str(REPOSITORY / "sycoca_ds/train.py"),
-                "--preset",
-                "tiny",
-                "--data.train",
-                str(data / "train"),
-                "--data.validation",
-                str(data / "val"),
-                "--run.out",
-                str(run),
-                "--run.expected-world-size",
-                str(accelerators),
-                *(["--optim.steps", str(options.steps)] if options.steps else []),
-            ],
-            330,
-        )
-    )
-    stages.append(
-        Stage(
+            360,
+            "{launcher} --num_accelerators {ranks} --master_port {port} {train} --preset tiny --data.train {data}/train",
+            "--data.validation {data}/val --run.out {run} --run.expected-world-size {ranks}",
+            "--optim.steps {steps}" if options.steps else "",
+            launcher=launcher,
+            ranks=accelerators,
+            port=free_port(29500),
+            train=train,
+            data=data,
+            run=run,
+            steps=options.steps,
+        ),
+        stage(
             "evaluate",
-            [
-                *python,
-                str(REPOSITORY / "sycoca_ds/evaluate.py"),
-                "--checkpoint",
-                str(run),
-                "--data",
-                str(data / "test"),
-                "--labels",
-                str(world / "test_labels.json"),
-                "--out",
-                str(out / "eval"),
-                "--report",
-                str(out / "report.html"),
-                "--require",
-                *REQUIREMENTS,
-            ],
-            40,
-        )
-    )
-    return stages
+            45,
+            "{python} {evaluate} --checkpoint {run} --data {data}/test --labels {world}/test_labels.json --out {out}/eval",
+            "--report {out}/report.html --require",
+            *map(shlex.quote, REQUIREMENTS),
+            evaluate=evaluate,
+            run=run,
+            data=data,
+            out=out,
+            **shared,
+        ),
+    ]
 
 
 def usable_accelerators() -> int:
@@ -314,7 +260,7 @@ def answers(port: int) -> bool:
         connection.request("HEAD", "/")
         connection.getresponse()
         return True
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()

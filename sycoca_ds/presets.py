@@ -16,9 +16,9 @@ from sycoca_ds.config import (
 
 # deepspeed --num_accelerators 2 sycoca_ds/train.py --preset tiny --data.train DIR
 # The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Three things differ from the
-# paper's training, for reasons measured in docs/masking.md: at this width N(0, 0.01) makes all image vectors alike and the
-# contrast never starts, so the weights start at 0.05; a batch of 64 with many steps learns faster than a large one; and the
-# masking scores are centred, since plain ones hide the objects from the captioner for most of so short a run.
+# paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
+# (benchmarks/results/2026-11-23_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
+# (docs/masking.md). And a batch of 64 gives more steps in the same time than the paper's 2048 would.
 TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
