@@ -8,8 +8,29 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
+from pathlib import Path
 
 from data_pipeline.errors import UserError, run_command
+
+
+STALE_SECONDS = 180.0
+"""A lock in whose folder nothing has changed for so long is left over; one file compiles in about 45 s."""
+
+
+def wait_for_lock(folder: Path, stale_seconds: float = STALE_SECONDS) -> bool:
+    """Waits for another build in torch's extension folder; True if its lock was left over and has been removed.
+
+    A build that is killed leaves `lock` behind, and torch then waits for it without end and without a word.
+    """
+    lock = folder / "lock"
+    while lock.exists():
+        newest = max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+        if time.time() - newest > stale_seconds:
+            lock.unlink(missing_ok=True)
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def build_operators() -> list[str]:
@@ -28,6 +49,7 @@ def build_operators() -> list[str]:
     choose_accelerator()
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder import CPUAdamBuilder
+    from torch.utils.cpp_extension import _get_build_directory
 
     builders = [CPUAdamBuilder()]
     if get_accelerator().device_name() == "cpu":
@@ -35,6 +57,10 @@ def build_operators() -> list[str]:
 
         builders.append(ShareMemCommBuilder())
     for builder in builders:
+        folder = Path(_get_build_directory(builder.NAME, verbose=False))
+        if (folder / "lock").exists():
+            print(f"another build of {builder.NAME} in {folder}: waiting for it, at most {STALE_SECONDS:.0f} s", flush=True)
+            wait_for_lock(folder)
         builder.load(verbose=False)
     return [builder.NAME for builder in builders]
 
