@@ -13,7 +13,6 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError, run_command
 
-
 STALE_SECONDS = 180.0
 """A lock in whose folder nothing has changed for so long is left over; one file compiles in about 45 s."""
 
