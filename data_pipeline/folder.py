@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from data_pipeline.catalogue import write_laion_catalogue
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, sha256_text, write_json
+from data_pipeline.files import sha256_text, write_json
 from data_pipeline.server import HOST, TYPES, PictureServer, serve_until_interrupted
 
 HASH_SPACE = 1 << 32
@@ -110,8 +111,6 @@ def write_catalogues(images: Path, captions: Path, out: Path, port: int, shares:
     Photographs that are named but not there, or whose header cannot be read, are counted and left out; UserError if
     none is left or a split is empty.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from PIL import Image
 
     rows = read_captions(captions, images)
@@ -134,18 +133,6 @@ def write_catalogues(images: Path, captions: Path, out: Path, port: int, shares:
             f"{len(unusable)} of {len(sizes)} photographs cannot be read and are left out, for example {unusable[0]}",
             file=sys.stderr,
         )
-    schema = pa.schema(
-        [
-            ("SAMPLE_ID", pa.int64()),
-            ("URL", pa.string()),
-            ("TEXT", pa.string()),
-            ("HEIGHT", pa.int32()),
-            ("WIDTH", pa.int32()),
-            ("LICENSE", pa.string()),
-            ("NSFW", pa.string()),
-            ("similarity", pa.float64()),
-        ]
-    )
     splits: dict[str, list[dict]] = {split: [] for split in ("train", *shares)}
     for number, (image, caption) in enumerate(rows):
         size = sizes[image]
@@ -158,8 +145,7 @@ def write_catalogues(images: Path, captions: Path, out: Path, port: int, shares:
     if empty:
         raise UserError(f"--holdout: no photograph fell into {' or '.join(empty)}; give it a larger share or more photographs")
     for split, entries in splits.items():
-        with atomic_path(out / f"{split}.parquet") as temporary:
-            pq.write_table(pa.Table.from_pylist(entries, schema), temporary)
+        write_laion_catalogue(out / f"{split}.parquet", entries)
     record = {
         "images": str(images),
         "port": port,

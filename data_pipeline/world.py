@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.catalogue import write_laion_catalogue
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, sync_folder, write_json
+from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
 from data_pipeline.scenes import CLASSES, MAX_SCENES, Scene, class_templates, questions, sample_scenes
 from data_pipeline.server import HOST, PictureServer, serve_until_interrupted
@@ -137,26 +138,6 @@ def catalogue_rows(split: str, good: list[Scene], spare: list[Scene], seed: int,
     return [{**rows[int(place)], "SAMPLE_ID": number} for number, place in enumerate(order)]
 
 
-def _write_catalogue(path: Path, rows: list[dict]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("SAMPLE_ID", pa.int64()),
-            ("URL", pa.string()),
-            ("TEXT", pa.string()),
-            ("HEIGHT", pa.int32()),
-            ("WIDTH", pa.int32()),
-            ("LICENSE", pa.string()),
-            ("NSFW", pa.string()),
-            ("similarity", pa.float64()),
-        ]
-    )
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
-
-
 def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
     """Catalogues, labels and questions; returns a digest over the catalogue rows."""
     digest = hashlib.sha256()
@@ -164,7 +145,7 @@ def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
         good, spare = splits[split]
         rows = catalogue_rows(split, good, spare, seed, port)
         digest.update(json.dumps(rows).encode())
-        _write_catalogue(folder / "catalogue" / f"{split}.parquet", rows)
+        write_laion_catalogue(folder / "catalogue" / f"{split}.parquet", rows)
         urls = [f"http://{HOST}:{port}/images/{split}/{number:06d}.jpg" for number in range(len(good))]
         write_json(
             folder / f"{split}_labels.json",
