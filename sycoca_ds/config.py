@@ -15,7 +15,7 @@ from data_pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    """Vision transformer, pre-norm, one [CLS] token (open_clip's `coca_base` without attentional pooling)."""
+    """Vision transformer, pre-norm, one [CLS] token."""
 
     image_size: int = 224
     """Side of the square input, pixels."""
@@ -27,6 +27,14 @@ class ImageEncoderConfig:
     """Width of the residual stream."""
     heads: int = 12
     """Attention heads; must divide width."""
+    pooling: Literal["cls", "attention"] = "cls"
+    """What the other parts are given. `cls`: [CLS] as global vector and the patch outputs (open_clip's coca_base); `attention`:
+    learned queries attend to all outputs, the first is the global vector, the others go to the text decoder (open_clip's
+    coca_ViT-B-32 and coca_ViT-L-14, `attentional_pool`)."""
+    pooling_queries: int = 256
+    """Queries of the attention pooling, the global one counted."""
+    pooling_heads: int = 8
+    """Heads of the attention pooling; must divide embed_dim."""
 
     @property
     def patches(self) -> int:
@@ -53,6 +61,14 @@ class TextEncoderConfig:
     """Width of the residual stream, also that of the text decoder."""
     heads: int = 12
     """Attention heads; must divide width."""
+    sot_id: int = 1
+    """Id of <start_of_text> (the project's tokenizers: 1; CLIP's BPE: 49406). Padding is id 0."""
+    eot_id: int = 2
+    """Id of <end_of_text> (2; CLIP's BPE: 49407). The first one ends the caption: what comes after it is padding."""
+    attention_mask: Literal["exact", "open_clip"] = "exact"
+    """`exact`: [CLS] attends to the caption's real tokens and itself. `open_clip`: as open_clip 3.3's CoCa was trained, with the
+    padding mask shifted by one towards the end and id 0 taken for padding wherever it stands (its issues #549, #1113); for
+    its weights only."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,12 @@ class MaskingConfig:
     """r_h: share of patches, the best-matching ones, hidden from TG-MIM and rebuilt (paper: 50 %)."""
     low_ratio: float = 0.5
     """r_l: share of patches, the worst-matching ones, hidden from captioning (paper: 50 %; 0 shows all)."""
+    mask_warmup: int = 0
+    """Optimizer steps at the start during which masks are random whatever `mask_by` says: scores mean nothing before the
+    contrast has learned something (0, the paper's way: never)."""
+    target: Literal["pixels", "normalised_pixels"] = "pixels"
+    """What TG-MIM rebuilds: a patch's pixels (paper eq. 5), or the same after subtracting the patch's mean and dividing by its
+    deviation (MAE's norm_pix_loss)."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,11 @@ class ModelConfig:
     """Standard deviation of every weight matrix and embedding at the start (paper: N(0, 0.01))."""
     max_logit_scale: float = 100.0
     """Upper bound of exp(logit_scale), applied inside forward (CLIP)."""
+
+    @property
+    def image_token_width(self) -> int:
+        """Width of the global image output and of the image tokens that the text decoder attends to."""
+        return self.embed_dim if self.image.pooling == "attention" else self.image.width
 
     @property
     def captions(self) -> bool:
@@ -156,8 +183,8 @@ class OptimConfig:
     global_batch_size: int = 2048
     """Pairs per optimizer step over all ranks (paper: 2048)."""
     accumulation_steps: int = 1
-    """Micro-batches a step on each rank. Contrastive negatives come from one micro-batch of all ranks, so above 1 the
-    contrast sees global_batch_size / accumulation_steps pairs."""
+    """Micro-batches a step on each rank. The step is that of one batch k times as large: the contrast sees all
+    global_batch_size pairs. Above 1 both encoders run once more, without gradient, to know all features beforehand."""
     steps: int | None = None
     """Optimizer steps of the whole run; set this or `epochs`."""
     epochs: float | None = 20.0
@@ -184,11 +211,14 @@ class RunConfig:
     """Run folder: checkpoints/, tensorboard/, metrics.jsonl, config.json, run_status.json."""
     seed: int = 0
     """Seed of the weights, the sample order and the augmentation."""
+    weights: str | None = None
+    """Start from the weights of a run, a checkpoint or a folder that sycoca_ds/export.py wrote; parts that it lacks start
+    fresh. Read at step 0 only: a run that has a checkpoint goes on from that."""
     ds_config: str = "ds_configs/zero3.json"
     """DeepSpeed policy (sharding, offload, communication); sizes in it are "auto". Relative to the current folder, then
     to the repository."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 on GPUs that have it; on a CPU, whichever is measured faster at the start."""
+    """`auto`: bf16 on GPUs that have it; on a CPU, whichever is measured faster at the start; fp32 without ZeRO."""
     activation_checkpointing: bool = True
     """Recompute blocks in the backward pass instead of keeping their activations."""
     expected_world_size: int | None = None
@@ -234,6 +264,17 @@ def check_model(model: ModelConfig) -> None:
     divides(image.patch_size, image.image_size, "model.image.patch-size", "model.image.image-size")
     divides(image.heads, image.width, "model.image.heads", "model.image.width")
     divides(text.heads, text.width, "model.text.heads", "model.text.width")
+    if image.pooling == "attention":
+        divides(image.pooling_heads, model.embed_dim, "model.image.pooling-heads", "model.embed-dim")
+        if image.pooling_queries < 2:
+            raise UserError(
+                f"model.image.pooling-queries = {image.pooling_queries}: expected at least 2, one global and one for the decoder"
+            )
+    for name, value in (("sot-id", text.sot_id), ("eot-id", text.eot_id)):
+        if not 0 < value < text.vocab_size or text.sot_id == text.eot_id:
+            raise UserError(
+                f"model.text.{name} = {value}: expected an id of its own between 1 and {text.vocab_size - 1} (0 is padding)"
+            )
     if text.context_length < 3:
         raise UserError(f"model.text.context-length = {text.context_length}: expected at least 3 ([SOT], a word, [EOT])")
     if model.captions:

@@ -51,6 +51,9 @@ class EvaluateConfig:
     precision."""
     caption_tokens: int = 30
     """Longest generated caption in tokens (open_clip's generate: 30)."""
+    beams: int = 1
+    """Beams of the captions' beam search, ranked by the mean log-probability of a token; 1 = greedy (open_clip's generate: 6
+    beams)."""
     seed: int = 0
     """Seed of random masks and of bootstrap intervals."""
     gallery: int = 6
@@ -156,6 +159,7 @@ def evaluate(config: EvaluateConfig) -> int:
         config.caption_tokens,
         config.seed,
         config.gallery,
+        config.beams,
     )
     check_options(options)
     requirements = [parse_requirement(text) for text in config.require]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sycoca_ds.config import (
     DataConfig,
     DecoderConfig,
@@ -18,7 +20,8 @@ from sycoca_ds.config import (
 # The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Three things differ from the
 # paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
 # (benchmarks/results/2026-11-23_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
-# (docs/masking.md). And a batch of 64 gives more steps in the same time than the paper's 2048 would.
+# (docs/masking.md). And a batch of 64 gives more steps in the same time than the paper's 2048 would. The learning rate is a
+# choice among three over three seeds (benchmarks/results/2026-11-24_tiny_lr.md).
 TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
@@ -30,8 +33,25 @@ TINY = TrainConfig(
         init_std=0.05,
     ),
     data=DataConfig(lanes=16, window=512, workers=1),
-    optim=OptimConfig(global_batch_size=64, steps=300, epochs=None, lr=2e-3, warmup_steps=60, betas=(0.9, 0.95)),
+    optim=OptimConfig(global_batch_size=64, steps=300, epochs=None, lr=1.4e-3, warmup_steps=60, betas=(0.9, 0.95)),
     run=RunConfig(out="runs/tiny", log_every=10, picture_every=100, checkpoint_every=100, validation_samples=256),
+)
+
+# deepspeed --num_gpus 1 sycoca_ds/train.py --preset small --data.train DIR
+# For one consumer GPU: ViT-S/16 (12 x 384) with decoders of half its depth, a batch of 1024 in four micro-batches. Learning rate of
+# CLIP's smaller models (Radford et al., 2021, Table 20: ViT-B/32). ZeRO-1: with one rank there is nothing to shard. Memory: at most
+# 10 GiB by an estimate (benchmarks/results/2026-11-23_step_cost.md); a smaller GPU takes more `optim.accumulation-steps`.
+SMALL = TrainConfig(
+    model=ModelConfig(
+        embed_dim=384,
+        image=ImageEncoderConfig(image_size=224, patch_size=16, layers=12, width=384, heads=6),
+        text=TextEncoderConfig(layers=6, width=384, heads=6),
+        text_decoder=DecoderConfig(layers=6, width=384, heads=6),
+        image_decoder=DecoderConfig(layers=4, width=384, heads=6),
+    ),
+    data=DataConfig(lanes=64),
+    optim=OptimConfig(global_batch_size=1024, accumulation_steps=4, lr=5e-4, warmup_steps=2000),
+    run=RunConfig(out="runs/small", ds_config="ds_configs/zero1.json"),
 )
 
 # deepspeed --hostfile HOSTS sycoca_ds/train.py --preset base --data.train DIR
@@ -55,5 +75,55 @@ SYCOCA_930M = TrainConfig(
     run=RunConfig(out="runs/930m"),
 )
 
-PRESETS: dict[str, TrainConfig] = {"tiny": TINY, "base": BASE, "930m": SYCOCA_930M}
+# open_clip's three CoCa, field by field (its model_configs/*.json), for its weights: docs/open_clip.md. Without weights they train
+# CoCa as open_clip does. All three use CLIP's BPE, also coca_base, whose 64000 rows that tokenizer does not fill, and the padding
+# mask that open_clip's weights were trained with; --model.text.attention-mask exact is the better one for training afresh.
+_CLIP_TEXT = TextEncoderConfig(sot_id=49406, eot_id=49407, attention_mask="open_clip")
+
+# deepspeed --hostfile HOSTS sycoca_ds/train.py --preset coca_base --data.train DIR
+# 440 M parameters: ViT-B at 288 px with patches of 18 px, no attention pooling: [CLS] and all 256 patches as they are.
+OPEN_CLIP_BASE = TrainConfig(
+    model=ModelConfig(
+        family="coca",
+        embed_dim=512,
+        image=ImageEncoderConfig(image_size=288, patch_size=18),
+        text=replace(_CLIP_TEXT, vocab_size=64000),
+    ),
+    run=RunConfig(out="runs/coca_base"),
+)
+
+# deepspeed --hostfile HOSTS sycoca_ds/train.py --preset coca_ViT-B-32 --data.train DIR
+# 254 M parameters: 49 patches of 32 px, of which 256 learned queries make one global vector and 255 tokens for the decoder.
+OPEN_CLIP_B_32 = TrainConfig(
+    model=ModelConfig(
+        family="coca",
+        embed_dim=512,
+        image=ImageEncoderConfig(image_size=224, patch_size=32, pooling="attention"),
+        text=replace(_CLIP_TEXT, width=512, heads=8),
+        text_decoder=DecoderConfig(width=512, heads=8),
+    ),
+    run=RunConfig(out="runs/coca_ViT-B-32"),
+)
+
+# deepspeed --hostfile HOSTS sycoca_ds/train.py --preset coca_ViT-L-14 --data.train DIR
+# 638 M parameters: ViT-L/14 with the same pooling. Image encoder and text sizes are those of `930m`, whose [CLS] pooling differs.
+OPEN_CLIP_L_14 = TrainConfig(
+    model=ModelConfig(
+        family="coca",
+        embed_dim=768,
+        image=ImageEncoderConfig(image_size=224, patch_size=14, layers=24, width=1024, heads=16, pooling="attention"),
+        text=_CLIP_TEXT,
+    ),
+    run=RunConfig(out="runs/coca_ViT-L-14"),
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": TINY,
+    "small": SMALL,
+    "base": BASE,
+    "930m": SYCOCA_930M,
+    "coca_base": OPEN_CLIP_BASE,
+    "coca_ViT-B-32": OPEN_CLIP_B_32,
+    "coca_ViT-L-14": OPEN_CLIP_L_14,
+}
 DEFAULT_PRESET = "930m"

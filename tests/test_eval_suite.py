@@ -169,6 +169,30 @@ def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monk
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, True]
 
 
+def test_captions_by_beam_search_are_another_result(done, world, tmp_path):
+    from sycoca_ds.data.transforms import normalise
+    from sycoca_ds.engine.checkpoint import load_for_inference
+    from sycoca_ds.model.generation import Decoding
+
+    def captioned(**options):
+        record = run(world, tmp_path, tasks=("captioning",), **options)["tasks"]["captioning"]
+        return record, [row["caption"] for row in json.loads((tmp_path / "samples" / "captions.json").read_text())]
+
+    beamed, captions = captioned(beams=3)
+    assert beamed["details"]["decoding"] == "beam search, 3 beams" and not beamed["reused"]
+    loaded, data = load_for_inference(world / "run"), Collection(world / "data", 48)
+    for number in (5, 20):
+        with torch.inference_mode():
+            decoding = Decoding(beams=3, length_penalty=1.0)
+            ids = loaded.model("generate", image_BCHW=normalise(data.image(number)[None]), steps=30, decoding=decoding)
+        assert captions[number] == loaded.tokenizer.decode(ids[0].tolist()).strip()
+    assert captioned(beams=3, batch_size=5)[0]["reused"]
+    greedy, others = captioned()
+    assert greedy["details"]["decoding"] == "greedy" and not greedy["reused"] and others != captions
+    assert greedy["metrics"] == done[1]["tasks"]["captioning"]["metrics"]
+    assert not captioned(beams=2)[0]["reused"]
+
+
 def test_a_crash_keeps_the_finished_tasks(world, tmp_path, monkeypatch):
     def broken(bench, labels):
         raise RuntimeError("power cut")
@@ -337,6 +361,7 @@ def test_funnel_that_is_missing_or_strange_is_told(tmp_path):
         (SuiteOptions(tasks=("retrieval", "retrieval")), "name each task once"),
         (SuiteOptions(tasks=()), "at least one"),
         (SuiteOptions(batch_size=0), "--batch-size 0: expected at least 1"),
+        (SuiteOptions(beams=0), "--beams 0: expected at least 1"),
     ],
 )
 def test_bad_options(options, message):

@@ -45,6 +45,7 @@ class SuiteOptions:
     caption_tokens: int = 30
     seed: int = 0
     gallery: int = 6
+    beams: int = 1
 
 
 def task_key(task: str, checkpoint: str, data: str, labels: LabelSet | None, options: SuiteOptions) -> str:
@@ -63,7 +64,7 @@ def task_key(task: str, checkpoint: str, data: str, labels: LabelSet | None, opt
         parts["labels"] = labels.digest if labels else None
     if task == "captioning":
         # where Java appears later, METEOR's null must not stay
-        parts |= {"caption_tokens": options.caption_tokens, "java": java_command() is not None}
+        parts |= {"caption_tokens": options.caption_tokens, "beams": options.beams, "java": java_command() is not None}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -184,6 +185,7 @@ def evaluate_checkpoint(
         options.caption_tokens,
         options.seed,
         options.gallery,
+        options.beams,
     )
     threads = None
     if device.type == "cpu":
@@ -286,6 +288,7 @@ def check_options(options: SuiteOptions) -> None:
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),
         ("--gallery", options.gallery),
+        ("--beams", options.beams),
     ):
         if value < 1:
             raise UserError(f"{flag} {value}: expected at least 1")

@@ -23,6 +23,7 @@ from sycoca_ds.eval.classification import LabelSet, class_weights, classificatio
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.reconstruction import gap_metrics, wrong_captions
 from sycoca_ds.eval.retrieval import retrieve, top_candidates
+from sycoca_ds.model.generation import Decoding
 
 METRICS: dict[str, tuple[str, ...]] = {
     "retrieval": (
@@ -101,6 +102,7 @@ class Bench:
     caption_tokens: int = 30
     seed: int = 0
     gallery: int = 6
+    beams: int = 1
 
     def call(self, task: str, **inputs: Any) -> Any:
         """One forward without gradient, under bf16 autocast if asked for."""
@@ -212,16 +214,18 @@ def _confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ..
 
 
 def run_captioning(bench: Bench, labels: LabelSet | None = None) -> Outcome:
-    """Greedy captions of all images, scored against all their captions."""
+    """Greedy or beam search captions of all images, scored against all their captions."""
     if not bench.config.model.captions:
         raise NotApplicable(f"a '{bench.config.model.family}' model has no text decoder")
     data = bench.collection
     # a generated text has to fit the text encoder's positions, [SOT] included
     steps = min(bench.caption_tokens, bench.config.model.text.context_length - 1)
+    # ranked by the mean over tokens, as open_clip's beam search does: by the sum, more beams would mean shorter captions
+    decoding = Decoding(beams=bench.beams, length_penalty=1.0)
     captions: list[str] = []
     with Progress("write captions", total=len(data), unit="images") as bar:
         for numbers, image in data.batches(bench.batch_size):
-            ids = bench.call("generate", image_BCHW=bench.pixels(image), steps=steps).cpu()
+            ids = bench.call("generate", image_BCHW=bench.pixels(image), steps=steps, decoding=decoding).cpu()
             captions.extend(bench.tokenizer.decode(row.tolist()).strip() for row in ids)
             bar.advance(len(numbers))
     keys = [picture.image_id for picture in data.pictures]
@@ -234,7 +238,7 @@ def run_captioning(bench: Bench, labels: LabelSet | None = None) -> Outcome:
         "images": len(data),
         "references": len(data.captions),
         "tokenizer": kind,
-        "decoding": "greedy",
+        "decoding": "greedy" if bench.beams == 1 else f"beam search, {bench.beams} beams",
         "steps": steps,
         "empty": sum(not caption for caption in captions),
     }

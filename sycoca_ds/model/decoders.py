@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sycoca_ds.config import DecoderConfig
-from sycoca_ds.model.blocks import CrossBlock, SelfBlock, run_block
+from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, SelfBlock, run_block
 from sycoca_ds.model.masking import put_patches
+
+LOGITS_AT_ONCE = 1 << 26
+"""Most logits the captioning loss holds at a time: 256 MiB in float32."""
+
+
+class VocabularyHead(nn.Linear):
+    """Logits of the next token, or their cross entropy without ever holding all logits."""
+
+    def __init__(self, width: int, vocab_size: int):
+        super().__init__(width, vocab_size, bias=False)
+
+    def forward(self, x: Tensor, target_M: Tensor | None = None) -> Tensor:
+        """Logits (.., V) of x (.., D); with `target_M`, the summed cross entropy of the M rows of x, float32.
+
+        Rows are taken in pieces whose logits are computed again in the backward pass. The pieces stand inside this one module
+        call, so their number may differ from rank to rank: under ZeRO-3 the weight is gathered once, forward and backward.
+        """
+        if target_M is None:
+            return super().forward(x)
+        rows = max(1, LOGITS_AT_ONCE // self.out_features)
+        if len(x) <= rows:
+            return self._summed_cross_entropy(x, target_M)
+        pieces = [
+            checkpoint(self._summed_cross_entropy, *piece, use_reentrant=False, preserve_rng_state=False)
+            for piece in zip(x.split(rows), target_M.split(rows), strict=True)
+        ]
+        return torch.stack(pieces).sum()
+
+    def _summed_cross_entropy(self, x_MD: Tensor, target_M: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(x_MD, self.weight).float(), target_M, reduction="sum")
 
 
 class Decoder(nn.Module):
@@ -19,7 +51,7 @@ class Decoder(nn.Module):
         self.cross_blocks = None
         if other_width is not None:
             self.cross_blocks = nn.ModuleList(CrossBlock(config.width, config.heads, other_width) for _ in range(config.layers))
-        self.ln_final = nn.LayerNorm(config.width)
+        self.ln_final = LayerNorm(config.width)
         self.recompute = False
 
     def run(self, x: Tensor, other: Tensor | None, valid: Tensor | None) -> Tensor:
@@ -35,15 +67,37 @@ class TextDecoder(Decoder):
 
     def __init__(self, config: DecoderConfig, image_width: int, vocab_size: int):
         super().__init__(config, image_width, "causal")
-        self.head = nn.Linear(config.width, vocab_size, bias=False)
+        self.head = VocabularyHead(config.width, vocab_size)
 
-    def forward(self, token_BLD: Tensor, image_BSD: Tensor, at_BL: Tensor | None = None) -> Tensor:
-        """Logits of the next token at every position, or at the positions `at_BL` (bool) marks: (B, L, V) or (marked, V).
+    def forward(self, token_BLD: Tensor, image_BSD: Tensor, at_BL: Tensor | None = None, target_M: Tensor | None = None) -> Tensor:
+        """Logits of the next token at every position, or the captioning loss at some.
 
-        The head runs on the marked positions only: most of a padded caption needs no row of the vocabulary.
+        Args:
+            token_BLD: text-encoder outputs; image_BSD: image tokens.
+            at_BL: bool, the M positions that matter: the head runs on them alone, most of a padded caption needs no row of
+                the vocabulary. Default all.
+            target_M: int64, the next token at those positions, in order.
+
+        Returns:
+            (B, L, V), or (M, V) with `at_BL`, or with `target_M` the summed cross entropy, 0-dim float32.
         """
         x_BLD = self.run(token_BLD, image_BSD, None)
-        return self.head(x_BLD if at_BL is None else x_BLD[at_BL])
+        return self.head(x_BLD if at_BL is None else x_BLD[at_BL], target_M)
+
+    def keys_values(self, image_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """What the layers need of the image, for `step`."""
+        return [block.keys_values(image_BSD) for block in self.cross_blocks]
+
+    def step(self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Logits after one more token of each of R texts, R / B for each of B images in a row: (R, V).
+
+        The texts of one image stand in the query axis of the cross-attention, so its keys and values are not repeated.
+        """
+        rows, images = len(x_R1D), len(image[0][0])
+        for self_block, cross_block, cache, keys_values in zip(self.self_blocks, self.cross_blocks, past, image, strict=True):
+            x_BKD = self_block(x_R1D, None, cache).reshape(images, rows // images, -1)
+            x_R1D = cross_block.attend_to(x_BKD, keys_values).reshape(rows, 1, -1)
+        return self.head(self.ln_final(x_R1D[:, 0]))
 
 
 class ImageDecoder(Decoder):

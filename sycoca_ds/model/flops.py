@@ -1,9 +1,29 @@
-"""Floating-point operations of one sample's forward pass, counted by formula: 2 per multiply-add of matrix products,
-attention scores and mixing included; norms, softmax and activations left out, as usual for MFU."""
+"""Floating-point operations of one training sample, counted by formula: 2 per multiply-add of matrix products, attention scores
+and mixing included; norms, softmax and activations left out, as usual for MFU."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from sycoca_ds.config import ModelConfig, hidden_count
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of a part on one sample."""
+
+    part: str
+    what: str
+    tokens: str
+    """How many tokens go through it, as a reader would say it."""
+    forward: int
+    """FLOPs."""
+    of_blocks: int
+    """FLOPs of them in transformer blocks, which activation checkpointing computes again in the backward pass."""
+    trained: bool = True
+    """Whether there is a backward pass."""
+    for_contrast: bool = False
+    """Whether the contrast alone needs it: run once more, without gradient, where a step has several micro-batches."""
 
 
 def _self_block(tokens: int, width: int, causal: bool) -> int:
@@ -16,46 +36,92 @@ def _cross_block(queries: int, keys: int, width: int, key_width: int) -> int:
     return 20 * queries * width**2 + 4 * keys * key_width * width + 4 * queries * keys * width
 
 
-def forward_flops(model: ModelConfig, text_tokens: int | None = None) -> dict[str, int]:
-    """Forward FLOPs of one training sample by part. A training step costs three times their sum, four times the blocks'
-    share where activations are recomputed.
+def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | None = None) -> list[Pass]:
+    """Everything that one training sample goes through.
 
     Args:
-        text_tokens: L, tokens of the padded caption; default the context length. The head is counted at all of them.
+        text_tokens: L, tokens of the padded caption; default the context length.
+        labels: next tokens that the captioning loss scores, on average; default L - 1, a caption without padding.
     """
     image, text, masking = model.image, model.text, model.masking
     n, length = image.patches, text_tokens or text.context_length
+    labels = length - 1 if labels is None else labels
+    pooled = image.pooling == "attention"
 
-    def encode(patches: int) -> int:
-        return 2 * patches * image.patch_values * image.width + image.layers * _self_block(patches + 1, image.width, False)
-
-    def project_to_shared(rows: int, width: int) -> int:
+    def project(rows: int, width: int) -> int:
         return 2 * rows * width * model.embed_dim
 
-    flops = {
-        "image encoder, all patches": encode(n) + project_to_shared(1, image.width),
-        "text encoder": text.layers * _self_block(length + 1, text.width, True) + project_to_shared(1, text.width),
-    }
+    def pool(tokens: int) -> int:
+        e, q = model.embed_dim, image.pooling_queries
+        return 4 * tokens * image.width * e + 4 * q * e * e + 4 * q * tokens * e
+
+    def encode(part: str, what: str, patches: int, read: bool) -> Pass:
+        blocks = image.layers * _self_block(patches + 1, image.width, False)
+        rest = 2 * patches * image.patch_values * image.width + (pool(patches + 1) if pooled and read else 0)
+        return Pass(part, what, f"1 + {patches} of {n} patches", blocks + rest, blocks)
+
+    blocks = text.layers * _self_block(length + 1, text.width, True)
+    out = [
+        replace(encode("image encoder", "all patches", n, read=True), for_contrast=True),
+        Pass("image encoder", "projection", "1", project(1, model.image_token_width), 0, for_contrast=True),
+        Pass("text encoder", "caption", f"{length} + 1", blocks + project(1, text.width), blocks, for_contrast=True),
+    ]
     masked = model.family == "sycoca"
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)
     kept = n - hidden_count(n, masking.high_ratio)
-    if masked and masking.mask_by == "attention":
-        flops["attentive scores"] = (
-            project_to_shared(n, image.width) + project_to_shared(length, text.width) + 2 * n * length * model.embed_dim
-        )
-    if masked and masking.mask_at == "input":
-        passes = ([seen] if seen < n else []) + ([kept] if model.reconstructs else [])
-        flops["image encoder, masked passes"] = sum(map(encode, passes))
+    if masked and masking.mask_by == "attention" and (model.reconstructs or seen < n):
+        projected = project(n, model.image_token_width) + project(length, text.width)
+        value_path = 2 * n * (2 * image.width + model.embed_dim) * model.embed_dim if pooled else 0
+        scores = projected + value_path + 2 * n * length * model.embed_dim
+        out.append(Pass("masking", "attentive scores", f"{n} x {length}", scores, 0, trained=False))
+    at_input = masked and masking.mask_at == "input"
+    if at_input and seen < n:
+        out.append(encode("image encoder", "without low-attentive patches", seen, read=True))
+    if at_input and model.reconstructs:
+        out.append(encode("image encoder", "without high-attentive patches", kept, read=False))
+    if pooled and seen < n and not at_input:
+        out.append(Pass("image encoder", "pooling of what captioning sees", f"1 + {seen}", pool(seen + 1), 0))
     if model.captions:
-        width = model.text_decoder.width
-        layer = _self_block(length - 1, width, True) + _cross_block(length - 1, seen, width, image.width)
-        flops["text decoder"] = model.text_decoder.layers * layer + 2 * (length - 1) * width * text.vocab_size
+        width, layers, keys = model.text_decoder.width, model.text_decoder.layers, seen
+        if pooled:
+            keys = image.pooling_queries - 1
+        blocks = layers * (_self_block(length - 1, width, True) + _cross_block(length - 1, keys, width, model.image_token_width))
+        out.append(Pass("text decoder", "blocks", f"{length - 1} on {keys} image tokens", blocks, blocks))
+        head = round(2 * labels * width * text.vocab_size)
+        out.append(Pass("text decoder", "vocabulary head", f"{labels:g} labelled", head, 0))
     if model.reconstructs:
-        decoder = model.image_decoder
-        layer = _self_block(n, decoder.width, False)
-        if masking.mim == "text_guided":
-            layer += _cross_block(n, length, decoder.width, text.width)
-        flops["image decoder"] = (
-            decoder.layers * layer + 2 * kept * image.width * decoder.width + 2 * n * decoder.width * image.patch_values
-        )
-    return flops
+        decoder, guided = model.image_decoder, masking.mim == "text_guided"
+        blocks = decoder.layers * _self_block(n, decoder.width, False)
+        if guided:
+            blocks += decoder.layers * _cross_block(n, length, decoder.width, text.width)
+        rest = 2 * kept * image.width * decoder.width + 2 * n * decoder.width * image.patch_values
+        tokens = f"{n} on {length} text tokens" if guided else f"{n}"
+        out.append(Pass("image decoder", "text-guided" if guided else "plain", tokens, blocks + rest, blocks))
+    return out
+
+
+def forward_flops(model: ModelConfig, text_tokens: int | None = None, labels: float | None = None) -> int:
+    """Forward FLOPs of one training sample."""
+    return sum(part.forward for part in passes(model, text_tokens, labels))
+
+
+def step_flops(
+    model: ModelConfig,
+    text_tokens: int | None = None,
+    labels: float | None = None,
+    recompute: bool = False,
+    accumulation_steps: int = 1,
+) -> int:
+    """FLOPs of one sample in a training step: forward once, backward twice that, scores forward only.
+
+    Args:
+        recompute: activation checkpointing, blocks forward once more. Leave it out for MFU, put it in for hardware FLOPs.
+        accumulation_steps: above 1 the encoders run once more, without gradient.
+    """
+    parts = passes(model, text_tokens, labels)
+    total = sum((3 if part.trained else 1) * part.forward for part in parts)
+    if recompute:
+        total += sum(part.of_blocks for part in parts if part.trained)
+    if accumulation_steps > 1:
+        total += sum(part.forward for part in parts if part.for_contrast)
+    return total

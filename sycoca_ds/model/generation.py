@@ -1,33 +1,341 @@
-"""Caption generation. A fixed number of steps, agreed by all ranks beforehand: a rank that stopped early would leave the
-others waiting for its parameter shards under ZeRO-3."""
+"""Captions with a key/value cache: greedy, beam search, sampling, freely or among given choices.
+
+Always a fixed number of steps, agreed by all ranks beforehand: under ZeRO-3 a rank that stopped early would leave the others
+waiting for its parameter shards. For the same reason no branch around the model looks at the data.
+
+Legend: B images, K beams, R = B * K rows (the beams of one image in a row), T steps, V vocabulary, N nodes and E edges of the
+choices' tree, D the most edges of one node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sycoca_ds.model.text_encoder import EOT_ID, PAD_ID, SOT_ID
+from data_pipeline.errors import UserError
+from sycoca_ds.config import TextEncoderConfig
+from sycoca_ds.model.blocks import KeyValues
+from sycoca_ds.model.decoders import TextDecoder
+from sycoca_ds.model.masking import random_scores
+from sycoca_ds.model.text_encoder import PAD_ID, TextEncoder
+
+NEVER = float("-inf")
+"""Log-probability of a token that may not come next."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How the next token is chosen from the model's logits. The default is greedy.
+
+    Raises:
+        UserError: a value that means nothing, naming the field.
+    """
+
+    beams: int = 1
+    """Hypotheses kept an image; 1 is greedy, or one sample. A finished hypothesis keeps its place among them."""
+    sample: bool = False
+    """Draw tokens from softmax(logits / temperature), cut by top_k and then top_p. Not together with beams > 1."""
+    temperature: float = 1.0
+    """With `sample`: above 0. Small values come close to greedy."""
+    top_k: int = 0
+    """With `sample`: only this many of the most likely tokens; 0 = all."""
+    top_p: float = 1.0
+    """With `sample`: only the fewest most likely tokens that together reach this probability, after top_k; 1 = all."""
+    length_penalty: float = 0.0
+    """With beams > 1: hypotheses are ranked by (sum of log-probabilities) / length ** length_penalty, at every step and at the
+    end. The length counts generated tokens and [EOT], not the prompt. 0: the most likely text; 1: the mean, which is what
+    open_clip's beam search ranks by; larger favours longer texts. Between -10 and 10."""
+    min_tokens: int = 0
+    """[EOT] may not come before this many generated words. Not together with choices, which say themselves where they end."""
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, expected: str) -> None:
+            raise UserError(f"decoding: {name} = {getattr(self, name)!r}: expected {expected}")
+
+        for name, least in (("beams", 1), ("top_k", 0), ("min_tokens", 0)):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                refuse(name, f"a whole number of at least {least}")
+        # written so that NaN is refused, too
+        if not 0 < self.temperature < math.inf:
+            refuse("temperature", "a finite number above 0 (for the most likely token, sample = False)")
+        if not 0 < self.top_p <= 1:
+            refuse("top_p", "a number above 0 and at most 1 (1 = all tokens)")
+        if not -10 <= self.length_penalty <= 10:
+            refuse("length_penalty", "a number between -10 and 10")
+        if self.sample and self.beams > 1:
+            refuse("beams", "1 with sample = True: choose beam search or sampling")
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """The only texts that may come out, as a prefix tree. Made by `from_ids`.
+
+    Node 0 is the root; the edges of node n stand at places start_N1[n] .. start_N1[n + 1] - 1.
+    """
+
+    start_N1: Tensor
+    """int64 (N + 1,)."""
+    token_E: Tensor
+    """int64 (E,), the token of each edge."""
+    child_E: Tensor
+    """int64 (E,), the node it leads to."""
+    longest: int
+    """Tokens of the longest choice, [EOT] counted."""
+    widest: int
+    """D."""
+    largest_id: int
+    """The largest token."""
+
+    @classmethod
+    def from_ids(cls, ids: Iterable[Sequence[int]], eot_id: int) -> Choices:
+        """A tree of token sequences, each without [SOT] and with [EOT] as its end. Duplicates count once.
+
+        Raises:
+            UserError: no choice, or a sequence that does not end with its only [EOT], or holds a negative id.
+        """
+        children: list[dict[int, int]] = [{}]
+        longest = 0
+        for number, sequence in enumerate(ids):
+            tokens = [int(token) for token in sequence]
+            if eot_id not in tokens or tokens.index(eot_id) != len(tokens) - 1:
+                raise UserError(
+                    f"choice {number} (tokens {tokens[:8]}..): expected one <end_of_text> ({eot_id}) as its last token; "
+                    "add it, or cut off what comes after it"
+                )
+            if min(tokens) < 0:
+                raise UserError(f"choice {number} holds the token {min(tokens)}: expected ids of the vocabulary, from 0 on")
+            longest, node = max(longest, len(tokens)), 0
+            for token in tokens:
+                child = children[node].setdefault(token, len(children))
+                if child == len(children):
+                    children.append({})
+                node = child
+        edges = [sorted(after.items()) for after in children]
+        if not edges[0]:
+            raise UserError("no choices: expected at least one text to choose")
+        start_N1 = torch.tensor([0, *(len(after) for after in edges)]).cumsum(0)
+        token_E, child_E = torch.tensor([edge for after in edges for edge in after]).unbind(1)
+        return cls(start_N1, token_E.contiguous(), child_E.contiguous(), longest, max(map(len, edges)), int(token_E.max()))
+
+    def to(self, device: torch.device | str) -> Choices:
+        tensors = {name: getattr(self, name).to(device) for name in ("start_N1", "token_E", "child_E")}
+        return dataclasses.replace(self, **tensors)
+
+    def _edges(self, node_R: Tensor) -> tuple[Tensor, Tensor]:
+        """(places in token_E (R, D), bool (R, D) True where there is such an edge)."""
+        place_RD = self.start_N1[node_R][:, None] + torch.arange(self.widest, device=node_R.device)
+        return place_RD.clamp(max=len(self.token_E) - 1), place_RD < self.start_N1[node_R + 1][:, None]
+
+    def allowed(self, node_R: Tensor, vocab_size: int) -> Tensor:
+        """Bool (R, V), True at the tokens that go on from each row's node; none at a choice's end."""
+        place_RD, real_RD = self._edges(node_R)
+        allowed = torch.zeros(len(node_R), vocab_size + 1, dtype=torch.bool, device=node_R.device)
+        # missing edges point to one column too many, which is cut off
+        return allowed.scatter_(1, self.token_E[place_RD].masked_fill(~real_RD, vocab_size), True)[:, :vocab_size]
+
+    def follow(self, node_R: Tensor, token_R: Tensor) -> Tensor:
+        """The nodes (R,) that tokens lead to; a row whose token is no edge stays where it is."""
+        place_RD, real_RD = self._edges(node_R)
+        match_RD = real_RD & (self.token_E[place_RD] == token_R[:, None])
+        child_R = (self.child_E[place_RD] * match_RD).sum(dim=1)
+        return torch.where(match_RD.any(dim=1), child_R, node_R)
+
+
+class Captioner:
+    """Text encoder and text decoder, one token at a time, for B images and any number of texts an image."""
+
+    def __init__(self, text_encoder: TextEncoder, text_decoder: TextDecoder, image_BSD: Tensor):
+        """`image_BSD`: image tokens as `ImageEncoder.read` gives them; their keys and values are computed here, once."""
+        self.text_encoder, self.text_decoder = text_encoder, text_decoder
+        self.image = text_decoder.keys_values(image_BSD)
+        self.images, self.device = len(image_BSD), image_BSD.device
+        self.encoder_past = [KeyValues() for _ in text_encoder.blocks]
+        self.decoder_past = [KeyValues() for _ in text_decoder.self_blocks]
+        self.place = 0
+
+    def next_logits(self, token_R: Tensor) -> Tensor:
+        """Logits (R, V), float32, of what follows one more token a text: [SOT] at first. R is the same at every call."""
+        x_R1D = self.text_encoder(token_R[:, None], self.encoder_past, self.place)[1]
+        self.place += 1
+        return self.text_decoder.step(x_R1D, self.decoder_past, self.image).float()
+
+    def reorder(self, index_R: Tensor) -> None:
+        """Text r goes on as text `index_R[r]` of the same image was."""
+        for cache in (*self.encoder_past, *self.decoder_past):
+            cache.reorder(index_R)
+
+
+def largest(x_BC: Tensor, k: int) -> Tensor:
+    """Places (B, k) of the k largest float32 of each row, in falling order, equal ones by rising place.
+
+    `topk` alone breaks ties as its algorithm happens to, which depends on the shape of the batch and the device, and ties are
+    common: bf16 logits have 8 bits. So each number and its place become one integer of a kind.
+    """
+    bits_BC = (x_BC + 0.0).contiguous().view(torch.int32)  # + 0.0: the bits of -0 are not those of 0
+    order_BC = torch.where(bits_BC < 0, bits_BC ^ 0x7FFFFFFF, bits_BC).long()  # floats in order as integers in order
+    place_C = torch.arange(x_BC.shape[1], device=x_BC.device)
+    key_BC = (order_BC << 32) + (x_BC.shape[1] - 1 - place_C)
+    return x_BC.shape[1] - 1 - (key_BC.topk(k, dim=1).values & 0xFFFFFFFF)
+
+
+def gumbel_noise(key_B: Tensor, step: int, vocab_size: int) -> Tensor:
+    """Standard Gumbel noise (B, V), float32, a pure function of key, step and token: neither batch nor rank matters."""
+    # Half a grid step keeps the logarithms finite; in float32 it would round the largest value up to 1.
+    uniform_BV = random_scores(key_B, vocab_size, salt=step).double() + 2.0**-25
+    return -(-uniform_BV.log()).log().float()
+
+
+def filtered(logits_RV: Tensor, decoding: Decoding) -> Tensor:
+    """Logits divided by the temperature, -inf at the tokens that top_k and then top_p leave out: (R, V)."""
+    # The largest becomes 0 first: the digits of float32 then serve the likely tokens at low temperatures, too.
+    scaled_RV = (logits_RV - logits_RV.amax(dim=1, keepdim=True)) / max(decoding.temperature, 1e-20)
+    if decoding.top_k == 0 and decoding.top_p == 1:
+        return scaled_RV
+    sorted_RV, token_RV = scaled_RV.sort(dim=1, descending=True, stable=True)
+    keep_RV = torch.ones_like(sorted_RV, dtype=torch.bool)
+    if decoding.top_k:
+        keep_RV[:, decoding.top_k :] = False
+    if decoding.top_p < 1:
+        share_RV = sorted_RV.masked_fill(~keep_RV, NEVER).softmax(dim=1)
+        keep_RV &= share_RV.cumsum(dim=1) - share_RV < decoding.top_p  # what stands before it does not suffice
+    return scaled_RV.masked_fill(~torch.zeros_like(keep_RV).scatter(1, token_RV, keep_RV), NEVER)
+
+
+def extend(logp_RV: Tensor, score_R: Tensor, ended_R: Tensor, words_R: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of beam search: the best K of each image's K * V ways on, best first.
+
+    Args:
+        logp_RV: float32 log-probabilities of the next token, -inf where it may not come.
+        score_R: sums of log-probabilities, -inf for a dead hypothesis.
+        ended_R: bool; words_R: int64, generated tokens so far.
+
+    Returns:
+        (row it goes on from, token, score), (R,) each. An image with fewer than K ways on keeps dead hypotheses at the end.
+    """
+    beams, vocab_size = decoding.beams, logp_RV.shape[1]
+    # the one way on for an ended hypothesis is a pad that costs nothing
+    logp_RV = logp_RV.masked_fill(ended_R[:, None], NEVER)
+    logp_RV[:, PAD_ID] = logp_RV[:, PAD_ID].masked_fill(ended_R, 0.0)
+    total_RV = score_R[:, None] + logp_RV
+    length_R1 = (words_R + ~ended_R).clamp(min=1)[:, None]
+    rank_RV = total_RV / length_R1**decoding.length_penalty
+    place_BK = largest(rank_RV.view(-1, beams * vocab_size), beams)
+    first_B1 = torch.arange(0, len(logp_RV), beams, device=logp_RV.device)[:, None]
+    score_BK = total_RV.view(-1, beams * vocab_size).gather(1, place_BK)
+    return (first_B1 + place_BK // vocab_size).flatten(), (place_BK % vocab_size).flatten(), score_BK.flatten()
+
+
+def _prompts(prompt_BL: Tensor | None, captioner: Captioner, steps: int, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Prompts cut or padded to (B, T), and their lengths (B,)."""
+    images, device = captioner.images, captioner.device
+    if prompt_BL is None:
+        prompt_BL = torch.zeros(images, 0, dtype=torch.int64, device=device)
+    if prompt_BL.ndim != 2 or len(prompt_BL) != images or prompt_BL.dtype != torch.int64:
+        raise ValueError(f"prompts {tuple(prompt_BL.shape)} {prompt_BL.dtype}: expected int64, one row for each of {images} images")
+    prompt_BL = F.pad(prompt_BL.to(device), (0, steps), value=PAD_ID)
+    # id 0 inside a prompt is a real token in CLIP's vocabulary, so the last other one marks the end
+    length_B = ((prompt_BL != PAD_ID) * torch.arange(1, prompt_BL.shape[1] + 1, device=device)).amax(dim=1)
+    if length_B.max() > steps:
+        raise ValueError(f"a prompt of {int(length_B.max())} tokens does not fit into {steps} steps")
+    if prompt_BL.min() < 0 or prompt_BL.max() >= vocab_size:
+        raise ValueError(f"prompts hold ids outside 0..{vocab_size - 1}, the model's vocabulary")
+    return prompt_BL[:, :steps], length_B
 
 
 @torch.no_grad()
-def greedy(next_logits: Callable[[Tensor], Tensor], batch: int, steps: int, device: torch.device) -> Tensor:
-    """The most likely token at every step.
+def generate(
+    captioner: Captioner,
+    steps: int,
+    text: TextEncoderConfig,
+    decoding: Decoding,
+    prompt_BL: Tensor | None = None,
+    choices: Choices | None = None,
+    key_B: Tensor | None = None,
+) -> Tensor:
+    """Texts for the captioner's images; the model is called exactly `steps` times.
+
+    Scores are the model's own log-probabilities in float32, not renormalised over the tokens that are allowed. With choices and
+    at least as many beams as choices, and no length penalty, the result is the most likely choice.
 
     Args:
-        next_logits: int64 (B, L) prefixes starting with [SOT] -> (B, V) logits of the next token.
-        steps: tokens to produce; the prefix grows to `steps`, so it must fit the context length.
+        steps: tokens of each text, the prompt and [EOT] counted; at most the context length, since [SOT] takes the first place
+            and the last token is never read.
+        prompt_BL: int64 beginnings without [SOT], padded at the end with id 0 to any length: the texts begin with them. In
+            CLIP's vocabulary id 0 is "!", so a prompt cannot end with that; inside one it is a token like others, also with
+            `attention_mask = open_clip`, which hides the place after it from a text that is read as a whole. A prompt that
+            holds [EOT] is finished there.
+        choices: what may follow the prompt. Every choice has to fit into the steps after the longest prompt.
+        key_B: int64, one for each image; needed to sample. Equal keys, equal noise.
 
     Returns:
-        int64 (B, steps); pads after [EOT].
+        int64 (B, T), without [SOT], prompts included, pads after [EOT]. Pads and [SOT] are never generated otherwise, except
+        where a choice holds them.
+
+    Raises:
+        ValueError: steps, prompts, choices or keys that do not fit the model or one another.
     """
-    text_BL = torch.full((batch, 1), SOT_ID, dtype=torch.int64, device=device)
-    ended_B = torch.zeros(batch, dtype=torch.bool, device=device)
-    for _ in range(steps):
-        logits_BV = next_logits(text_BL)
-        logits_BV[:, [PAD_ID, SOT_ID]] = float("-inf")  # never labels, so their logits mean nothing
-        token_B = logits_BV.argmax(dim=1).masked_fill(ended_B, PAD_ID)
-        ended_B |= token_B == EOT_ID
-        text_BL = torch.cat([text_BL, token_B[:, None]], dim=1)
-    return text_BL[:, 1:]
+    beams, images, vocab_size, device = decoding.beams, captioner.images, text.vocab_size, captioner.device
+    if not 1 <= steps <= text.context_length:
+        raise ValueError(f"{steps} steps: expected 1 to {text.context_length}, the model's context length")
+    if decoding.sample and (key_B is None or key_B.shape != (images,)):
+        raise ValueError(f"sampling needs key_B, one int64 key for each of {images} images")
+    prompt_BT, prompt_B = _prompts(prompt_BL, captioner, steps, vocab_size)
+    if choices is not None:
+        if choices.largest_id >= vocab_size:
+            raise ValueError(f"a choice holds the token {choices.largest_id}; the model's vocabulary has {vocab_size}")
+        if prompt_B.max() + choices.longest > steps:
+            raise ValueError(
+                f"a choice of {choices.longest} tokens after a prompt of {int(prompt_B.max())} does not fit into {steps} steps"
+            )
+        if decoding.min_tokens:
+            raise UserError(f"decoding: min_tokens = {decoding.min_tokens}: expected 0 with choices, which say where they end")
+        choices = choices.to(device)
+
+    itself_R = torch.arange(images * beams, device=device)
+    prompt_RT, prompt_R = prompt_BT.repeat_interleave(beams, 0), prompt_B.repeat_interleave(beams)
+    token_R = torch.full_like(itself_R, text.sot_id)
+    out_RT = torch.full((images * beams, steps), PAD_ID, dtype=torch.int64, device=device)
+    ended_R = torch.zeros_like(itself_R, dtype=torch.bool)
+    words_R = torch.zeros_like(itself_R)  # generated so far, [EOT] counted
+    node_R = torch.zeros_like(itself_R)
+    # One live beam an image: as many copies of the same beginning would go on as the same text.
+    score_R = torch.zeros(images * beams, device=device).masked_fill(itself_R % beams != 0, NEVER)
+    barred_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    barred_V[PAD_ID] = barred_V[text.sot_id] = True
+
+    for step in range(steps):
+        logits_RV = captioner.next_logits(token_R)
+        if beams > 1:
+            logits_RV = logits_RV.log_softmax(dim=1)
+        if choices is not None:
+            logits_RV = logits_RV.masked_fill(~choices.allowed(node_R, vocab_size), NEVER)
+        else:
+            logits_RV = logits_RV.masked_fill(barred_V, NEVER)
+            logits_RV[:, text.eot_id] = logits_RV[:, text.eot_id].masked_fill(words_R < decoding.min_tokens, NEVER)
+        forced_R = step < prompt_R
+
+        if beams > 1:
+            parent_R, token_R, total_R = extend(logits_RV, score_R, ended_R, words_R, decoding)
+            # the beams of a prompt are all alike, whichever row they go on from
+            score_R = torch.where(forced_R, score_R, total_R)
+            captioner.reorder(parent_R)
+            out_RT, ended_R, words_R, node_R = (x.index_select(0, parent_R) for x in (out_RT, ended_R, words_R, node_R))
+        elif decoding.sample:
+            token_R = (filtered(logits_RV, decoding) + gumbel_noise(key_B.to(device), step, vocab_size)).argmax(dim=1)
+        else:
+            token_R = logits_RV.argmax(dim=1)
+
+        token_R = torch.where(forced_R, prompt_RT[:, step], token_R).masked_fill(ended_R, PAD_ID)
+        out_RT[:, step] = token_R
+        free_R = ~forced_R & ~ended_R
+        words_R = words_R + free_R
+        if choices is not None:
+            node_R = torch.where(free_R, choices.follow(node_R, token_R), node_R)
+        ended_R = ended_R | (token_R == text.eot_id)
+    return out_RT[::beams]  # an image's beams stand in falling order

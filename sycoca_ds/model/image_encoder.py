@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import ImageEncoderConfig
-from sycoca_ds.model.blocks import SelfBlock, run_blocks
-from sycoca_ds.model.masking import take_patches
+from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, SelfBlock, run_blocks
 
 
 def patchify(image_BCHW: Tensor, patch_size: int) -> Tensor:
@@ -28,7 +27,7 @@ def unpatchify(patch_BNP: Tensor, patch_size: int) -> Tensor:
 
 
 class ImageEncoder(nn.Module):
-    """ViT: patch embedding, [CLS] + positions, norm, pre-norm blocks, norm; linear projection to E.
+    """ViT: patch embedding, [CLS] + positions, norm, pre-norm blocks; then what the other parts read from it.
 
     A patch embedding as `nn.Linear` on flattened patches is the usual strided convolution, and can be applied to the kept
     patches alone.
@@ -39,27 +38,46 @@ class ImageEncoder(nn.Module):
         self.patch_embed = nn.Linear(config.patch_values, config.width, bias=False)
         self.cls_embedding = nn.Parameter(torch.empty(config.width))
         self.position_embedding = nn.Parameter(torch.empty(config.patches + 1, config.width))
-        self.ln_pre = nn.LayerNorm(config.width)
+        self.ln_pre = LayerNorm(config.width)
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads) for _ in range(config.layers))
-        self.ln_post = nn.LayerNorm(config.width)
-        self.proj = nn.Linear(config.width, embed_dim, bias=False)
+        self.pool, width = None, config.width
+        if config.pooling == "attention":
+            self.pool = AttentionPooling(embed_dim, config.pooling_heads, config.pooling_queries, config.width)
+            width = embed_dim
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Linear(width, embed_dim, bias=False)
         self.recompute = False
 
-    def forward(self, patch_BNP: Tensor, keep_BK: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Encodes all patches, or the kept ones alone.
+    def forward(self, patch_BKP: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """The last block's outputs of [CLS] and of all patches, or of the kept ones.
 
         Args:
-            patch_BNP: patches of the normalised image.
-            keep_BK: int64 numbers of the patches that are seen; None = all.
+            patch_BKP: patches of the normalised image, only the kept ones if there is `keep_BK`.
+            keep_BK: int64, their numbers; None = all N in order.
 
         Returns:
-            ([CLS] output (B, D), patch outputs (B, K or N, D)), both after the last norm, before the projection.
+            (B, 1 + K, D), before the last norm: `read` and `read_patches` take it from there.
         """
-        x_BND = self.patch_embed(patch_BNP if keep_BK is None else take_patches(patch_BNP, keep_BK))
         place = self.position_embedding[1:]
         # as an embedding, whose backward is deterministic: that of indexing adds in whatever order its threads come
-        x_BND = x_BND + (place if keep_BK is None else F.embedding(keep_BK, place))
-        cls = (self.cls_embedding + self.position_embedding[0]).expand(len(x_BND), 1, -1)
-        x = self.ln_pre(torch.cat([cls, x_BND], dim=1))
-        x = self.ln_post(run_blocks(self.blocks, x, recompute=self.recompute))
-        return x[:, 0], x[:, 1:]
+        x_BKD = self.patch_embed(patch_BKP) + (place if keep_BK is None else F.embedding(keep_BK, place))
+        cls = (self.cls_embedding + self.position_embedding[0]).expand(len(x_BKD), 1, -1)
+        return run_blocks(self.blocks, self.ln_pre(torch.cat([cls, x_BKD], dim=1)), recompute=self.recompute)
+
+    def read(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """(global output (B, D), tokens for the text decoder (B, K or Q - 1, D)); with attention pooling E wide, not D."""
+        x_BSD = self.ln_post(x_BSD if self.pool is None else self.pool(x_BSD))
+        return x_BSD[:, 0], x_BSD[:, 1:]
+
+    def read_patches(self, x_BSD: Tensor) -> Tensor:
+        """Normalised outputs of the patches (B, K, D), for the image decoder."""
+        return (self.ln_post if self.pool is None else self.pool.ln_other)(x_BSD[:, 1:])
+
+    def project(self, x: Tensor) -> Tensor:
+        """Global outputs in the shared space, float32 and L2-normalised: (.., D) -> (.., E)."""
+        return F.normalize(self.proj(x).float(), dim=-1)
+
+    def project_patches(self, x_BSD: Tensor) -> Tensor:
+        """Every patch in the shared space, float32 and L2-normalised, for the masking scores: (B, K, E)."""
+        x_BKD = x_BSD[:, 1:]
+        return self.project(self.ln_post(x_BKD if self.pool is None else self.pool.alone(x_BKD)))

@@ -1,5 +1,5 @@
-"""The three losses. Each is written so that the mean over ranks of the local value, which is what DeepSpeed's gradient
-averaging computes, is exactly the loss of the global batch."""
+"""The three losses. Each is written so that the mean over ranks and micro-batches of the local values, which is what DeepSpeed's
+gradient averaging computes, is exactly the loss of the global batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+# Not later: imported while a process group exists, this module keeps it for ever as a default argument. A group that outlives
+# `destroy_process_group` keeps gloo's threads, and one of those aborts the process now and then at its end (pytorch issue 190489).
+from torch.distributed.nn.functional import all_gather
 
 
 def world_size() -> int:
@@ -21,8 +25,6 @@ def gather_rows(x_BE: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x_BE
-    from torch.distributed.nn.functional import all_gather
-
     return torch.cat(all_gather(x_BE.contiguous()), dim=0)
 
 
@@ -48,22 +50,20 @@ def contrastive_loss(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> tuple[
     return loss, accuracy
 
 
-def captioning_loss(logits_MV: Tensor, target_M: Tensor) -> Tensor:
-    """Next-token cross entropy, a mean over the real tokens of the global batch (IC, paper eq. 4).
+def label_count(labelled: int, micro_batches: int, device: torch.device) -> Tensor:
+    """What a micro-batch's summed cross entropy is divided by, 0-dim float32: tokens of the global step / (ranks * micro-batches).
 
-    Captions differ in length from rank to rank: a mean of rank means would weight tokens by rank. So the local sum is divided
-    by the global count and multiplied by the world size, which the averaging over ranks takes away again.
+    Captions differ in length from rank to rank and from micro-batch to micro-batch; a mean of their means would weight tokens by
+    where they are. A collective: every rank calls it once a step.
 
     Args:
-        logits_MV: logits at the M real positions of this rank, any float dtype.
-        target_M: int64 next tokens.
+        labelled: real next tokens of this rank in all its micro-batches of the step.
     """
-    total = F.cross_entropy(logits_MV.float(), target_M, reduction="sum")
-    count = torch.tensor(float(len(target_M)), device=total.device)
+    count = torch.tensor(float(labelled), device=device)
     world = world_size()
     if world > 1:
         dist.all_reduce(count)
-    return total * world / count
+    return count / (world * micro_batches)
 
 
 def masked_l1(pixels_BNP: Tensor, target_BNP: Tensor, hidden_BN: Tensor) -> Tensor:
@@ -73,3 +73,9 @@ def masked_l1(pixels_BNP: Tensor, target_BNP: Tensor, hidden_BN: Tensor) -> Tens
     """
     error_BN = (pixels_BNP.float() - target_BNP.float()).abs().mean(dim=2)
     return (error_BN * hidden_BN).sum(dim=1) / hidden_BN.sum(dim=1)
+
+
+def patch_moments(patch_BNP: Tensor) -> tuple[Tensor, Tensor]:
+    """Each patch's mean and deviation (B, N, 1), float32, as MAE's norm_pix_loss takes them: unbiased variance + 1e-6."""
+    patch_BNP = patch_BNP.float()
+    return patch_BNP.mean(dim=2, keepdim=True), (patch_BNP.var(dim=2, keepdim=True) + 1e-6).sqrt()

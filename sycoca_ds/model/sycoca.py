@@ -6,19 +6,19 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
-from sycoca_ds.model.generation import greedy
+from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
 from sycoca_ds.model.image_encoder import ImageEncoder, patchify
 from sycoca_ds.model.masking import attention_scores, random_scores, split_patches, take_patches
-from sycoca_ds.model.objectives import captioning_loss, contrastive_loss, masked_l1
-from sycoca_ds.model.text_encoder import PAD_ID, TextEncoder
+from sycoca_ds.model.objectives import contrastive_loss, label_count, masked_l1, patch_moments
+from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
+TASKS = ("train", "features", "contrast", "image_features", "text_features", "generate", "reconstruct")
 
 
 class SyCoCa(nn.Module):
@@ -39,7 +39,7 @@ class SyCoCa(nn.Module):
         self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_START))
         self.text_decoder = self.image_decoder = None
         if config.captions:
-            self.text_decoder = TextDecoder(config.text_decoder, image.width, text.vocab_size)
+            self.text_decoder = TextDecoder(config.text_decoder, config.image_token_width, text.vocab_size)
         if config.reconstructs:
             guide_width = text.width if config.masking.mim == "text_guided" else None
             self.image_decoder = ImageDecoder(config.image_decoder, image.width, guide_width, image.patches, image.patch_values)
@@ -53,73 +53,129 @@ class SyCoCa(nn.Module):
                 part.recompute = enabled
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
-        """Runs one task: `train`, `image_features`, `text_features`, `generate`, `reconstruct` (the methods below)."""
-        if task not in ("train", "image_features", "text_features", "generate", "reconstruct"):
-            raise ValueError(f"unknown task {task!r}")
+        """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
+        `text_features`, `generate`, `reconstruct`."""
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         return getattr(self, f"_{task}")(**inputs)
 
     def _patches(self, image_BCHW: Tensor) -> Tensor:
         """Patches of a normalised image in the weights' dtype: (B, N, P)."""
         return patchify(image_BCHW, self.config.image.patch_size).to(self.image_encoder.patch_embed.weight.dtype)
 
-    def _project_image(self, x: Tensor) -> Tensor:
-        """Projection to the shared space, float32 and L2-normalised: (.., D) -> (.., E)."""
-        return F.normalize(self.image_encoder.proj(x).float(), dim=-1)
+    def _real(self, text_BL: Tensor) -> Tensor:
+        return real_tokens(text_BL, self.config.text.eot_id)
+
+    def _scale(self, logit_scale: Tensor) -> Tensor:
+        """The factor of the contrastive logits. Bounded here, inside forward: under ZeRO a bound put on the parameter itself is
+        overwritten by the next step."""
+        return logit_scale.float().clamp(max=math.log(self.config.max_logit_scale)).exp()
 
     def _image_features(self, image_BCHW: Tensor) -> Tensor:
         """Global image vectors (B, E), float32, L2-normalised."""
-        return self._project_image(self.image_encoder(self._patches(image_BCHW))[0])
+        encoder = self.image_encoder
+        return encoder.project(encoder.read(encoder(self._patches(image_BCHW)))[0])
 
     def _text_features(self, text_BL: Tensor) -> Tensor:
         """Global text vectors (B, E), float32, L2-normalised."""
         return self.text_encoder.project(self.text_encoder(text_BL)[0])
 
-    def _scores(self, patch_BND: Tensor, text_cls_BD: Tensor, token_BLD: Tensor, text_BL: Tensor) -> Tensor:
+    def _features(self, image_BCHW: Tensor, text_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Both global vectors, (B, E) each."""
+        return self._image_features(image_BCHW), self._text_features(text_BL)
+
+    def _contrast(self, image_BE: Tensor, text_BE: Tensor) -> dict[str, Tensor]:
+        """The contrast of given features and its gradients, for steps of several micro-batches (as GradCache, Gao et al. 2021).
+
+        Args:
+            image_BE, text_BE: this rank's features of all its micro-batches.
+
+        Returns:
+            itc, logit_scale, i2t_accuracy, t2i_accuracy (0-dim); image_grad_BE, text_grad_BE, scale_grad: d itc / d feature and
+            d itc / d logit_scale. No gradient flows through any of them.
+        """
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in (image_BE, text_BE, self.logit_scale)]
+            scale = self._scale(leaves[2])
+            itc, report = contrastive_loss(leaves[0], leaves[1], scale)
+            grads = torch.autograd.grad(itc, leaves)
+        report = {**report, "itc": itc.detach(), "logit_scale": scale.detach().squeeze()}
+        return {**report, "image_grad_BE": grads[0], "text_grad_BE": grads[1], "scale_grad": grads[2]}
+
+    def _scores(self, x_BSD: Tensor, text_cls_BD: Tensor, token_BLD: Tensor, text_BL: Tensor) -> Tensor:
         """Attentive scores (B, N), no gradient (paper eq. 7)."""
         by_token = self.config.masking.similarity != "global"
         centred = self.config.masking.similarity == "centred_token_max"
         with torch.no_grad():
-            text_BLE = self.text_encoder.project(token_BLD if by_token else text_cls_BD[:, None])
-            valid_BL = text_BL != PAD_ID if by_token else torch.ones_like(text_BL[:, :1], dtype=torch.bool)
-            return attention_scores(self._project_image(patch_BND), text_BLE, valid_BL, centred)
+            x_BSD, text_BLD = x_BSD.detach(), (token_BLD if by_token else text_cls_BD[:, None]).detach()
+            text_BLE = self.text_encoder.project(text_BLD)
+            valid_BL = self._real(text_BL) if by_token else torch.ones_like(text_BL[:, :1], dtype=torch.bool)
+            return attention_scores(self.image_encoder.project_patches(x_BSD), text_BLE, valid_BL, centred)
 
-    def _encode_kept(self, patch_BNP: Tensor, all_BND: Tensor, keeps: list[Tensor]) -> list[Tensor]:
-        """Encoder outputs of the kept patches, for each set of kept patches.
+    def _encode_kept(self, patch_BNP: Tensor, full_BSD: Tensor, keeps: list[Tensor]) -> list[Tensor]:
+        """Encoder outputs of [CLS] and the kept patches, for each set of kept patches.
 
         Sets of one size go through the encoder as one batch. With `mask_at = embedding` the outputs of the full pass serve.
         """
         if self.config.masking.mask_at == "embedding":
-            return [take_patches(all_BND, keep) for keep in keeps]
+            return [torch.cat([full_BSD[:, :1], take_patches(full_BSD[:, 1:], keep)], dim=1) for keep in keeps]
+        taken = [take_patches(patch_BNP, keep) for keep in keeps]
         if len({keep.shape for keep in keeps}) == 1:
-            together = self.image_encoder(patch_BNP.repeat(len(keeps), 1, 1), torch.cat(keeps))[1]
-            return list(together.chunk(len(keeps)))
-        return [self.image_encoder(patch_BNP, keep)[1] for keep in keeps]
+            return list(self.image_encoder(torch.cat(taken), torch.cat(keeps)).chunk(len(keeps)))
+        return [self.image_encoder(patch_BKP, keep) for patch_BKP, keep in zip(taken, keeps, strict=True)]
 
-    def _train(self, image_BCHW: Tensor, text_BL: Tensor, key_B: Tensor | None = None) -> dict[str, Tensor]:
+    def _target(self, patch_BNP: Tensor) -> Tensor:
+        """What TG-MIM rebuilds: (B, N, P) float32."""
+        if self.config.masking.target == "pixels":
+            return patch_BNP.float()
+        mean, deviation = patch_moments(patch_BNP)
+        return (patch_BNP.float() - mean) / deviation
+
+    def _train(
+        self,
+        image_BCHW: Tensor,
+        text_BL: Tensor,
+        key_B: Tensor | None = None,
+        mask_by: str | None = None,
+        contrast: dict[str, Tensor] | None = None,
+        labels_a_share: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """The losses of one micro-batch. Every rank runs the same modules whatever its data.
 
         Args:
             image_BCHW: float, normalised; text_BL: int64 ids.
-            key_B: int64 a sample, the key of random masks; needed for `mask_by = random` only.
+            key_B: int64 a sample, the key of random masks; needed where masks are random.
+            mask_by: "attention" or "random", the same on all ranks; default the configuration's.
+            contrast: with several micro-batches a step, what `_contrast` returned for all of them, its two feature gradients
+                cut to this one's rows and multiplied, with the scale's, as engine/accumulation.py says.
+            labels_a_share: `label_count` of the whole step; default that of this call.
 
         Returns:
             0-dim float32 tensors: loss, itc, (ic), (mim), logit_scale, i2t_accuracy, t2i_accuracy. Only loss carries gradient.
         """
         config, masking = self.config, self.config.masking
         patch_BNP = self._patches(image_BCHW)
-        valid_BL = text_BL != PAD_ID
-        cls_BD, all_BND = self.image_encoder(patch_BNP)
+        full_BSD = self.image_encoder(patch_BNP)
+        global_BD, seen_BSD = self.image_encoder.read(full_BSD)
         text_cls_BD, token_BLD = self.text_encoder(text_BL)
 
-        scale = self.logit_scale.float().clamp(max=math.log(config.max_logit_scale)).exp()
-        itc, report = contrastive_loss(self._project_image(cls_BD), self.text_encoder.project(text_cls_BD), scale)
+        image_BE, text_BE = self.image_encoder.project(global_BD), self.text_encoder.project(text_cls_BD)
+        if contrast is None:
+            scale = self._scale(self.logit_scale)
+            itc, report = contrastive_loss(image_BE, text_BE, scale)
+            report.update(itc=itc, logit_scale=scale.squeeze())
+        else:
+            # linear in the features and the scale with the given slopes; its value is made that of the whole step's contrast
+            linear = (image_BE * contrast["image_grad_BE"]).sum() + (text_BE * contrast["text_grad_BE"]).sum()
+            linear = linear + (self.logit_scale.float() * contrast["scale_grad"]).sum()
+            report = {name: contrast[name] for name in ("itc", "logit_scale", "i2t_accuracy", "t2i_accuracy")}
+            itc = linear - linear.detach() + report["itc"]
         loss = self.loss.itc * itc
-        report.update(itc=itc, logit_scale=scale.squeeze())
 
         keep_caption = keep_mim = None
         if config.reconstructs or (config.captions and masking.low_ratio > 0 and config.family == "sycoca"):
-            if masking.mask_by == "attention":
-                for_caption = for_mim = self._scores(all_BND, text_cls_BD, token_BLD, text_BL)
+            if (mask_by or masking.mask_by) == "attention":
+                for_caption = for_mim = self._scores(full_BSD, text_cls_BD, token_BLD, text_BL)
             else:
                 for_caption = random_scores(key_B, patch_BNP.shape[1], salt=1)
                 for_mim = random_scores(key_B, patch_BNP.shape[1], salt=2)
@@ -128,35 +184,46 @@ class SyCoCa(nn.Module):
             if masking.low_ratio > 0:
                 keep_caption = split_patches(for_caption, masking.low_ratio, "lowest")[0]
         keeps = [keep for keep in (keep_caption, keep_mim) if keep is not None]
-        kept = self._encode_kept(patch_BNP, all_BND, keeps) if keeps else []
+        kept = self._encode_kept(patch_BNP, full_BSD, keeps) if keeps else []
 
+        valid_BL = self._real(text_BL)
         if self.text_decoder is not None:
-            seen_BSD = kept[0] if keep_caption is not None else all_BND
+            if keep_caption is not None:
+                seen_BSD = self.image_encoder.read(kept[0])[1]
             # the label of position t is token t + 1: the last position has none, and neither have pads
             has_label_BL = valid_BL[:, 1:]
-            logits_MV = self.text_decoder(token_BLD[:, :-1], seen_BSD, has_label_BL)
-            ic = captioning_loss(logits_MV, text_BL[:, 1:][has_label_BL])
+            label_M = text_BL[:, 1:][has_label_BL]
+            summed = self.text_decoder(token_BLD[:, :-1], seen_BSD, has_label_BL, label_M)
+            ic = summed / (label_count(len(label_M), 1, summed.device) if labels_a_share is None else labels_a_share)
             loss = loss + self.loss.ic * ic
             report["ic"] = ic
         if self.image_decoder is not None:
             guided = masking.mim == "text_guided"
-            pixels_BNP = self.image_decoder(kept[-1], keep_mim, token_BLD if guided else None, valid_BL if guided else None)
-            mim = masked_l1(pixels_BNP, patch_BNP, hidden_BN).mean()
+            kept_BKD = self.image_encoder.read_patches(kept[-1])
+            pixels_BNP = self.image_decoder(kept_BKD, keep_mim, token_BLD if guided else None, valid_BL if guided else None)
+            mim = masked_l1(pixels_BNP, self._target(patch_BNP), hidden_BN).mean()
             loss = loss + self.loss.mim * mim
             report["mim"] = mim
         return {"loss": loss, **{name: value.detach() for name, value in report.items()}}
 
-    def _generate(self, image_BCHW: Tensor, steps: int) -> Tensor:
-        """Captions by greedy search from all patches: int64 (B, steps), [SOT] left out, pads after [EOT].
+    def _generate(
+        self,
+        image_BCHW: Tensor,
+        steps: int,
+        decoding: Decoding | None = None,
+        prompt_BL: Tensor | None = None,
+        choices: Choices | None = None,
+        key_B: Tensor | None = None,
+    ) -> Tensor:
+        """Captions from all patches: int64 (B, steps), [SOT] left out, pads after [EOT].
 
-        Exactly `steps` tokens are computed whatever the captions, so that all ranks run the same modules.
+        Exactly `steps` tokens are computed whatever the captions, so that all ranks run the same modules; the arguments are
+        those of `generation.generate`.
         """
-        image_BSD = self.image_encoder(self._patches(image_BCHW))[1]
-
-        def next_logits(text_BL: Tensor) -> Tensor:
-            return self.text_decoder(self.text_encoder(text_BL)[1], image_BSD)[:, -1]
-
-        return greedy(next_logits, len(image_BCHW), steps, image_BCHW.device)
+        decoding = decoding or Decoding()
+        image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
+        captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD)
+        return generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
 
     def _reconstruct(
         self,
@@ -175,24 +242,29 @@ class SyCoCa(nn.Module):
             key_B: int64 a sample, for random masks.
 
         Returns:
-            pixels_BNP (prediction), target_BNP (both normalised pixels, float32), hidden_BN (bool), scores_BN (float32),
-            l1_B (float32, mean over the hidden patches).
+            pixels_BNP (prediction), target_BNP (both in pixels as the model is given them, float32; where the target is
+            normalised, the prediction is put back with the true patch's mean and deviation, as MAE shows it), hidden_BN (bool),
+            scores_BN (float32), l1_B (float32, mean over the hidden patches, in the units of the target).
         """
         patch_BNP = self._patches(image_BCHW)
-        all_BND = self.image_encoder(patch_BNP)[1]
-        score_BN = self._scores(all_BND, *self.text_encoder(text_BL), text_BL)
+        full_BSD = self.image_encoder(patch_BNP)
+        score_BN = self._scores(full_BSD, *self.text_encoder(text_BL), text_BL)
         by_noise = (mask_by or self.config.masking.mask_by) == "random"
         ranks_BN = random_scores(key_B, patch_BNP.shape[1], salt=2) if by_noise else score_BN
         keep_BK, hidden_BN = split_patches(ranks_BN, self.config.masking.high_ratio, "highest")
-        (kept_BKD,) = self._encode_kept(patch_BNP, all_BND, [keep_BK])
+        kept_BKD = self.image_encoder.read_patches(self._encode_kept(patch_BNP, full_BSD, [keep_BK])[0])
         guide_BL = text_BL if guide_BL is None else guide_BL
         guided = self.config.masking.mim == "text_guided"
         guide_BLD = self.text_encoder(guide_BL)[1] if guided else None
-        pixels_BNP = self.image_decoder(kept_BKD, keep_BK, guide_BLD, guide_BL != PAD_ID if guided else None)
+        predicted_BNP = self.image_decoder(kept_BKD, keep_BK, guide_BLD, self._real(guide_BL) if guided else None).float()
+        l1_B = masked_l1(predicted_BNP, self._target(patch_BNP), hidden_BN)
+        if self.config.masking.target == "normalised_pixels":
+            mean, deviation = patch_moments(patch_BNP)
+            predicted_BNP = predicted_BNP * deviation + mean
         return {
-            "pixels_BNP": pixels_BNP.float(),
+            "pixels_BNP": predicted_BNP,
             "target_BNP": patch_BNP.float(),
             "hidden_BN": hidden_BN,
             "scores_BN": score_BN,
-            "l1_B": masked_l1(pixels_BNP, patch_BNP, hidden_BN),
+            "l1_B": l1_B,
         }

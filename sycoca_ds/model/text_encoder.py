@@ -7,10 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import SelfBlock, run_blocks
+from sycoca_ds.model.blocks import KeyValues, LayerNorm, SelfBlock, run_blocks
 
-PAD_ID, SOT_ID, EOT_ID = 0, 1, 2
-"""Ids of <pad>, <start_of_text>, <end_of_text> in the tokenizers this project trains."""
+PAD_ID = 0
+"""Id of padding in every tokenizer. In CLIP's BPE it is also that of "!", so `real_tokens` goes by the end of the text."""
+
+
+def real_tokens(text_BL: Tensor, eot_id: int) -> Tensor:
+    """Bool (B, L), True up to and with the first <end_of_text>; a text without one is all real."""
+    ends_BL = text_BL == eot_id
+    return ends_BL.cumsum(dim=1) - ends_BL.long() == 0
 
 
 class TextEncoder(nn.Module):
@@ -18,35 +24,47 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextEncoderConfig, embed_dim: int):
         super().__init__()
-        self.context_length = config.context_length
+        self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.cls_embedding = nn.Parameter(torch.empty(config.width))
         self.position_embedding = nn.Parameter(torch.empty(config.context_length + 1, config.width))
-        self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, "causal_cls") for _ in range(config.layers))
-        self.ln_final = nn.LayerNorm(config.width)
+        pattern = "causal_cls" if config.attention_mask == "exact" else "causal_cls_shifted"
+        self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, pattern) for _ in range(config.layers))
+        self.ln_final = LayerNorm(config.width)
         self.proj = nn.Linear(config.width, embed_dim, bias=False)
         self.recompute = False
 
-    def forward(self, text_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, text_BL: Tensor, past: list[KeyValues] | None = None, place: int = 0) -> tuple[Tensor | None, Tensor]:
         """Encodes captions of any padded length up to the context length; the padding changes no result.
 
         Args:
-            text_BL: int64 ids, pads at the end.
+            text_BL: int64 ids, `[SOT] w.. [EOT]` and padding. With `past`: (B, 1), the token at `place` of each text.
+            past: a cache a block, which grows by the token; there is no [CLS] then.
 
         Returns:
-            ([CLS] output (B, D) before the last norm, token outputs (B, L, D) before the last norm, as the decoders take them).
+            ([CLS] output (B, D) before the last norm or None, token outputs (B, L, D) before the last norm, as the decoders
+            take them).
 
         Raises:
-            ValueError: L is longer than the context length.
+            ValueError: the text is longer than the context length.
         """
-        length = text_BL.shape[1]
-        if length > self.context_length:
-            raise ValueError(f"captions of {length} tokens; the model's context length is {self.context_length}")
-        x_BLD = self.token_embedding(text_BL) + self.position_embedding[:length]
+        length = given = text_BL.shape[1]
+        if place + length > self.config.context_length:
+            raise ValueError(f"captions of {place + length} tokens; the model's context length is {self.config.context_length}")
+        if past is None and self.config.attention_mask == "open_clip":
+            # what the shifted mask shows to [CLS] depends on the padding, so it has to be all there
+            length = self.config.context_length
+            text_BL = F.pad(text_BL, (0, length - given), value=PAD_ID)
+        x_BLD = self.token_embedding(text_BL) + self.position_embedding[place : place + length]
+        if past is not None:
+            for block, cache in zip(self.blocks, past, strict=True):
+                x_BLD = block(x_BLD, None, cache)
+            return None, x_BLD
         # [CLS] keeps the last position whatever the padded length, as if the caption were padded to the context length.
         cls = (self.cls_embedding + self.position_embedding[-1]).expand(len(x_BLD), 1, -1)
-        x = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), text_BL != PAD_ID, recompute=self.recompute)
-        return x[:, -1], x[:, :-1]
+        valid_BL = real_tokens(text_BL, self.config.eot_id) if self.config.attention_mask == "exact" else text_BL != PAD_ID
+        x = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute)
+        return x[:, -1], x[:, :given]
 
     def project(self, x: Tensor) -> Tensor:
         """Last norm and projection to the shared space, float32 and L2-normalised: (.., D) -> (.., E)."""
