@@ -1,11 +1,12 @@
 """Pretrains a model: `deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train DIR`.
 
 Without arguments this means the 930M preset under ds_configs/zero3.json. The same command resumes a run from its newest
-checkpoint. Options: `--preset tiny|base|930m`, `--config RUN/config.json`, `--section.field VALUE`; `--help` lists all.
+checkpoint. Options: `--preset tiny|small|base|930m`, `--config RUN/config.json`, `--section.field VALUE`; `--help` lists all.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -38,7 +39,7 @@ def main() -> int:
         if runtime.leads:
             mark_failed(Path(config.run.out))
         raise
-    runtime.barrier()
+    runtime.leave()
     return EXIT_PREEMPTED if ended == "preempted" else 0
 
 
@@ -53,5 +54,17 @@ def on_every_rank() -> int:
         return 2
 
 
+def end_process(status: int) -> None:
+    """Ends the process with its exit handlers run and its output written, but without taking the interpreter apart.
+
+    DeepSpeed keeps process groups past their end. A gloo thread that lets go of a tensor while the interpreter goes down aborts
+    the process (pytorch issue 190489), and the launcher would report a finished run as failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(run_command(on_every_rank))
+    end_process(run_command(on_every_rank))

@@ -1,17 +1,12 @@
-"""Real runs of `sycoca_ds/train.py` in real processes: parity of ranks and ZeRO stages, kill and resume, refusals.
-
-Every launch has its own port and process group, a hard time limit, and must leave no process behind.
-"""
+"""Real runs of `sycoca_ds/train.py` in real processes: parity of ranks and ZeRO stages, kill and resume, refusals."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,10 +14,11 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.checkpoint import damage, load_for_inference, newest_whole, sealed
+from sycoca_ds.engine.checkpoint import check_same_model, damage, load_for_inference, newest_whole, sealed
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.presets import PRESETS
+from tests.launching import LIMIT, REPOSITORY, finish, start
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-LIMIT = 240
 STEPS = 4
 SMALL = [
     "--preset",
@@ -58,63 +54,12 @@ SMALL = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def with_validation(data: Path) -> list[str]:
+    return ["--data.validation", str(data), "--run.validation-samples", "16", "--run.pictures", "2"]
 
 
-def start(options: list[str], ranks: int) -> subprocess.Popen:
-    """Starts a run in a process group of its own; `ranks` 0 runs train.py without a launcher."""
-    program = [sys.executable, str(REPOSITORY / "sycoca_ds/train.py")]
-    if ranks:
-        launcher = Path(sys.executable).with_name("deepspeed")
-        program = [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port()), program[1]]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja stands beside the interpreter
-    return subprocess.Popen(
-        [*program, *options],
-        cwd=REPOSITORY,
-        env={**os.environ, "PATH": path},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def members(group: int) -> list[int]:
-    """Live processes of a process group."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
-    try:
-        output, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"no end within {LIMIT} s:\n{process.communicate()[0][-3000:]}")
-    deadline = time.monotonic() + 10
-    while members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = members(process.pid)
-    if left:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"processes {left} outlived their launcher:\n{output[-3000:]}")
-    return process.returncode, output
-
-
-def run(out: Path, data: Path, *options: str, ranks: int) -> Path:
-    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks))
+def run(out: Path, data: Path, *options: str, ranks: int, **script: Path) -> Path:
+    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks, **script))
     assert status == 0, output[-4000:]
     assert json.loads((out / "run_status.json").read_text())["status"] == "completed", output[-2000:]
     return out
@@ -144,17 +89,7 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, ZeRO-3."""
-    return run(
-        tmp_path_factory.mktemp("runs") / "two",
-        data_set,
-        "--data.validation",
-        str(data_set),
-        "--run.validation-samples",
-        "16",
-        "--run.pictures",
-        "2",
-        ranks=2,
-    )
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), ranks=2)
 
 
 def assert_same_run(out: Path, reference: Path) -> None:
@@ -174,9 +109,39 @@ def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3_offload"])
-def test_the_other_stages_equal_no_zero(stage: str, data_set: Path, alone: Path, tmp_path: Path) -> None:
-    assert_same_run(run(tmp_path / stage, data_set, "--run.ds-config", f"ds_configs/{stage}.json", ranks=2), alone)
+@pytest.mark.parametrize(
+    "stage, ranks, micro_batches", [("zero0", 0, 4), ("zero1", 2, 2), ("zero2", 2, 2), ("zero3", 2, 2), ("zero3_offload", 2, 2)]
+)
+def test_stages_and_accumulation_equal_one_batch_without_zero(
+    stage: str, ranks: int, micro_batches: int, data_set: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Every ZeRO stage, k micro-batches against one k times as large (the contrast over all pairs, the mean over all tokens of
+    captions of different lengths), and the captioning loss in pieces whose number differs from rank to rank."""
+    script = tmp_path / "train_in_pieces.py"
+    script.write_text(
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model import decoders\n"
+        "from sycoca_ds.train import end_process, main\ndecoders.LOGITS_AT_ONCE = 10 * 512\nend_process(main())\n"
+    )
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", str(micro_batches)]
+    assert_same_run(run(tmp_path / stage, data_set, *options, ranks=ranks, script=script), alone)
+
+
+def test_masks_are_random_during_mask_warmup(data_set: Path, alone: Path, tmp_path: Path) -> None:
+    """The first step has the same weights and the same contrast, but other masks than without the warm-up."""
+    options = ["--model.masking.mask-warmup", "2", "--optim.steps", "4", "--run.ds-config", "ds_configs/zero0.json"]
+    warmed, usual = losses(run(tmp_path / "warm", data_set, *options, ranks=0)), losses(alone)
+    assert warmed[0]["itc"] == usual[0]["itc"] and warmed[0]["mim"] != usual[0]["mim"] and warmed[0]["ic"] != usual[0]["ic"]
+
+
+def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 they are what comes out; a model without image decoder takes the parts it has."""
+    out = tmp_path / "from"
+    options = ["--run.weights", str(alone), "--model.family", "coca", "--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
+    status, output = finish(start([*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options], ranks=0))
+    assert status == 0 and "text_decoder taken" in output and "image_decoder not used" in output, output[-3000:]
+    mine, theirs = weights(out), weights(alone)
+    assert {name.split(".")[0] for name in theirs} - {name.split(".")[0] for name in mine} == {"image_decoder"}
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
 def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -> None:
@@ -209,20 +174,8 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights and
     losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = [
-        *SMALL,
-        "--data.train",
-        str(data_set),
-        "--data.validation",
-        str(data_set),
-        "--run.validation-samples",
-        "16",
-        "--run.pictures",
-        "2",
-        "--run.out",
-        str(out),
-    ]
-    process = start(options, ranks=2)
+    options = ["--data.train", str(data_set), *with_validation(data_set), "--run.out", str(out)]
+    process = start([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -233,10 +186,31 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
-    run(out, data_set, "--data.validation", str(data_set), "--run.validation-samples", "16", "--run.pictures", "2", ranks=2)
+    run(out, data_set, *with_validation(data_set), ranks=2)
     assert losses(out) == losses(two_ranks)
     mine, theirs = weights(out), weights(two_ranks)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["zero1", "zero3"])
+def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """What GPUs train in. The float32 weights behind the bf16 ones are what is opened: rounded, they are those of the model."""
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", "bf16"]
+    through = run(tmp_path / "through", data_set, *options, ranks=2)
+    resumed = tmp_path / "resumed"
+    shutil.copytree(through, resumed)
+    shutil.rmtree(resumed / "checkpoints/step_00000004")
+    run(resumed, data_set, *options, ranks=2)
+    assert losses(resumed) == losses(through)
+    mine, theirs = weights(resumed), weights(through)
+    assert all(value.dtype == torch.float32 and torch.equal(value, mine[name]) for name, value in theirs.items())
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in theirs.values()), "not the rounded ones"
+    if stage == "zero1":
+        file = through / "checkpoints/step_00000004/mp_rank_00_model_states.pt"
+        module = torch.load(file, weights_only=False)["module"]
+        assert list(module) == list(SyCoCa(load_for_inference(through).config.model, seed=None).state_dict())
+        assert all(torch.equal(theirs[name].bfloat16(), value) for name, value in module.items())
 
 
 def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, tmp_path: Path) -> None:
@@ -260,9 +234,25 @@ def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, t
     status, output = finish(process)
     assert status == 75, output[-3000:]
     stopped = json.loads((out / "run_status.json").read_text())
-    assert stopped["status"] == "preempted" and 0 < stopped["step"] < STEPS
+    assert stopped["status"] == "preempted" and 0 < stopped["step"] < STEPS, output[-3000:]
     run(out, data_set, "--run.ds-config", "ds_configs/zero0.json", ranks=0)
     assert losses(out) == losses(alone)
+
+
+def test_sigterm_to_the_whole_job_saves(data_set: Path, tmp_path: Path) -> None:
+    """As Slurm sends it: launchers, ranks and loader workers get it at once, and a dead worker would end the run unsaved."""
+    out = tmp_path / "stopped"
+    options = ["--data.train", str(data_set), "--run.out", str(out), "--run.ds-config", "ds_configs/zero0.json"]
+    process = start([*SMALL, *options, "--optim.steps", "5000", "--run.checkpoint-every", "5000", "--data.workers", "2"], ranks=1)
+    deadline = time.monotonic() + LIMIT
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():  # until batches come from workers
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = finish(process)[1]
+    stopped = json.loads((out / "run_status.json").read_text())
+    assert stopped["status"] == "preempted" and 0 < stopped["step"] < 5000, output[-3000:]
+    assert [folder.name for folder in sealed(out / "checkpoints")] == [f"step_{stopped['step']:08d}"]
 
 
 def refusal(data: Path, out: Path, *options: str) -> str:
@@ -278,6 +268,21 @@ def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path) ->
         data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
     )
     assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
+
+
+def test_fields_younger_than_a_checkpoint_are_no_reason_to_refuse_it() -> None:
+    model = PRESETS["tiny"].model
+    saved = {"config": {"model": dataclasses.asdict(model)}}
+    del saved["config"]["model"]["text"]["eot_id"], saved["config"]["model"]["masking"]["mask_warmup"]
+    check_same_model(saved, model, Path("step"))
+    masking = dataclasses.replace(model.masking, mask_by="random", mask_warmup=5)
+    check_same_model(saved, dataclasses.replace(model, masking=masking), Path("step"))
+    for change, field in (
+        ({"text": dataclasses.replace(model.text, eot_id=5)}, "model.text.eot-id = 2, this run has 5"),
+        ({"masking": dataclasses.replace(masking, mim="plain")}, "model.masking.mim = text_guided, this run has plain"),
+    ):
+        with pytest.raises(UserError, match=field):
+            check_same_model(saved, dataclasses.replace(model, **change), Path("step"))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(alone: Path, tmp_path: Path) -> None:

@@ -158,5 +158,5 @@ def test_a_missing_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path) -> No
     from tokenizers.models import WordLevel
 
     Bpe(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "foreign.json"))
-    with pytest.raises(UserError, match="expected <pad> to be id 0, found None"):
+    with pytest.raises(UserError, match="expected ids above 0 for <start_of_text> and <end_of_text>"):
         Tokenizer(tmp_path / "foreign.json")

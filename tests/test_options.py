@@ -14,7 +14,7 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.config import plan_batches
 from sycoca_ds.engine.loop import check_before_start
-from sycoca_ds.engine.policy import deepspeed_config, read_policy
+from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
@@ -132,6 +132,16 @@ def test_every_shipped_policy_is_accepted_and_gets_the_runs_sizes() -> None:
         assert filled["bf16"]["enabled"] is True and filled["gradient_clipping"] == 1.0 and "auto" not in json.dumps(filled)
 
 
+def test_bf16_without_zero_is_refused() -> None:
+    """DeepSpeed would stop on every rank with "unsupported mix of model_dtype" after the model is built."""
+    config = parse_options(["--run.precision", "bf16", "--run.ds-config", "ds_configs/zero0.json"])
+    with pytest.raises(UserError, match="run.precision = bf16 with ds_configs/zero0.json.* use ds_configs/zero1.json"):
+        check_precision(read_policy(config.run.ds_config), config)
+    for options in (["--run.precision", "bf16"], ["--run.ds-config", "ds_configs/zero0.json"]):
+        config = parse_options(options)
+        check_precision(read_policy(config.run.ds_config), config)
+
+
 def test_missing_data_tokenizer_and_empty_manifest_name_the_command_that_helps(data_set: Path, tmp_path: Path) -> None:
     def message(*arguments: str) -> str:
         with pytest.raises(UserError) as caught:
@@ -146,6 +156,7 @@ def test_missing_data_tokenizer_and_empty_manifest_name_the_command_that_helps(d
     assert "model.text.vocab-size = 64: expected at least" in message(
         "--data.train", str(data_set), "--model.text.vocab-size", "64"
     )
+    assert "run.weights = nowhere does not exist" in message("--data.train", str(data_set), "--run.weights", "nowhere")
     check_before_start(parse_options(["--preset", "tiny", "--data.train", str(data_set)]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -165,6 +166,13 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A stop signal reaches every process of a job, from Slurm as from DeepSpeed's launcher. A worker that died of it would end
+    the run with an error before the trainer has saved; workers end when the trainer does."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> DataLoader:
     """Micro-batches in the plan's order, whatever the number of workers."""
     return DataLoader(
@@ -174,4 +182,5 @@ def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: 
         collate_fn=_as_is,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.text_encoder import EOT_ID, PAD_ID, SOT_ID
-
-SPECIAL_TOKENS = {"<pad>": PAD_ID, "<start_of_text>": SOT_ID, "<end_of_text>": EOT_ID}
+from sycoca_ds.model.text_encoder import PAD_ID
 
 
 class Tokenizer:
-    """A BPE tokenizer with <pad> = 0, <start_of_text> = 1, <end_of_text> = 2.
+    """A BPE tokenizer with <start_of_text> and <end_of_text>, padded with id 0.
+
+    `sot_id`, `eot_id`: ids of the two (1 and 2 in the tokenizers this project trains, 49406 and 49407 in CLIP's).
 
     Raises:
-        UserError: the file is missing, is no tokenizer, or has other special tokens.
+        UserError: the file is missing, is no tokenizer, or lacks the two tokens.
     """
 
     def __init__(self, path: str | Path):
@@ -38,12 +38,14 @@ class Tokenizer:
             raise UserError(
                 f"tokenizer {self.path} cannot be read ({error}): expected a tokenizer.json of `python -m data_pipeline tokenizer`"
             ) from error
-        for token, number in SPECIAL_TOKENS.items():
-            if self._bpe.token_to_id(token) != number:
-                raise UserError(
-                    f"tokenizer {self.path}: expected {token} to be id {number}, found "
-                    f"{self._bpe.token_to_id(token)}; train it with `python -m data_pipeline tokenizer`"
-                )
+        special = [self._bpe.token_to_id(token) for token in ("<start_of_text>", "<end_of_text>")]
+        pad = self._bpe.token_to_id("<pad>")  # CLIP's BPE has none
+        if None in special or PAD_ID in special or pad not in (None, PAD_ID):
+            raise UserError(
+                f"tokenizer {self.path}: expected ids above {PAD_ID} for <start_of_text> and <end_of_text> and {PAD_ID} for <pad> "
+                f"if it has one, found {special} and {pad}; train it with `python -m data_pipeline tokenizer`"
+            )
+        self.sot_id, self.eot_id = special
 
     @property
     def vocab_size(self) -> int:
@@ -55,16 +57,16 @@ class Tokenizer:
         out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
         for row, encoding in zip(out, self._bpe.encode_batch(list(captions), add_special_tokens=False), strict=True):
             ids = encoding.ids[: context_length - 2]
-            row[: len(ids) + 2] = [SOT_ID, *ids, EOT_ID]
+            row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
         return out
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids up to the first [EOT], special tokens left out."""
         words = []
         for number in map(int, ids):
-            if number == EOT_ID:
+            if number == self.eot_id:
                 break
-            if number not in (PAD_ID, SOT_ID):
+            if number not in (PAD_ID, self.sot_id):
                 words.append(number)
         return self._bpe.decode(words).strip()
 
@@ -72,5 +74,6 @@ class Tokenizer:
 def trim(text_BL: np.ndarray, multiple: int = 8) -> np.ndarray:
     """Cuts columns that are padding in every row, to a multiple of `multiple`. Changes no result of the model: padding
     influences nothing."""
-    longest = int((text_BL != PAD_ID).sum(axis=1).max())
+    used_L = (text_BL != PAD_ID).any(axis=0)
+    longest = int(used_L.nonzero()[0].max()) + 1 if used_L.any() else 1
     return text_BL[:, : min(text_BL.shape[1], -(-longest // multiple) * multiple)]

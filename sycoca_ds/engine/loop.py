@@ -21,13 +21,15 @@ from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import normalise
 from sycoca_ds.engine import checkpoint
+from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.initial_weights import initialise_from
 from sycoca_ds.engine.metrics import Chrono, Metrics, format_record
-from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
+from sycoca_ds.engine.policy import build_optimizer, check_precision, deepspeed_config, read_policy
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.model.flops import forward_flops
+from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import to_json
 
@@ -54,6 +56,15 @@ def on_any_rank(runtime: Runtime, *flags: bool) -> list[bool]:
     return [share > 0 for share in runtime.mean(torch.tensor(flags, dtype=torch.float32, device=runtime.device)).tolist()]
 
 
+def on_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch as the model takes it: pixels travel as uint8 and are normalised there."""
+    return {
+        "image_BCHW": normalise(batch.image_BCHW.to(device, non_blocking=True)),
+        "text_BL": batch.text_BL.to(device, non_blocking=True),
+        "key_B": batch.key_B.to(device, non_blocking=True),
+    }
+
+
 def total_steps(config: TrainConfig, plan: Plan) -> int:
     """Optimizer steps of the run.
 
@@ -73,7 +84,7 @@ def find_tokenizer(config: TrainConfig) -> Tokenizer:
     """The run's tokenizer.
 
     Raises:
-        UserError: missing, or larger than the model's vocabulary.
+        UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
     tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train) / "tokenizer.json")
     if tokenizer.vocab_size > config.model.text.vocab_size:
@@ -81,6 +92,10 @@ def find_tokenizer(config: TrainConfig) -> Tokenizer:
             f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
             f"vocabulary of {tokenizer.path}"
         )
+    for name in ("sot_id", "eot_id"):
+        wanted, found = getattr(tokenizer, name), getattr(config.model.text, name)
+        if wanted != found:
+            raise UserError(f"model.text.{name.replace('_', '-')} = {found}: expected {wanted}, the id in {tokenizer.path}")
     return tokenizer
 
 
@@ -98,26 +113,30 @@ def check_before_start(config: TrainConfig) -> None:
         )
     Manifest.load(config.data.train)
     find_tokenizer(config)
-    read_policy(config.run.ds_config)
+    check_precision(read_policy(config.run.ds_config), config)
+    if config.run.weights is not None and not Path(config.run.weights).exists():
+        raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
 
 
 def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
     """What the run depends on, in numbers."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    flops = sum(forward_flops(config.model).values())
-    recomputed = ", activations recomputed" if config.run.activation_checkpointing else ""
+    forward = forward_flops(config.model)
+    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
+    recomputed = ", activation recomputation not counted" if config.run.activation_checkpointing else ""
     return "\n".join(
         [
             f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
             + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
             + ")",
             f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
-            f"{batches.global_batch_size}; the contrast sees {batches.global_batch_size // batches.accumulation_steps} pairs",
+            f"{batches.global_batch_size}, all in the contrast"
+            + ("" if batches.accumulation_steps == 1 else "; the encoders run once more for it"),
             f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
             f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
             f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
-            f"compute: {flops / 1e9:.3g} GFLOP a sample forward, {3 * flops * steps * plan.global_batch_size:.3g} FLOP for the run"
-            f" (3 x forward{recomputed})",
+            f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
+            f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
             f"precision: {config.run.precision}",
         ]
     )
@@ -145,33 +164,36 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
         seed=config.run.seed,
     )
     steps = total_steps(config, plan)
+    policy = read_policy(config.run.ds_config)
     if config.run.precision == "auto":
-        bf16 = runtime.agree(bf16_pays(runtime.device))
+        bf16 = policy["zero_optimization"]["stage"] > 0 and runtime.agree(bf16_pays(runtime.device))
         config = replace(config, run=replace(config.run, precision="bf16" if bf16 else "fp32"))
-    policy = deepspeed_config(read_policy(config.run.ds_config), config, batches)
+    policy = deepspeed_config(policy, config, batches)
     validation = None
     if config.data.validation is not None:
         pictures = Collection(config.data.validation, config.model.image.image_size)
         validation = Validation(config, pictures, tokenizer, runtime, batches.micro_batch_size)
 
-    # ---- 2. model and engine: one seed builds the same weights on every rank --------------------------------------------------
-    model = SyCoCa(config.model, config.loss, seed=config.run.seed)
-    model.set_activation_checkpointing(config.run.activation_checkpointing)
-    runtime.say(arithmetic(config, batches, plan, steps, model))
-    offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
-    seed_everything(config.run.seed + runtime.rank)
-
-    # ---- 3. where to start. The order is important. ---------------------------------------------------------------------------
+    # ---- 2. where to start. The order is important. ---------------------------------------------------------------------------
     # 1. A finished run stays finished.
     # 2. The newest checkpoint whose files verify; rank 0 looks, all follow. A damaged newer one is named.
     # 3. Sealed checkpoints of which none verifies: an error, never a silent fresh start.
-    # 4. No checkpoint: step 0.
+    # 4. No checkpoint: step 0, with run.weights where they are given.
     if runtime.leads:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     found = runtime.agree(_newest(run) if runtime.leads else None)
     if isinstance(found, UserError):
         raise found
+
+    # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
+    model = SyCoCa(config.model, config.loss, seed=config.run.seed)
+    model.set_activation_checkpointing(config.run.activation_checkpointing)
+    runtime.say(arithmetic(config, batches, plan, steps, model))
+    if config.run.weights is not None and found is None:
+        runtime.say(initialise_from(model, config.run.weights))
+    offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
+    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
+    seed_everything(config.run.seed + runtime.rank)
     first_step, skipped_before, replaced = 0, 0, 0
     if found is not None:
         state = checkpoint.restore(engine, runtime, found, config, manifest.digest)
@@ -242,19 +264,18 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
             before = engine.skipped_steps
-            for _ in range(batches.accumulation_steps):
-                waiting = time.perf_counter()
-                batch: Batch = next(feed)
-                chrono.waited += time.perf_counter() - waiting
-                report = engine(
-                    "train",
-                    image_BCHW=normalise(batch.image_BCHW.to(runtime.device, non_blocking=True)),
-                    text_BL=batch.text_BL.to(runtime.device, non_blocking=True),
-                    key_B=batch.key_B.to(runtime.device, non_blocking=True),
-                )
+            waiting = time.perf_counter()
+            loaded: list[Batch] = [next(feed) for _ in range(batches.accumulation_steps)]
+            chrono.waited += time.perf_counter() - waiting
+            micro_batches = [on_device(batch, runtime.device) for batch in loaded]
+            mask_by = "random" if step < config.model.masking.mask_warmup else None
+            shared = shared_inputs(engine, micro_batches, config.model.text.eot_id)
+            for micro, more in zip(micro_batches, shared, strict=True):
+                report = engine("train", **micro, mask_by=mask_by, **more)
                 engine.backward(report["loss"])
                 engine.step()
-                meter.add(report, batch.stand_ins)
+                meter.add(report)
+            meter.stand_ins += sum(batch.stand_ins for batch in loaded)
             step += 1
             # ---------------------------------------------------------------------------------------------------------------
             skipped_in_row = skipped_in_row + 1 if engine.skipped_steps > before else 0
@@ -315,11 +336,10 @@ class Meter:
         self.totals: dict[str, torch.Tensor] = {}
         self.steps, self.stand_ins = 0, 0
 
-    def add(self, report: dict[str, torch.Tensor], stand_ins: int) -> None:
+    def add(self, report: dict[str, torch.Tensor]) -> None:
         for name, value in report.items():
             self.totals[name] = self.totals.get(name, 0) + value.detach().float()
         self.steps += 1
-        self.stand_ins += stand_ins
 
     def mean(self, runtime: Runtime) -> tuple[dict[str, float], int]:
         """(means over micro-batches and ranks, stand-ins on all ranks) since the last call."""

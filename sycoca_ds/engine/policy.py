@@ -86,7 +86,17 @@ def read_policy(name: str) -> dict[str, Any]:
             f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
             "for the whole process and doubles the rounding error of bf16 gradients"
         )
-    return {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE}
+    kept = {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE}
+    return {**kept, "zero_optimization": {"stage": 0, **zero}}
+
+
+def check_precision(policy: dict[str, Any], config: TrainConfig) -> None:
+    """Raises `UserError` for bf16 without ZeRO, where DeepSpeed 0.19.8 keeps no float32 weights and gradients."""
+    if config.run.precision == "bf16" and policy["zero_optimization"]["stage"] == 0:
+        raise UserError(
+            f"run.precision = bf16 with {config.run.ds_config}, which is ZeRO stage 0: DeepSpeed keeps no float32 weights there; "
+            "use ds_configs/zero1.json (with one rank the same thing), or run.precision fp32"
+        )
 
 
 def deepspeed_config(policy: dict[str, Any], config: TrainConfig, batches: BatchPlan) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class Runtime:
         if self.world_size > 1:
             dist.barrier()
 
+    def leave(self) -> None:
+        """Ends the process group when every rank is here; after an error no rank may call it, others still wait in a collective."""
+        self.barrier()
+        dist.destroy_process_group()
+
 
 def choose_accelerator() -> None:
     """Tells DeepSpeed that a machine without a GPU is meant to be one; called before its first import, which warns otherwise."""

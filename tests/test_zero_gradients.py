@@ -1,0 +1,59 @@
+"""Gradients as DeepSpeed holds them, of two ranks with two micro-batches each under every ZeRO stage, against one batch on the bare
+model. Weights after a step would not show a gradient that is k times too large: AdamW divides by its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.policy import read_policy
+from sycoca_ds.engine.runtime import Runtime
+from tests.conftest import random_inputs
+from tests.launching import run_on_ranks
+from tests.test_objectives import BATCH, LENGTHS, assert_same_gradients, cut, model_of, whole  # noqa: F401
+
+MICRO_BATCHES = 2
+STAGES = ("zero1", "zero2", "zero3", "zero3_offload")
+
+
+def on_a_rank(runtime: Runtime, folder: str) -> None:
+    """What each rank runs, stage by stage: its half of the batch in two micro-batches; rank 0 saves every gradient."""
+    import deepspeed
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.utils import safe_get_full_grad
+
+    torch.set_num_threads(1)
+    sizes = {"train_micro_batch_size_per_gpu": BATCH // 4, "gradient_accumulation_steps": MICRO_BATCHES}
+    micro_batches = cut(cut(random_inputs(BATCH, LENGTHS), 2)[runtime.rank], MICRO_BATCHES)
+    for stage in STAGES:
+        model = model_of()
+        optimizer = (DeepSpeedCPUAdam if stage == "zero3_offload" else torch.optim.AdamW)(model.parameters(), lr=0.0)
+        policy = {**read_policy(f"ds_configs/{stage}.json"), **sizes, "bf16": {"enabled": False}}
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+        for number, (micro, more) in enumerate(zip(micro_batches, shared_inputs(engine, micro_batches, 2), strict=True)):
+            if number:
+                engine.step()  # between micro-batches it only counts
+            engine.backward(engine("train", **micro, **more)["loss"])
+        gradients = {name: safe_get_full_grad(p).float() for name, p in model.named_parameters()}
+        if runtime.leads:
+            torch.save(gradients, Path(folder, f"{stage}.pt"))
+        engine.destroy()
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gradients")
+    run_on_ranks(folder, __name__, str(folder))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_holds_the_gradient_of_one_batch(stage: str, gradients: Path, whole) -> None:  # noqa: F811
+    found, model = torch.load(gradients / f"{stage}.pt", weights_only=True), model_of()
+    for name, p in model.named_parameters():
+        p.grad = found[name].view_as(p)
+    assert_same_gradients(model, whole[1])
