@@ -6,7 +6,6 @@ and leaves orphans when it is killed itself."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -14,7 +13,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +23,12 @@ from data_pipeline.curate import read_curate
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.hosts import parse_allowed_hosts
+from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
-from data_pipeline.supervise import POLL_SECONDS, run_img2dataset
+from data_pipeline.supervise import run_img2dataset
 from data_pipeline.tarwalk import TarError, count_samples
 
 FORMAT = 1
-LOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,26 +74,6 @@ class DownloadCommand(DownloadOptions):
     def run(self) -> int:
         download(self.data, self)
         return 0
-
-
-@contextmanager
-def _only_one(root: Path) -> Iterator[int]:
-    """Holds DIR/.download.lock, and gives its handle: the download process inherits it, so it stays locked until that
-    is gone too. A resume right after a kill waits for the dying."""
-    handle = os.open(root / ".download.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"{root}: another download is running in this folder; wait for it or end it") from None
-                time.sleep(POLL_SECONDS)
-        yield handle
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -170,7 +148,8 @@ def download(folder: Path, options: DownloadOptions) -> dict:
             "choose "
             f"another folder, or delete {root / 'shards'} and {state_path.name}"
         )
-    with _only_one(root) as lock, _signals_end_us():
+    refusal = f"{root}: another download is running in this folder; wait for it or end it"
+    with only_one(root / ".download.lock", refusal) as lock, _signals_end_us():
         rows = expected_shards(settings)
         if state is None:
             if any((root / "shards").glob("*")):

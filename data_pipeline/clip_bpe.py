@@ -1,0 +1,120 @@
+"""CLIP's BPE as a tokenizer.json: for open_clip's weights, whose token ids are its.
+
+    python -m data_pipeline.clip_bpe --merges bpe_simple_vocab_16e6.txt.gz --out clip.json
+
+The merges come with open_clip (in its package's folder) and with openai/CLIP.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.command_line import parse_command
+from data_pipeline.errors import UserError, run_command
+from data_pipeline.files import write_bytes
+from data_pipeline.tokenizer import SPECIAL, WORDS
+
+VOCABULARY = 49_408
+MERGES = VOCABULARY - 2 * 256 - 2
+"""Entries that are two earlier ones put together: all but 256 bytes, 256 bytes that end a word, and the two special ones."""
+WORD_END = "</w>"
+MOST_BYTES = 1 << 24
+# What ftfy, which open_clip runs on every caption, does to quotation marks.
+STRAIGHT_QUOTES = {
+    "\u2018": "'",
+    "\u2019": "'",
+    "\u201a": "'",
+    "\u201b": "'",
+    "\u201c": '"',
+    "\u201d": '"',
+    "\u201e": '"',
+    "\u201f": '"',
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBpeCommand:
+    """CLIP's BPE as a tokenizer.json."""
+
+    merges: Path
+    """bpe_simple_vocab_16e6.txt.gz."""
+    out: Path
+    """The tokenizer's file, for example clip.json."""
+
+    def run(self) -> int:
+        write_bytes(self.out, clip_tokenizer(read_merges(self.merges)).to_str(pretty=True).encode())
+        return 0
+
+
+def read_merges(path: Path) -> list[tuple[str, str]]:
+    """Pairs in the order in which they were learned.
+
+    Raises:
+        UserError: missing, or not CLIP's list.
+    """
+    try:
+        opened = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
+        with opened as file:
+            lines = file.read(MOST_BYTES).decode("utf-8").split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"--merges {path} cannot be read ({error}): expected bpe_simple_vocab_16e6.txt.gz") from error
+    # the list is longer than the vocabulary that CLIP made of it; its first line names its version
+    pairs = [tuple(line.split(" ")) for line in lines[1 : MERGES + 1]]
+    if len(pairs) < MERGES or any(len(pair) != 2 for pair in pairs):
+        raise UserError(
+            f"--merges {path}: expected a line of its version and then at least {MERGES} pairs, as CLIP's file has them"
+        )
+    return pairs
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte, in the order of CLIP's ids: first the bytes that are letters of their own."""
+    own = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in own]
+    return [chr(byte) for byte in own] + [chr(256 + number) for number in range(len(others))]
+
+
+def clip_tokenizer(merges: list[tuple[str, str]]):
+    """A `tokenizers.Tokenizer` with CLIP's ids and open_clip's cleaning, as far as rules can say it.
+
+    Left out are ftfy's mending of broken encodings and the unescaping of HTML (`&amp;`): both belong before the tokenizer. A Greek
+    sigma that ends a word in capitals comes out as one within a word.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    letters = byte_letters()
+    entries = [*letters, *(letter + WORD_END for letter in letters), *(a + b for a, b in merges), *SPECIAL[1:]]
+    ids = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.BPE(ids, merges, end_of_word_suffix=WORD_END))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            *(normalizers.Replace(curly, straight) for curly, straight in STRAIGHT_QUOTES.items()),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Lowercase(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(WORD_END, " "), decoders.Strip(" ", 0, 1)])
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL[1:]])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{SPECIAL[1]} $A {SPECIAL[2]}", special_tokens=[(name, ids[name]) for name in SPECIAL[1:]]
+    )
+    return tokenizer
+
+
+def main() -> int:
+    program = "python -m data_pipeline.clip_bpe"
+    return run_command(lambda: parse_command(ClipBpeCommand, sys.argv[1:], program, description=__doc__).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
