@@ -1,0 +1,1 @@
+"""The parts behind `python -m sycoca_ds.ablations`."""
