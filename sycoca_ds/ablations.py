@@ -222,9 +222,9 @@ def list_runs(options: AblationOptions, rows: list[Row], runs: list[Run], sets: 
 
 def ablate(options: AblationOptions, train_options: list[str]) -> int:
     """Refuses what can be refused before anything is started; 0, or 1 if something failed under `--keep-going`."""
-    from sycoca_ds.engine.runtime import choose_accelerator
+    from sycoca_ds.engine.runtime import prepare_deepspeed
 
-    choose_accelerator()
+    prepare_deepspeed()
     from sycoca_ds.engine.loop import check_before_start
 
     rows = select(options.table, options.rows)

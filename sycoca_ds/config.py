@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
 from data_pipeline.errors import UserError
@@ -296,8 +297,8 @@ def check_model(model: ModelConfig) -> None:
 
 
 def hidden_count(patches: int, ratio: float) -> int:
-    """Patches hidden at a ratio: `patches * ratio` rounded to nearest, halves up."""
-    return math.floor(patches * ratio + 0.5)
+    """Patches hidden at a ratio: `patches * ratio` rounded to nearest, halves up. In decimals: 25 * 0.58 is 14.5, no less."""
+    return math.floor(patches * Decimal(str(ratio)) + Decimal("0.5"))
 
 
 @dataclass(frozen=True)

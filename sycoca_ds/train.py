@@ -25,12 +25,12 @@ EXIT_PREEMPTED = 75
 
 def main() -> int:
     from sycoca_ds.engine.loop import check_before_start, mark_failed, train
-    from sycoca_ds.engine.runtime import choose_accelerator, start_runtime
+    from sycoca_ds.engine.runtime import prepare_deepspeed, start_runtime
     from sycoca_ds.options import parse_options
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])
-    choose_accelerator()
+    prepare_deepspeed()
     check_before_start(config)
     runtime = start_runtime()
     try:

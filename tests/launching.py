@@ -76,8 +76,8 @@ def run_on_ranks(folder: Path, module: str, *arguments: str) -> None:
     script = folder / "rank.py"
     script.write_text(
         f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
-        "from sycoca_ds.engine.runtime import choose_accelerator, start_runtime\nfrom sycoca_ds.train import end_process\n"
-        f"choose_accelerator()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
+        "from sycoca_ds.engine.runtime import prepare_deepspeed, start_runtime\nfrom sycoca_ds.train import end_process\n"
+        f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
     status, output = finish(start([], ranks=2, script=script))
     assert status == 0, output[-3000:]

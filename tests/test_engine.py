@@ -126,11 +126,48 @@ def test_stages_and_accumulation_equal_one_batch_without_zero(
     assert_same_run(run(tmp_path / stage, data_set, *options, ranks=ranks, script=script), alone)
 
 
-def test_masks_are_random_during_mask_warmup(data_set: Path, alone: Path, tmp_path: Path) -> None:
-    """The first step has the same weights and the same contrast, but other masks than without the warm-up."""
-    options = ["--model.masking.mask-warmup", "2", "--optim.steps", "4", "--run.ds-config", "ds_configs/zero0.json"]
-    warmed, usual = losses(run(tmp_path / "warm", data_set, *options, ranks=0)), losses(alone)
-    assert warmed[0]["itc"] == usual[0]["itc"] and warmed[0]["mim"] != usual[0]["mim"] and warmed[0]["ic"] != usual[0]["ic"]
+def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> None:
+    """The first step has the same weights and the same contrast, but other masks than without the warm-up. At a learning rate of 0
+    every step has them: the first two are those of `mask_by = random`, the others those of attention."""
+    options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
+    ways = {"warm": ["--model.masking.mask-warmup", "2"], "random": ["--model.masking.mask-by", "random"], "attention": []}
+    warm, random, attention = (losses(run(tmp_path / way, data_set, *options, *more, ranks=0)) for way, more in ways.items())
+    for name in ("ic", "mim"):
+        found, noise, scores = ([record[name] for record in records] for records in (warm, random, attention))
+        assert found == noise[:2] + scores[2:] and not set(noise) & set(scores)
+    assert [record["itc"] for record in warm] == [record["itc"] for record in attention]
+
+
+@pytest.mark.parametrize(
+    "stage, broken, ends, said",
+    [
+        ("zero0", [2], 1, "step 2: a gradient is not finite, and without ZeRO"),
+        ("zero1", [2], 0, "completed at step 4"),
+        ("zero1", [2, 3, 4], 1, "2 steps in a row to step 3 had a non-finite gradient and were skipped"),
+    ],
+)
+def test_gradients_that_are_not_finite_never_reach_the_weights(
+    stage: str, broken: list[int], ends: int, said: str, data_set: Path, tmp_path: Path
+) -> None:
+    """One such step is skipped and counted, several in a row end the run; without ZeRO, which cannot skip, the first one does."""
+    script, out = tmp_path / "broken.py", tmp_path / "run"
+    script.write_text(
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model.sycoca import SyCoCa\n"
+        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain, calls = SyCoCa._train, []\n"
+        "def train(self, **inputs):\n    report = plain(self, **inputs)\n    calls.append(1)\n"
+        f"    return report | {{'loss': report['loss'] * (float('nan') if len(calls) in {broken} else 1)}}\n"
+        "SyCoCa._train = train\nend_process(run_command(on_every_rank))\n"
+    )
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.max-skipped-steps", "2", "--run.checkpoint-every", "1"]
+    words = [*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options]
+    status, output = finish(start(words, ranks=0, script=script))
+    assert (status == 0) == (ends == 0) and said in output, output[-3000:]
+    assert json.loads((out / "run_status.json").read_text())["status"] == ("failed" if ends else "completed")
+    assert all(torch.isfinite(value).all() for value in weights(out).values())
+    saved = [int(folder.name[5:]) for folder in sealed(out / "checkpoints")]
+    assert saved == ([1] if stage == "zero0" else [2, 1] if ends else [4, 3, 2])
+    if not ends:
+        assert [record["skipped_steps"] for record in losses(out)] == [0, 1, 1, 1]
 
 
 def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> l
         features = [engine("features", image_BCHW=micro["image_BCHW"], text_BL=micro["text_BL"]) for micro in micro_batches]
         contrast = engine("contrast", image_BE=torch.cat([i for i, _ in features]), text_BE=torch.cat([t for _, t in features]))
     labelled = torch.stack([real_tokens(micro["text_BL"], eot_id)[:, 1:].sum() for micro in micro_batches]).sum()
-    share = label_count(int(labelled), k, contrast["itc"].device)
+    share = label_count(labelled, k)
     # The engine divides every micro-batch's loss by k. A feature belongs to one micro-batch, so its slope is multiplied by k; the
     # logit scale is in each of them, so a k-th of its slope is what each gets: k / k = 1.
     sizes = [len(micro["text_BL"]) for micro in micro_batches]

@@ -26,7 +26,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine import exported
-from sycoca_ds.engine.runtime import Runtime, choose_accelerator, random_state, restore_random_state, write_text
+from sycoca_ds.engine.runtime import Runtime, prepare_deepspeed, random_state, restore_random_state, write_text
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
 
@@ -297,7 +297,7 @@ def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
     if zero_stage == 0:
         saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
         return {name: value.float() for name, value in saved.items()}
-    choose_accelerator()
+    prepare_deepspeed()
     if zero_stage == 1 and list(folder.glob("bf16_zero_pp_rank_*")):
         return _weights_of_bf16_zero_1(folder)
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint

@@ -19,10 +19,10 @@ from sycoca_ds.config import BatchPlan, TrainConfig, check_model, plan_batches
 from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.data.transforms import normalise
 from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.initial_weights import initialise_from
+from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Metrics, format_record
 from sycoca_ds.engine.policy import build_optimizer, check_precision, deepspeed_config, read_policy
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
@@ -51,15 +51,31 @@ class StopSignal:
         self.received = True
 
 
+def check_gradients(engine, step: int) -> None:
+    """Without ZeRO nobody skips a step whose gradients are not finite: the weights would be lost, and then the checkpoints.
+
+    Every rank calls it before the step's update, when its gradients are those of all ranks.
+
+    Raises:
+        RuntimeError: a gradient is not finite; the weights are still those of the step before.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    if not torch.isfinite(norm):
+        raise RuntimeError(
+            f"step {step + 1}: a gradient is not finite, and without ZeRO (stage 0) such a step cannot be skipped: lower optim.lr, "
+            "look at the data of this step, or use ds_configs/zero1.json; the same command resumes from the last checkpoint"
+        )
+
+
 def on_any_rank(runtime: Runtime, *flags: bool) -> list[bool]:
     """Which flags are set on some rank. DeepSpeed's step has just waited for the device, so reading costs no further wait."""
     return [share > 0 for share in runtime.mean(torch.tensor(flags, dtype=torch.float32, device=runtime.device)).tolist()]
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch as the model takes it: pixels travel as uint8 and are normalised there."""
+    """A batch as the model takes it: pixels stay uint8, a quarter of the room, until the model normalises its micro-batch."""
     return {
-        "image_BCHW": normalise(batch.image_BCHW.to(device, non_blocking=True)),
+        "image_BCHW": batch.image_BCHW.to(device, non_blocking=True),
         "text_BL": batch.text_BL.to(device, non_blocking=True),
         "key_B": batch.key_B.to(device, non_blocking=True),
     }
@@ -273,8 +289,11 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             for micro, more in zip(micro_batches, shared, strict=True):
                 report = engine("train", **micro, mask_by=mask_by, **more)
                 engine.backward(report["loss"])
+                if engine.zero_optimization_stage() == 0:
+                    check_gradients(engine, step)
                 engine.step()
                 meter.add(report)
+            bound_logit_scale(engine.module)
             meter.stand_ins += sum(batch.stand_ins for batch in loaded)
             step += 1
             # ---------------------------------------------------------------------------------------------------------------

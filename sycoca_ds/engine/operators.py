@@ -1,7 +1,8 @@
 """`python -m sycoca_ds.engine.operators`: compiles the DeepSpeed operators this project uses, before anything waits for them.
 
 On a CPU these are the shared-memory collectives, which DeepSpeed builds when a process group starts, and the CPU Adam of
-`zero3_offload`. They land in torch's extension cache, about 45 s each; a second run finds them there.
+`zero3_offload`. They land in torch's extension folder (`prepare_deepspeed` says which), about 45 s each; a second run finds them
+there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.errors import UserError, run_command
 
@@ -22,14 +24,44 @@ def wait_for_lock(folder: Path, stale_seconds: float = STALE_SECONDS) -> bool:
 
     A build that is killed leaves `lock` behind, and torch then waits for it without end and without a word.
     """
-    lock = folder / "lock"
+    lock, said = folder / "lock", False
     while lock.exists():
-        newest = max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+        if not said:
+            print(f"{folder.name} is being compiled (lock in {folder}): waiting, at most {stale_seconds:.0f} s", flush=True)
+            said = True
+        newest = max((_changed(path) for path in folder.iterdir()), default=0.0)
         if time.time() - newest > stale_seconds:
             lock.unlink(missing_ok=True)
             return True
         time.sleep(0.5)
     return False
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # a compiler's temporary file, gone since it was listed
+        return 0.0
+
+
+def wait_for_builds() -> None:
+    """`wait_for_lock` for every operator that this project uses; called before DeepSpeed loads one."""
+    for _, folder in _operators():
+        wait_for_lock(folder)
+
+
+def _operators() -> list[tuple[Any, Path]]:
+    """(builder, torch's extension folder) of each operator. `prepare_deepspeed` comes first."""
+    from deepspeed.accelerator import get_accelerator
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+    from torch.utils.cpp_extension import _get_build_directory
+
+    builders = [CPUAdamBuilder()]
+    if get_accelerator().device_name() == "cpu":
+        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+        builders.append(ShareMemCommBuilder())
+    return [(builder, Path(_get_build_directory(builder.NAME, verbose=False))) for builder in builders]
 
 
 def build_operators() -> list[str]:
@@ -43,25 +75,14 @@ def build_operators() -> list[str]:
             raise UserError(
                 f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
             )
-    from sycoca_ds.engine.runtime import choose_accelerator
+    from sycoca_ds.engine.runtime import prepare_deepspeed
 
-    choose_accelerator()
-    from deepspeed.accelerator import get_accelerator
-    from deepspeed.ops.op_builder import CPUAdamBuilder
-    from torch.utils.cpp_extension import _get_build_directory
-
-    builders = [CPUAdamBuilder()]
-    if get_accelerator().device_name() == "cpu":
-        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-        builders.append(ShareMemCommBuilder())
-    for builder in builders:
-        folder = Path(_get_build_directory(builder.NAME, verbose=False))
-        if (folder / "lock").exists():
-            print(f"another build of {builder.NAME} in {folder}: waiting for it, at most {STALE_SECONDS:.0f} s", flush=True)
-            wait_for_lock(folder)
+    prepare_deepspeed()
+    operators = _operators()
+    for builder, folder in operators:
+        wait_for_lock(folder)
         builder.load(verbose=False)
-    return [builder.NAME for builder in builders]
+    return [builder.NAME for builder, _ in operators]
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from sycoca_ds.engine.operators import wait_for_builds
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """Longest wait in a collective; a save of a large model to a slow disk happens between two of them."""
@@ -83,10 +86,16 @@ class Runtime:
         dist.destroy_process_group()
 
 
-def choose_accelerator() -> None:
-    """Tells DeepSpeed that a machine without a GPU is meant to be one; called before its first import, which warns otherwise."""
+def prepare_deepspeed() -> None:
+    """What DeepSpeed has to find in the environment; called before its first import, which warns otherwise.
+
+    That a machine without a GPU is meant to be one; and compiled operators inside the virtual environment they belong to: in the
+    home folder, torch's default, two environments would take turns compiling them anew.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
+        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
 
 def start_runtime() -> Runtime:
@@ -121,6 +130,9 @@ def start_runtime() -> Runtime:
         device = torch.device("cpu")
         # ranks of one machine share its cores: more threads than cores makes every kernel wait
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+    if device.type == "cpu":
+        # the group's start loads an operator, and would wait without end, and without a word, for the lock of a killed build
+        wait_for_builds()
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT, verbose=False)
     return Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device)
 

@@ -16,8 +16,8 @@ from sycoca_ds.presets import PRESETS
 FORMULA = """\
 A block on n tokens of width d: 24 n d^2 + 4 n^2 d (half the second under a causal mask); on m tokens of width d' of the other
 modality: 20 n d^2 + 4 m d d' + 4 n m d. Linear layers 2 x rows x in x out. Multiply-adds count 2; norms, softmax, GELU count 0.
-Step = 3 x forward (backward costs two), scores once; checkpointing adds one forward of the blocks, several micro-batches one of
-both encoders."""
+Step = 3 x forward (backward costs two), scores once; checkpointing adds one forward of the blocks without each one's last product
+(8 n d^2), several micro-batches one of both encoders."""
 
 
 def parameters(name: str) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Transformer parts shared by encoders and decoders, pre-norm, on `scaled_dot_product_attention`.
 
-No attention mask of shape (B, heads, L, L) is ever built: causal attention is asked for by flag and padding is a (B, 1, 1, S)
-boolean, so that the fused kernels stay usable.
+Causal attention is asked for by flag and padding is a (B, 1, 1, S) boolean, never a mask of tokens by tokens, so that the fused
+kernels stay usable: flash for what has no mask, memory-efficient for the rest. One exception, for open_clip's weights alone: the
+pattern "causal_cls_shifted" needs a (B, 1, L, L) mask.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ class SelfAttention(nn.Module):
             cls = attend(q[:, :, -1:], k, v, sees_B11S)
             mixed = torch.cat([tokens, cls], dim=2)
         elif self.pattern == "causal_cls_shifted":
-            sees_B1LS = F.pad(valid_BL, (1, 0), value=True)[:, None, None, :]
-            mixed = attend(q, k, v, sees_B1LS & torch.ones_like(sees_B1LS[0, 0, 0]).expand(q.shape[2], -1).tril())
+            sees_B11S = F.pad(valid_BL, (1, 0), value=True)[:, None, None, :]
+            causal_LS = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+            mixed = attend(q, k, v, sees_B11S & causal_LS)
         else:
             mixed = attend(q, k, v, causal=self.pattern == "causal")
         return self.out(join_heads(mixed))

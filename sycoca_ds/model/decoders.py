@@ -69,20 +69,20 @@ class TextDecoder(Decoder):
         super().__init__(config, image_width, "causal")
         self.head = VocabularyHead(config.width, vocab_size)
 
-    def forward(self, token_BLD: Tensor, image_BSD: Tensor, at_BL: Tensor | None = None, target_M: Tensor | None = None) -> Tensor:
+    def forward(self, token_BLD: Tensor, image_BSD: Tensor, at_M: Tensor | None = None, target_M: Tensor | None = None) -> Tensor:
         """Logits of the next token at every position, or the captioning loss at some.
 
         Args:
             token_BLD: text-encoder outputs; image_BSD: image tokens.
-            at_BL: bool, the M positions that matter: the head runs on them alone, most of a padded caption needs no row of
-                the vocabulary. Default all.
+            at_M: int64, the positions that matter, counted through the batch (row * L + column): the head runs on them alone,
+                most of a padded caption needs no row of the vocabulary. Default all.
             target_M: int64, the next token at those positions, in order.
 
         Returns:
-            (B, L, V), or (M, V) with `at_BL`, or with `target_M` the summed cross entropy, 0-dim float32.
+            (B, L, V), or (M, V) with `at_M`, or with `target_M` the summed cross entropy, 0-dim float32.
         """
         x_BLD = self.run(token_BLD, image_BSD, None)
-        return self.head(x_BLD if at_BL is None else x_BLD[at_BL], target_M)
+        return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M)
 
     def keys_values(self, image_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What the layers need of the image, for `step`."""
@@ -120,7 +120,7 @@ class ImageDecoder(Decoder):
             valid_BL: bool, True at real tokens.
 
         Returns:
-            (B, N, P), in the units of the model's input (normalised pixels).
+            (B, N, P), in the units of what TG-MIM rebuilds (`masking.target`): the model's input, or that normalised by patch.
         """
         kept_BKD = self.embed(kept_BKD)
         x_BND = put_patches(self.mask_embedding.to(kept_BKD.dtype), kept_BKD, keep_BK, len(self.position_embedding))

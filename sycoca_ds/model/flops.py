@@ -18,8 +18,9 @@ class Pass:
     """How many tokens go through it, as a reader would say it."""
     forward: int
     """FLOPs."""
-    of_blocks: int
-    """FLOPs of them in transformer blocks, which activation checkpointing computes again in the backward pass."""
+    recomputed: int
+    """FLOPs of them that activation checkpointing computes again in the backward pass: the blocks', but for each one's last
+    product, whose output no gradient needs (torch's checkpoint stops before it)."""
     trained: bool = True
     """Whether there is a backward pass."""
     for_contrast: bool = False
@@ -34,6 +35,11 @@ def _self_block(tokens: int, width: int, causal: bool) -> int:
 def _cross_block(queries: int, keys: int, width: int, key_width: int) -> int:
     """Query, output and MLP 20 n d^2; keys and values 4 m d d'; scores and mixing 4 n m d."""
     return 20 * queries * width**2 + 4 * keys * key_width * width + 4 * queries * keys * width
+
+
+def _last_product(tokens: int, width: int) -> int:
+    """The second linear layer of a block's MLP."""
+    return 8 * tokens * width**2
 
 
 def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | None = None) -> list[Pass]:
@@ -57,23 +63,26 @@ def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | N
 
     def encode(part: str, what: str, patches: int, read: bool) -> Pass:
         blocks = image.layers * _self_block(patches + 1, image.width, False)
+        again = blocks - image.layers * _last_product(patches + 1, image.width)
         rest = 2 * patches * image.patch_values * image.width + (pool(patches + 1) if pooled and read else 0)
-        return Pass(part, what, f"1 + {patches} of {n} patches", blocks + rest, blocks)
+        return Pass(part, what, f"1 + {patches} of {n} patches", blocks + rest, again)
 
     blocks = text.layers * _self_block(length + 1, text.width, True)
+    again = blocks - text.layers * _last_product(length + 1, text.width)
     out = [
         replace(encode("image encoder", "all patches", n, read=True), for_contrast=True),
         Pass("image encoder", "projection", "1", project(1, model.image_token_width), 0, for_contrast=True),
-        Pass("text encoder", "caption", f"{length} + 1", blocks + project(1, text.width), blocks, for_contrast=True),
+        Pass("text encoder", "caption", f"{length} + 1", blocks + project(1, text.width), again, for_contrast=True),
     ]
     masked = model.family == "sycoca"
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)
     kept = n - hidden_count(n, masking.high_ratio)
     if masked and masking.mask_by == "attention" and (model.reconstructs or seen < n):
-        projected = project(n, model.image_token_width) + project(length, text.width)
+        compared = 1 if masking.similarity == "global" else length
+        projected = project(n, model.image_token_width) + project(compared, text.width)
         value_path = 2 * n * (2 * image.width + model.embed_dim) * model.embed_dim if pooled else 0
-        scores = projected + value_path + 2 * n * length * model.embed_dim
-        out.append(Pass("masking", "attentive scores", f"{n} x {length}", scores, 0, trained=False))
+        scores = projected + value_path + 2 * n * compared * model.embed_dim
+        out.append(Pass("masking", "attentive scores", f"{n} x {compared}", scores, 0, trained=False))
     at_input = masked and masking.mask_at == "input"
     if at_input and seen < n:
         out.append(encode("image encoder", "without low-attentive patches", seen, read=True))
@@ -86,17 +95,20 @@ def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | N
         if pooled:
             keys = image.pooling_queries - 1
         blocks = layers * (_self_block(length - 1, width, True) + _cross_block(length - 1, keys, width, model.image_token_width))
-        out.append(Pass("text decoder", "blocks", f"{length - 1} on {keys} image tokens", blocks, blocks))
+        again = blocks - 2 * layers * _last_product(length - 1, width)
+        out.append(Pass("text decoder", "blocks", f"{length - 1} on {keys} image tokens", blocks, again))
         head = round(2 * labels * width * text.vocab_size)
         out.append(Pass("text decoder", "vocabulary head", f"{labels:g} labelled", head, 0))
     if model.reconstructs:
         decoder, guided = model.image_decoder, masking.mim == "text_guided"
         blocks = decoder.layers * _self_block(n, decoder.width, False)
+        again = blocks - decoder.layers * _last_product(n, decoder.width)
         if guided:
-            blocks += decoder.layers * _cross_block(n, length, decoder.width, text.width)
+            cross = decoder.layers * _cross_block(n, length, decoder.width, text.width)
+            blocks, again = blocks + cross, again + cross - decoder.layers * _last_product(n, decoder.width)
         rest = 2 * kept * image.width * decoder.width + 2 * n * decoder.width * image.patch_values
         tokens = f"{n} on {length} text tokens" if guided else f"{n}"
-        out.append(Pass("image decoder", "text-guided" if guided else "plain", tokens, blocks + rest, blocks))
+        out.append(Pass("image decoder", "text-guided" if guided else "plain", tokens, blocks + rest, again))
     return out
 
 
@@ -115,13 +127,14 @@ def step_flops(
     """FLOPs of one sample in a training step: forward once, backward twice that, scores forward only.
 
     Args:
-        recompute: activation checkpointing, blocks forward once more. Leave it out for MFU, put it in for hardware FLOPs.
+        recompute: activation checkpointing, blocks forward once more, but for each one's last product. Leave it out for MFU, put
+            it in for hardware FLOPs.
         accumulation_steps: above 1 the encoders run once more, without gradient.
     """
     parts = passes(model, text_tokens, labels)
     total = sum((3 if part.trained else 1) * part.forward for part in parts)
     if recompute:
-        total += sum(part.of_blocks for part in parts if part.trained)
+        total += sum(part.recomputed for part in parts if part.trained)
     if accumulation_steps > 1:
         total += sum(part.forward for part in parts if part.for_contrast)
     return total

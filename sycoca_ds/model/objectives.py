@@ -1,5 +1,6 @@
-"""The three losses. Each is written so that the mean over ranks and micro-batches of the local values, which is what DeepSpeed's
-gradient averaging computes, is exactly the loss of the global batch."""
+"""The three losses. Each is written so that the mean over ranks of the local values, which is what DeepSpeed's gradient averaging
+computes, is exactly the loss of the global batch. Over micro-batches that holds for captioning and reconstruction; the contrast
+needs all features of the step at once: engine/accumulation.py."""
 
 from __future__ import annotations
 
@@ -50,17 +51,16 @@ def contrastive_loss(image_BE: Tensor, text_BE: Tensor, scale: Tensor) -> tuple[
     return loss, accuracy
 
 
-def label_count(labelled: int, micro_batches: int, device: torch.device) -> Tensor:
+def label_count(labelled: Tensor, micro_batches: int) -> Tensor:
     """What a micro-batch's summed cross entropy is divided by, 0-dim float32: tokens of the global step / (ranks * micro-batches).
 
     Captions differ in length from rank to rank and from micro-batch to micro-batch; a mean of their means would weight tokens by
     where they are. A collective: every rank calls it once a step.
 
     Args:
-        labelled: real next tokens of this rank in all its micro-batches of the step.
+        labelled: 0-dim, real next tokens of this rank in all its micro-batches of the step.
     """
-    count = torch.tensor(float(labelled), device=device)
-    world = world_size()
+    count, world = labelled.float(), world_size()
     if world > 1:
         dist.all_reduce(count)
     return count / (world * micro_batches)

@@ -1,0 +1,71 @@
+"""The FLOPs formula against torch's own counter."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.model.flops import forward_flops, passes, step_flops
+from sycoca_ds.model.sycoca import SyCoCa
+from tests.conftest import SMALL_MODEL, random_inputs
+
+
+@pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
+@pytest.mark.parametrize("mask_at", ["input", "embedding"])
+@pytest.mark.parametrize("pooling", ["cls", "attention"])
+@pytest.mark.parametrize("mim", ["text_guided", "plain", "none"])
+def test_flops_formula_against_torchs_counter(family: str, mask_at: str, pooling: str, mim: str) -> None:
+    """Every matrix product of a training step, forward and backward, as torch counts them while it runs. Attention goes through
+    its plain products, which torch counts whole: under a causal mask the formula counts half."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    masking = dataclasses.replace(SMALL_MODEL.masking, mask_at=mask_at, mim=mim, high_ratio=0.75, low_ratio=0.25)
+    image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
+    config = dataclasses.replace(SMALL_MODEL, family=family, image=image, masking=masking)
+    model, inputs = SyCoCa(config, seed=0), random_inputs(lengths=(12, 12, 12, 12))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = model("train", **inputs)["loss"]
+        forward = counter.get_total_flops()
+        loss.backward()
+    total = counter.get_total_flops()
+    causal = {13: config.text.layers, 11: config.text_decoder.layers if config.captions else 0}
+    halves = 4 * sum(layers * 2 * length * length * config.text.width for length, layers in causal.items())
+    contrast = 2 * 2 * 4 * 4 * config.embed_dim  # the B x B logits, both ways, forward: of the batch, not of a sample
+    # torch's one query of [CLS] runs apart: its scores and mixing over 13 keys, the others' over 12
+    cls = 4 * config.text.layers * 4 * (12 * 12 + 13 - 13 * 13) * config.text.width
+    assert forward == pytest.approx(4 * forward_flops(config) + halves + contrast + cls, rel=1e-3)
+    # pixels need no gradient: the patch embedding has no such product, in any pass
+    seen = [int(p.tokens.split()[2]) for p in passes(config) if p.part == "image encoder" and "patches" in p.what]
+    spared = 4 * 2 * sum(seen) * config.image.patch_values * config.image.width
+    assert total == pytest.approx(4 * step_flops(config) + 3 * (halves + contrast + cls) - spared, rel=5e-3)
+
+
+@pytest.mark.parametrize("family, pooling", [("clip", "cls"), ("coca", "attention"), ("sycoca", "cls"), ("sycoca", "attention")])
+def test_flops_of_recomputation_and_of_micro_batches_against_torchs_counter(family: str, pooling: str) -> None:
+    """What activation checkpointing and a second micro-batch add to a step, as torch counts it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
+    config = dataclasses.replace(SMALL_MODEL, family=family, image=image)
+    model, inputs = SyCoCa(config, seed=0), random_inputs(lengths=(12, 12, 12, 12))
+
+    def counted(micro_batches: int, checkpointing: bool) -> int:
+        model.set_activation_checkpointing(checkpointing)
+        pieces = [{name: value.chunk(micro_batches)[n] for name, value in inputs.items()} for n in range(micro_batches)]
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            for micro, more in zip(pieces, shared_inputs(model, pieces, 2), strict=True):
+                model("train", **micro, **more)["loss"].backward()
+        return counter.get_total_flops()
+
+    plain = counted(1, False)
+    recomputed = step_flops(config, recompute=True) - step_flops(config)
+    # torch counts causal attention whole: forward in every block's text, once more where it is computed again
+    causal = {13: config.text.layers, 11: config.text_decoder.layers if config.captions else 0}
+    halves = sum(layers * 2 * length * length * config.text.width for length, layers in causal.items())
+    assert counted(1, True) - plain == pytest.approx(4 * (recomputed + halves), rel=0.01)
+    again = step_flops(config, accumulation_steps=2) - step_flops(config)
+    assert counted(2, False) - plain == pytest.approx(4 * (again + 2 * config.text.layers * 13 * 13 * 32), rel=0.01)
