@@ -17,7 +17,7 @@ demo: install
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST)
 
-# open_clip 3.3 beside the environment, 55 MB, for the tests that compare with it; without it they skip.
+# open_clip 3.3 beside the environment, 180 MB, for the tests that compare with it; without it they skip.
 peer: install
 	tests/open_clip_peer.sh build/open_clip $(BIN)/python
 

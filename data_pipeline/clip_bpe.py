@@ -8,7 +8,9 @@ The merges come with open_clip (in its package's folder) and with openai/CLIP.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from data_pipeline.tokenizer import SPECIAL, WORDS
 VOCABULARY = 49_408
 MERGES = VOCABULARY - 2 * 256 - 2
 """Entries that are two earlier ones put together: all but 256 bytes, 256 bytes that end a word, and the two special ones."""
+MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
+"""Of the lines of bpe_simple_vocab_16e6.txt that CLIP uses, in open_clip_torch 3.3.0."""
 WORD_END = "</w>"
 MOST_BYTES = 1 << 24
 # What ftfy, which open_clip runs on every caption, does to quotation marks.
@@ -59,15 +63,16 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         opened = gzip.open(path) if path.suffix == ".gz" else open(path, "rb")
         with opened as file:
             lines = file.read(MOST_BYTES).decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"--merges {path} cannot be read ({error}): expected bpe_simple_vocab_16e6.txt.gz") from error
     # the list is longer than the vocabulary that CLIP made of it; its first line names its version
-    pairs = [tuple(line.split(" ")) for line in lines[1 : MERGES + 1]]
-    if len(pairs) < MERGES or any(len(pair) != 2 for pair in pairs):
+    used = lines[1 : MERGES + 1]
+    if hashlib.sha256("\n".join(used).encode()).hexdigest() != MERGES_SHA256:
         raise UserError(
-            f"--merges {path}: expected a line of its version and then at least {MERGES} pairs, as CLIP's file has them"
+            f"--merges {path}: its lines 2 to {MERGES + 1} are not CLIP's merges: expected bpe_simple_vocab_16e6.txt.gz of "
+            "open_clip or openai/CLIP; a tokenizer of your own comes from `python -m data_pipeline tokenizer`"
         )
-    return pairs
+    return [tuple(line.split(" ")) for line in used]
 
 
 def byte_letters() -> list[str]:

@@ -229,6 +229,8 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
 
     rows = select(options.table, options.rows)
     sets = parse_sets(options.evaluate, options.captioning)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
     runs = plan_runs(rows, options.seeds, options.out, train_options)
     launch = launcher(options.launch)
     for run in runs:

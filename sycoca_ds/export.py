@@ -116,14 +116,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # SafetensorError, UnpicklingError, and whatever a damaged or hostile file provokes
+        reason = (str(error) or "the file is empty or ends too early").splitlines()[0]
         raise UserError(
-            f"--from-open-clip {path} cannot be read as tensors ({type(error).__name__}: {str(error).splitlines()[0]}): it is "
+            f"--from-open-clip {path} cannot be read as tensors ({type(error).__name__}: {reason}): it is "
             "damaged, or a pickle of more than tensors, which would run code of its maker; convert such a file to safetensors "
             "where you trust it"
         ) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()) or not state:
+    named = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
+    if not named or not state:
         raise UserError(f"--from-open-clip {path}: expected tensors by name, or a training checkpoint with them in state_dict")
     state = dict(state)
     if all(name.startswith("module.") for name in state):
@@ -133,14 +135,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def check_preprocessing(values: Mapping[str, Any], where: str) -> None:
-    """Raises `UserError` if a model expects images to be normalised in another way than ours are."""
+def preprocessing(image_size: int) -> dict[str, Any]:
+    """How sycoca_ds/data/transforms.py prepares an image for evaluation, as open_clip's `preprocess_cfg` says it."""
     from sycoca_ds.data.transforms import IMAGE_MEAN, IMAGE_STD
 
-    for key, ours in (("mean", IMAGE_MEAN), ("std", IMAGE_STD)):
-        found = (values.get("preprocess_cfg") or {}).get(key)
-        if found is not None and list(found) != list(ours):
-            raise UserError(f"{where}: preprocess_cfg.{key} = {found}: this project normalises all images with CLIP's {list(ours)}")
+    shown = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}
+    return {"size": image_size, "mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), **shown}
+
+
+def check_preprocessing(values: Mapping[str, Any], image_size: int, where: str) -> None:
+    """Raises `UserError` if a model expects images to be prepared in another way than ours are."""
+    given = section(values, "preprocess_cfg", where)
+    for key, ours in preprocessing(image_size).items():
+        found = given.get(key)
+        same = (ours, [ours, ours], [3, ours, ours]) if key == "size" else (ours,)
+        if found is not None and found not in same:
+            raise UserError(f"{where}: preprocess_cfg.{key} = {found}: this project prepares all images with {ours} there")
+
+
+def section(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """The object under a key of open_clip's JSON, empty if it is absent. Raises `UserError` if something else stands there."""
+    found = values.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"{where}: {key} = {found!r}: expected an object")
+    return found
 
 
 def described(values: Mapping[str, Any], where: str, tokenizer: Tokenizer | None) -> ModelConfig:
@@ -149,12 +167,13 @@ def described(values: Mapping[str, Any], where: str, tokenizer: Tokenizer | None
     from sycoca_ds.model.open_clip_config import CLIP_EOT_ID, CLIP_SOT_ID, config_from_open_clip
     from sycoca_ds.options import from_dict
 
-    check_preprocessing(values, where)
-    own = {key: values.get(OWN_KEY, {}).get(key) for key in ("sot_id", "eot_id", "attention_mask")}
+    own = {key: section(values, OWN_KEY, where).get(key) for key in ("sot_id", "eot_id", "attention_mask")}
     usual = TextEncoderConfig(sot_id=CLIP_SOT_ID, eot_id=CLIP_EOT_ID, attention_mask="open_clip")
     text = from_dict(TextEncoderConfig, {key: value for key, value in own.items() if value is not None}, where, usual)
     ids = tokenizer or text
-    return config_from_open_clip(values.get("model_cfg", values), ids.sot_id, ids.eot_id, text.attention_mask)
+    model = config_from_open_clip(values.get("model_cfg", values), ids.sot_id, ids.eot_id, text.attention_mask)
+    check_preprocessing(values, model.image.image_size, where)
+    return model
 
 
 def open_clip_source(config: ExportConfig) -> Source:
@@ -235,7 +254,6 @@ def check_tokenizer(path: Path, model: ModelConfig) -> None:
 
 def write_open_clip(folder: Path, source: Source, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Fills a new folder as open_clip reads it; `weights` have open_clip's names. Returns facts about the weights' file."""
-    from sycoca_ds.data.transforms import IMAGE_MEAN, IMAGE_STD
     from sycoca_ds.engine.exported import copy_tokenizer, save_tensors
     from sycoca_ds.model.open_clip_config import open_clip_config, uses_clips_ids
 
@@ -248,14 +266,7 @@ def write_open_clip(folder: Path, source: Source, weights: dict[str, Tensor]) ->
         model["text_cfg"]["hf_tokenizer_name"] = tokenizer["file"]
     record = {
         "model_cfg": model,
-        # as sycoca_ds/data/transforms.py prepares an image for evaluation
-        "preprocess_cfg": {
-            "mode": "RGB",
-            "mean": list(IMAGE_MEAN),
-            "std": list(IMAGE_STD),
-            "interpolation": "bicubic",
-            "resize_mode": "shortest",
-        },
+        "preprocess_cfg": preprocessing(source.config.image.image_size),
         OWN_KEY: {
             "sot_id": text.sot_id,
             "eot_id": text.eot_id,

@@ -7,7 +7,8 @@ A job is {"model": NAME or FILE.json, "seed": S, "folder": F, "inputs": I, "answ
 random weights, saved to F as open_clip saves them; without "model": F is loaded as open_clip's `local-dir:F`. I and A are
 safetensors: image, text (and picture) in; unit vectors, caption logits, logit scale (and the picture prepared) out. The job
 {"shipped": NAME, "folder": F} writes a shipped configuration to F/NAME.json, {"tokenize": TEXTS, "context_length": L, "folder": F}
-the ids of its tokenizer to F/ids.json and CLIP's merges to F/merges.txt.gz.
+the ids of its tokenizer to F/ids.json and CLIP's merges to F/merges.txt.gz; with "of": G the ids are those of the tokenizer that it
+finds in G.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ def run(open_clip, job: dict) -> None:
     """One job of the list."""
     folder, name = Path(job["folder"]), job.get("model")
     if texts := job.get("tokenize"):
+        if of := job.get("of"):
+            (folder / "ids.json").write_text(json.dumps(open_clip.get_tokenizer(f"local-dir:{of}")(texts).tolist()))
+            return
         tokenizer = open_clip.SimpleTokenizer(context_length=job["context_length"])
         (folder / "ids.json").write_text(json.dumps(tokenizer(texts).tolist()))
         shutil.copyfile(open_clip.tokenizer.default_bpe(), folder / "merges.txt.gz")
@@ -118,6 +122,8 @@ def run(open_clip, job: dict) -> None:
 
 def main() -> None:
     open_clip = import_open_clip()
+    if not open_clip.__version__.startswith("3.3."):
+        sys.exit(f"open_clip {open_clip.__version__} under {sys.executable}: expected 3.3, which `make peer` installs")
     if sys.argv[1:] == ["version"]:
         print(open_clip.__version__)
         return

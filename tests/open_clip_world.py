@@ -83,10 +83,10 @@ def run_export(*words: object) -> int:
     return export.export(export.parse(list(map(str, words))))
 
 
-def export_for_open_clip(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> Path:
+def export_for_open_clip(config: ModelConfig, weights: dict[str, Tensor], folder: Path, tokenizer: Path | None = None) -> Path:
     """A model in our layout, exported by the command to open_clip's."""
     with new_folder(folder / "ours") as new:
-        write_exported(new, config, weights, None, {"kind": "test", "step": 1, "samples": 2})
+        write_exported(new, config, weights, tokenizer, {"kind": "test", "step": 1, "samples": 2})
     assert run_export("--checkpoint", folder / "ours", "--out", folder / "theirs", "--layout", "open_clip") == 0
     return folder / "theirs"
 

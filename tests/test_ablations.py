@@ -243,6 +243,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(data_set: Path, 
     assert "--launch nosuchlauncher -n 2: nosuchlauncher is no program" in refusal(
         *given[:2], "--launch", "nosuchlauncher -n 2", *given[4:], *train
     )
+    assert "--launch 'x: No closing quotation" in refusal(*given[:2], "--launch", "'x", *given[4:], *train)
+    (tmp_path / "file").touch()
+    assert "is a file: expected a folder" in refusal("--out", str(tmp_path / "file"), *given[2:], *train)
     assert "did you mean --optim.lr?" in refusal(*given, *train, "--optim.lrr", "1")
     assert "data.train is not set" in refusal(*given, "--", "--preset", "tiny")
     assert "unrecognized" in refusal(*given, "--seed", "3", *train).lower()
@@ -270,9 +273,11 @@ def test_an_existing_folder_with_another_configuration_is_refused(data_set: Path
 
     saved()
     assert check_same(run, found_precision(tmp_path)) and found_precision(tmp_path) == "bf16"
-    (other,) = plan_runs(rows, (0,), tmp_path, [*words, "--optim.lr", "0.5", "--run.log-every", "7"])
-    with pytest.raises(UserError, match=r"was trained with optim.lr = 0.0014 \(now 0.5\), run.log-every = 10 \(now 7\): give the"):
+    (other,) = plan_runs(rows, (0,), tmp_path, [*words, "--optim.lr", "0.5", "--optim.eps", "7"])
+    with pytest.raises(UserError, match=r"was trained with optim.lr = 0.0014 \(now 0.5\), optim.eps = 1e-06 \(now 7.0\): give the"):
         check_same(other, "bf16")
+    (fewer,) = plan_runs(rows, (0,), tmp_path, [*words, "--run.keep-checkpoints", "1", "--data.workers", "0"])
+    assert check_same(fewer, "bf16"), "what learns nothing may change"
     with pytest.raises(UserError, match=r"run.precision = bf16 \(now fp32\)"):
         check_same(run, "fp32")  # the folder's other runs are in float32
     with pytest.raises(UserError, match=r"run.precision = bf16 \(now fp32\)"):

@@ -68,6 +68,14 @@ def test_labels_by_url(tmp_path):
         labels.of(["x", "y"])
 
 
+def test_two_classes_of_one_name_are_taken_and_said(tmp_path, caplog):
+    """As in CLIP's names of ImageNet's 1,000 classes; at their equal logits the first one wins."""
+    labels = load_labels(write(tmp_path, classes=["red", "blue", "red"], labels={"u0": 2, "u1": 0}))
+    assert labels.classes == ("red", "blue", "red") and "two classes share the name red" in caplog.text
+    found = classification_metrics(torch.tensor([[0.9, 0.1, 0.9], [0.9, 0.1, 0.9]]), labels.of(["u0", "u1"]))
+    assert found["top1"] == 50.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -77,7 +85,6 @@ def test_labels_by_url(tmp_path):
         ({"labels": {"u0": True}}, "class index True"),
         ({"labels": {}}, "field 'labels'"),
         ({"classes": []}, "field 'classes'"),
-        ({"classes": ["red", "red"]}, "'red' more than once"),
         ({"templates": ["a thing"]}, "lacks {c}"),
         ({"templates": "a {c}"}, "field 'templates'"),
     ],

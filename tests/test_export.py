@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from sycoca_ds.config import DecoderConfig, ModelConfig
 from sycoca_ds.data.transforms import eval_image, normalise
 from sycoca_ds.engine import exported
 from sycoca_ds.engine.checkpoint import load_for_inference
+from sycoca_ds.engine.exported import new_folder
 from sycoca_ds.engine.initial_weights import initialise_from, read_weights
 from sycoca_ds.model.open_clip_config import open_clip_config
 from sycoca_ds.model.open_clip_weights import to_open_clip
@@ -239,8 +242,16 @@ class Trap:
 def test_a_pickle_of_more_than_tensors_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Trap(tmp_path / "sprung")}, tmp_path / "trap.pt")
     torch.save({"weight": 3}, tmp_path / "number.pt")
+    torch.save({3: torch.zeros(1)}, tmp_path / "numbered.pt")
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    for name, message in (("trap.pt", "run code"), ("number.pt", "expected tensors by name"), ("torn.safetensors", "damaged")):
+    (tmp_path / "empty.pt").touch()
+    for name, message in (
+        ("trap.pt", "run code"),
+        ("number.pt", "expected tensors by name"),
+        ("numbered.pt", "expected tensors by name"),
+        ("torn.safetensors", "damaged"),
+        ("empty.pt", "damaged"),
+    ):
         with pytest.raises(UserError, match=f"{name}.*{message}"):
             run_export("--from-open-clip", tmp_path / name, "--model", "coca_ViT-B-32", "--out", tmp_path / "out")
     assert not (tmp_path / "sprung").exists() and not (tmp_path / "out").exists()
@@ -265,9 +276,21 @@ def test_what_open_clips_folder_says_must_agree(tmp_path: Path) -> None:
         run_export(*source, "--model", "coca_ViT-B-32", "--out", tmp_path / "b")
     with pytest.raises(UserError, match="no such preset; did you mean coca_ViT-B-32"):
         run_export(*source, "--model", "coca_ViT-B-33", "--out", tmp_path / "b")
-    write(preprocess_cfg={"mean": [0.5, 0.5, 0.5]})
-    with pytest.raises(UserError, match="preprocess_cfg.mean"):
-        run_export(*source, "--out", tmp_path / "b")
+    for change, message in (
+        ({"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}, "preprocess_cfg.mean"),
+        ({"preprocess_cfg": {"mean": 0.5}}, "preprocess_cfg.mean = 0.5"),
+        ({"preprocess_cfg": {"resize_mode": "squash"}}, "preprocess_cfg.resize_mode = squash: .* with shortest there"),
+        ({"preprocess_cfg": {"interpolation": "bilinear"}}, "preprocess_cfg.interpolation = bilinear"),
+        ({"preprocess_cfg": {"size": [48, 48]}}, r"preprocess_cfg.size = \[48, 48\]: this project prepares all images with 24"),
+        ({"preprocess_cfg": [1]}, r"preprocess_cfg = \[1\]: expected an object"),
+        ({"sycoca_ds": 3}, "sycoca_ds = 3: expected an object"),
+        ({"model_cfg": 3}, "model_cfg = 3: expected an object"),
+    ):
+        write(**change)
+        with pytest.raises(UserError, match=message):
+            run_export(*source, "--out", tmp_path / "b")
+    write(preprocess_cfg={"size": [24, 24], "mode": "RGB", "resize_mode": "shortest", "fill_color": 0})
+    assert run_export(*source, "--out", tmp_path / "c") == 0
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(UserError, match="say with --model"):
         run_export(*source, "--out", tmp_path / "b")
@@ -287,6 +310,15 @@ def test_normalisation_in_open_clips_json_is_ours(tmp_path: Path) -> None:
     expected = (128 / 255 - torch.tensor(preprocess["mean"])) / torch.tensor(preprocess["std"])
     torch.testing.assert_close(normalise(eval_image(grey, 24)).mean(dim=(1, 2)), expected)
     assert (preprocess["interpolation"], preprocess["resize_mode"]) == ("bicubic", "shortest")
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    left, living = tmp_path / ".out.999999999.tmp", tmp_path / ".out.1.tmp"  # no such process; one that always is
+    left.mkdir()
+    living.mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.1.tmp", "out"]
 
 
 # ---- starting from weights -----------------------------------------------------------------------------------------------------
@@ -401,6 +433,17 @@ def test_a_file_that_is_not_clips_merges_is_refused(tmp_path: Path) -> None:
     few, wrong = tmp_path / "few.txt", tmp_path / "wrong.txt.gz"
     few.write_text("version\na b\nc d\n")
     wrong.write_bytes(b"no gzip")
-    for path, message in ((few, "at least 48894 pairs"), (wrong, "cannot be read"), (tmp_path / "nowhere", "cannot be read")):
+    others, torn = tmp_path / "others.txt", tmp_path / "torn.txt.gz"
+    others.write_text("version\n" + "a b\n" * 50_000)
+    data = bytearray(gzip.compress(random.Random(0).randbytes(5000)))
+    data[1000:1100] = bytes(100)
+    torn.write_bytes(data)
+    for path, message in (
+        (few, "are not CLIP's merges"),
+        (others, "are not CLIP's merges"),
+        (wrong, "cannot be read"),
+        (torn, "cannot be read"),
+        (tmp_path / "nowhere", "cannot be read"),
+    ):
         with pytest.raises(UserError, match=message):
             clip_bpe.read_merges(path)

@@ -227,6 +227,19 @@ def test_clips_bpe_gives_the_ids_of_open_clips_tokenizer(asked: Path) -> None:
     assert tokenizer.decode(theirs[3]) == "na\u00efve caf\u00e9 \u65e5\u672c \U0001f600 \u00e9"
 
 
+@needs_open_clip
+def test_open_clip_reads_the_tokenizer_beside_the_weights(data_set: Path, tmp_path: Path) -> None:
+    """A tokenizer of this project, through open_clip's `get_tokenizer("local-dir:...")` and transformers."""
+    ours = Tokenizer(data_set / "tokenizer.json")
+    text = dataclasses.replace(SMALL.text, vocab_size=ours.vocab_size, sot_id=ours.sot_id, eot_id=ours.eot_id)
+    config = dataclasses.replace(SMALL, text=text)
+    folder = export_for_open_clip(config, random_weights(config), tmp_path, ours.path)
+    # no curly quotes: open_clip's ftfy makes them straight, which a tokenizer trained here does not
+    captions = ["red beside blue", "Small  ROUND\tgreen on white!", "", "black " * 30, "un\u00e9 word"]
+    ask([{"tokenize": captions, "of": folder, "folder": tmp_path}], tmp_path)
+    assert json.loads((tmp_path / "ids.json").read_text()) == ours.encode(captions, text.context_length).tolist()
+
+
 # ---- without open_clip ---------------------------------------------------------------------------------------------------------
 
 BLOCK = (
@@ -361,7 +374,7 @@ def test_the_image_decoder_is_left_out_and_said() -> None:
         ("vision_cfg", "layers", [3, 4, 6, 3], "vision_cfg.layers"),
         ("vision_cfg", "image_size", [24, 30], "vision_cfg.image_size"),
         ("vision_cfg", "pool_type", "avg", "vision_cfg.pool_type"),
-        ("vision_cfg", "head_width", 5, "model.image.heads = 6 does not divide"),
+        ("vision_cfg", "head_width", 5, "vision_cfg.head_width = 5 does not divide width = 32"),
         ("vision_cfg", "output_tokens", False, "vision_cfg.output_tokens"),
         ("text_cfg", "embed_cls", False, "text_cfg.embed_cls"),
         ("text_cfg", "hf_model_name", "roberta-base", "text_cfg.hf_model_name"),
@@ -372,6 +385,7 @@ def test_the_image_decoder_is_left_out_and_said() -> None:
         ("model_cfg", "quick_gelu", True, "model_cfg.quick_gelu"),
         ("model_cfg", "custom_text", False, "model_cfg.custom_text"),
         ("model_cfg", "vision_cfg", 3, "vision_cfg = 3"),
+        ("vision_cfg", "head_width", 1000, "vision_cfg.head_width = 1000 does not divide"),
     ],
 )
 def test_configurations_of_other_models_are_refused_by_key(section: str, key: str, value: object, message: str) -> None:

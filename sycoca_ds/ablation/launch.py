@@ -25,7 +25,10 @@ def launcher(text: str) -> list[str]:
     Raises:
         UserError: no such program.
     """
-    words = shlex.split(text) or ["deepspeed", "--num_accelerators", str(usable_accelerators())]
+    try:
+        words = shlex.split(text) or ["deepspeed", "--num_accelerators", str(usable_accelerators())]
+    except ValueError as error:
+        raise UserError(f"--launch {text}: {error}: expected words as a shell takes them") from None
     beside = Path(sys.executable).parent / words[0]
     program = str(beside) if beside.is_file() else shutil.which(words[0])
     if program is None:

@@ -26,6 +26,14 @@ from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.options import from_dict, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
+NO_MATTER = (
+    "run.out",  # the folder may have been moved
+    "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by `final_checkpoint`
+    *(f"data.{name}" for name in ("validation", "workers")),
+    *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
+    *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),
+)
+"""Fields that may change between two starts of a run: what is learned does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -160,16 +168,16 @@ def check_same(run: Run, precision: str | None) -> bool:
     """Whether the run has been started before.
 
     Raises:
-        UserError: with other fields than this command's. `run.out` does not count: the folder may have been moved.
+        UserError: with other fields than this command's, of those that change its weights or losses.
     """
     saved = saved_config(run.folder)
     if saved is None:
         return False
     old, new = flat(dataclasses.asdict(saved)), flat(dataclasses.asdict(run.config))
-    new["run.out"] = old["run.out"]
     if new["run.precision"] == "auto":
         new["run.precision"] = precision or old["run.precision"]
-    other = [f"{name.replace('_', '-')} = {old[name]} (now {new[name]})" for name in new if old[name] != new[name]]
+    changed = [name for name in new if old[name] != new[name] and name not in NO_MATTER]
+    other = [f"{name.replace('_', '-')} = {old[name]} (now {new[name]})" for name in changed]
     if other:
         raise UserError(
             f"{run.folder} was trained with {', '.join(other)}: give the options of then, or another --out, or delete that folder"
@@ -187,10 +195,10 @@ def final_checkpoint(run: Run) -> Path | None:
 
     try:
         status = json.loads((run.folder / "run_status.json").read_text())
-    except (OSError, ValueError):
-        return None
-    if status["status"] != "completed":
-        return None
+        if status["status"] != "completed":
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # unreadable is the same as absent
     folder = run.folder / "checkpoints" / f"step_{status['step']:08d}"
     if not (folder / STATE_FILE).is_file():
         raise UserError(f"{run.folder} is trained, but its checkpoint {folder} is gone: restore it, or delete the run's folder")

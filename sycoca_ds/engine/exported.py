@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import shutil
@@ -44,8 +45,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # by a killed process
+        number = left.name.split(".")[-2]
+        if number == str(os.getpid()) or not Path("/proc", number).exists():
+            shutil.rmtree(left, ignore_errors=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same number
     temporary.mkdir()
     try:
         yield temporary
@@ -77,9 +81,10 @@ def cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
         if not value.is_floating_point():
             raise UserError(f"weight {name} is of type {value.dtype}: expected floating point")
         kept = value.to(torch.float32 if name == "logit_scale" else DTYPES[dtype])
+        if not torch.isfinite(value).all():
+            raise UserError(f"weight {name} is not finite: nothing was written; take an earlier checkpoint, or another file")
         if not torch.isfinite(kept).all():
-            fault = f"does not fit {dtype}" if torch.isfinite(value).all() else "is not finite"
-            raise UserError(f"weight {name} {fault}: nothing was written; use --dtype float32, or an earlier checkpoint")
+            raise UserError(f"weight {name} does not fit {dtype}: nothing was written; use --dtype float32")
         result[name] = kept
     return result
 

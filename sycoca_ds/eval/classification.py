@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,8 @@ def load_labels(path: str | Path) -> LabelSet:
             raise UserError(f"--labels {path}: field '{field}' must be a list of at least one non-empty string")
     classes, templates, labels = data["classes"], data["templates"], data.get("labels")
     twice = sorted({name for name in classes if classes.count(name) > 1})
-    if twice:
-        raise UserError(
-            f"--labels {path}: field 'classes' names {twice[0]!r} more than once; two equal classes cannot be told apart"
-        )
+    if twice:  # CLIP's names of ImageNet's classes have "missile" and "sunglasses" twice
+        log.warning("%s: two classes share the name %s; images of the later one count as misses", path, ", ".join(twice))
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"--labels {path}: field 'templates': {template!r} lacks {{c}}, the place of the class name")

@@ -259,8 +259,8 @@ def shared_images(collection: Collection, train: str | None) -> dict[str, Any]:
 def choose_threads(step: Callable[[], object]) -> int:
     """Sets torch to all its threads or to one, whichever runs `step` faster here; returns the number.
 
-    Small layers on a machine that others use too: threads waiting for a core that nobody gives them made the demo's
-    evaluation four times slower (44 s against 12 s for the reconstruction of 500 scenes, 2 cores, one of them busy).
+    Small layers on a machine that others use too: each step waits for the thread whose core is busy, and one thread alone is
+    often faster.
     """
     seconds = {}
     for threads in sorted({torch.get_num_threads(), 1}, reverse=True):

@@ -28,8 +28,8 @@ def join_heads(x_BHLd: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """`scaled_dot_product_attention` on (B, heads, L, d); on a CPU always computed in float32.
 
-    torch 2.13's CPU kernel is six times slower backward in bf16 than in float32 (1.24 s against 0.20 s of a 2.4 s step of the
-    tiny model), which eats all that bf16 matrix products win.
+    torch 2.13's CPU kernel takes several times as long in bf16 as in float32, which eats all that bf16 matrix products win
+    (benchmarks/results/2026-11-25_cpu_kernels.md).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
@@ -39,8 +39,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` with weight and bias; in bf16 on a CPU these two are applied after it.
 
-    torch 2.13's CPU kernel adds up their gradients over all tokens in bf16: over 16,384 tokens of width 128 the bias's came out
-    22 % too small. Sums over an axis add up in float32, as CUDA's kernel does, and the step takes no longer.
+    torch 2.13's CPU kernel adds up their gradients over all tokens in bf16 and loses a part of them. Sums over an axis add up in
+    float32, as CUDA's kernel does (benchmarks/results/2026-11-25_cpu_kernels.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:

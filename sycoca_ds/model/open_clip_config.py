@@ -137,7 +137,9 @@ def config_from_open_clip(
     Raises:
         UserError: it describes a model that is not ours, naming the key.
     """
-    sections = {"model_cfg": values}
+    sections: dict[str, Any] = {"model_cfg": values}
+    if not isinstance(values, Mapping):
+        raise UserError(f"open_clip's configuration: model_cfg = {values!r}: expected an object")
     for name in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         if name in values or name != "multimodal_cfg":
             sections[name] = values.get(name)
@@ -169,13 +171,15 @@ def config_from_open_clip(
         for name in ("vision_cfg", "text_cfg"):
             if sections[name].get("output_tokens") is not True:
                 raise UserError(f"open_clip's configuration: {name}.output_tokens: expected true, its CoCa cannot run otherwise")
-    width = whole("vision_cfg", "width", 768)
+    width, head_width = whole("vision_cfg", "width", 768), whole("vision_cfg", "head_width", 64)
+    if width % head_width:
+        raise UserError(f"open_clip's configuration: vision_cfg.head_width = {head_width} does not divide width = {width}")
     image = ImageEncoderConfig(
         image_size=whole("vision_cfg", "image_size", 224),
         patch_size=whole("vision_cfg", "patch_size", 16),
         layers=whole("vision_cfg", "layers", 12),
         width=width,
-        heads=width // whole("vision_cfg", "head_width", 64),
+        heads=width // head_width,
         pooling="attention" if pool else "cls",
         pooling_queries=whole("vision_cfg", "attn_pooler_queries", 256),
         pooling_heads=whole("vision_cfg", "attn_pooler_heads", 8),
