@@ -160,12 +160,15 @@ class LossConfig:
 class DataConfig:
     """What is fed. A data set folder is what `python -m data_pipeline build` leaves."""
 
-    train: str | None = None
-    """Data set folder with the training shards and their manifest."""
+    train: tuple[str, ...] = ()
+    """Data set folders with the training shards and their manifests, one or several."""
+    weights: tuple[float, ...] = ()
+    """Share of each folder in every global batch, up to a common factor; default: by samples. Shares are whole lanes; the run
+    prints what they came to. Each folder has epochs of its own."""
     validation: str | None = None
     """Data set folder for the validation losses, pictures and captions in TensorBoard; optional."""
     tokenizer: str | None = None
-    """tokenizer.json; default: the one inside the training folder."""
+    """tokenizer.json; default: the one inside the first training folder."""
     lanes: int = 256
     """Independent sequences the epoch is cut into; the world size must divide it and it must divide the global batch.
     The order of samples depends on it, so it stays fixed for a run."""
@@ -173,6 +176,11 @@ class DataConfig:
     """Samples shuffled together within a lane."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Area share of the random resized crop (open_clip's default for pretraining)."""
+    flip: float = 0.0
+    """Chance that a picture is mirrored. Off: captions name left and right."""
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Most change of brightness, contrast, saturation (factors 1 - x to 1 + x) and hue (share of the circle, to 0.5), as
+    torchvision's ColorJitter. Off: captions name colours."""
     workers: int = 4
     """Loader processes a rank; changes nothing in the order."""
 

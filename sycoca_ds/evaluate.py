@@ -170,7 +170,7 @@ def evaluate(config: EvaluateConfig) -> int:
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)
     report = Path(config.report) if config.report else out / "report.html"
-    write_report(report, results, verdicts, collection, out, config.checkpoint, getattr(loaded.config.data, "train", None))
+    write_report(report, results, verdicts, collection, out, config.checkpoint, loaded.config.data.train)
     print_table(results, verdicts)
     print(f"numbers: {out / 'results.json'}\nreport:  {report}", flush=True)
     short = [v for v in verdicts if not v.passed]

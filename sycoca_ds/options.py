@@ -61,6 +61,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is typing.Literal:
         return value in parts
     if origin is tuple:
+        if parts[1:] == (...,):
+            return isinstance(value, tuple) and all(fits(item, parts[0]) for item in value)
         return isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, value, parts))
     if parts:  # a union, as in `int | None`
         return any(fits(value, part) for part in parts)

@@ -305,6 +305,9 @@ def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path) ->
         data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
     )
     assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
+    for option, value, was in (("weights", "2", "()"), ("lanes", "8", "4"), ("window", "9", "512")):
+        said = refusal(data_set, alone, "--run.ds-config", "ds_configs/zero0.json", f"--data.{option}", value)
+        assert f"has data.{option} = {was}, this run" in said and "the sample order depends on it" in said
 
 
 def test_fields_younger_than_a_checkpoint_are_no_reason_to_refuse_it() -> None:

@@ -282,8 +282,10 @@ def test_strangers_captions_are_escaped(world, tmp_path):
 def test_images_seen_in_training_are_counted(world, tmp_path):
     data = Collection(world / "data", 48)
     make_data(tmp_path / "train", images=9)
-    assert suite.shared_images(data, str(tmp_path / "train")) == {"images_in_training": 9}
-    missing = suite.shared_images(data, str(tmp_path / "gone"))
+    make_data(tmp_path / "more", images=12)
+    for folders, shared in ((["train"], 9), (["more", "train"], 12)):
+        assert suite.shared_images(data, [str(tmp_path / folder) for folder in folders]) == {"images_in_training": shared}
+    missing = suite.shared_images(data, [str(tmp_path / "train"), str(tmp_path / "gone")])
     assert missing["images_in_training"] is None and "not here" in missing["images_in_training_reason"]
 
 
@@ -349,7 +351,7 @@ def test_funnel_is_told_stage_by_stage(world, tmp_path):
 
 def test_funnel_that_is_missing_or_strange_is_told(tmp_path):
     (tmp_path / "funnel.json").write_text("[]")
-    found = funnels([("A", tmp_path), ("B", tmp_path / "no"), ("C", None)])
+    found = funnels([("A", tmp_path), ("B", tmp_path / "no")])
     assert [(f["title"], f["stages"]) for f in found] == [("A", []), ("B", [])]
     assert "could not be read" in found[0]["reason"] and "no funnel.json" in found[1]["reason"]
 

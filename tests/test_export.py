@@ -61,7 +61,7 @@ def copy_of(folder: Path, new: Path) -> Path:
 def test_an_exported_run_is_the_run(run: Path, folder: Path, tmp_path: Path) -> None:
     before, after = load_for_inference(run), load_for_inference(folder)
     assert_same_tensors(dict(after.model.state_dict()), dict(before.model.state_dict()))
-    assert after.config.model == before.config.model and after.config.data.train is None
+    assert after.config.model == before.config.model and after.config.data.train == ()
     assert (after.state["step"], after.state["samples"], after.state["digest"]) == (7, 7 * 256, before.digest)
     assert after.tokenizer.encode(["a red circle"], 9).tolist() == before.tokenizer.encode(["a red circle"], 9).tolist()
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]

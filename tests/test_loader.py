@@ -12,11 +12,21 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest
 from sycoca_ds.data.loader import Batch, PlannedBatches, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.data.transforms import denormalise, eval_image, jpeg_size, load_image, normalise, random_resized_crop
+from sycoca_ds.data.transforms import (
+    Augmentation,
+    denormalise,
+    eval_image,
+    jitter_colours,
+    jpeg_size,
+    load_image,
+    normalise,
+    random_resized_crop,
+    resize,
+)
 from tests.conftest import write_data_set
 
 
@@ -29,8 +39,8 @@ def jpeg(height: int, width: int, quality: int = 95) -> bytes:
 
 
 def test_the_reader_returns_what_tarfile_returns(data_set: Path) -> None:
-    manifest = Manifest.load(data_set)
-    reader = ShardReader(manifest)
+    sources = Sources.load([data_set])
+    manifest, reader = sources.manifests[0], ShardReader(sources)
     for number, shard in enumerate(manifest.shards):
         with tarfile.open(shard.path) as tar:
             names = [name for name in tar.getnames() if name.endswith(".jpg")]
@@ -41,10 +51,10 @@ def test_the_reader_returns_what_tarfile_returns(data_set: Path) -> None:
 
 
 def batches(folder: Path, workers: int, first: int = 0, world: int = 1, rank: int = 0) -> list[Batch]:
-    manifest = Manifest.load(folder)
-    plan = Plan(manifest.kept_per_shard, global_batch_size=16, lanes=4, window=8, seed=3)
+    sources = Sources.load([folder])
+    plan = Plan(sources.kept, global_batch_size=16, lanes=4, window=8, seed=3)
     dataset = TrainSet(
-        manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(0.5, 1.0)
+        sources, plan, Tokenizer(folder / "tokenizer.json"), augmentation=Augmentation(24, (0.5, 1.0)), context_length=12
     )
     planned = PlannedBatches(plan, first, 9, world, rank, 1)
     return list(train_loader(dataset, planned, workers, pin=False))
@@ -71,18 +81,48 @@ def test_workers_ranks_and_resuming_change_nothing(data_set: Path) -> None:
 
 def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_data_set(tmp_path / "data", [20, 20], seed=5)
-    manifest = Manifest.load(folder)
+    sources = Sources.load([folder])
+    manifest = sources.manifests[0]
     row = manifest.index(0, columns=["image_offset", "image_bytes"]).to_pylist()[4]
     with open(manifest.shards[0].path, "r+b") as file:
         file.seek(row["image_offset"])
         file.write(b"\0" * row["image_bytes"])
-    plan = Plan(manifest.kept_per_shard, global_batch_size=4, lanes=2, window=8, seed=3)
+    plan = Plan(sources.kept, global_batch_size=4, lanes=2, window=8, seed=3)
     dataset = TrainSet(
-        manifest, plan, Tokenizer(folder / "tokenizer.json"), image_size=24, context_length=12, crop_scale=(1.0, 1.0)
+        sources, plan, Tokenizer(folder / "tokenizer.json"), augmentation=Augmentation(24, (1.0, 1.0)), context_length=12
     )
     batch = dataset.__getitems__([(0, 3), (0, 4), (0, 5)])
     assert batch.stand_ins == 1 and "sample 4 (position 4 of" in caplog.text and "00000.tar" in caplog.text
     assert torch.equal(batch.text_BL[1], batch.text_BL[2]) and not torch.equal(batch.text_BL[0], batch.text_BL[1])
+
+
+def test_where_no_stand_in_can_be_read_the_batch_says_so(tmp_path: Path) -> None:
+    """Not an exception: the other ranks would wait for this one. A black picture without words keeps the shape."""
+    folder = write_data_set(tmp_path / "data", [40], seed=5)
+    sources = Sources.load([folder])
+    with open(sources.shard(0).path, "r+b") as file:
+        for row in sources.manifests[0].index(0, columns=["image_offset", "image_bytes"]).to_pylist()[10:30]:
+            file.seek(row["image_offset"])
+            file.write(b"\0" * row["image_bytes"])
+    plan = Plan(sources.kept, global_batch_size=4, lanes=2, window=8, seed=3)
+    dataset = TrainSet(sources, plan, Tokenizer(folder / "tokenizer.json"), augmentation=Augmentation(24), context_length=12)
+    whole, mended, lost = (dataset.__getitems__([(0, sample), (0, 1)]) for sample in (9, 25, 12))
+    assert (whole.lost, whole.stand_ins, mended.lost, mended.stand_ins) == (None, 0, None, 1)
+    assert "samples 12 to 19 cannot be read; run `python -m data_pipeline verify`" in lost.lost and lost.stand_ins == 1
+    assert not lost.image_BCHW[0].any() and torch.equal(lost.image_BCHW[1], whole.image_BCHW[1])
+    assert lost.text_BL[0, :3].tolist() == [1, 2, 0] and lost.image_BCHW.shape == whole.image_BCHW.shape
+
+
+def test_several_folders_are_counted_through(tmp_path: Path, data_set: Path) -> None:
+    other = write_data_set(tmp_path / "other", [9, 4], seed=8)
+    both = Sources.load([data_set, other])
+    assert both.samples == 96 + 13 and [len(kept) for kept in both.kept] == [5, 2]
+    assert [both.shard(number).path for number in range(7)] == [s.path for m in both.manifests for s in m.shards]
+    assert both.place(5) == (both.manifests[1], 0)
+    reader = ShardReader(both)
+    assert reader.read(6, 3) == ShardReader(Sources.load([other])).read(1, 3)
+    digests = {Sources.load(folders).digest for folders in ([data_set], [other], [data_set, other], [other, data_set])}
+    assert len(digests) == 4 and Sources.load([data_set]).digest == both.manifests[0].digest
 
 
 def test_evaluation_transform_is_resize_and_centre_crop_of_pil() -> None:
@@ -128,6 +168,61 @@ def test_random_resized_crop_stays_in_its_bounds() -> None:
         random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
         random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
     )
+
+
+def test_crops_are_resized_as_pil_does() -> None:
+    """Bicubic with antialiasing, larger and smaller, against PIL; two grey levels for another order of rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
+    for image in (load_image(jpeg(90, 130)), noise):
+        for height, width in ((48, 48), (81, 117), (90, 130), (160, 100)):
+            expected = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+            difference = np.abs(resize(image, height, width) - expected)
+            assert difference.max() <= 2 and difference.mean() < 0.02
+
+
+def test_mirroring_and_colours_are_off_by_default_and_a_function_of_the_generator() -> None:
+    image = load_image(jpeg(60, 80))
+    plain = Augmentation(48)(image, np.random.default_rng(1))
+    assert np.array_equal(plain, random_resized_crop(image, 48, (0.9, 1.0), np.random.default_rng(1)))
+    assert np.array_equal(Augmentation(48, flip=1.0)(image, np.random.default_rng(1)), plain[:, ::-1])
+    half = [Augmentation(48, flip=0.5)(image, np.random.default_rng(seed)) for seed in range(200)]
+    straight = [Augmentation(48)(image, np.random.default_rng(seed)) for seed in range(200)]
+    same = sum(np.array_equal(a, b) for a, b in zip(half, straight, strict=True))
+    assert 60 < same < 140
+    assert all(np.array_equal(a, b) or np.array_equal(a[:, ::-1], b) for a, b in zip(half, straight, strict=True))
+    jittered = [Augmentation(48, colour_jitter=(0.4, 0.4, 0.4, 0.1))(image, np.random.default_rng(s)) for s in (1, 1, 2)]
+    assert np.array_equal(jittered[0], jittered[1]) and not np.array_equal(jittered[0], plain)
+    assert jittered[0].shape == (48, 48, 3) and jittered[0].dtype == np.uint8 and not np.array_equal(jittered[0], jittered[2])
+
+
+def test_colours_change_as_far_as_asked() -> None:
+    """Each kind alone, against its definition: brightness scales, contrast pulls to the mean grey, saturation to each pixel's grey,
+    hue turns red through the circle."""
+    image = np.random.default_rng(0).integers(60, 190, (20, 20, 3)).astype(np.uint8)
+    grey = np.asarray(Image.fromarray(image).convert("L")).astype(float)
+    for number, neutral in enumerate((np.zeros_like(image), np.full(image.shape, round(grey.mean())), grey[..., None])):
+        factors = []
+        for seed in range(60):
+            most = tuple(0.3 if n == number else 0.0 for n in range(4))
+            changed = jitter_colours(image, most, np.random.default_rng(seed)).astype(float)
+            moved, was = changed - neutral, image - np.asarray(neutral, dtype=float)
+            factors.append(float((moved * was).sum() / (was * was).sum()))
+            assert np.abs(moved - factors[-1] * was).max() < 2
+        assert 0.68 < min(factors) < 0.8 and 1.2 < max(factors) < 1.32
+    red = np.full((4, 4, 3), (200, 20, 20), np.uint8)
+    turned = [jitter_colours(red, (0, 0, 0, 0.5), np.random.default_rng(seed))[0, 0] for seed in range(40)]
+    assert {int(pixel.argmax()) for pixel in turned} == {0, 1, 2} and all(max(pixel) > 190 for pixel in turned)
+
+
+def test_augmentations_that_mean_nothing_are_refused() -> None:
+    for change, field in (
+        ({"crop_scale": (0.0, 1.0)}, "data.crop-scale"),
+        ({"crop_scale": (0.9, 0.5)}, "data.crop-scale"),
+        ({"flip": 1.5}, "data.flip"),
+        ({"colour_jitter": (0.1, 0.1, 0.1, 0.6)}, "data.colour-jitter"),
+    ):
+        with pytest.raises(UserError, match=field):
+            Augmentation(48, **change)
 
 
 def test_normalise_and_back() -> None:

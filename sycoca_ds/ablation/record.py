@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipeline.manifest import Manifest
 from sycoca_ds.ablation.report import METRICS, column_of, tables
 from sycoca_ds.ablation.runs import EvaluationSet, Run, final_checkpoint, finished_evaluation, read_starts
 from sycoca_ds.ablation.tables import SOURCE, Row
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.suite import now
 
 FORMAT = 1
@@ -61,14 +61,14 @@ def make_record(
     every = [record for seeds in by_seed.values() for record in seeds.values()]
     config = runs[0].config
     length = f"{config.optim.steps} steps" if config.optim.steps is not None else f"{config.optim.epochs:g} epochs"
-    image, samples = config.model.image, Manifest.load(config.data.train).kept
+    image, samples = config.model.image, Sources.load(config.data.train).samples
     record: dict[str, Any] = {
         "format": FORMAT,
         "source": SOURCE,
         "date": now(),
         "command": sys.argv,
         "training": f"image encoder {image.layers} x {image.width} at {image.image_size} px, {length} of "
-        f"{config.optim.global_batch_size} pairs from {samples} samples in {config.data.train}",
+        f"{config.optim.global_batch_size} pairs from {samples} samples in {' '.join(config.data.train)}",
         "rows": [row.name for row in rows],
         "columns": [column for chosen in sets for column in chosen.columns],
         "evaluated": [evaluated_line(chosen, every) for chosen in sets],

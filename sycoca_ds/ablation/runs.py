@@ -19,6 +19,7 @@ from data_pipeline.manifest import Manifest
 from sycoca_ds.ablation.report import columns_of
 from sycoca_ds.ablation.tables import CLASSIFICATION_ONLY, Row, configurations, row_options, trained_as
 from sycoca_ds.config import TrainConfig
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.demo import REPOSITORY
 from sycoca_ds.eval.classification import LabelSet, load_labels
 from sycoca_ds.eval.suite import SuiteOptions, finished_task, task_key
@@ -202,10 +203,10 @@ def final_checkpoint(run: Run) -> Path | None:
     folder = run.folder / "checkpoints" / f"step_{status['step']:08d}"
     if not (folder / STATE_FILE).is_file():
         raise UserError(f"{run.folder} is trained, but its checkpoint {folder} is gone: restore it, or delete the run's folder")
-    saved, digest = read_state(folder)["manifest_digest"], Manifest.load(run.config.data.train).digest
+    saved, digest = read_state(folder)["manifest_digest"], Sources.load(run.config.data.train).digest
     if saved != digest:
         raise UserError(
-            f"{run.folder} was trained on other data (manifest {saved[:12]}) than {run.config.data.train} now holds "
+            f"{run.folder} was trained on other data (manifest {saved[:12]}) than {' '.join(run.config.data.train)} now holds "
             f"({digest[:12]}): restore the data, or give another --out"
         )
     return folder

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_pipeline.manifest import Manifest
+from data_pipeline.errors import UserError
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.data.transforms import load_image, random_resized_crop
+from sycoca_ds.data.transforms import Augmentation, load_image
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,12 @@ class ShardReader:
     Opened tars and their index columns are kept in a bounded least-recently-used cache.
     """
 
-    def __init__(self, manifest: Manifest):
-        self.manifest = manifest
+    def __init__(self, sources: Sources):
+        self.sources = sources
         self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict:
-        return {"manifest": self.manifest, "_open": OrderedDict()}  # file descriptors do not travel to worker processes
+        return {"sources": self.sources, "_open": OrderedDict()}  # file descriptors do not travel to worker processes
 
     def read(self, shard: int, position: int) -> tuple[bytes, str]:
         """(image bytes, caption).
@@ -45,6 +46,7 @@ class ShardReader:
         Raises:
             OSError: the tar cannot be read, or ends before the member does.
             UnicodeDecodeError: the caption is not UTF-8.
+            ManifestError: the shard's index is damaged.
         """
         descriptor, places = self._shard(shard)
         image_at, image_bytes, text_at, text_bytes = (int(value) for value in places[position])
@@ -53,7 +55,7 @@ class ShardReader:
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
         data = os.pread(descriptor, count, offset)
         if len(data) != count:
-            raise OSError(f"{self.manifest.shards[shard].path} ends inside a member: {len(data)} of {count} bytes at {offset}")
+            raise OSError(f"{self.sources.shard(shard).path} ends inside a member: {len(data)} of {count} bytes at {offset}")
         return data
 
     def _shard(self, shard: int) -> tuple[int, np.ndarray]:
@@ -61,12 +63,17 @@ class ShardReader:
             self._open.move_to_end(shard)
         else:
             names = ["image_offset", "image_bytes", "text_offset", "text_bytes"]
-            table = self.manifest.index(shard, columns=names)
+            manifest, own = self.sources.place(shard)
+            table = manifest.index(own, columns=names)
             places = np.stack([table[name].to_numpy() for name in names], axis=1)
-            self._open[shard] = (os.open(self.manifest.shards[shard].path, os.O_RDONLY), places)
+            self._open[shard] = (os.open(manifest.shards[own].path, os.O_RDONLY), places)
             if len(self._open) > OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1][0])
         return self._open[shard]
+
+
+class LostSample(Exception):
+    """Neither a sample nor any of its stand-ins can be read."""
 
 
 @dataclass
@@ -74,16 +81,19 @@ class Batch:
     """One micro-batch on the host.
 
     image_BCHW: uint8; text_BL: int64, trimmed to the longest caption; key_B: int64, the key of each sample's random masks;
-    stand_ins: samples that could not be read and were replaced.
+    stand_ins: samples that could not be read and were replaced; lost: those for which no stand-in could be read either, which are
+    black pictures without words, and why.
     """
 
     image_BCHW: Tensor
     text_BL: Tensor
     key_B: Tensor
     stand_ins: int
+    lost: str | None = None
 
     def pin_memory(self) -> Batch:
-        return Batch(self.image_BCHW.pin_memory(), self.text_BL.pin_memory(), self.key_B.pin_memory(), self.stand_ins)
+        tensors = (self.image_BCHW.pin_memory(), self.text_BL.pin_memory(), self.key_B.pin_memory())
+        return Batch(*tensors, self.stand_ins, self.lost)
 
 
 class TrainSet(Dataset):
@@ -91,16 +101,15 @@ class TrainSet(Dataset):
 
     def __init__(
         self,
-        manifest: Manifest,
+        sources: Sources,
         plan: Plan,
         tokenizer: Tokenizer,
         *,
-        image_size: int,
+        augmentation: Augmentation,
         context_length: int,
-        crop_scale: tuple[float, float],
     ):
-        self.plan, self.reader, self.tokenizer_path = plan, ShardReader(manifest), tokenizer.path
-        self.image_size, self.context_length, self.crop_scale = image_size, context_length, crop_scale
+        self.plan, self.reader, self.tokenizer_path = plan, ShardReader(sources), tokenizer.path
+        self.augmentation, self.context_length = augmentation, context_length
         self._tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
@@ -109,28 +118,33 @@ class TrainSet(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
         if self._tokenizer is None:  # built where it is used: the Rust object is not worth pickling
             self._tokenizer = Tokenizer(self.tokenizer_path)
-        images, captions, keys, stand_ins = [], [], [], 0
+        images, captions, keys, stand_ins, lost = [], [], [], 0, None
         for epoch, sample in wanted:
-            image, caption, replaced = self._sample(epoch, sample)
+            keys.append((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample)
+            try:
+                image, caption, replaced = self._sample(epoch, sample)
+            except LostSample as error:
+                # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops them all
+                size = self.augmentation.size
+                image, caption, replaced, lost = np.zeros((size, size, 3), np.uint8), "", 1, str(error)
             images.append(image)
             captions.append(caption)
-            keys.append((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample)
             stand_ins += replaced
         text_BL = trim(self._tokenizer.encode(captions, self.context_length))
         image_BHWC = torch.from_numpy(np.stack(images))
         key_B = torch.tensor([key % (1 << 62) for key in keys], dtype=torch.int64)
-        return Batch(image_BHWC.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(text_BL), key_B, stand_ins)
+        return Batch(image_BHWC.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(text_BL), key_B, stand_ins, lost)
 
     def _sample(self, epoch: int, sample: int) -> tuple[np.ndarray, str, int]:
-        """The sample, or the next readable one of the data set in its place (the same one on every run)."""
+        """(picture, caption, 0), or the next readable sample in its place (the same one on every run) and 1; or `LostSample`."""
         for tried in range(STAND_IN_TRIES):
             number = (sample + tried) % self.plan.samples
             shard, position = (int(value) for value in self.plan.locate(np.int64(number)))
             try:
                 data, caption = self.reader.read(shard, position)
-                image = load_image(data, at_least=self.image_size)
-            except (OSError, ValueError) as error:
-                path = self.reader.manifest.shards[shard].path
+                image = load_image(data, at_least=self.augmentation.size)
+            except (OSError, ValueError, UserError) as error:
+                path = self.reader.sources.shard(shard).path
                 log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, path, error)
                 continue
             random = np.random.Generator(
@@ -138,10 +152,10 @@ class TrainSet(Dataset):
                     key=np.array([self.plan.seed, epoch], dtype=np.uint64), counter=np.array([0, 0, 1, sample], dtype=np.uint64)
                 )
             )
-            return random_resized_crop(image, self.image_size, self.crop_scale, random), caption, int(tried > 0)
-        raise OSError(
-            f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` "
-            f"on {self.reader.manifest.root}"
+            return self.augmentation(image, random), caption, int(tried > 0)
+        raise LostSample(
+            f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` on the folder "
+            f"of {path}"
         )
 
 
@@ -157,9 +171,11 @@ class PlannedBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.first_step, self.last_step):
-            epoch, ids = self.plan.batch(step, self.world_size, self.rank)
-            for micro in np.split(ids, self.accumulation_steps):
-                yield [(epoch, int(sample)) for sample in micro]
+            epochs, samples = self.plan.batch(step, self.world_size, self.rank)
+            pairs = list(zip(epochs.tolist(), samples.tolist(), strict=True))
+            size = len(pairs) // self.accumulation_steps
+            for first in range(0, len(pairs), size):
+                yield pairs[first : first + size]
 
 
 def _as_is(batch: Batch) -> Batch:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from data_pipeline.errors import UserError
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,13 +55,46 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a training picture; fields as in `DataConfig`.
+
+    Raises:
+        UserError: a value that means nothing, naming the field.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    flip: float = 0.0
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(f"data.crop-scale = {low} {high}: expected two area shares, 0 < lowest <= highest <= 1")
+        if not 0 <= self.flip <= 1:
+            raise UserError(f"data.flip = {self.flip}: expected a chance from 0 to 1")
+        if not all(0 <= value <= most for value, most in zip(self.colour_jitter, (1, 1, 1, 0.5), strict=True)):
+            raise UserError(
+                f"data.colour-jitter = {' '.join(map(str, self.colour_jitter))}: expected brightness, contrast and saturation "
+                "from 0 to 1 and hue from 0 to 0.5"
+            )
+
+    def __call__(self, image_HWC: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """uint8 RGB (H, W, 3) -> (size, size, 3). The same generator state gives the same picture."""
+        image_HWC = random_resized_crop(image_HWC, self.size, self.crop_scale, random)
+        if self.flip and random.random() < self.flip:
+            image_HWC = np.ascontiguousarray(image_HWC[:, ::-1])
+        if any(self.colour_jitter):
+            image_HWC = jitter_colours(image_HWC, self.colour_jitter, random)
+        return image_HWC
+
+
 def random_resized_crop(image_HWC: np.ndarray, size: int, scale: tuple[float, float], random: np.random.Generator) -> np.ndarray:
     """A crop of a random share of the area, aspect ratio 3/4 to 4/3, resized to (size, size, 3) (Inception; open_clip).
 
-    Ten tries to fit the drawn crop into the image, then a centre crop, as in torchvision.
+    Bicubic with antialiasing, as PIL's. Ten tries that do not fit into the picture, then its largest centred square.
     """
-    import cv2
-
     height, width = image_HWC.shape[:2]
     top, left, h, w = (height - min(height, width)) // 2, (width - min(height, width)) // 2, *(min(height, width),) * 2
     for _ in range(10):
@@ -67,9 +105,32 @@ def random_resized_crop(image_HWC: np.ndarray, size: int, scale: tuple[float, fl
             h, w = tried_h, tried_w
             top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
             break
-    crop = image_HWC[top : top + h, left : left + w]
-    shrinks = min(h, w) >= size
-    return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return resize(image_HWC[top : top + h, left : left + w], size, size)
+
+
+def resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic with antialiasing: uint8 (H, W, 3) -> (height, width, 3). torch's kernel for bytes, which gives PIL's result to two
+    grey levels."""
+    x = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
+    return F.interpolate(x, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+
+
+def jitter_colours(image_HWC: np.ndarray, most: tuple[float, float, float, float], random: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation and hue, each by a random amount, in random order, as torchvision's ColorJitter on PIL."""
+    from PIL import Image, ImageEnhance
+
+    image = Image.fromarray(image_HWC)
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for number in random.permutation(4).tolist():
+        if not most[number]:
+            continue
+        if number < 3:
+            image = enhancers[number](image).enhance(random.uniform(1 - most[number], 1 + most[number]))
+        else:
+            hue, saturation, value = image.convert("HSV").split()
+            turned = (np.asarray(hue).astype(np.int16) + round(255 * random.uniform(-most[3], most[3]))) % 256
+            image = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
+    return np.asarray(image)
 
 
 def eval_image(image_HWC: np.ndarray, size: int) -> Tensor:

@@ -188,11 +188,19 @@ def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifes
             "another --run.out"
         )
     saved = state["config"]
-    for section, key in (("data", "lanes"), ("data", "window"), ("optim", "global_batch_size"), ("run", "seed")):
+    for section, key in (
+        ("data", "weights"),
+        ("data", "lanes"),
+        ("data", "window"),
+        ("optim", "global_batch_size"),
+        ("run", "seed"),
+    ):
         wanted = getattr(getattr(config, section), key)
-        if saved[section][key] != wanted:
+        was = saved[section].get(key, wanted)  # a field younger than the checkpoint
+        was = tuple(was) if isinstance(was, list) else was
+        if was != wanted:
             raise UserError(
-                f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {saved[section][key]}, this run "
+                f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {was}, this run "
                 f"{wanted}: the sample order depends on it; use the same value or another --run.out"
             )
     for what, was, now in (

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import BatchPlan, TrainConfig, check_model, plan_batches
 from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.initial_weights import initialise_from
@@ -102,7 +103,7 @@ def find_tokenizer(config: TrainConfig) -> Tokenizer:
     Raises:
         UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
-    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train) / "tokenizer.json")
+    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train[0]) / "tokenizer.json")
     if tokenizer.vocab_size > config.model.text.vocab_size:
         raise UserError(
             f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
@@ -115,6 +116,24 @@ def find_tokenizer(config: TrainConfig) -> Tokenizer:
     return tokenizer
 
 
+def augmentation(config: TrainConfig) -> Augmentation:
+    """What happens to the run's pictures. Raises `UserError`."""
+    data = config.data
+    return Augmentation(config.model.image.image_size, data.crop_scale, data.flip, data.colour_jitter)
+
+
+def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan:
+    """The run's sample order. Raises `UserError`."""
+    return Plan(
+        sources.kept,
+        weights=config.data.weights or None,
+        global_batch_size=batches.global_batch_size,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        seed=config.run.seed,
+    )
+
+
 def check_before_start(config: TrainConfig) -> None:
     """Everything that can be refused before processes meet and memory is taken.
 
@@ -122,12 +141,13 @@ def check_before_start(config: TrainConfig) -> None:
         UserError: naming the field.
     """
     check_model(config.model)
-    if config.data.train is None:
+    if not config.data.train:
         raise UserError(
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
             "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
         )
-    Manifest.load(config.data.train)
+    Sources.load(config.data.train)
+    augmentation(config)
     find_tokenizer(config)
     check_precision(read_policy(config.run.ds_config), config)
     if config.run.weights is not None and not Path(config.run.weights).exists():
@@ -153,6 +173,12 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
             f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
             f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
             f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
+            *[
+                f"mixed: source {n} ({config.data.train[n - 1]}) {own / plan.lanes:.2%} = {own * plan.per_step} of every "
+                f"{plan.global_batch_size} pairs, {source.samples} samples, {steps / source.steps_per_epoch:.2f} epochs"
+                for n, (own, source) in enumerate(zip(plan.lanes_of, plan.sources, strict=True), 1)
+                if len(plan.sources) > 1
+            ],
             f"precision: {config.run.precision}",
         ]
     )
@@ -171,14 +197,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
     batches = plan_batches(config, runtime.world_size)
-    manifest, tokenizer = Manifest.load(config.data.train), find_tokenizer(config)
-    plan = Plan(
-        manifest.kept_per_shard,
-        global_batch_size=batches.global_batch_size,
-        lanes=config.data.lanes,
-        window=config.data.window,
-        seed=config.run.seed,
-    )
+    sources, tokenizer = Sources.load(config.data.train), find_tokenizer(config)
+    plan = make_plan(config, sources, batches)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
     if config.run.precision == "auto":
@@ -212,7 +232,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     seed_everything(config.run.seed + runtime.rank)
     first_step, skipped_before, replaced = 0, 0, 0
     if found is not None:
-        state = checkpoint.restore(engine, runtime, found, config, manifest.digest)
+        state = checkpoint.restore(engine, runtime, found, config, sources.digest)
         first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
         replaced = state["extra"]["stand_ins"]
         runtime.say(f"resumed from {found} at step {first_step}")
@@ -225,12 +245,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     # ---- 4. feed ----------------------------------------------------------------------------------------------------------------
     training_set = TrainSet(
-        manifest,
-        plan,
-        tokenizer,
-        image_size=config.model.image.image_size,
-        context_length=config.model.text.context_length,
-        crop_scale=config.data.crop_scale,
+        sources, plan, tokenizer, augmentation=augmentation(config), context_length=config.model.text.context_length
     )
     planned = PlannedBatches(plan, first_step, steps, runtime.world_size, runtime.rank, batches.accumulation_steps)
     feed = iter(train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda"))
@@ -251,7 +266,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             step=step,
             samples=step * batches.global_batch_size,
             config=config,
-            manifest_digest=manifest.digest,
+            manifest_digest=sources.digest,
             extra={"skipped_steps": skipped(), "stand_ins": replaced},
         )
         last_save = time.monotonic()
@@ -313,6 +328,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                     "skipped_steps": skipped(),
                     "samples": step * batches.global_batch_size,
                     "epoch": step / plan.steps_per_epoch,
+                    **{f"epoch_of_source_{n}": e for n, e in enumerate(plan.epochs(step), 1) if len(plan.sources) > 1},
                     "stand_ins": replaced,
                     "samples_per_second": counted * batches.global_batch_size / seconds,
                     "data_wait": chrono.waited / seconds,
@@ -324,17 +340,23 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                 if replaced > max(8, MAX_STAND_IN_SHARE * record["samples"]):
                     raise UserError(
                         f"{replaced} of {record['samples']} samples up to step {step} could not be read: run `python -m "
-                        f"data_pipeline verify` on {config.data.train}"
+                        f"data_pipeline verify` on {' '.join(config.data.train)}"
                     )
                 metrics.scalars(step, record)
                 bar.note(format_record(step, steps, record))
                 runtime.say(format_record(step, steps, record))
                 chrono.restart()
             bar.set(step)
+            lost = next((batch.lost for batch in loaded if batch.lost), None)
+            late, stopping, unreadable = on_any_rank(
+                runtime, time.monotonic() - last_save > 60 * config.run.checkpoint_minutes, stop.received, lost is not None
+            )
+            if unreadable:  # on all ranks together, before this step can be saved
+                said = next(reason for reason in runtime.gather(lost) if reason)
+                raise UserError(f"step {step}: {said}; the same command resumes from the last checkpoint")
             if step % config.run.picture_every == 0 or step == steps:
                 look()
             due = step % config.run.checkpoint_every == 0 or step == steps
-            late, stopping = on_any_rank(runtime, time.monotonic() - last_save > 60 * config.run.checkpoint_minutes, stop.received)
             if due or late or stopping:
                 save()
             if stopping and step < steps:

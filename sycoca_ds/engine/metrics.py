@@ -78,7 +78,7 @@ class Metrics:
             self._file.write(json.dumps({"step": step, **record}) + "\n")
             self._file.flush()
             for name, value in record.items():
-                self._board.add_scalar(TAGS.get(name, name), value, step)
+                self._board.add_scalar(TAGS.get(name) or (f"data/{name}" if name.startswith("epoch_of_") else name), value, step)
 
     def pictures(self, step: int, images: dict[str, np.ndarray], texts: dict[str, str]) -> None:
         """uint8 (H, W, 3) pictures and Markdown texts by tag."""

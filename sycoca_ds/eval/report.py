@@ -108,13 +108,11 @@ def curves(run: Path | None) -> tuple[list[dict[str, str]], str]:
     return drawn, "" if drawn else "metrics.jsonl holds fewer than two steps"
 
 
-def funnels(folders: Sequence[tuple[str, str | Path | None]]) -> list[dict[str, Any]]:
+def funnels(folders: Sequence[tuple[str, str | Path]]) -> list[dict[str, Any]]:
     """What became of the catalogue's rows, from the funnel.json beside each data set; or the reason why it cannot be
     told."""
     found = []
     for title, folder in folders:
-        if folder is None:
-            continue
         path = Path(folder) / "funnel.json"
         try:
             found.append(
@@ -262,13 +260,13 @@ def write_report(
     collection: Collection,
     out: str | Path,
     checkpoint: str | Path,
-    train_data: str | None = None,
+    train_data: Sequence[str] = (),
 ) -> None:
     """Writes the page to `path` (tmp, fsync, rename).
 
     results: content of results.json; out: the folder it was written to (samples/ is read); checkpoint: as given by the
-    user, the run's metrics.jsonl is looked for there; train_data: data set folder the run was trained on, for its
-    funnel.
+    user, the run's metrics.jsonl is looked for there; train_data: data set folders the run was trained on, for their
+    funnels.
     """
     run, out = run_folder(checkpoint), Path(out)
     drawn, curves_reason = curves(run)
@@ -278,7 +276,7 @@ def write_report(
         verdicts=list(verdicts),
         curves=drawn,
         curves_reason=curves_reason,
-        funnels=funnels([("Training data", train_data), ("Evaluation data", collection.folder)]),
+        funnels=funnels([*(("Training data", folder) for folder in train_data), ("Evaluation data", collection.folder)]),
         captions=caption_gallery(results, collection, out),
         reconstructions=reconstruction_gallery(results, collection, out),
         retrievals=retrieval_gallery(results, collection),

@@ -21,7 +21,8 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, write_json
-from data_pipeline.manifest import Manifest, ManifestError
+from data_pipeline.manifest import ManifestError
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.caption_tokens import java_command
 from sycoca_ds.eval.classification import LabelSet, load_labels
@@ -235,20 +236,20 @@ def evaluate_checkpoint(
     return results, collection, loaded
 
 
-def shared_images(collection: Collection, train: str | None) -> dict[str, Any]:
+def shared_images(collection: Collection, train: Sequence[str]) -> dict[str, Any]:
     """How many of the evaluated images (by url) the run was trained on; null with the reason where that cannot be
     told."""
     name, reason = "images_in_training", None
-    if train is None:
+    if not train:
         reason = "the checkpoint does not name its training data"
     else:
         try:
-            manifest = Manifest.load(train)
-            if manifest.samples > MOST_COMPARED:
+            manifests = Sources.load(train).manifests
+            if sum(manifest.samples for manifest in manifests) > MOST_COMPARED:
                 reason = f"the training set has more than {MOST_COMPARED:,} samples"
             else:
                 own, found = {picture.image_id for picture in collection.pictures}, set()
-                for shard in range(len(manifest.shards)):
+                for manifest, shard in ((m, shard) for m in manifests for shard in range(len(m.shards))):
                     found |= own.intersection(manifest.index(shard, columns=["image_id"])["image_id"].to_pylist())
                 return {name: len(found)}
         except ManifestError as error:

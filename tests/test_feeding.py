@@ -1,0 +1,143 @@
+"""What real ranks are fed: ZeRO-3 runs whose every sample is written down, over unequal shards, bad samples, epoch ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.sources import Sources
+from tests.conftest import write_data_set
+from tests.launching import LIMIT, REPOSITORY, finish, start
+from tests.test_engine import SMALL
+
+LANES, BATCH, WINDOW = 6, 12, 16
+STEPS = 23
+RECORDED = """\
+import json, os, sys
+sys.path[0] = {repository!r}
+from sycoca_ds.engine import loop
+from sycoca_ds.train import end_process, on_every_rank, run_command
+plain, path = loop.on_device, {folder!r} + "/rank_" + os.environ["RANK"] + ".jsonl"
+def recorded(batch, device):
+    with open(path, "a") as file:
+        file.write(json.dumps([os.getpid(), batch.key_B.tolist(), batch.stand_ins]) + "\\n")
+    return plain(batch, device)
+loop.on_device = recorded
+end_process(run_command(on_every_rank))
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """89 and 40 samples in shards of 1 to 40; two of them cannot be decoded any more."""
+    root = tmp_path_factory.mktemp("sources")
+    made = [write_data_set(root / "first", [40, 7, 1, 36, 5], seed=1), write_data_set(root / "second", [23, 17], seed=2)]
+    for folder, sample in zip(made, (43, 5), strict=True):
+        spoil(folder, sample)
+    return made
+
+
+def spoil(folder: Path, first: int, count: int = 1) -> None:
+    """Overwrites pictures, counted through the folder, after they were verified."""
+    sources = Sources.load([folder])
+    places = [(shard, p) for shard, kept in enumerate(sources.kept[0]) for p in range(kept)][first : first + count]
+    for shard, position in places:
+        row = sources.manifests[0].index(shard, columns=["image_offset", "image_bytes"]).to_pylist()[position]
+        with open(sources.shard(shard).path, "r+b") as file:
+            file.seek(row["image_offset"])
+            file.write(b"\0" * row["image_bytes"])
+
+
+def options(folders: list[Path], out: Path) -> list[str]:
+    sizes = [f"--data.{name}={value}" for name, value in (("lanes", LANES), ("window", WINDOW), ("workers", 1))]
+    sizes += [f"--optim.{name}={value}" for name, value in (("global-batch-size", BATCH), ("steps", STEPS))]
+    weights = ["--data.weights", "2", "1"] if len(folders) > 1 else []
+    return [*SMALL, "--run.out", str(out), *sizes, "--run.checkpoint-every=5", "--data.train", *map(str, folders), *weights]
+
+
+def script_in(folder: Path) -> Path:
+    script = folder / "recorded.py"
+    script.write_text(RECORDED.format(repository=str(REPOSITORY), folder=str(folder)))
+    return script
+
+
+def fed(folder: Path, rank: int) -> dict[int, list[tuple[list[int], int]]]:
+    """By process, what a rank was fed: (keys, stand-ins) of each step."""
+    found: dict[int, list] = {}
+    for line in (folder / f"rank_{rank}.jsonl").read_text().splitlines():
+        process, keys, stand_ins = json.loads(line)
+        found.setdefault(process, []).append((keys, stand_ins))
+    return found
+
+
+def planned(folders: list[Path]) -> list[list[int]]:
+    """Keys of every global batch, from the plan; `key = epoch * 1_000_000_007 + sample` with seed 0."""
+    weights = (2, 1) if len(folders) > 1 else None
+    plan = Plan(Sources.load(folders).kept, weights=weights, global_batch_size=BATCH, lanes=LANES, window=WINDOW, seed=0)
+    epochs, samples = zip(*(plan.batch(step) for step in range(STEPS)), strict=True)
+    assert epochs[-1].max() >= 2, "the run must go through two epoch ends"
+    used = np.concatenate(samples)[np.concatenate(epochs) == 0]
+    assert len(np.unique(used)) == len(used)
+    return [(e * 1_000_000_007 + s).tolist() for e, s in zip(epochs, samples, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks, count", [(2, 1), (3, 2)])
+def test_all_ranks_are_fed_the_plan_and_nothing_else(ranks: int, count: int, folders: list[Path], tmp_path: Path) -> None:
+    chosen = folders[:count]
+    status, output = finish(start(options(chosen, tmp_path / "run"), ranks, script=script_in(tmp_path)))
+    assert status == 0 and f"completed at step {STEPS}" in output, output[-3000:]
+    steps = [next(iter(fed(tmp_path, rank).values())) for rank in range(ranks)]
+    assert {len(own) for own in steps} == {STEPS}
+    together = [[key for keys, _ in parts for key in keys] for parts in zip(*steps, strict=True)]
+    assert together == planned(chosen)
+    replaced = sum(stand_ins for own in steps for _, stand_ins in own)
+    spoilt = {43: 1, 89 + 5: 1} if count == 2 else {43: 1}
+    assert replaced == sum(key % 1_000_000_007 in spoilt for keys in together for key in keys) > 0
+    if count == 2:
+        assert "mixed: source 2" in output and "33.33% = 4 of every 12 pairs, 40 samples" in output
+        records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+        assert records[-1]["epoch_of_source_1"] == STEPS / 11 and records[-1]["epoch_of_source_2"] == STEPS / 10
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_fed_on_where_the_optimizer_was(folders: list[Path], tmp_path: Path) -> None:
+    """Workers had read ahead when the whole group was killed; what counts is the step of the checkpoint."""
+    script = script_in(tmp_path)
+    process = start(options(folders, tmp_path / "run"), 2, script=script)
+    seal, deadline = tmp_path / "run/checkpoints/step_00000005/state.json", time.monotonic() + LIMIT
+    while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    output = process.communicate()[0]
+    assert seal.exists(), output[-3000:]
+    status, output = finish(start(options(folders, tmp_path / "run"), 2, script=script))
+    assert status == 0, output[-3000:]
+    expected = planned(folders)
+    for rank in range(2):
+        before, after = fed(tmp_path, rank).values()
+        resumed = STEPS - len(after)
+        assert resumed in (5, 10, 15, 20) and f"at step {resumed}" in output
+        half = BATCH // 2 * rank
+        wanted = [keys[half : half + BATCH // 2] for keys in expected]
+        assert [keys for keys, _ in before] == wanted[: len(before)] and [keys for keys, _ in after] == wanted[resumed:]
+
+
+@pytest.mark.slow
+def test_data_that_cannot_be_read_stops_all_ranks_together(tmp_path: Path) -> None:
+    """Twenty pictures in a row are gone, which one rank meets first: both stop, with the reason, and nothing is saved."""
+    folder = write_data_set(tmp_path / "data", [60, 60], seed=4)
+    spoil(folder, 60, 20)
+    began = time.monotonic()
+    status, output = finish(start(options([folder], tmp_path / "run"), 2))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and time.monotonic() - began < 120 and len(lines) == 1, output[-3000:]
+    assert "cannot be read; run `python -m data_pipeline verify`" in lines[0] and "resumes from the last checkpoint" in lines[0]
+    assert json.loads((tmp_path / "run/run_status.json").read_text())["status"] == "failed"
