@@ -225,7 +225,7 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     from sycoca_ds.engine.runtime import prepare_deepspeed
 
     prepare_deepspeed()
-    from sycoca_ds.engine.loop import check_before_start
+    from sycoca_ds.engine.preparation import check_before_start
 
     rows = select(options.table, options.rows)
     sets = parse_sets(options.evaluate, options.captioning)

@@ -24,7 +24,8 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.loop import check_before_start, mark_failed, train
+    from sycoca_ds.engine.loop import mark_failed, train
+    from sycoca_ds.engine.preparation import check_before_start
     from sycoca_ds.engine.runtime import prepare_deepspeed, start_runtime
     from sycoca_ds.options import parse_options
 

@@ -139,28 +139,31 @@ def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "stage, broken, ends, said",
+    "stage, ranks, broken, ends, said",
     [
-        ("zero0", [2], 1, "step 2: a gradient is not finite, and without ZeRO"),
-        ("zero1", [2], 0, "completed at step 4"),
-        ("zero1", [2, 3, 4], 1, "2 steps in a row to step 3 had a non-finite gradient and were skipped"),
+        ("zero0", 0, [2], 1, "step 2: a gradient is not finite, and without ZeRO"),
+        ("zero0", 2, [3], 1, "step 2: a gradient is not finite, and without ZeRO"),  # the first of two micro-batches, on one rank
+        ("zero1", 0, [2], 0, "completed at step 4"),
+        ("zero1", 0, [2, 3, 4], 1, "2 steps in a row to step 3 had a non-finite gradient and were skipped"),
     ],
 )
 def test_gradients_that_are_not_finite_never_reach_the_weights(
-    stage: str, broken: list[int], ends: int, said: str, data_set: Path, tmp_path: Path
+    stage: str, ranks: int, broken: list[int], ends: int, said: str, data_set: Path, tmp_path: Path
 ) -> None:
     """One such step is skipped and counted, several in a row end the run; without ZeRO, which cannot skip, the first one does."""
     script, out = tmp_path / "broken.py", tmp_path / "run"
     script.write_text(
-        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model.sycoca import SyCoCa\n"
+        f"import os, sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model.sycoca import SyCoCa\n"
         "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain, calls = SyCoCa._train, []\n"
         "def train(self, **inputs):\n    report = plain(self, **inputs)\n    calls.append(1)\n"
-        f"    return report | {{'loss': report['loss'] * (float('nan') if len(calls) in {broken} else 1)}}\n"
+        f"    bad = len(calls) in {broken} and os.environ.get('RANK', '0') == '0'\n"
+        "    return report | {'loss': report['loss'] * (float('nan') if bad else 1)}\n"
         "SyCoCa._train = train\nend_process(run_command(on_every_rank))\n"
     )
     options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.max-skipped-steps", "2", "--run.checkpoint-every", "1"]
+    options += ["--optim.accumulation-steps", "2"] if ranks else []
     words = [*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options]
-    status, output = finish(start(words, ranks=0, script=script))
+    status, output = finish(start(words, ranks=ranks, script=script))
     assert (status == 0) == (ends == 0) and said in output, output[-3000:]
     assert json.loads((out / "run_status.json").read_text())["status"] == ("failed" if ends else "completed")
     assert all(torch.isfinite(value).all() for value in weights(out).values())

@@ -13,8 +13,8 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import plan_batches
-from sycoca_ds.engine.loop import check_before_start
 from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
+from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS

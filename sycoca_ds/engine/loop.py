@@ -14,23 +14,20 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress, format_seconds
-from sycoca_ds.config import BatchPlan, TrainConfig, check_model, plan_batches
+from sycoca_ds.config import TrainConfig, plan_batches
 from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
-from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
-from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.initial_weights import initialise_from
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.metrics import Chrono, Metrics, format_record
-from sycoca_ds.engine.policy import build_optimizer, check_precision, deepspeed_config, read_policy
+from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
+from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
+from sycoca_ds.engine.preparation import arithmetic, augmentation, find_tokenizer, make_plan, total_steps
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import to_json
 
@@ -80,108 +77,6 @@ def on_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
         "text_BL": batch.text_BL.to(device, non_blocking=True),
         "key_B": batch.key_B.to(device, non_blocking=True),
     }
-
-
-def total_steps(config: TrainConfig, plan: Plan) -> int:
-    """Optimizer steps of the run.
-
-    Raises:
-        UserError: neither or both of optim.steps and optim.epochs are set.
-    """
-    optim = config.optim
-    if (optim.steps is None) == (optim.epochs is None):
-        raise UserError(f"optim.steps = {optim.steps}, optim.epochs = {optim.epochs}: set exactly one, the other to None")
-    steps = optim.steps if optim.steps is not None else round(optim.epochs * plan.steps_per_epoch)
-    if steps < 1:
-        raise UserError(f"the run has {steps} steps: raise optim.steps or optim.epochs")
-    return steps
-
-
-def find_tokenizer(config: TrainConfig) -> Tokenizer:
-    """The run's tokenizer.
-
-    Raises:
-        UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
-    """
-    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train[0]) / "tokenizer.json")
-    if tokenizer.vocab_size > config.model.text.vocab_size:
-        raise UserError(
-            f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
-            f"vocabulary of {tokenizer.path}"
-        )
-    for name in ("sot_id", "eot_id"):
-        wanted, found = getattr(tokenizer, name), getattr(config.model.text, name)
-        if wanted != found:
-            raise UserError(f"model.text.{name.replace('_', '-')} = {found}: expected {wanted}, the id in {tokenizer.path}")
-    return tokenizer
-
-
-def augmentation(config: TrainConfig) -> Augmentation:
-    """What happens to the run's pictures. Raises `UserError`."""
-    data = config.data
-    return Augmentation(config.model.image.image_size, data.crop_scale, data.flip, data.colour_jitter)
-
-
-def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan:
-    """The run's sample order. Raises `UserError`."""
-    return Plan(
-        sources.kept,
-        weights=config.data.weights or None,
-        global_batch_size=batches.global_batch_size,
-        lanes=config.data.lanes,
-        window=config.data.window,
-        seed=config.run.seed,
-    )
-
-
-def check_before_start(config: TrainConfig) -> None:
-    """Everything that can be refused before processes meet and memory is taken.
-
-    Raises:
-        UserError: naming the field.
-    """
-    check_model(config.model)
-    if not config.data.train:
-        raise UserError(
-            "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
-            "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
-        )
-    Sources.load(config.data.train)
-    augmentation(config)
-    find_tokenizer(config)
-    check_precision(read_policy(config.run.ds_config), config)
-    if config.run.weights is not None and not Path(config.run.weights).exists():
-        raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
-
-
-def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
-    """What the run depends on, in numbers."""
-    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    forward = forward_flops(config.model)
-    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
-    recomputed = ", activation recomputation not counted" if config.run.activation_checkpointing else ""
-    return "\n".join(
-        [
-            f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
-            + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
-            + ")",
-            f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
-            f"{batches.global_batch_size}, all in the contrast"
-            + ("" if batches.accumulation_steps == 1 else "; the encoders run once more for it"),
-            f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
-            f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
-            f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
-            f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
-            f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
-            *[
-                f"mixed: source {n} ({config.data.train[n - 1]}) {own / plan.lanes:.2%} = {own * plan.per_step} of every "
-                f"{plan.global_batch_size} pairs, {source.samples} samples, {steps / source.steps_per_epoch:.2f} epochs"
-                for n, (own, source) in enumerate(zip(plan.lanes_of, plan.sources, strict=True), 1)
-                if len(plan.sources) > 1
-            ],
-            f"precision: {config.run.precision}",
-        ]
-    )
 
 
 def train(config: TrainConfig, runtime: Runtime) -> str:
@@ -304,7 +199,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             for micro, more in zip(micro_batches, shared, strict=True):
                 report = engine("train", **micro, mask_by=mask_by, **more)
                 engine.backward(report["loss"])
-                if engine.zero_optimization_stage() == 0:
+                if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
                     check_gradients(engine, step)
                 engine.step()
                 meter.add(report)
@@ -368,27 +263,6 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     took = format_seconds(time.monotonic() - last_save)
     runtime.say(f"{ended} at step {step} of {steps}; checkpoint {took} old in {run / 'checkpoints'}")
     return ended
-
-
-class Meter:
-    """Means of the losses between two reports, kept on the device: no step waits for the host."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, torch.Tensor] = {}
-        self.steps, self.stand_ins = 0, 0
-
-    def add(self, report: dict[str, torch.Tensor]) -> None:
-        for name, value in report.items():
-            self.totals[name] = self.totals.get(name, 0) + value.detach().float()
-        self.steps += 1
-
-    def mean(self, runtime: Runtime) -> tuple[dict[str, float], int]:
-        """(means over micro-batches and ranks, stand-ins on all ranks) since the last call."""
-        values = torch.stack([*self.totals.values(), torch.tensor(float(self.stand_ins * self.steps), device=runtime.device)])
-        *means, stand_ins = runtime.mean(values / self.steps).tolist()
-        names = list(self.totals)
-        self.totals, self.steps, self.stand_ins = {}, 0, 0
-        return dict(zip(names, means, strict=True)), round(stand_ins * runtime.world_size)
 
 
 def _newest(run: Path) -> Path | UserError | None:

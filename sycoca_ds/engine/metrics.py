@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from sycoca_ds.engine.runtime import Runtime
 
 TAGS = {
     "loss": "loss/total",
@@ -28,6 +31,27 @@ TAGS = {
     "memory_gib": "speed/max_memory_gib",
 }
 """Key in metrics.jsonl -> TensorBoard tag."""
+
+
+class Meter:
+    """Means of the losses between two reports, kept on the device: no step waits for the host."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, torch.Tensor] = {}
+        self.steps, self.stand_ins = 0, 0
+
+    def add(self, report: dict[str, torch.Tensor]) -> None:
+        for name, value in report.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach().float()
+        self.steps += 1
+
+    def mean(self, runtime: Runtime) -> tuple[dict[str, float], int]:
+        """(means over micro-batches and ranks, stand-ins on all ranks) since the last call."""
+        values = torch.stack([*self.totals.values(), torch.tensor(float(self.stand_ins * self.steps), device=runtime.device)])
+        *means, stand_ins = runtime.mean(values / self.steps).tolist()
+        names = list(self.totals)
+        self.totals, self.steps, self.stand_ins = {}, 0, 0
+        return dict(zip(names, means, strict=True)), round(stand_ins * runtime.world_size)
 
 
 class Chrono:

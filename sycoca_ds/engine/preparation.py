@@ -1,0 +1,117 @@
+"""What is decided before a run starts: its tokenizer, order and augmentation, what is refused, the arithmetic it prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import BatchPlan, TrainConfig, check_model
+from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.sources import Sources
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.data.transforms import Augmentation
+from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.model.flops import forward_flops, step_flops
+from sycoca_ds.model.sycoca import SyCoCa
+
+
+def total_steps(config: TrainConfig, plan: Plan) -> int:
+    """Optimizer steps of the run.
+
+    Raises:
+        UserError: neither or both of optim.steps and optim.epochs are set.
+    """
+    optim = config.optim
+    if (optim.steps is None) == (optim.epochs is None):
+        raise UserError(f"optim.steps = {optim.steps}, optim.epochs = {optim.epochs}: set exactly one, the other to None")
+    steps = optim.steps if optim.steps is not None else round(optim.epochs * plan.steps_per_epoch)
+    if steps < 1:
+        raise UserError(f"the run has {steps} steps: raise optim.steps or optim.epochs")
+    return steps
+
+
+def find_tokenizer(config: TrainConfig) -> Tokenizer:
+    """The run's tokenizer.
+
+    Raises:
+        UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
+    """
+    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train[0]) / "tokenizer.json")
+    if tokenizer.vocab_size > config.model.text.vocab_size:
+        raise UserError(
+            f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
+            f"vocabulary of {tokenizer.path}"
+        )
+    for name in ("sot_id", "eot_id"):
+        wanted, found = getattr(tokenizer, name), getattr(config.model.text, name)
+        if wanted != found:
+            raise UserError(f"model.text.{name.replace('_', '-')} = {found}: expected {wanted}, the id in {tokenizer.path}")
+    return tokenizer
+
+
+def augmentation(config: TrainConfig) -> Augmentation:
+    """What happens to the run's pictures. Raises `UserError`."""
+    data = config.data
+    return Augmentation(config.model.image.image_size, data.crop_scale, data.flip, data.colour_jitter)
+
+
+def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan:
+    """The run's sample order. Raises `UserError`."""
+    return Plan(
+        sources.kept,
+        weights=config.data.weights or None,
+        global_batch_size=batches.global_batch_size,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        seed=config.run.seed,
+    )
+
+
+def check_before_start(config: TrainConfig) -> None:
+    """Everything that can be refused before processes meet and memory is taken.
+
+    Raises:
+        UserError: naming the field.
+    """
+    check_model(config.model)
+    if not config.data.train:
+        raise UserError(
+            "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
+            "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
+        )
+    Sources.load(config.data.train)
+    augmentation(config)
+    find_tokenizer(config)
+    check_precision(read_policy(config.run.ds_config), config)
+    if config.run.weights is not None and not Path(config.run.weights).exists():
+        raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
+
+
+def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
+    """What the run depends on, in numbers."""
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    forward = forward_flops(config.model)
+    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
+    recomputed = ", activation recomputation not counted" if config.run.activation_checkpointing else ""
+    return "\n".join(
+        [
+            f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("
+            + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
+            + ")",
+            f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
+            f"{batches.global_batch_size}, all in the contrast"
+            + ("" if batches.accumulation_steps == 1 else "; the encoders run once more for it"),
+            f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
+            f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
+            f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
+            f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
+            f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
+            *[
+                f"mixed: source {n} ({config.data.train[n - 1]}) {own / plan.lanes:.2%} = {own * plan.per_step} of every "
+                f"{plan.global_batch_size} pairs, {source.samples} samples, {steps / source.steps_per_epoch:.2f} epochs"
+                for n, (own, source) in enumerate(zip(plan.lanes_of, plan.sources, strict=True), 1)
+                if len(plan.sources) > 1
+            ],
+            f"precision: {config.run.precision}",
+        ]
+    )
