@@ -19,7 +19,7 @@ from sycoca_ds.config import (
 # deepspeed --num_accelerators 2 sycoca_ds/train.py --preset tiny --data.train DIR
 # The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Three things differ from the
 # paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
-# (benchmarks/results/2026-11-23_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
+# (benchmarks/results/2026-11-24_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
 # (docs/masking.md). And a batch of 64 gives more steps in the same time than the paper's 2048 would. The learning rate is a
 # choice among three over three seeds (benchmarks/results/2026-11-24_tiny_lr.md).
 TINY = TrainConfig(
