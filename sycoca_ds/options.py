@@ -49,6 +49,8 @@ def from_dict(kind: type, values: dict[str, Any], where: str, base: Any = None) 
             value = from_dict(hints[key], value, f"{where}: {key}", getattr(base, key))
         else:
             value = tuple(value) if isinstance(value, list) else value
+            if isinstance(value, str) and typing.get_args(hints[key])[1:] == (...,):
+                value = (value,)  # "train": "DIR" for "train": ["DIR"]
             if not fits(value, hints[key]):
                 raise UserError(f"{where}: {key} = {value!r}: expected {getattr(hints[key], '__name__', hints[key])}")
         changes[key] = value

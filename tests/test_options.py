@@ -75,6 +75,21 @@ def test_bad_configuration_files_are_named(content: str, message: str, tmp_path:
     assert message.replace("did you mean 'lr'", "did you mean lr") in str(caught.value) and "run.json" in str(caught.value)
 
 
+def test_folders_and_their_weights_from_files_and_options(tmp_path: Path) -> None:
+    """One folder may stand without brackets in a file."""
+    for data, train in (({"train": "a"}, ("a",)), ({"train": ["a", "b"], "weights": [1, 2.5]}, ("a", "b"))):
+        (tmp_path / "run.json").write_text(json.dumps({"data": data}))
+        config = parse_options(["--config", str(tmp_path / "run.json")])
+        assert config.data.train == train and config.data.weights == tuple(data.get("weights", ()))
+        (tmp_path / "again.json").write_text(to_json(config))
+        assert parse_options(["--config", str(tmp_path / "again.json")]) == config
+    given = parse_options(["--data.train", "a", "b", "--data.weights", "0.3", "0.7", "--run.seed", "1"])
+    assert (given.data.train, given.data.weights) == (("a", "b"), (0.3, 0.7))
+    (tmp_path / "run.json").write_text('{"data": {"train": ["a", 3]}}')
+    with pytest.raises(UserError, match="data: train = .'a', 3.: expected"):
+        parse_options(["--config", str(tmp_path / "run.json")])
+
+
 @pytest.mark.parametrize(
     "optim, lanes, world, message",
     [
