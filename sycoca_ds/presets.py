@@ -40,7 +40,7 @@ TINY = TrainConfig(
 # deepspeed --num_gpus 1 sycoca_ds/train.py --preset small --data.train DIR
 # For one consumer GPU: ViT-S/16 (12 x 384) with decoders of half its depth, a batch of 1024 in four micro-batches. Learning rate of
 # CLIP's smaller models (Radford et al., 2021, Table 20: ViT-B/32). ZeRO-1: with one rank there is nothing to shard. Memory: at most
-# 10 GiB by an estimate (benchmarks/results/2026-11-23_step_cost.md); a smaller GPU takes more `optim.accumulation-steps`.
+# 10 GiB by an estimate (benchmarks/results/2026-11-25_step_cost.md); a smaller GPU takes more `optim.accumulation-steps`.
 SMALL = TrainConfig(
     model=ModelConfig(
         embed_dim=384,
