@@ -248,7 +248,10 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             )
             if unreadable:  # on all ranks together, before this step can be saved
                 said = next(reason for reason in runtime.gather(lost) if reason)
-                raise UserError(f"step {step}: {said}; the same command resumes from the last checkpoint")
+                raise UserError(
+                    f"step {step}: {said}, and restore the shard as it was verified: the same command then resumes from the last "
+                    "checkpoint (with other data it would mean other samples)"
+                )
             if step % config.run.picture_every == 0 or step == steps:
                 look()
             due = step % config.run.checkpoint_every == 0 or step == steps

@@ -76,7 +76,7 @@ class SyCoCa(nn.Module):
     def _scale(self, logit_scale: Tensor) -> Tensor:
         """The factor of the contrastive logits, at most `max_logit_scale`. Above the bound the value is cut and the gradient
         passes as if it were not: with none, a scale that overshoots once would stay at the bound for the rest of the run.
-        In bf16 the model sees the parameter in steps of about 1.5 %; DeepSpeed's float32 master moves smoothly."""
+        In bf16 the model sees the factor in steps of 1.5 to 3 %; DeepSpeed's float32 master moves smoothly."""
         x = logit_scale.float()
         above = (x - math.log(self.config.max_logit_scale)).clamp(min=0).detach()
         return (x - above).exp()
