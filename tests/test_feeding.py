@@ -13,6 +13,7 @@ import pytest
 
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
+from sycoca_ds.engine.checkpoint import sealed
 from tests.conftest import write_data_set
 from tests.launching import LIMIT, REPOSITORY, finish, start
 from tests.test_engine import SMALL
@@ -107,27 +108,39 @@ def test_all_ranks_are_fed_the_plan_and_nothing_else(ranks: int, count: int, fol
         assert records[-1]["epoch_of_source_1"] == STEPS / 11 and records[-1]["epoch_of_source_2"] == STEPS / 10
 
 
-@pytest.mark.slow
-def test_a_killed_run_is_fed_on_where_the_optimizer_was(folders: list[Path], tmp_path: Path) -> None:
-    """Workers had read ahead when the whole group was killed; what counts is the step of the checkpoint."""
-    script = script_in(tmp_path)
-    process = start(options(folders, tmp_path / "run"), 2, script=script)
-    seal, deadline = tmp_path / "run/checkpoints/step_00000005/state.json", time.monotonic() + LIMIT
+def kill_after(process, seal: Path) -> None:
+    """SIGKILL to the whole group as soon as a checkpoint is sealed."""
+    deadline = time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     output = process.communicate()[0]
     assert seal.exists(), output[-3000:]
-    status, output = finish(start(options(folders, tmp_path / "run"), 2, script=script))
-    assert status == 0, output[-3000:]
-    expected = planned(folders)
-    for rank in range(2):
-        before, after = fed(tmp_path, rank).values()
-        resumed = STEPS - len(after)
-        assert resumed in (5, 10, 15, 20) and f"at step {resumed}" in output
-        half = BATCH // 2 * rank
-        wanted = [keys[half : half + BATCH // 2] for keys in expected]
-        assert [keys for keys, _ in before] == wanted[: len(before)] and [keys for keys, _ in after] == wanted[resumed:]
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_goes_on_with_other_numbers_of_ranks_where_the_optimizer_was(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    """Two ranks, three, one. Workers had read ahead when the whole group was killed; what counts is the step of the checkpoint:
+    the samples of all optimizer steps together are those of the plan, none twice, none left out."""
+    script, run, expected = script_in(tmp_path), tmp_path / "run", planned(folders)
+    kill_after(start(options(folders, run), 2, script=script), run / "checkpoints/step_00000005/state.json")
+    first = sealed(run / "checkpoints")[0]
+    kill_after(start(options(folders, run), 3, script=script), run / f"checkpoints/step_{int(first.name[5:]) + 5:08d}/state.json")
+    second = sealed(run / "checkpoints")[0]
+    status, output = finish(start(options(folders, run), 1, script=script))
+    assert status == 0 and f"{second} was saved by 3 ranks: converting it for 1" in output, output[-3000:]
+    begins = [0, int(first.name[5:]), int(second.name[5:]), STEPS]
+    used: list[list[int]] = []
+    for turn, ranks in enumerate((2, 3, 1)):
+        # what the processes of this start were fed, rank by rank; a rank that was in the first start has its second one next
+        starts = [list(fed(tmp_path, rank).values())[sum(count > rank for count in (2, 3, 1)[:turn])] for rank in range(ranks)]
+        counted = begins[turn + 1] - begins[turn]
+        together = [[key for keys, _ in parts for key in keys] for parts in zip(*(own[:counted] for own in starts), strict=True)]
+        assert len(together) == counted
+        used += together
+    assert used == expected
 
 
 @pytest.mark.slow

@@ -25,13 +25,15 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.engine import exported
+from sycoca_ds.engine import exported, resharding
 from sycoca_ds.engine.runtime import Runtime, prepare_deepspeed, random_state, restore_random_state, write_text
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
 
 FORMAT = 1
 STATE_FILE = "state.json"
+CONVERTED = "for_other_ranks"
+"""Folder beside the checkpoints in which one is converted for another number of ranks, while it is loaded."""
 
 
 def hash_file(path: Path) -> str:
@@ -176,8 +178,11 @@ def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) ->
 def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifest_digest: str) -> dict[str, Any]:
     """Loads weights, optimizer and random states of a verified checkpoint on all ranks; returns its state.
 
+    At another number of ranks the random states stay those of the run's seed: nothing in training draws from them, masks and
+    augmentation are keyed by the sample.
+
     Raises:
-        UserError: another model, data set, sample order or number of ranks than the run's.
+        UserError: another model, data set, sample order or ZeRO stage than the run's.
     """
     state = read_state(folder)
     check_same_model(state, config.model, folder)
@@ -203,17 +208,38 @@ def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifes
                 f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {was}, this run "
                 f"{wanted}: the sample order depends on it; use the same value or another --run.out"
             )
-    for what, was, now in (
-        ("ranks", state["world_size"], runtime.world_size),
-        ("as ZeRO stage", state["zero_stage"], engine.zero_optimization_stage()),
-    ):
-        if was != now:
-            raise UserError(f"checkpoint {folder} was saved with {was} {what}, this run has {now}: resume with {was}")
+    stage, wanted = state["zero_stage"], engine.zero_optimization_stage()
+    if stage != wanted:
+        raise UserError(f"checkpoint {folder} was saved with {stage} as ZeRO stage, this run has {wanted}: resume with {stage}")
+    if runtime.leads:
+        shutil.rmtree(folder.parent / CONVERTED, ignore_errors=True)  # of a start that was killed
+    if needs_resharding(state, runtime.world_size):
+        _restore_for_other_ranks(engine, runtime, folder, state)
+        return state
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     if path is None:
         raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
-    restore_random_state(torch.load(folder / f"random_rank_{runtime.rank:05d}.pt", weights_only=True))
+    if state["world_size"] == runtime.world_size:
+        restore_random_state(torch.load(folder / f"random_rank_{runtime.rank:05d}.pt", weights_only=True))
     return state
+
+
+def needs_resharding(state: dict[str, Any], world_size: int) -> bool:
+    """Whether a checkpoint has to be converted first. Without ZeRO every rank holds everything, at any number of ranks."""
+    return state["zero_stage"] > 0 and state["world_size"] != world_size
+
+
+def _restore_for_other_ranks(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> None:
+    """Converts, loads and deletes the converted form, whose name is not that of a checkpoint."""
+    target = folder.parent / CONVERTED / folder.name
+    runtime.say(f"{folder} was saved by {state['world_size']} ranks: converting it for {runtime.world_size}")
+    problem = runtime.agree(resharding.convert(folder, target) if runtime.leads else None)
+    if problem is not None:
+        raise problem
+    resharding.load(engine, target)
+    runtime.barrier()
+    if runtime.leads:
+        shutil.rmtree(target.parent)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
+    if found is not None and checkpoint.needs_resharding(checkpoint.read_state(found), runtime.world_size):
+        policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
     seed_everything(config.run.seed + runtime.rank)
     first_step, skipped_before, replaced = 0, 0, 0

@@ -1,0 +1,64 @@
+"""A checkpoint for another number of ranks, by DeepSpeed's universal format: a file a parameter instead of a file a rank.
+
+Weights, AdamW's moments and its step come through exactly. Loading with ZeRO-3, DeepSpeed 0.19.8 would change the run without a
+word: every parameter group would get the options of the first (norms and biases would decay), and all of them one step tensor,
+which torch's AdamW would then raise once for each.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.errors import UserError
+
+
+def convert(folder: Path, target: Path) -> UserError | None:
+    """Writes the universal form of a checkpoint folder into `target`, which is made anew; the checkpoint is only read.
+
+    In a process of its own: the converter forks workers, which a process with collectives and a GPU must not.
+
+    Returns:
+        What went wrong: one rank converts, and its error has to reach the others.
+    """
+    words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    words += ["--input_folder", str(folder), "--output_folder", str(target)]
+    try:
+        shutil.rmtree(target, ignore_errors=True)  # an interrupted conversion
+        target.mkdir(parents=True)
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    except OSError as error:
+        reason = str(error)
+    else:
+        if done.returncode == 0:
+            return None
+        reason = f"DeepSpeed's ds_to_universal ended with {done.returncode} ({' '.join(done.stdout.split())[-300:]})"
+    return UserError(
+        f"checkpoint {folder} cannot be converted for this number of ranks: {reason}; {target.parent} needs room for the "
+        "checkpoint twice; or resume with the ranks it was saved with"
+    )
+
+
+def load(engine, target: Path) -> None:
+    """Loads what `convert` wrote, on all ranks, into an engine whose configuration has `checkpoint.load_universal`.
+
+    Raises:
+        RuntimeError: DeepSpeed loaded nothing.
+    """
+    groups: list[dict[str, Any]] = [
+        {key: value for key, value in group.items() if key != "params"} for group in engine.optimizer.param_groups
+    ]
+    path, _ = engine.load_checkpoint(str(target.parent), tag=target.name)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed loaded nothing from {target}")
+    for group, own in zip(engine.optimizer.param_groups, groups, strict=True):
+        group.update(own)
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for state in inner.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
