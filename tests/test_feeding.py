@@ -23,14 +23,14 @@ STEPS = 23
 RECORDED = """\
 import json, os, sys
 sys.path[0] = {repository!r}
-from sycoca_ds.engine import loop
+from sycoca_ds.data.loader import Batch
 from sycoca_ds.train import end_process, on_every_rank, run_command
-plain, path = loop.on_device, {folder!r} + "/rank_" + os.environ["RANK"] + ".jsonl"
-def recorded(batch, device):
+plain, path = Batch.to_device, {folder!r} + "/rank_" + os.environ["RANK"] + ".jsonl"
+def recorded(batch, device, size):
     with open(path, "a") as file:
         file.write(json.dumps([os.getpid(), batch.key_B.tolist(), batch.stand_ins]) + "\\n")
-    return plain(batch, device)
-loop.on_device = recorded
+    return plain(batch, device, size)
+Batch.to_device = recorded
 end_process(run_command(on_every_rank))
 """
 

@@ -70,7 +70,7 @@ def test_pickles_beside_a_sample_are_never_opened(tmp_path: Path) -> None:
     after = feed(folder)
     assert len(after) == len(before) == 12 and not sprung.exists()
     for old, new in zip(before, after, strict=True):
-        assert torch.equal(old.image_BCHW, new.image_BCHW) and torch.equal(old.text_BL, new.text_BL) and new.stand_ins == 0
+        assert torch.equal(old.pixels, new.pixels) and torch.equal(old.text_BL, new.text_BL) and new.stand_ins == 0
     pickle.loads(trap)
     assert sprung.exists(), "the trap itself must work, or this test could not fail"
 
@@ -89,7 +89,7 @@ def test_doubled_keys_and_members_too_large_are_left_out_and_counted(tmp_path: P
     summary = verify(folder, processes=1)
     assert summary["rejected"] == {"duplicate key": 1, "member too large": 1}
     after = feed(folder)
-    assert len(after) == 12 and all(torch.equal(a.image_BCHW, b.image_BCHW) for a, b in zip(before, after, strict=True))
+    assert len(after) == 12 and all(torch.equal(a.pixels, b.pixels) for a, b in zip(before, after, strict=True))
 
 
 def test_a_header_of_four_gigabytes_names_the_shard_and_leaves_it_out(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
@@ -47,7 +48,7 @@ def test_counts_order_speed_and_pictures(data_set: Path, tmp_path: Path, capsys:
     assert lines[3].endswith("has 10 steps and leaves over 0 samples; before step 30: 3.00 epochs")
     assert "11 steps an epoch; the same batches on 1, 2, 3, 6 ranks" in lines[4]
     rate, processes = float(lines[6].split()[1].replace(",", "")), int(lines[6].split()[-3])
-    assert rate > 10 and processes == pytest.approx(1e6 / rate, rel=0.01)
+    assert rate > 10 and 0 <= processes - 1e6 / rate < 1.5
 
     sources = Sources.load([data_set, other])
     plan = Plan(sources.kept, weights=(2, 1), global_batch_size=12, lanes=6, window=16, seed=0)
@@ -55,7 +56,7 @@ def test_counts_order_speed_and_pictures(data_set: Path, tmp_path: Path, capsys:
     batch = dataset.__getitems__(list(zip(*(values.tolist() for values in plan.batch(30)), strict=True)))
     page = np.asarray(Image.open(sheet))
     assert page.shape == (2 * (TILE + 12 * LINES + 8), 8 * TILE, 3)
-    for number, picture in enumerate(batch.image_BCHW):
+    for number, picture in enumerate(batch.to_device(torch.device("cpu"), 24)["image_BCHW"]):
         left, top = number % 8 * TILE + 2, number // 8 * (TILE + 12 * LINES + 8) + 2
         tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((TILE - 4, TILE - 4))
         assert np.array_equal(page[top : top + TILE - 4, left : left + TILE - 4], np.asarray(tile))

@@ -14,18 +14,18 @@ from PIL import Image
 from data_pipeline.errors import UserError
 from sycoca_ds.data.loader import Batch, PlannedBatches, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.data.transforms import (
     Augmentation,
+    crop_box,
     denormalise,
     eval_image,
     jitter_colours,
     jpeg_size,
     load_image,
     normalise,
-    random_resized_crop,
-    resize,
 )
 from tests.conftest import write_data_set
 
@@ -61,22 +61,26 @@ def batches(folder: Path, workers: int, first: int = 0, world: int = 1, rank: in
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.text_BL, b.text_BL) and torch.equal(a.key_B, b.key_B)
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("pixels", "size_B2", "text_BL", "key_B"))
+
+
+def images(batch: Batch) -> torch.Tensor:
+    return batch.to_device(torch.device("cpu"), 24)["image_BCHW"]
 
 
 def test_workers_ranks_and_resuming_change_nothing(data_set: Path) -> None:
     """Sequences of whole batches, augmented pixels included."""
     alone = batches(data_set, workers=0)
-    assert len(alone) == 9 and alone[0].image_BCHW.shape == (16, 3, 24, 24) and alone[0].image_BCHW.dtype == torch.uint8
-    for workers in (1, 2):
+    assert len(alone) == 9 and images(alone[0]).shape == (16, 3, 24, 24) and images(alone[0]).dtype == torch.uint8
+    for workers in (1, 2, 4):
         assert all(same(a, b) for a, b in zip(alone, batches(data_set, workers), strict=True))
     assert all(same(a, b) for a, b in zip(alone[5:], batches(data_set, 2, first=5), strict=True))
     for whole, left, right in zip(alone, batches(data_set, 0, world=2), batches(data_set, 1, world=2, rank=1), strict=True):
-        assert torch.equal(whole.image_BCHW, torch.cat([left.image_BCHW, right.image_BCHW]))
+        assert torch.equal(images(whole), torch.cat([images(left), images(right)]))
         assert torch.equal(whole.key_B, torch.cat([left.key_B, right.key_B]))
     keys = torch.cat([batch.key_B for batch in alone[:6]])
     assert len(keys.unique()) == len(keys), "an epoch (6 steps) has a key a sample"
-    assert not torch.equal(alone[0].image_BCHW, alone[6].image_BCHW), "the next epoch has another order"
+    assert not torch.equal(images(alone[0]), images(alone[6])), "the next epoch has another order"
 
 
 def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,8 +113,8 @@ def test_where_no_stand_in_can_be_read_the_batch_says_so(tmp_path: Path) -> None
     whole, mended, lost = (dataset.__getitems__([(0, sample), (0, 1)]) for sample in (9, 25, 12))
     assert (whole.lost, whole.stand_ins, mended.lost, mended.stand_ins) == (None, 0, None, 1)
     assert "samples 12 to 19 cannot be read; run `python -m data_pipeline verify`" in lost.lost and lost.stand_ins == 1
-    assert not lost.image_BCHW[0].any() and torch.equal(lost.image_BCHW[1], whole.image_BCHW[1])
-    assert lost.text_BL[0, :3].tolist() == [1, 2, 0] and lost.image_BCHW.shape == whole.image_BCHW.shape
+    assert not images(lost)[0].any() and torch.equal(images(lost)[1], images(whole)[1])
+    assert lost.text_BL[0, :3].tolist() == [1, 2, 0] and images(lost).shape == images(whole).shape
 
 
 def test_several_folders_are_counted_through(tmp_path: Path, data_set: Path) -> None:
@@ -152,38 +156,58 @@ def test_scaled_decoding_never_falls_below_the_target() -> None:
         load_image(b"not an image")
 
 
-def test_random_resized_crop_stays_in_its_bounds() -> None:
-    """A picture whose pixels name their place: the crop's corners tell its area share and ratio."""
-    y, x = np.mgrid[:200, :120]
-    picture = np.stack([x, y, np.zeros_like(x)], axis=2).astype(np.uint8)
-    areas = []
-    for seed in range(200):
-        crop = random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(seed)).astype(float)
-        assert crop.shape == (48, 48, 3)
-        width, height = np.ptp(crop[..., 0]) + 1, np.ptp(crop[..., 1]) + 1
-        areas.append(width * height / (120 * 200))
-        assert 0.6 < width / height < 1.55
-    assert 0.2 < min(areas) and max(areas) < 0.68 and max(areas) - min(areas) > 0.2
-    assert np.array_equal(
-        random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
-        random_resized_crop(picture, 48, (0.3, 0.6), np.random.default_rng(1)),
-    )
+def test_random_crops_have_the_asked_shares_and_ratios() -> None:
+    boxes = np.array([crop_box(200, 220, (0.3, 0.6), np.random.default_rng(seed)) for seed in range(2000)])
+    top, left, h, w = boxes.T
+    assert (top >= 0).all() and (left >= 0).all() and (top + h <= 200).all() and (left + w <= 220).all()
+    share, ratio = h * w / (200 * 220), w / h
+    # uniform shares and log ratios: ends reached, middle in the middle (sides are whole pixels)
+    assert 0.29 < share.min() < 0.305 and 0.58 < share.max() < 0.61 and abs(np.median(share) - 0.45) < 0.015
+    assert 0.74 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.35 and abs(np.median(np.log(ratio))) < 0.02
+    spare = (200 - h > 60) & (220 - w > 60)
+    assert top.min() == left.min() == 0 and (top[spare] > 60).any() and (left[spare] > 60).any()
+    assert crop_box(200, 220, (0.3, 0.6), np.random.default_rng(1)) == crop_box(200, 220, (0.3, 0.6), np.random.default_rng(1))
 
 
-def test_crops_are_resized_as_pil_does() -> None:
-    """Bicubic with antialiasing, larger and smaller, against PIL; two grey levels for another order of rounding."""
-    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3)).astype(np.uint8)
-    for image in (load_image(jpeg(90, 130)), noise):
-        for height, width in ((48, 48), (81, 117), (90, 130), (160, 100)):
-            expected = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-            difference = np.abs(resize(image, height, width) - expected)
-            assert difference.max() <= 2 and difference.mean() < 0.02
+@pytest.mark.parametrize(
+    "height, width, box",
+    [(256, 384, (0, 21, 256, 341)), (384, 256, (21, 0, 341, 256)), (10, 90, (0, 38, 10, 13)), (1, 1, (0, 0, 1, 1))],
+)
+def test_where_no_crop_fits_the_middle_is_taken(height: int, width: int, box: tuple) -> None:
+    """The definition of torchvision's RandomResizedCrop: the largest part whose ratio is 3/4 to 4/3."""
+    assert {crop_box(height, width, (0.95, 1.0), np.random.default_rng(seed)) for seed in range(20)} == {box}
+
+
+def resized_by_pil(image: np.ndarray, size: int) -> np.ndarray:
+    """Across, then down; PIL 12 and older always do it so, later ones where it is less work."""
+    bicubic = Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(image).resize((size, len(image)), bicubic).resize((size, size), bicubic)).astype(int)
+
+
+@pytest.mark.parametrize("size", [48, 81])
+def test_crops_are_resized_as_pil_does_in_every_batch(size: int) -> None:
+    """Larger and smaller, wide and tall, down to a pixel, black and white noise that overshoots: one grey level for PIL's finer
+    weights, two where very many of them are summed. Alone or among others the same bits."""
+    random = np.random.default_rng(0)
+    crops = [load_image(jpeg(height, width)) for height, width in ((90, 130), (48, 48), (200, 30), (81, 117), (500, 400))]
+    crops += [random.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in ((90, 130), (20, 31), (1, 1), (2, 300))]
+    crops += [random.choice([0, 255], (h, w, 3)).astype(np.uint8) for h, w in ((77, 60), (30, 200))]
+    crops += [np.full((33, 77, 3), level, np.uint8) for level in (0, 201, 255)] * 8
+    pixels = torch.from_numpy(np.concatenate([crop.ravel() for crop in crops]))
+    together = resize_crops(pixels, torch.tensor([crop.shape[:2] for crop in crops]), size)
+    assert together.shape == (len(crops), 3, size, size) and together.dtype == torch.uint8 and len(crops) > 32
+    for crop, found in zip(crops, together, strict=True):
+        assert torch.equal(resize_crops(torch.from_numpy(crop.ravel()), torch.tensor([crop.shape[:2]]), size)[0], found)
+        difference = np.abs(found.permute(1, 2, 0).numpy() - resized_by_pil(crop, size))
+        assert difference.max() <= (1 if max(crop.shape[:2]) < 4 * size else 2) and difference.mean() < 0.1
+    assert all(len(found.unique()) == 1 for found in together[-24:]), "a plain picture stays plain"
 
 
 def test_mirroring_and_colours_are_off_by_default_and_a_function_of_the_generator() -> None:
     image = load_image(jpeg(60, 80))
     plain = Augmentation(48)(image, np.random.default_rng(1))
-    assert np.array_equal(plain, random_resized_crop(image, 48, (0.9, 1.0), np.random.default_rng(1)))
+    top, left, h, w = crop_box(60, 80, (0.9, 1.0), np.random.default_rng(1))
+    assert np.array_equal(plain, image[top : top + h, left : left + w])
     assert np.array_equal(Augmentation(48, flip=1.0)(image, np.random.default_rng(1)), plain[:, ::-1])
     half = [Augmentation(48, flip=0.5)(image, np.random.default_rng(seed)) for seed in range(200)]
     straight = [Augmentation(48)(image, np.random.default_rng(seed)) for seed in range(200)]
@@ -192,7 +216,7 @@ def test_mirroring_and_colours_are_off_by_default_and_a_function_of_the_generato
     assert all(np.array_equal(a, b) or np.array_equal(a[:, ::-1], b) for a, b in zip(half, straight, strict=True))
     jittered = [Augmentation(48, colour_jitter=(0.4, 0.4, 0.4, 0.1))(image, np.random.default_rng(s)) for s in (1, 1, 2)]
     assert np.array_equal(jittered[0], jittered[1]) and not np.array_equal(jittered[0], plain)
-    assert jittered[0].shape == (48, 48, 3) and jittered[0].dtype == np.uint8 and not np.array_equal(jittered[0], jittered[2])
+    assert jittered[0].shape == plain.shape and jittered[0].dtype == np.uint8 and not np.array_equal(jittered[0], jittered[2])
 
 
 def test_colours_change_as_far_as_asked() -> None:

@@ -113,10 +113,11 @@ def write_sheet(path: Path, dataset: TrainSet, step: int) -> None:
 
     epochs, samples = (values[:SHOWN].tolist() for values in dataset.plan.batch(step))
     batch, tokenizer = dataset.__getitems__(list(zip(epochs, samples, strict=True))), Tokenizer(dataset.tokenizer_path)
+    image_BCHW = batch.to_device(torch.device("cpu"), dataset.augmentation.size)["image_BCHW"]
     height = TILE + 12 * LINES + 8
     sheet = Image.new("RGB", (COLUMNS * TILE, -(-len(samples) // COLUMNS) * height), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, (picture, ids) in enumerate(zip(batch.image_BCHW, batch.text_BL.tolist(), strict=True)):
+    for number, (picture, ids) in enumerate(zip(image_BCHW, batch.text_BL.tolist(), strict=True)):
         left, top = number % COLUMNS * TILE, number // COLUMNS * height
         tile = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((TILE - 4, TILE - 4))
         sheet.paste(tile, (left + 2, top + 2))

@@ -7,7 +7,7 @@ import os
 import signal
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.errors import UserError
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.data.transforms import Augmentation, load_image
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 OPEN_SHARDS = 64
 """Tars and indices a process keeps open; the lanes of a rank walk through few shards at a time."""
 STAND_IN_TRIES = 8
+UNREADABLE = (OSError, ValueError, UserError)
 
 
 class ShardReader:
@@ -49,7 +51,7 @@ class ShardReader:
             ManifestError: the shard's index is damaged.
         """
         descriptor, places = self._shard(shard)
-        image_at, image_bytes, text_at, text_bytes = (int(value) for value in places[position])
+        image_at, image_bytes, text_at, text_bytes = places[position].tolist()
         return self._bytes(descriptor, shard, image_at, image_bytes), self._bytes(descriptor, shard, text_at, text_bytes).decode()
 
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
@@ -72,6 +74,40 @@ class ShardReader:
         return self._open[shard]
 
 
+class SampleRandom:
+    """Random numbers that depend on (seed, epoch, sample) alone: a counter-based generator, set instead of made for each sample."""
+
+    def __init__(self, seed: int):
+        self._bits = np.random.Philox(key=np.array([seed, 0], dtype=np.uint64))
+        self._state, self._generator = self._bits.state, np.random.Generator(self._bits)
+        self._start = {name: self._state[name] for name in ("buffer_pos", "has_uint32", "uinteger")}
+
+    def at(self, epoch: int, sample: int) -> np.random.Generator:
+        """The generator, at the beginning of this sample's numbers; the next call moves it."""
+        self._state["state"]["key"][1] = epoch
+        self._state["state"]["counter"][:] = (0, 0, 1, sample)
+        self._bits.state = self._state | self._start
+        return self._generator
+
+
+class Pixels:
+    """Pictures one after another in one piece of memory, each copied at once: its own memory is then free for the next, which
+    spares the allocator fresh pages."""
+
+    def __init__(self, room: int):
+        self._memory, self.used = np.empty(room, np.uint8), 0
+
+    def append(self, image: np.ndarray) -> None:
+        end = self.used + image.size
+        if end > len(self._memory):
+            self._memory = np.concatenate([self._memory[: self.used], np.empty(end, np.uint8)])
+        self._memory[self.used : end].reshape(image.shape)[:] = image
+        self.used = end
+
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self._memory[: self.used])
+
+
 class LostSample(Exception):
     """Neither a sample nor any of its stand-ins can be read."""
 
@@ -80,24 +116,30 @@ class LostSample(Exception):
 class Batch:
     """One micro-batch on the host.
 
-    image_BCHW: uint8; text_BL: int64, trimmed to the longest caption; key_B: int64, the key of each sample's random masks;
-    stand_ins: samples that could not be read and were replaced; lost: those for which no stand-in could be read either, which are
-    black pictures without words, and why.
+    pixels: uint8, RGB crops (h, w, 3) one after another; size_B2: int64, height and width of each; text_BL: int64, trimmed to the
+    longest caption; key_B: int64, the key of each sample's random masks; stand_ins: samples that could not be read and were
+    replaced; lost: those for which no stand-in could be read either, which are black pictures without words, and why.
     """
 
-    image_BCHW: Tensor
+    pixels: Tensor
+    size_B2: Tensor
     text_BL: Tensor
     key_B: Tensor
     stand_ins: int
     lost: str | None = None
 
     def pin_memory(self) -> Batch:
-        tensors = (self.image_BCHW.pin_memory(), self.text_BL.pin_memory(), self.key_B.pin_memory())
-        return Batch(*tensors, self.stand_ins, self.lost)
+        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "text_BL", "key_B")}
+        return replace(self, **pinned)
+
+    def to_device(self, device: torch.device, size: int) -> dict[str, Tensor]:
+        """What the model takes: image_BCHW (uint8, size x size, which it normalises itself), text_BL and key_B."""
+        pixels, text_BL, key_B = (x.to(device, non_blocking=True) for x in (self.pixels, self.text_BL, self.key_B))
+        return {"image_BCHW": resize_crops(pixels, self.size_B2, size), "text_BL": text_BL, "key_B": key_B}
 
 
 class TrainSet(Dataset):
-    """(epoch, global id) -> augmented sample. Augmentation depends on (seed, epoch, id) alone, not on the worker."""
+    """(epoch, global id) -> augmented sample, not yet resized: a function of (seed, epoch, id) alone, not of the worker."""
 
     def __init__(
         self,
@@ -110,6 +152,8 @@ class TrainSet(Dataset):
     ):
         self.plan, self.reader, self.tokenizer_path = plan, ShardReader(sources), tokenizer.path
         self.augmentation, self.context_length = augmentation, context_length
+        self.random = SampleRandom(plan.seed)
+        self._room = 1 << 20
         self._tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
@@ -118,41 +162,46 @@ class TrainSet(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
         if self._tokenizer is None:  # built where it is used: the Rust object is not worth pickling
             self._tokenizer = Tokenizer(self.tokenizer_path)
-        images, captions, keys, stand_ins, lost = [], [], [], 0, None
-        for epoch, sample in wanted:
-            keys.append((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample)
+        pixels, sizes, captions, stand_ins, lost = Pixels(self._room), [], [], 0, None
+        shards, positions = (values.tolist() for values in self.plan.locate(np.array([sample for _, sample in wanted])))
+        for (epoch, sample), shard, position in zip(wanted, shards, positions, strict=True):
+            random = self.random.at(epoch, sample)
             try:
-                image, caption, replaced = self._sample(epoch, sample)
-            except LostSample as error:
-                # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops them all
-                size = self.augmentation.size
-                image, caption, replaced, lost = np.zeros((size, size, 3), np.uint8), "", 1, str(error)
-            images.append(image)
+                image, caption = self._read(shard, position)
+            except UNREADABLE as error:
+                stand_ins += 1
+                try:
+                    image, caption = self._stand_in(sample, shard, position, error)
+                except LostSample as reason:
+                    # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops all
+                    size = self.augmentation.size
+                    image, caption, lost = np.zeros((size, size, 3), np.uint8), "", str(reason)
+            crop = self.augmentation(image, random)
+            pixels.append(crop)
+            sizes.append(crop.shape[:2])
             captions.append(caption)
-            stand_ins += replaced
         text_BL = trim(self._tokenizer.encode(captions, self.context_length))
-        image_BHWC = torch.from_numpy(np.stack(images))
-        key_B = torch.tensor([key % (1 << 62) for key in keys], dtype=torch.int64)
-        return Batch(image_BHWC.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(text_BL), key_B, stand_ins, lost)
+        self._room = max(self._room, pixels.used)
+        keys = [((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample) % (1 << 62) for epoch, sample in wanted]
+        return Batch(pixels.tensor(), torch.tensor(sizes), torch.from_numpy(text_BL), torch.tensor(keys), stand_ins, lost)
 
-    def _sample(self, epoch: int, sample: int) -> tuple[np.ndarray, str, int]:
-        """(picture, caption, 0), or the next readable sample in its place (the same one on every run) and 1; or `LostSample`."""
-        for tried in range(STAND_IN_TRIES):
-            number = (sample + tried) % self.plan.samples
-            shard, position = (int(value) for value in self.plan.locate(np.int64(number)))
-            try:
-                data, caption = self.reader.read(shard, position)
-                image = load_image(data, at_least=self.augmentation.size)
-            except (OSError, ValueError, UserError) as error:
-                path = self.reader.sources.shard(shard).path
-                log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, path, error)
-                continue
-            random = np.random.Generator(
-                np.random.Philox(
-                    key=np.array([self.plan.seed, epoch], dtype=np.uint64), counter=np.array([0, 0, 1, sample], dtype=np.uint64)
-                )
+    def _read(self, shard: int, position: int) -> tuple[np.ndarray, str]:
+        data, caption = self.reader.read(shard, position)
+        return load_image(data, at_least=self.augmentation.size), caption
+
+    def _stand_in(self, sample: int, shard: int, position: int, error: Exception) -> tuple[np.ndarray, str]:
+        """(picture, caption) of the next readable sample, the same one on every run, or `LostSample`."""
+        for number in range(sample, sample + STAND_IN_TRIES):
+            if number > sample:
+                shard, position = (int(value) for value in self.plan.locate(np.int64(number % self.plan.samples)))
+                try:
+                    return self._read(shard, position)
+                except UNREADABLE as next_error:
+                    error = next_error
+            path = self.reader.sources.shard(shard).path
+            log.warning(
+                "sample %d (position %d of %s) replaced by the next one: %s", number % self.plan.samples, position, path, error
             )
-            return self.augmentation(image, random), caption, int(tried > 0)
         raise LostSample(
             f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` on the folder "
             f"of {path}"

@@ -47,6 +47,7 @@ class SourceOrder:
         self.lane_length = self.samples // lanes
         self.steps_per_epoch = self.lane_length // per_step
         self._epoch_order = lru_cache(maxsize=2)(self._make_epoch_order)
+        self._window = lru_cache(maxsize=512)(self._shuffle)  # a lane's stays the same for many steps; 32 KiB each
 
     def _random(self, *counter: int) -> np.random.Generator:
         """A generator that depends on seed, source and counter alone (Philox: keyed, no state to carry)."""
@@ -58,6 +59,9 @@ class SourceOrder:
         shards = random.permutation(len(self.sizes))
         return EpochOrder(shards, np.concatenate([[0], np.cumsum(self.sizes[shards])]), int(random.integers(self.samples)))
 
+    def _shuffle(self, epoch: int, lane: int, window: int, size: int) -> np.ndarray:
+        return self._random(epoch, lane + 1, window).permutation(size)
+
     def lane(self, epoch: int, lane: int, start: int, count: int) -> np.ndarray:
         """`count` samples of one lane from position `start`: int64 (count,). Touches only their windows."""
         order, out, at, end = self._epoch_order(epoch), [], start, start + count
@@ -65,8 +69,7 @@ class SourceOrder:
             window = at // self.window
             low = window * self.window
             high = min(low + self.window, self.lane_length)
-            shuffled = self._random(epoch, lane + 1, window).permutation(high - low)
-            take = shuffled[at - low : min(high, end) - low]
+            take = self._window(epoch, lane, window, high - low)[at - low : min(high, end) - low]
             position = (lane * self.lane_length + low + take + order.rotation) % self.samples
             place = np.searchsorted(order.cumulative, position, side="right") - 1
             out.append(self.first_id[order.shards[place]] + position - order.cumulative[place])

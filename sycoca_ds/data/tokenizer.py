@@ -55,7 +55,7 @@ class Tokenizer:
     def encode(self, captions: Sequence[str], context_length: int) -> np.ndarray:
         """int64 (B, context_length): [SOT] words [EOT] pads. A longer caption is cut and still ends in [EOT]."""
         out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
-        for row, encoding in zip(out, self._bpe.encode_batch(list(captions), add_special_tokens=False), strict=True):
+        for row, encoding in zip(out, self._bpe.encode_batch_fast(list(captions), add_special_tokens=False), strict=True):
             ids = encoding.ids[: context_length - 2]
             row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
         return out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipeline.errors import UserError
@@ -28,18 +28,22 @@ def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
     """
     import cv2
 
-    flag = cv2.IMREAD_COLOR
+    flag = cv2.IMREAD_COLOR_RGB
     buffer = np.frombuffer(data, dtype=np.uint8)
     if at_least:
         short = min(jpeg_size(data) or (0, 0))
-        for factor, reduced in ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2)):
+        for factor, reduced in (
+            (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+            (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+            (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+        ):
             if short >= at_least * factor:
-                flag = reduced
+                flag |= reduced  # which of itself says grey, and with the flag above RGB
                 break
     image = cv2.imdecode(buffer, flag) if len(buffer) else None
     if image is None:
         raise ValueError(f"{len(data)} bytes that are no image OpenCV can decode")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -53,6 +57,10 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return None
+
+
+WIDEST = 4 / 3
+"""Aspect ratio of the widest random crop; the tallest is its inverse."""
 
 
 @dataclass(frozen=True)
@@ -81,38 +89,33 @@ class Augmentation:
             )
 
     def __call__(self, image_HWC: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """uint8 RGB (H, W, 3) -> (size, size, 3). The same generator state gives the same picture."""
-        image_HWC = random_resized_crop(image_HWC, self.size, self.crop_scale, random)
+        """uint8 RGB (H, W, 3) -> the part of it (h, w, 3) that `resampling.resize_crops` brings to `size`, mirrored and coloured.
+
+        The same generator state gives the same picture.
+        """
+        top, left, h, w = crop_box(*image_HWC.shape[:2], self.crop_scale, random)
+        image_HWC = image_HWC[top : top + h, left : left + w]
         if self.flip and random.random() < self.flip:
-            image_HWC = np.ascontiguousarray(image_HWC[:, ::-1])
+            image_HWC = image_HWC[:, ::-1]
         if any(self.colour_jitter):
             image_HWC = jitter_colours(image_HWC, self.colour_jitter, random)
         return image_HWC
 
 
-def random_resized_crop(image_HWC: np.ndarray, size: int, scale: tuple[float, float], random: np.random.Generator) -> np.ndarray:
-    """A crop of a random share of the area, aspect ratio 3/4 to 4/3, resized to (size, size, 3) (Inception; open_clip).
-
-    Bicubic with antialiasing, as PIL's. Ten tries that do not fit into the picture, then its largest centred square.
-    """
-    height, width = image_HWC.shape[:2]
-    top, left, h, w = (height - min(height, width)) // 2, (width - min(height, width)) // 2, *(min(height, width),) * 2
-    for _ in range(10):
-        area = height * width * random.uniform(*scale)
-        ratio = float(np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))))
-        tried_w, tried_h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if 0 < tried_w <= width and 0 < tried_h <= height:
-            h, w = tried_h, tried_w
-            top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
-            break
-    return resize(image_HWC[top : top + h, left : left + w], size, size)
-
-
-def resize(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with antialiasing: uint8 (H, W, 3) -> (height, width, 3). torch's kernel for bytes, which gives PIL's result to two
-    grey levels."""
-    x = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
-    return F.interpolate(x, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0).numpy()
+def crop_box(height: int, width: int, scale: tuple[float, float], random: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random share of the area with an aspect ratio of 3/4 to 4/3, as torchvision's
+    RandomResizedCrop: if ten tries do not fit, the largest part in the middle whose ratio does."""
+    draws = random.random(40).tolist()
+    least, more = height * width * scale[0], height * width * (scale[1] - scale[0])
+    fits = math.sqrt(least / WIDEST) < min(height, width) + 0.5
+    for first in range(0, 40 * fits, 4):
+        area, ratio = least + more * draws[first], WIDEST ** (2 * draws[first + 1] - 1)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(draws[first + 2] * (height - h + 1)), int(draws[first + 3] * (width - w + 1)), h, w
+    w = min(width, max(1, round(height * WIDEST)))
+    h = min(height, max(1, round(width * WIDEST)))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def jitter_colours(image_HWC: np.ndarray, most: tuple[float, float, float, float], random: np.random.Generator) -> np.ndarray:

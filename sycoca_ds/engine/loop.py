@@ -70,15 +70,6 @@ def on_any_rank(runtime: Runtime, *flags: bool) -> list[bool]:
     return [share > 0 for share in runtime.mean(torch.tensor(flags, dtype=torch.float32, device=runtime.device)).tolist()]
 
 
-def on_device(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch as the model takes it: pixels stay uint8, a quarter of the room, until the model normalises its micro-batch."""
-    return {
-        "image_BCHW": batch.image_BCHW.to(device, non_blocking=True),
-        "text_BL": batch.text_BL.to(device, non_blocking=True),
-        "key_B": batch.key_B.to(device, non_blocking=True),
-    }
-
-
 def train(config: TrainConfig, runtime: Runtime) -> str:
     """Trains to the end or to a stop signal; returns "completed" or "preempted".
 
@@ -195,7 +186,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             waiting = time.perf_counter()
             loaded: list[Batch] = [next(feed) for _ in range(batches.accumulation_steps)]
             chrono.waited += time.perf_counter() - waiting
-            micro_batches = [on_device(batch, runtime.device) for batch in loaded]
+            micro_batches = [batch.to_device(runtime.device, config.model.image.image_size) for batch in loaded]
             mask_by = "random" if step < config.model.masking.mask_warmup else None
             shared = shared_inputs(engine, micro_batches, config.model.text.eot_id)
             for micro, more in zip(micro_batches, shared, strict=True):
