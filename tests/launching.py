@@ -68,6 +68,8 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     if left:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"processes {left} outlived their launcher:\n{output[-3000:]}")
+    port = process.args[process.args.index("--master_port") + 1] if "--master_port" in process.args else "none"
+    assert not list(Path("/dev/shm").glob(f"deepspeed_*_{port}_*")), "the run left memory behind"
     return process.returncode, output
 
 
