@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.files import write_json
-from data_pipeline.manifest import FORMAT, SHARD_SCHEMA, shards_digest
+from data_pipeline.manifest import FORMAT, SHARD_SCHEMA, table_digest
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 
@@ -40,8 +40,9 @@ def write_manifest(folder: Path, kept: np.ndarray) -> None:
         (folder / "shards" / f"{name}.tar").touch()
         facts = {"path": f"shards/{name}.tar", "bytes": 0, "samples": count, "kept": count, "sha256": "0" * 64}
         rows.append(facts | {"index": f"manifest/index/{name}.parquet", "index_sha256": "0" * 64})
-    pq.write_table(pa.Table.from_pylist(rows, SHARD_SCHEMA), folder / "manifest" / "shards.parquet")
-    write_json(folder / "manifest" / "manifest.json", {"format": FORMAT, "digest": shards_digest(rows)})
+    table = pa.Table.from_pylist(rows, SHARD_SCHEMA)
+    pq.write_table(table, folder / "manifest" / "shards.parquet")
+    write_json(folder / "manifest" / "manifest.json", {"format": FORMAT, "digest": table_digest(table)})
 
 
 def main() -> None:

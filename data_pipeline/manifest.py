@@ -7,10 +7,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, sha256_file, write_json
 
 FORMAT = 1
+ROWS_AT_ONCE = 4096
+LEAVES_FOLDER = r"^/|(^|/)\.\.(/|$)|\\"
 DIGEST_COLUMNS = ("path", "bytes", "samples", "kept", "sha256", "index_sha256")
 SHARD_SCHEMA = pa.schema(
     [
@@ -77,22 +81,45 @@ class Shard:
     """Of the index."""
 
 
+class Shards(Sequence[Shard]):
+    """The rows of shards.parquet, each made when it is asked for: there may be hundreds of thousands."""
+
+    def __init__(self, root: Path, table: pa.Table):
+        self.root, self.table = root, table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, number: int) -> Shard:
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        return self._shard(self.table.slice(number % len(self), 1).to_pylist()[0])
+
+    def __iter__(self) -> Iterator[Shard]:
+        for batch in self.table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            yield from map(self._shard, batch.to_pylist())
+
+    def _shard(self, row: dict) -> Shard:
+        paths = {"path": self.root / row["path"], "index_path": self.root / row["index"]}
+        return Shard(**paths, **{name: row[name] for name in ("bytes", "samples", "kept", "sha256", "index_sha256")})
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The shards of one data set folder, in a fixed order."""
 
     root: Path
     """The data set folder."""
-    shards: tuple[Shard, ...]
+    shards: Shards = field(compare=False)
     """In the order of shards.parquet."""
     digest: str
     """sha256 over the rows of shards.parquet: changes when any byte of any shard or index does."""
     _checked: set = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Manifest:
+    def load(cls, folder: str | Path, *, check_tars: bool = True) -> Manifest:
         """Reads DIR or DIR/manifest. ManifestError: missing, no kept sample, damaged, a tar missing or of another
-        size."""
+        size; the last two are not looked at with `check_tars` false (another process has, or the tars are elsewhere)."""
         root = Path(folder).absolute()
         if root.name == "manifest" and (root / "manifest.json").exists():
             root = root.parent
@@ -109,42 +136,36 @@ class Manifest:
             record = json.loads(seal.read_text())
             if record["format"] != FORMAT:
                 raise ManifestError(f"{seal}: format {record['format']}, this version reads {FORMAT}; {mend}")
-            rows = pq.read_table(table_path, schema=SHARD_SCHEMA).to_pylist()
-            digest = shards_digest(rows)
+            table = pq.read_table(table_path, schema=SHARD_SCHEMA)
+            digest = table_digest(table)
             if digest != record["digest"]:
                 raise ManifestError(f"{table_path}: digest {digest[:12]}, manifest.json says {str(record['digest'])[:12]}; {mend}")
-            shards = tuple(
-                Shard(
-                    _inside(root, row["path"]),
-                    row["bytes"],
-                    row["samples"],
-                    row["kept"],
-                    row["sha256"],
-                    _inside(root, row["index"]),
-                    row["index_sha256"],
-                )
-                for row in rows
-            )
+            for name in ("path", "index"):
+                leaving = table[name].filter(pc.match_substring_regex(table[name], LEAVES_FOLDER))
+                if len(leaving):
+                    raise ValueError(f"path {leaving[0].as_py()!r} leaves the folder")
         except ManifestError:
             raise
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise ManifestError(f"{table_path}: damaged ({' '.join(str(error).split())[:120]}); {mend}") from None
-        if not any(shard.kept for shard in shards):
+        if not pc.any(pc.greater(table["kept"], 0)).as_py():
             raise ManifestError(
-                f"{seal}: empty, no kept sample in {len(shards)} shards; see {root / 'funnel.html'} for what was "
+                f"{seal}: empty, no kept sample in {table.num_rows} shards; see {root / 'funnel.html'} for what was "
                 f"dropped, then {mend}"
             )
-        for shard in shards:
-            size = shard.path.stat().st_size if shard.path.exists() else -1
-            if size != shard.bytes:
-                found = "is missing" if size < 0 else f"has {size} bytes"
-                raise ManifestError(f"{shard.path}: {found}, the manifest says {shard.bytes} bytes; {mend}")
-        return cls(root, shards, digest)
+        for name, expected in zip(table["path"].to_pylist(), table["bytes"].to_pylist(), strict=True) if check_tars else ():
+            try:
+                size = os.stat(f"{root}/{name}").st_size
+            except FileNotFoundError:
+                raise ManifestError(f"{root / name}: is missing, the manifest says {expected} bytes; {mend}") from None
+            if size != expected:
+                raise ManifestError(f"{root / name}: has {size} bytes, the manifest says {expected} bytes; {mend}")
+        return cls(root, Shards(root, table), digest)
 
     @functools.cached_property
     def kept_per_shard(self) -> np.ndarray:
         """int64 (shards,): kept samples by shard."""
-        return np.array([shard.kept for shard in self.shards], dtype=np.int64)
+        return self.shards.table["kept"].to_numpy()
 
     @property
     def kept(self) -> int:
@@ -152,23 +173,30 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        return pc.sum(self.shards.table["samples"]).as_py()
 
-    def index(self, shard_number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Kept rows of one shard's index, in tar order. The file's sha256 is checked the first time. ManifestError:
-        damaged."""
+    @property
+    def bytes(self) -> int:
+        """Of all tars together."""
+        return pc.sum(self.shards.table["bytes"]).as_py()
+
+    def index(self, shard_number: int, columns: Sequence[str] | None = None, file: BinaryIO | None = None) -> pa.Table:
+        """Kept rows of one shard's index, in tar order. Its sha256 is checked the first time. ManifestError: damaged.
+
+        Args: file: the index, opened; None: it is read from its place."""
         shard = self.shards[shard_number]
         mend = f"run: python -m data_pipeline verify --data {self.root}"
         try:
+            data = shard.index_path.read_bytes() if file is None else file.read()
             if shard_number not in self._checked:
-                found = sha256_file(shard.index_path)
+                found = hashlib.sha256(data).hexdigest()
                 if found != shard.index_sha256:
                     raise ManifestError(
                         f"{shard.index_path}: sha256 {found[:12]}, the manifest says {shard.index_sha256[:12]}; {mend}"
                     )
                 self._checked.add(shard_number)
             wanted = list(columns) if columns is not None else INDEX_SCHEMA.names
-            table = pq.read_table(shard.index_path, columns=list(dict.fromkeys([*wanted, "keep"])))
+            table = pq.read_table(pa.BufferReader(data), columns=list(dict.fromkeys([*wanted, "keep"])))
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"{shard.index_path}: {' '.join(str(error).split())[:120]}; {mend}") from None
         table = table.filter(pc.equal(table["keep"], True)).select(wanted).replace_schema_metadata(None)
@@ -177,18 +205,12 @@ class Manifest:
         return table
 
 
-def _inside(root: Path, name: str) -> Path:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name:
-        raise ValueError(f"path {name!r} leaves the folder")
-    return root / path
-
-
-def shards_digest(rows: Sequence[dict]) -> str:
+def table_digest(table: pa.Table) -> str:
     """sha256 over the rows of shards.parquet, in order (DIGEST_COLUMNS)."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update((json.dumps([row[name] for name in DIGEST_COLUMNS]) + "\n").encode())
+    for batch in table.select(DIGEST_COLUMNS).to_batches(max_chunksize=ROWS_AT_ONCE):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update((json.dumps(row) + "\n").encode())
     return digest.hexdigest()
 
 
@@ -218,16 +240,17 @@ def write_manifest(folder: str | Path, rows: Sequence[dict], indices: Sequence[p
     if indices is not None:
         for row, table in zip(rows, indices, strict=True):
             row["index"], row["index_sha256"] = write_index(root, PurePosixPath(row["path"]).stem, table)
+    table = pa.Table.from_pylist(rows, SHARD_SCHEMA)
     with atomic_path(root / "manifest" / "shards.parquet") as temporary:
         # The old seal must not vouch for the new table, not even for a moment.
         (root / "manifest" / "manifest.json").unlink(missing_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, SHARD_SCHEMA), temporary)
+        pq.write_table(table, temporary)
     kept = sum(row["kept"] for row in rows)
     write_json(
         root / "manifest" / "manifest.json",
         {
             "format": FORMAT,
-            "digest": shards_digest(rows),
+            "digest": table_digest(table),
             "samples": sum(row["samples"] for row in rows),
             "kept": kept,
             "shards": len(rows),

@@ -150,7 +150,7 @@ def _samples(folder: Path) -> tuple[list[dict], dict]:
     counts, edges = np.histogram(chars, bins=24)
     numbers = {
         "shards": len(manifest.shards),
-        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "bytes": manifest.bytes,
         "caption_chars": {
             "counts": counts.tolist(),
             "edges": [round(float(edge), 1) for edge in edges],

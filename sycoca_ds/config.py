@@ -161,7 +161,8 @@ class DataConfig:
     """What is fed. A data set folder is what `python -m data_pipeline build` leaves."""
 
     train: tuple[str, ...] = ()
-    """Data set folders with the training shards and their manifests, one or several."""
+    """Data set folders with the training shards and their manifests, one or several; paths, or URLs that fsspec reads
+    (s3://, gs://, https://, ...), which need `cache`."""
     weights: tuple[float, ...] = ()
     """Share of each folder in every global batch, up to a common factor; default: by samples. Shares are whole lanes; the run
     prints what they came to. Each folder has epochs of its own."""
@@ -183,6 +184,10 @@ class DataConfig:
     torchvision's ColorJitter. Off: captions name colours."""
     workers: int = 4
     """Loader processes a rank; changes nothing in the order."""
+    cache: str | None = None
+    """Folder on a local disk of each machine for copies of shards that are behind a URL."""
+    cache_gib: float = 500.0
+    """Most room for these copies on each machine; the least recently used make way."""
 
 
 @dataclass(frozen=True)

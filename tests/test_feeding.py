@@ -51,7 +51,7 @@ def spoil(folder: Path, first: int, count: int = 1) -> None:
     places = [(shard, p) for shard, kept in enumerate(sources.kept[0]) for p in range(kept)][first : first + count]
     for shard, position in places:
         row = sources.manifests[0].index(shard, columns=["image_offset", "image_bytes"]).to_pylist()[position]
-        with open(sources.shard(shard).path, "r+b") as file:
+        with open(sources.name(shard), "r+b") as file:
             file.seek(row["image_offset"])
             file.write(b"\0" * row["image_bytes"])
 
@@ -141,6 +141,26 @@ def test_a_run_killed_twice_goes_on_with_other_numbers_of_ranks_where_the_optimi
         assert len(together) == counted
         used += together
     assert used == expected
+
+
+@pytest.mark.slow
+def test_ranks_share_copies_of_shards_behind_a_url(tmp_path: Path) -> None:
+    """Whole runs through fsspec: with room for all the plan's samples come; with less than is read at once the run is refused."""
+    folder, cache = write_data_set(tmp_path / "data", [40, 7, 1, 36, 5], seed=1), tmp_path / "cache"
+    url = folder.as_uri()
+    words = [url if word == str(folder) else word for word in options([folder], tmp_path / "run")]
+    status, output = finish(start([*words, "--data.cache", str(cache)], 2, script=script_in(tmp_path)))
+    assert status == 0 and f"completed at step {STEPS}" in output, output[-3000:]
+    steps = [next(iter(fed(tmp_path, rank).values())) for rank in range(2)]
+    assert [[key for keys, _ in parts for key in keys] for parts in zip(*steps, strict=True)] == planned([folder])
+    assert not any(stand_ins for own in steps for _, stand_ins in own)
+    shards = list(Sources.load([folder]).manifests[0].shards)
+    assert {path.name for path in (cache / "files").iterdir()} == {s.sha256 for s in shards} | {s.index_sha256 for s in shards}
+    words[words.index(str(tmp_path / "run"))] = str(tmp_path / "refused")
+    status, output = finish(start([*words, "--data.cache", str(cache), "--data.cache-gib", "1e-6"], 2))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(lines) == 1 and "data.cache-gib = 1e-06: expected at least" in lines[0], output[-3000:]
+    assert not (tmp_path / "refused/run_status.json").exists()
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_where_no_stand_in_can_be_read_the_batch_says_so(tmp_path: Path) -> None
     """Not an exception: the other ranks would wait for this one. A black picture without words keeps the shape."""
     folder = write_data_set(tmp_path / "data", [40], seed=5)
     sources = Sources.load([folder])
-    with open(sources.shard(0).path, "r+b") as file:
+    with open(sources.name(0), "r+b") as file:
         for row in sources.manifests[0].index(0, columns=["image_offset", "image_bytes"]).to_pylist()[10:30]:
             file.seek(row["image_offset"])
             file.write(b"\0" * row["image_bytes"])
@@ -121,8 +121,7 @@ def test_several_folders_are_counted_through(tmp_path: Path, data_set: Path) -> 
     other = write_data_set(tmp_path / "other", [9, 4], seed=8)
     both = Sources.load([data_set, other])
     assert both.samples == 96 + 13 and [len(kept) for kept in both.kept] == [5, 2]
-    assert [both.shard(number).path for number in range(7)] == [s.path for m in both.manifests for s in m.shards]
-    assert both.place(5) == (both.manifests[1], 0)
+    assert [both.name(number) for number in range(7)] == [str(s.path) for m in both.manifests for s in m.shards]
     reader = ShardReader(both)
     assert reader.read(6, 3) == ShardReader(Sources.load([other])).read(1, 3)
     digests = {Sources.load(folders).digest for folders in ([data_set], [other], [data_set, other], [other, data_set])}

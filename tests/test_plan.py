@@ -212,3 +212,34 @@ def test_shuffling_is_close_to_a_full_shuffle() -> None:
     assert kept_together(full) < 1.5 / steps and kept_together(ours) < 0.02, "windows of 2,000 give a batch 16 at a time: 0.8 %"
     spread = [np.abs(np.diff(np.sort(batch))).mean() for batch in (ours[steps // 2], full[0])]
     assert abs(spread[0] / spread[1] - 1) < 0.1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shards_ahead_are_those_that_come(seed: int) -> None:
+    """Whatever a rank reads in the coming steps, over epoch ends and from several sources, and no more than its windows hold."""
+    random = np.random.default_rng(seed)
+    sizes = [random.integers(0, 40, random.integers(5, 30)) for _ in range(1 + seed % 2)]
+    lanes, per_step, window = 4, int(random.integers(1, 4)), int(random.integers(4, 40))
+    plan = Plan(sizes, global_batch_size=lanes * per_step, lanes=lanes, window=window, seed=seed)
+    for step in random.integers(0, 3 * plan.sources[0].steps_per_epoch, 12).tolist():
+        steps = int(random.integers(1, 60))
+        for rank in range(2):
+            ahead = plan.shards_ahead(step, steps, 2, rank)
+            assert len(ahead) == len(set(ahead))
+            come = [set(plan.locate(plan.batch(s, 2, rank)[1])[0].tolist()) for s in range(step, step + steps)]
+            assert set().union(*come) <= set(ahead) and come[0] <= set(ahead[: len(plan.shards_ahead(step, 1, 2, rank))])
+            # none that the windows of these steps are not made of
+            windows = {
+                (number, epoch, own, place // window)
+                for s in range(step, step + steps)
+                for number, own in plan._lane_of[rank * 2 : rank * 2 + 2]
+                for epoch, at in [divmod(s, plan.sources[number].steps_per_epoch)]
+                for place in range(at * per_step, (at + 1) * per_step)
+            }
+            made_of = set()
+            for number, epoch, own, index in windows:
+                source = plan.sources[number]
+                whole = source.lane(epoch, own, index * window, min(window, source.lane_length - index * window))
+                made_of |= set(plan.locate(whole + plan.first_of[number])[0].tolist())
+            assert set(ahead) == made_of
+    assert plan.shards_at_once(10_000) == len(plan.sizes)

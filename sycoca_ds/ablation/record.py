@@ -61,7 +61,7 @@ def make_record(
     every = [record for seeds in by_seed.values() for record in seeds.values()]
     config = runs[0].config
     length = f"{config.optim.steps} steps" if config.optim.steps is not None else f"{config.optim.epochs:g} epochs"
-    image, samples = config.model.image, Sources.load(config.data.train).samples
+    image, samples = config.model.image, Sources.of(config.data, check_tars=False).samples
     record: dict[str, Any] = {
         "format": FORMAT,
         "source": SOURCE,

@@ -203,7 +203,7 @@ def final_checkpoint(run: Run) -> Path | None:
     folder = run.folder / "checkpoints" / f"step_{status['step']:08d}"
     if not (folder / STATE_FILE).is_file():
         raise UserError(f"{run.folder} is trained, but its checkpoint {folder} is gone: restore it, or delete the run's folder")
-    saved, digest = read_state(folder)["manifest_digest"], Sources.load(run.config.data.train).digest
+    saved, digest = read_state(folder)["manifest_digest"], Sources.of(run.config.data, check_tars=False).digest
     if saved != digest:
         raise UserError(
             f"{run.folder} was trained on other data (manifest {saved[:12]}) than {' '.join(run.config.data.train)} now holds "

@@ -53,6 +53,10 @@ class InspectCommand:
     """As `--data.crop-scale`."""
     tokenizer: str | None = None
     """tokenizer.json; default: the one inside the first folder."""
+    cache: str | None = DataConfig.cache
+    """As `--data.cache`."""
+    cache_gib: float = DataConfig.cache_gib
+    """As `--data.cache-gib`."""
     samples_per_second: float = 4000.0
     """What the trainer asks for; the command says how many loader processes that takes."""
     seconds: float = 5.0
@@ -63,7 +67,7 @@ class InspectCommand:
     def run(self) -> int:
         if not self.data:
             raise UserError("expected at least one data set folder")
-        sources = Sources.load(self.data)
+        sources = Sources.of(DataConfig(train=self.data, cache=self.cache, cache_gib=self.cache_gib))
         plan = Plan(
             sources.kept,
             weights=self.weights or None,
@@ -74,7 +78,7 @@ class InspectCommand:
         )
         if self.step < 0:
             raise UserError(f"--step {self.step}: expected a step from 0")
-        tokenizer = Tokenizer(self.tokenizer or Path(self.data[0]) / "tokenizer.json")
+        tokenizer = Tokenizer(self.tokenizer or sources.manifests[0].root / "tokenizer.json")
         augmentation = Augmentation(self.image_size, self.crop_scale)
         dataset = TrainSet(sources, plan, tokenizer, augmentation=augmentation, context_length=TextEncoderConfig.context_length)
         print("\n".join(describe(sources, plan, self.step)), flush=True)
@@ -88,11 +92,11 @@ class InspectCommand:
 def describe(sources: Sources, plan: Plan, step: int) -> list[str]:
     """Counts of every source and the arithmetic of the order, as lines."""
     lines = []
-    for number, (manifest, source, own) in enumerate(zip(sources.manifests, plan.sources, plan.lanes_of, strict=True), 1):
-        size = sum(shard.bytes for shard in manifest.shards)
+    parts = zip(sources.manifests, sources.urls, plan.sources, plan.lanes_of, strict=True)
+    for number, (manifest, url, source, own) in enumerate(parts, 1):
         lines.append(
-            f"source {number}: {manifest.root}: {len(manifest.shards)} shards, {size / 1e9:.3g} GB, {manifest.samples} samples, "
-            f"{manifest.samples - manifest.kept} of them left out (keep = false)"
+            f"source {number}: {url or manifest.root}: {len(manifest.shards)} shards, {manifest.bytes / 1e9:.3g} GB, "
+            f"{manifest.samples} samples, {manifest.samples - manifest.kept} of them left out (keep = false)"
         )
         lines.append(
             f"  {own / plan.lanes:.2%} = {own * plan.per_step} of every {plan.global_batch_size} pairs; an epoch of its own has "

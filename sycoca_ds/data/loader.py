@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +23,6 @@ from sycoca_ds.data.transforms import Augmentation, load_image
 
 log = logging.getLogger(__name__)
 
-OPEN_SHARDS = 64
-"""Tars and indices a process keeps open; the lanes of a rank walk through few shards at a time."""
 STAND_IN_TRIES = 8
 UNREADABLE = (OSError, ValueError, UserError)
 
@@ -32,15 +30,16 @@ UNREADABLE = (OSError, ValueError, UserError)
 class ShardReader:
     """Bytes of single samples by (shard, position among its kept samples). Each loader process has its own.
 
-    Opened tars and their index columns are kept in a bounded least-recently-used cache.
+    Args:
+        keep_open: tars and their index columns that stay open, the most recently used; see `Plan.shards_at_once`.
     """
 
-    def __init__(self, sources: Sources):
-        self.sources = sources
+    def __init__(self, sources: Sources, keep_open: int = 64):
+        self.sources, self.keep_open = sources, keep_open
         self._open: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
 
     def __getstate__(self) -> dict:
-        return {"sources": self.sources, "_open": OrderedDict()}  # file descriptors do not travel to worker processes
+        return {**vars(self), "_open": OrderedDict()}  # file descriptors do not travel to worker processes
 
     def read(self, shard: int, position: int) -> tuple[bytes, str]:
         """(image bytes, caption).
@@ -57,7 +56,7 @@ class ShardReader:
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
         data = os.pread(descriptor, count, offset)
         if len(data) != count:
-            raise OSError(f"{self.sources.shard(shard).path} ends inside a member: {len(data)} of {count} bytes at {offset}")
+            raise OSError(f"{self.sources.name(shard)} ends inside a member: {len(data)} of {count} bytes at {offset}")
         return data
 
     def _shard(self, shard: int) -> tuple[int, np.ndarray]:
@@ -65,11 +64,10 @@ class ShardReader:
             self._open.move_to_end(shard)
         else:
             names = ["image_offset", "image_bytes", "text_offset", "text_bytes"]
-            manifest, own = self.sources.place(shard)
-            table = manifest.index(own, columns=names)
+            table = self.sources.index(shard, names)
             places = np.stack([table[name].to_numpy() for name in names], axis=1)
-            self._open[shard] = (os.open(manifest.shards[own].path, os.O_RDONLY), places)
-            if len(self._open) > OPEN_SHARDS:
+            self._open[shard] = (self.sources.open(shard), places)
+            if len(self._open) > self.keep_open:
                 os.close(self._open.popitem(last=False)[1][0])
         return self._open[shard]
 
@@ -149,8 +147,9 @@ class TrainSet(Dataset):
         *,
         augmentation: Augmentation,
         context_length: int,
+        keep_open: int = 64,
     ):
-        self.plan, self.reader, self.tokenizer_path = plan, ShardReader(sources), tokenizer.path
+        self.plan, self.reader, self.tokenizer_path = plan, ShardReader(sources, keep_open), tokenizer.path
         self.augmentation, self.context_length = augmentation, context_length
         self.random = SampleRandom(plan.seed)
         self._room = 1 << 20
@@ -198,7 +197,7 @@ class TrainSet(Dataset):
                     return self._read(shard, position)
                 except UNREADABLE as next_error:
                     error = next_error
-            path = self.reader.sources.shard(shard).path
+            path = self.reader.sources.name(shard)
             log.warning(
                 "sample %d (position %d of %s) replaced by the next one: %s", number % self.plan.samples, position, path, error
             )
@@ -209,17 +208,32 @@ class TrainSet(Dataset):
 
 
 class PlannedBatches:
-    """Micro-batches of one rank as lists of (epoch, global id), from `first_step` to `last_step`."""
+    """Micro-batches of one rank as lists of (epoch, global id), from `first_step` to `last_step`.
 
-    def __init__(self, plan: Plan, first_step: int, last_step: int, world_size: int, rank: int, accumulation_steps: int):
+    Args:
+        on_step: called with each step before its batches are handed out, in the process that asks for them.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        first_step: int,
+        last_step: int,
+        world_size: int,
+        rank: int,
+        accumulation_steps: int,
+        on_step: Callable[[int], None] | None = None,
+    ):
         self.plan, self.first_step, self.last_step = plan, first_step, last_step
-        self.world_size, self.rank, self.accumulation_steps = world_size, rank, accumulation_steps
+        self.world_size, self.rank, self.accumulation_steps, self.on_step = world_size, rank, accumulation_steps, on_step
 
     def __len__(self) -> int:
         return (self.last_step - self.first_step) * self.accumulation_steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.first_step, self.last_step):
+            if self.on_step is not None:
+                self.on_step(step)
             epochs, samples = self.plan.batch(step, self.world_size, self.rank)
             pairs = list(zip(epochs.tolist(), samples.tolist(), strict=True))
             size = len(pairs) // self.accumulation_steps

@@ -76,6 +76,18 @@ class SourceOrder:
             at += len(take)
         return np.concatenate(out)
 
+    def shards(self, epoch: int, lane: int, window: int) -> np.ndarray:
+        """Shards that a window of a lane is made of, in their order."""
+        order = self._epoch_order(epoch)
+        low = window * self.window
+        first = (lane * self.lane_length + low + order.rotation) % self.samples
+        places = first + np.array([0, min(self.window, self.lane_length - low) - 1])
+        if places[1] >= self.samples:  # around the end of the sequence
+            places = np.array([places[0], self.samples - 1, 0, places[1] - self.samples])
+        at = np.searchsorted(order.cumulative, places, side="right") - 1
+        ranges = [np.arange(low, high + 1) for low, high in at.reshape(-1, 2)]
+        return order.shards[np.concatenate(ranges)]
+
     def step(self, step: int, lane: int) -> tuple[int, np.ndarray]:
         """(epoch, samples) that a lane gives to a step of the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch)
@@ -136,7 +148,9 @@ class Plan:
                 f"data.weights has {len(weights)} numbers for {len(sizes)} folders in data.train: expected one for each"
             )
         samples = [int(kept.sum()) for kept in sizes]
-        self.samples, self.first_id = sum(samples), np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+        self.sizes = np.concatenate(sizes)
+        self.samples, self.first_id = sum(samples), np.concatenate([[0], np.cumsum(self.sizes)])
+        self.first_shard = np.concatenate([[0], np.cumsum([len(kept) for kept in sizes])])
         self.global_batch_size, self.lanes, self.window, self.seed = global_batch_size, lanes, window, seed
         self.per_step = global_batch_size // lanes
         self.lanes_of = [lanes] if len(sizes) == 1 else allot(lanes, samples if weights is None else weights)
@@ -178,6 +192,28 @@ class Plan:
             epochs.append(np.full(len(taken), epoch))
             samples.append(taken + self.first_of[number])
         return np.concatenate(epochs), np.concatenate(samples)
+
+    def shards_ahead(self, step: int, steps: int, world_size: int = 1, rank: int = 0) -> list[int]:
+        """Shards of all windows that a rank's lanes touch from `step` to before `step + steps`, each lane's first ones first."""
+        share, found, ahead, more = self.lanes // world_size, {}, 0, True
+        while more:
+            more = False
+            for number, own in self._lane_of[rank * share : (rank + 1) * share]:
+                source = self.sources[number]
+                used = source.steps_per_epoch * self.per_step
+                each = -(-used // self.window)  # windows an epoch
+                epoch, at = divmod(step, source.steps_per_epoch)
+                epoch, window = divmod(epoch * each + at * self.per_step // self.window + ahead, each)
+                if epoch * used + window * self.window < (step + steps) * self.per_step:
+                    found |= dict.fromkeys((source.shards(epoch, own, window) + self.first_shard[number]).tolist())
+                    more = True
+            ahead += 1
+        return [shard for shard in found if self.sizes[shard]]
+
+    def shards_at_once(self, lanes: int) -> int:
+        """About as many shards hold the windows that so many lanes are in, and the next ones."""
+        each = max(1 + self.window / source.sizes.mean() for source in self.sources)
+        return min(len(self.sizes), round(2 * lanes * each))
 
     def locate(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard numbers, positions among that shard's kept samples)."""

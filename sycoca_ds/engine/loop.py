@@ -15,15 +15,16 @@ import torch
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import TrainConfig, plan_batches
-from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
+from sycoca_ds.data.loader import Batch
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.initial_weights import initialise_from
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
-from sycoca_ds.engine.preparation import arithmetic, augmentation, find_tokenizer, make_plan, total_steps
+from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, total_steps
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
@@ -83,8 +84,13 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
     batches = plan_batches(config, runtime.world_size)
-    sources, tokenizer = Sources.load(config.data.train), find_tokenizer(config)
-    plan = make_plan(config, sources, batches)
+    sources = Sources.of(config.data, check_tars=False)  # checked before the start
+    if len(set(runtime.gather(sources.digest))) > 1:
+        raise UserError(
+            f"ranks read different manifests in {' '.join(config.data.train)}: wait until every machine sees the same files"
+        )
+    tokenizer, plan = find_tokenizer(config, sources), make_plan(config, sources, batches)
+    check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
     if config.run.precision == "auto":
@@ -132,11 +138,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     skipped_at_start = engine.skipped_steps
 
     # ---- 4. feed ----------------------------------------------------------------------------------------------------------------
-    training_set = TrainSet(
-        sources, plan, tokenizer, augmentation=augmentation(config), context_length=config.model.text.context_length
-    )
-    planned = PlannedBatches(plan, first_step, steps, runtime.world_size, runtime.rank, batches.accumulation_steps)
-    feed = iter(train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda"))
+    feed = start_feed(config, runtime, sources, plan, tokenizer, batches, first_step=first_step, last_step=steps)
     metrics = Metrics(run, first_step, enabled=runtime.leads)
     chrono, meter, last_save = Chrono(), Meter(), time.monotonic()
     skipped_in_row, ended, step = 0, "completed", first_step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -30,13 +31,13 @@ def total_steps(config: TrainConfig, plan: Plan) -> int:
     return steps
 
 
-def find_tokenizer(config: TrainConfig) -> Tokenizer:
-    """The run's tokenizer.
+def find_tokenizer(config: TrainConfig, sources: Sources) -> Tokenizer:
+    """The run's tokenizer; unless the configuration names one, that of the first source.
 
     Raises:
         UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
-    tokenizer = Tokenizer(config.data.tokenizer or Path(config.data.train[0]) / "tokenizer.json")
+    tokenizer = Tokenizer(config.data.tokenizer or sources.manifests[0].root / "tokenizer.json")
     if tokenizer.vocab_size > config.model.text.vocab_size:
         raise UserError(
             f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
@@ -67,6 +68,25 @@ def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan
     )
 
 
+def check_cache(config: TrainConfig, plan: Plan, sources: Sources, lanes: int) -> None:
+    """Refuses a cache that cannot hold what the lanes of one machine read at once: shards would be fetched again and again.
+
+    Raises:
+        UserError: naming the field and the room it takes.
+    """
+    remote = [manifest for manifest, url in zip(sources.manifests, sources.urls, strict=True) if url]
+    if not remote:
+        return
+    each = max(manifest.bytes / len(manifest.shards) for manifest in remote)
+    count = plan.shards_at_once(lanes)
+    needed = min(count * each, sum(manifest.bytes for manifest in remote)) / 2**30
+    if needed > config.data.cache_gib:
+        raise UserError(
+            f"data.cache-gib = {config.data.cache_gib:g}: expected at least {needed:.3g}, for about {count} shards of "
+            f"{each / 2**20:.3g} MiB that the {lanes} lanes of a machine read at once; raise it, or lower data.lanes or data.window"
+        )
+
+
 def check_before_start(config: TrainConfig) -> None:
     """Everything that can be refused before processes meet and memory is taken.
 
@@ -79,9 +99,8 @@ def check_before_start(config: TrainConfig) -> None:
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
             "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
         )
-    Sources.load(config.data.train)
     augmentation(config)
-    find_tokenizer(config)
+    find_tokenizer(config, Sources.of(config.data, check_tars=os.environ.get("LOCAL_RANK", "0") == "0"))
     check_precision(read_policy(config.run.ds_config), config)
     if config.run.weights is not None and not Path(config.run.weights).exists():
         raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")

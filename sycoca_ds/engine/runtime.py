@@ -46,6 +46,8 @@ class Runtime:
     local_rank: int
     world_size: int
     device: torch.device
+    local_world_size: int
+    """Ranks on this machine."""
 
     @property
     def leads(self) -> bool:
@@ -134,7 +136,7 @@ def start_runtime() -> Runtime:
         # the group's start loads an operator, and would wait without end, and without a word, for the lock of a killed build
         wait_for_builds()
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT, verbose=False)
-    runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device, local_world)
     if device.type == "cpu":
         _free_at_exit(runtime)
     return runtime

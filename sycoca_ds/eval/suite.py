@@ -21,7 +21,6 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, write_json
-from data_pipeline.manifest import ManifestError
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.caption_tokens import java_command
@@ -252,7 +251,7 @@ def shared_images(collection: Collection, train: Sequence[str]) -> dict[str, Any
                 for manifest, shard in ((m, shard) for m in manifests for shard in range(len(m.shards))):
                     found |= own.intersection(manifest.index(shard, columns=["image_id"])["image_id"].to_pylist())
                 return {name: len(found)}
-        except ManifestError as error:
+        except UserError as error:
             reason = f"the training data is not here ({error})"
     return {name: None, f"{name}_reason": reason}
 
