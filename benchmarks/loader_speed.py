@@ -169,7 +169,9 @@ def main() -> None:
         folder, clip = Path(temporary) / "data", Path(temporary) / "clip.json"
         write_data(folder, options.photos)
         merges = next(options.open_clip.rglob("bpe_simple_vocab_16e6.txt.gz"))
-        subprocess.run([sys.executable, "-m", "data_pipeline.clip_bpe", "--merges", merges, "--out", clip], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "data_pipeline", "tokenizer", "import-clip", "--merges", merges, "--out", clip], check=True
+        )
         paths = os.pathsep.join([str(Path.cwd()), str(options.open_clip.resolve())])
         peer = subprocess.Popen(
             [sys.executable, __file__, "--peer", folder],

@@ -17,13 +17,14 @@ COMMANDS = {
     "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
     "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
-    "tokenizer": ("data_pipeline.tokenizer", "TokenizerCommand", "train a BPE on the kept captions"),
+    "tokenizer train": ("data_pipeline.tokenizer", "TrainTokenizerCommand", "train a BPE on the kept captions"),
+    "tokenizer import-clip": ("data_pipeline.clip_bpe", "ImportClipCommand", "CLIP's BPE, with the ids of its own tokenizer"),
     "report": ("data_pipeline.report", "ReportCommand", "the funnel, as JSON and as a page"),
     "build": ("data_pipeline.build", "BuildCommand", "curate, download, verify, report: one data set folder"),
 }
 HELP = (
     f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nFrom a catalogue of URLs and captions to verified shards.\n\ncommands:\n"
-    + "".join(f"  {name:<11}{text}\n" for name, (_, _, text) in COMMANDS.items())
+    + "".join(f"  {name:<23}{text}\n" for name, (_, _, text) in COMMANDS.items())
     + f"\nOptions of a command: {PROGRAM} COMMAND --help\n"
 )
 
@@ -33,16 +34,18 @@ def parse(arguments: list[str]) -> Any:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP, end="")
         raise SystemExit(0 if arguments else 2)
-    if arguments[0] not in COMMANDS:
+    words = next((count for count in (2, 1) if " ".join(arguments[:count]) in COMMANDS), 0)
+    command = " ".join(arguments[:words])
+    if not command:
         raise UserError(f"command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}; see {PROGRAM} --help")
     import importlib
 
     import tyro
 
-    module, name, _ = COMMANDS[arguments[0]]
+    module, name, _ = COMMANDS[command]
     kind = getattr(importlib.import_module(module), name)
     # Lists take several values after one flag; a flag given again adds to it.
-    return parse_command(Annotated[kind, tyro.conf.OmitArgPrefixes], arguments[1:], f"{PROGRAM} {arguments[0]}")
+    return parse_command(Annotated[kind, tyro.conf.OmitArgPrefixes], arguments[words:], f"{PROGRAM} {command}")
 
 
 def main() -> int:

@@ -1,21 +1,18 @@
 """CLIP's BPE as a tokenizer.json: for open_clip's weights, whose token ids are its.
 
-    python -m data_pipeline.clip_bpe --merges bpe_simple_vocab_16e6.txt.gz --out clip.json
-
-The merges come with open_clip (in its package's folder) and with openai/CLIP.
+The merges, bpe_simple_vocab_16e6.txt.gz, come with open_clip (in its package's folder) and with openai/CLIP.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import sys
+import importlib.util
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.command_line import parse_command
-from data_pipeline.errors import UserError, run_command
+from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
 from data_pipeline.tokenizer import SPECIAL, WORDS
 
@@ -26,31 +23,28 @@ MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4
 """Of the lines of bpe_simple_vocab_16e6.txt that CLIP uses, in open_clip_torch 3.3.0."""
 WORD_END = "</w>"
 MOST_BYTES = 1 << 24
-# What ftfy, which open_clip runs on every caption, does to quotation marks.
-STRAIGHT_QUOTES = {
-    "\u2018": "'",
-    "\u2019": "'",
-    "\u201a": "'",
-    "\u201b": "'",
-    "\u201c": '"',
-    "\u201d": '"',
-    "\u201e": '"',
-    "\u201f": '"',
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipBpeCommand:
-    """CLIP's BPE as a tokenizer.json."""
+class ImportClipCommand:
+    """Writes CLIP's BPE as a tokenizer.json, whose ids are those of CLIP's own tokenizer."""
 
-    merges: Path
-    """bpe_simple_vocab_16e6.txt.gz."""
     out: Path
     """The tokenizer's file, for example clip.json."""
+    merges: Path | None = None
+    """bpe_simple_vocab_16e6.txt.gz; default: the one in the installed open_clip."""
 
     def run(self) -> int:
-        write_bytes(self.out, clip_tokenizer(read_merges(self.merges)).to_str(pretty=True).encode())
+        write_bytes(self.out, clip_tokenizer(read_merges(self.merges or installed_merges())).to_str(pretty=True).encode())
         return 0
+
+
+def installed_merges() -> Path:
+    """The merges file in open_clip's package. Raises `UserError` where it is not installed."""
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("--merges: open_clip is not installed here; give its bpe_simple_vocab_16e6.txt.gz, or that of openai/CLIP")
+    return Path(found.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
@@ -70,7 +64,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
     if hashlib.sha256("\n".join(used).encode()).hexdigest() != MERGES_SHA256:
         raise UserError(
             f"--merges {path}: its lines 2 to {MERGES + 1} are not CLIP's merges: expected bpe_simple_vocab_16e6.txt.gz of "
-            "open_clip or openai/CLIP; a tokenizer of your own comes from `python -m data_pipeline tokenizer`"
+            "open_clip or openai/CLIP; a tokenizer of your own comes from `python -m data_pipeline tokenizer train`"
         )
     return [tuple(line.split(" ")) for line in used]
 
@@ -83,11 +77,7 @@ def byte_letters() -> list[str]:
 
 
 def clip_tokenizer(merges: list[tuple[str, str]]):
-    """A `tokenizers.Tokenizer` with CLIP's ids and open_clip's cleaning, as far as rules can say it.
-
-    Left out are ftfy's mending of broken encodings and the unescaping of HTML (`&amp;`): both belong before the tokenizer. A Greek
-    sigma that ends a word in capitals comes out as one within a word.
-    """
+    """A `tokenizers.Tokenizer` that gives CLIP's ids for a text that `captions.clean` has cleaned and that is in lower case."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     letters = byte_letters()
@@ -96,8 +86,6 @@ def clip_tokenizer(merges: list[tuple[str, str]]):
     tokenizer = Tokenizer(models.BPE(ids, merges, end_of_word_suffix=WORD_END))
     tokenizer.normalizer = normalizers.Sequence(
         [
-            normalizers.NFC(),
-            *(normalizers.Replace(curly, straight) for curly, straight in STRAIGHT_QUOTES.items()),
             normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Lowercase(),
         ]
@@ -114,12 +102,3 @@ def clip_tokenizer(merges: list[tuple[str, str]]):
         single=f"{SPECIAL[1]} $A {SPECIAL[2]}", special_tokens=[(name, ids[name]) for name in SPECIAL[1:]]
     )
     return tokenizer
-
-
-def main() -> int:
-    program = "python -m data_pipeline.clip_bpe"
-    return run_command(lambda: parse_command(ClipBpeCommand, sys.argv[1:], program, description=__doc__).run())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

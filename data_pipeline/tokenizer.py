@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.captions import clean
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
 from data_pipeline.progress import Progress
@@ -22,7 +23,7 @@ BATCH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerCommand:
+class TrainTokenizerCommand:
     """Trains a byte-level BPE on the kept captions of a data set folder."""
 
     data: Path
@@ -40,7 +41,7 @@ class TokenizerCommand:
 
 
 def captions(folder: Path, most: int | None = None) -> Iterator[str]:
-    """Kept captions of a data set folder, shard by shard in tar order."""
+    """Kept captions of a data set folder, cleaned, shard by shard in tar order."""
     from data_pipeline.manifest import Manifest, ManifestError
 
     try:
@@ -54,7 +55,7 @@ def captions(folder: Path, most: int | None = None) -> Iterator[str]:
                     if most is not None and count >= most:
                         return
                     count += 1
-                    yield os.pread(handle, size, offset).decode("utf-8")
+                    yield clean(os.pread(handle, size, offset).decode("utf-8"))
             finally:
                 os.close(handle)
     except ManifestError as error:

@@ -184,7 +184,7 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
         stage(
             "train the tokenizer",
             1,
-            "{python} -m data_pipeline tokenizer --data {data} --out {data}/tokenizer.json --vocab-size 512",
+            "{python} -m data_pipeline tokenizer train --data {data} --out {data}/tokenizer.json --vocab-size 512",
             python=python,
             data=data / "train",
         ),

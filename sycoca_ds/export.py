@@ -59,7 +59,7 @@ class ExportConfig:
     open_clip_config.json is the default."""
     tokenizer: str | None = None
     """tokenizer.json to put beside the weights; default: the checkpoint's. For open_clip's weights: what
-    `python -m data_pipeline.clip_bpe` makes of CLIP's BPE."""
+    `python -m data_pipeline tokenizer import-clip` makes of CLIP's BPE."""
     layout: Literal["sycoca", "open_clip"] = "sycoca"
     """`sycoca`: for evaluate.py --checkpoint and for starting a run from it; `open_clip`: for
     open_clip.create_model("local-dir:OUT")."""

@@ -117,10 +117,28 @@ CAPTIONS = (
 )
 
 
+DIRTY = [
+    "&lt;b&gt;cats &amp;amp; dogs&lt;/b&gt; &quot;at&nbsp;home&quot; &#8217;round <br> &ldquo;five&rdquo;",
+    # UTF-8 that was read as Windows-1252
+    "l\u00e2\u20ac\u2122\u00e9t\u00c3\u00a9 \u00e2\u20ac\u0153quoted\u00e2\u20ac\u009d na\u00c3\u00afve",
+    "\u201ccurly\u201d \u2018quotes\u2019 \u00abangles\u00bb \u2013 dashes \u2014 and\u2026",
+    "\ufb01ligatures o\ufb03ce \uff26\uff55\uff4c\uff4c\uff57\uff49\uff44\uff54\uff48 \u3000 ideographic\u3000space",
+    "\ufeffmark soft\u00adhyphen zero\u200bwidth line\u2028sep para\u2029sep vertical\x0btab form\x0cfeed nul\x00bell\x07",
+    "\x1b[36;44mterminal\x1b[0m colours \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
+    "\u039f\u0394\u039f\u03a3 \u03a3\u0399\u03a3\u03a5\u03a6\u039f\u03a3 \u0130stanbul STRA\u1e9eE \u01c5",
+    "e\u0301 A\u030a \u1112\u1161\u11ab &#101;&#769; cafe&#x301;",
+    "\u4e2d\u6587\u5b57\u5e55 \u65e5\u672c\u8a9e \ud55c\uad6d\uc5b4 \u0639\u0631\u0628\u064a \u0e44\u0e17\u0e22",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "  tabs\tand\r\nlines\n\n  at the end \u00a0",
+    "<start_of_text> not a token <end_of_text> don't can't we'll I'd 1,234.50 \u20ac\u00bd\u00b2\u2168",
+]
+"""Captions that need mending; cleaned as CLIP's own tokenizer cleans them they give its ids."""
+
+
 def texts() -> list[str]:
-    """Captions, and random letters, digits and signs, on which merges run in unusual orders."""
+    """Captions, dirty ones, and random letters, digits and signs, on which merges run in unusual orders."""
     generator, signs = np.random.default_rng(3), np.array(list("abcdefghijklmnopqrstuvwxyz  ABC 0123456789 !?.,'\u00e9\u00fc-"))
-    return [*CAPTIONS, *("".join(generator.choice(signs, generator.integers(1, 60))) for _ in range(1000))]
+    return [*CAPTIONS, *DIRTY, *("".join(generator.choice(signs, generator.integers(1, 60))) for _ in range(1000))]
 
 
 # ---- open_clip in a process of its own -----------------------------------------------------------------------------------------

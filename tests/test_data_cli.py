@@ -41,7 +41,7 @@ ERRORS = {
     ("verify", "--data", "none"): "no tars to verify; run first: python -m data_pipeline download --data none",
     ("download", "--data", "none"): "curate.json: not there; run first: python -m data_pipeline curate",
     ("report", "--data", "none"): "curate.json: not there",
-    ("tokenizer", "--data", "none", "--out", "t.json"): "no such folder; expected a data set folder",
+    ("tokenizer", "train", "--data", "none", "--out", "t.json"): "no such folder; expected a data set folder",
     ("scenes", "--out", "w", "--trian", "5"): "--trian",
     ("scenes",): "--out",
     ("scenes", "--out", "w", "--train", "many"): "--train",

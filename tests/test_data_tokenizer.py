@@ -62,6 +62,7 @@ def test_same_captions_same_file_in_any_process(folder, tmp_path):
             "-m",
             "data_pipeline",
             "tokenizer",
+            "train",
             "--data",
             str(folder),
             "--out",

@@ -1,4 +1,4 @@
-"""Captions to ids with a `tokenizers` file that `python -m data_pipeline tokenizer` trained."""
+"""Captions to ids with a `tokenizers` file that `python -m data_pipeline tokenizer train` trained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.captions import clean
 from data_pipeline.errors import UserError
 from sycoca_ds.model.text_encoder import PAD_ID
 
@@ -29,23 +30,25 @@ class Tokenizer:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(
-                f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer "
+                f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer train "
                 f"--data DIR --out {self.path}`"
             )
         try:
             self._bpe = Bpe.from_file(str(self.path))
         except Exception as error:  # the library raises plain Exception for a damaged file
             raise UserError(
-                f"tokenizer {self.path} cannot be read ({error}): expected a tokenizer.json of `python -m data_pipeline tokenizer`"
+                f"tokenizer {self.path} cannot be read ({error}): expected one of `python -m data_pipeline tokenizer train`"
             ) from error
         special = [self._bpe.token_to_id(token) for token in ("<start_of_text>", "<end_of_text>")]
         pad = self._bpe.token_to_id("<pad>")  # CLIP's BPE has none
         if None in special or PAD_ID in special or pad not in (None, PAD_ID):
             raise UserError(
                 f"tokenizer {self.path}: expected ids above {PAD_ID} for <start_of_text> and <end_of_text> and {PAD_ID} for <pad> "
-                f"if it has one, found {special} and {pad}; train it with `python -m data_pipeline tokenizer`"
+                f"if it has one, found {special} and {pad}; train it with `python -m data_pipeline tokenizer train`"
             )
         self.sot_id, self.eot_id = special
+        # CLIP's BPE, known by its marks at the ends of words: CLIP lowers the whole text, which knows how a Greek word ends
+        self._lower = bool(self._bpe.model.end_of_word_suffix)
 
     @property
     def vocab_size(self) -> int:
@@ -53,9 +56,12 @@ class Tokenizer:
         return self._bpe.get_vocab_size()
 
     def encode(self, captions: Sequence[str], context_length: int) -> np.ndarray:
-        """int64 (B, context_length): [SOT] words [EOT] pads. A longer caption is cut and still ends in [EOT]."""
+        """int64 (B, context_length): [SOT] words [EOT] pads, of cleaned captions. A longer one is cut and still ends in [EOT]."""
         out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
-        for row, encoding in zip(out, self._bpe.encode_batch_fast(list(captions), add_special_tokens=False), strict=True):
+        texts = [clean(caption) for caption in captions]
+        if self._lower:
+            texts = [text.lower() for text in texts]
+        for row, encoding in zip(out, self._bpe.encode_batch_fast(texts, add_special_tokens=False), strict=True):
             ids = encoding.ids[: context_length - 2]
             row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
         return out
