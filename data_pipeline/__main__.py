@@ -17,6 +17,7 @@ COMMANDS = {
     "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
     "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
+    "mark": ("data_pipeline.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
     "tokenizer train": ("data_pipeline.tokenizer", "TrainTokenizerCommand", "train a BPE on the kept captions"),
     "tokenizer import-clip": ("data_pipeline.clip_bpe", "ImportClipCommand", "CLIP's BPE, with the ids of its own tokenizer"),
     "report": ("data_pipeline.report", "ReportCommand", "the funnel, as JSON and as a page"),

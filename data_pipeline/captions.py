@@ -1,8 +1,10 @@
-"""CLIP's cleaning of a text, in front of every tokenizer."""
+"""Captions: CLIP's cleaning, in front of every tokenizer, and what makes two of them equal."""
 
 from __future__ import annotations
 
+import hashlib
 import html
+import re
 
 
 def clean(text: str) -> str:
@@ -14,3 +16,15 @@ def clean(text: str) -> str:
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split())
+
+
+def comparable(text: str) -> str:
+    """Letters and digits of a cleaned caption in lower case, one space between words: equal for captions that differ in case,
+    punctuation and spacing only."""
+    return " ".join(re.findall(r"[^\W_]+", clean(text).lower()))
+
+
+def caption_hash(text: str) -> str:
+    """16 hex digits that captions share whose `comparable` forms are equal; empty where nothing is left to compare."""
+    words = comparable(text)
+    return hashlib.sha256(words.encode()).hexdigest()[:16] if words else ""

@@ -50,6 +50,7 @@ INDEX_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("caption_chars", pa.int32()),
+        ("caption_hash", pa.string()),
         ("phash", pa.string()),
         ("keep", pa.bool_()),
         ("reason", pa.string()),

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.captions import caption_hash
 from data_pipeline.errors import UserError
 from data_pipeline.files import image_id, sha256_file, write_json
 from data_pipeline.progress import Progress
 
-VERSION = 1
+VERSION = 2
 """Raised when a check is added, so that indices of older checks are not reused."""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 MAX_MEMBER_BYTES = 64 << 20
@@ -71,6 +72,7 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
         "width": 0,
         "height": 0,
         "caption_chars": 0,
+        "caption_hash": "",
         "phash": "",
         "keep": False,
         "reason": None,
@@ -90,7 +92,7 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
         caption = text.decode("utf-8")
     except UnicodeDecodeError:
         return row | {"reason": "caption is not UTF-8"}
-    row["caption_chars"] = len(caption)
+    row |= {"caption_chars": len(caption), "caption_hash": caption_hash(caption)}
     if not caption.strip():
         return row | {"reason": "empty caption"}
     try:
@@ -252,11 +254,6 @@ def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
     verify.json: tars, reused, samples, kept, rejected {reason: n}, damaged [{path, reason}]. A damaged tar is named and
     left out. UserError: no tars, or nothing left to train on.
     """
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from data_pipeline.manifest import write_manifest
-
     root = Path(folder).absolute()
     names = sorted(path.name for path in (root / "shards").glob("*.tar"))
     if not names:
@@ -278,28 +275,52 @@ def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
                 rows[name] = row
                 reused += old
             bar.note(f"{sum(entry['kept'] for entry in rows.values())} samples kept")
-    rejected: Counter[str] = Counter()
-    ordered = [rows[name] for name in names if name in rows]
-    for row in ordered:
-        if row["kept"] < row["samples"]:
-            counts = pc.value_counts(pq.read_table(root / row["index"], columns=["reason"])["reason"].drop_null())
-            rejected.update({entry["values"]: entry["counts"] for entry in counts.to_pylist()})
     _drop_old_indices(root, rows)
-    write_manifest(root, ordered)
-    summary = {
-        "tars": len(names),
-        "reused": reused,
-        "samples": sum(row["samples"] for row in ordered),
-        "kept": sum(row["kept"] for row in ordered),
-        "rejected": dict(sorted(rejected.items())),
-        "damaged": [{"path": f"shards/{name}", "reason": reason} for name, reason in sorted(damaged.items())],
-    }
-    write_json(root / "manifest" / "verify.json", summary)
+    summary = write_summary(
+        root,
+        [rows[name] for name in names if name in rows],
+        [{"path": f"shards/{name}", "reason": reason} for name, reason in sorted(damaged.items())],
+        reused,
+    )
     if not summary["kept"]:
         raise UserError(
             f"{root}/shards: no sample is left to train on ({len(damaged)} of {len(names)} tars damaged, rejected: "
-            f"{dict(rejected) or 'none'}); see {root / 'manifest' / 'verify.json'}, then download again"
+            f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then download again"
         )
+    return summary
+
+
+def read_summary(root: Path) -> dict:
+    """verify.json. Raises `UserError`."""
+    path = root / "manifest" / "verify.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{path}: missing or damaged; run: python -m data_pipeline verify --data {root}") from None
+
+
+def write_summary(root: Path, rows: Sequence[dict], damaged: Sequence[dict], reused: int) -> dict:
+    """Writes the manifest of these shards and verify.json, and returns the latter's content."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from data_pipeline.manifest import write_manifest
+
+    rejected: Counter[str] = Counter()
+    for row in rows:
+        if row["kept"] < row["samples"]:
+            counts = pc.value_counts(pq.read_table(root / row["index"], columns=["reason"])["reason"].drop_null())
+            rejected.update({entry["values"]: entry["counts"] for entry in counts.to_pylist()})
+    write_manifest(root, rows)
+    summary = {
+        "tars": len(rows) + len(damaged),
+        "reused": reused,
+        "samples": sum(row["samples"] for row in rows),
+        "kept": sum(row["kept"] for row in rows),
+        "rejected": dict(sorted(rejected.items())),
+        "damaged": list(damaged),
+    }
+    write_json(root / "manifest" / "verify.json", summary)
     return summary
 
 
