@@ -148,9 +148,21 @@ def check_tar(path: Path) -> list[dict]:
     return rows
 
 
-def _read_reusable(root: Path, tar: Path, hashing: bool) -> dict | None:
+def _known_indices(root: Path) -> dict[str, str]:
+    """sha256 of each tar's index as the last manifest has it; empty without one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(root / "manifest" / "shards.parquet", columns=["path", "index_sha256"])
+        return {Path(name).name: digest for name, digest in zip(*table.to_pydict().values(), strict=True)}
+    except (OSError, pa.ArrowException):
+        return {}
+
+
+def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> dict | None:
     """The manifest row of a tar from its index, if that was made by these checks of these bytes: of the same size and
-    time of change, or with `hashing` of the same sha256."""
+    time of change, or with `hashing` of the same sha256; and if it is the index that the last manifest knows, if any."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -163,6 +175,9 @@ def _read_reusable(root: Path, tar: Path, hashing: bool) -> dict | None:
             return None
         if (sha256_file(tar) != seen["sha256"]) if hashing else (seen["mtime_ns"] != stat.st_mtime_ns):
             return None
+        digest = sha256_file(path)
+        if digest != (known or digest):
+            return None
         keep = pq.read_table(path, columns=["keep"])["keep"].to_pylist()
         return {
             "path": f"shards/{tar.name}",
@@ -171,13 +186,13 @@ def _read_reusable(root: Path, tar: Path, hashing: bool) -> dict | None:
             "kept": sum(keep),
             "sha256": seen["sha256"],
             "index": f"manifest/index/{path.name}",
-            "index_sha256": sha256_file(path),
+            "index_sha256": digest,
         }
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
 
 
-def check_shard(root: Path, name: str) -> tuple[str, dict | None, str | None, bool]:
+def check_shard(root: Path, name: str, known: str | None) -> tuple[str, dict | None, str | None, bool]:
     """One tar, in a worker process: (name, manifest row or None, why it is damaged or None, taken from the last
     check)."""
     import pyarrow as pa
@@ -186,7 +201,7 @@ def check_shard(root: Path, name: str) -> tuple[str, dict | None, str | None, bo
     from data_pipeline.tarwalk import TarError
 
     tar = root / "shards" / name
-    row = _read_reusable(root, tar, hashing=True)
+    row = _read_reusable(root, tar, True, known)
     if row is not None:
         return name, row, None, True
     try:
@@ -226,18 +241,22 @@ def _die_with_parent() -> None:
 
 def _check_all(root: Path, names: list[str], processes: int, recheck: bool) -> Iterator[tuple]:
     """`check_shard` of every name, in any order; starts processes only if there is work for several."""
-    todo = []
+    todo, known = [], _known_indices(root)
     for name in names:
-        row = None if recheck else _read_reusable(root, root / "shards" / name, hashing=False)
+        row = None if recheck else _read_reusable(root, root / "shards" / name, False, known.get(name))
         if row is None:
             todo.append(name)
+            index = root / "manifest" / "index" / f"{Path(name).stem}.parquet"
+            if index.exists() and name in known and sha256_file(index) != known[name]:
+                said = "is not the one that was verified; made again from the tar, without marks (run `mark` again)"
+                print(f"changed: {index} {said}", file=sys.stderr, flush=True)
         else:
             yield name, row, None, True
     if processes == 1 or len(todo) <= 1:
-        yield from (check_shard(root, name) for name in todo)
+        yield from (check_shard(root, name, known.get(name)) for name in todo)
         return
     with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn"), _die_with_parent) as pool:
-        jobs = [pool.submit(check_shard, root, name) for name in todo]
+        jobs = [pool.submit(check_shard, root, name, known.get(name)) for name in todo]
         try:
             for job in as_completed(jobs):
                 yield job.result()

@@ -233,7 +233,7 @@ def test_a_flipped_byte_behind_an_old_time_of_change_is_found_by_recheck(tmp_pat
     assert Manifest.load(root).digest != before.digest
 
 
-def test_the_manifest_notices_every_change(tmp_path):
+def test_the_manifest_notices_every_change(tmp_path, capsys):
     root = data_set(tmp_path / "ds", shards=2)
     with pytest.raises(ManifestError, match="no such folder.*data_pipeline build"):
         Manifest.load(tmp_path / "none")
@@ -246,12 +246,13 @@ def test_the_manifest_notices_every_change(tmp_path):
     whole = index.read_bytes()
     rows = pq.read_table(index).to_pylist()
     rows[0]["keep"] = False
-    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA), index)
+    pq.write_table(pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata(pq.read_schema(index).metadata)), index)
     assert manifest.index(0).num_rows == 4
     with pytest.raises(ManifestError, match="00001.parquet: sha256 .* the manifest says"):
         manifest.index(1)
-    index.write_bytes(whole)
-    assert manifest.index(1).num_rows == 4
+    verify(root, processes=1)
+    assert f"changed: {index} is not the one that was verified" in capsys.readouterr().err
+    assert index.read_bytes() == whole and manifest.index(1).num_rows == 4
     with open(root / "shards/00000.tar", "ab") as file:
         file.write(b"\0")
     with pytest.raises(ManifestError, match="00000.tar: has .* bytes, the manifest says"):
