@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 # Launched by path, Python puts this folder first on the module path, where `config` or `data` would answer for anything of
@@ -49,10 +50,16 @@ def on_every_rank() -> int:
     try:
         return main()
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        rank = int(os.environ.get("RANK", "0"))
+        if rank == 0:
             raise
-        del error
+        if os.environ.get("LOCAL_RANK") == "0":  # another machine, which may have an error of its own
+            print(f"rank {rank}: {error}", file=sys.stderr)
         return 2
+    except Exception:
+        # not left to the interpreter, which first waits for every thread: the others sit in a collective until this one is gone
+        traceback.print_exc()
+        return 1
 
 
 def end_process(status: int) -> None:

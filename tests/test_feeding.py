@@ -24,6 +24,7 @@ RECORDED = """\
 import json, os, sys
 sys.path[0] = {repository!r}
 from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.storage import Prefetcher
 from sycoca_ds.train import end_process, on_every_rank, run_command
 plain, path = Batch.to_device, {folder!r} + "/rank_" + os.environ["RANK"] + ".jsonl"
 def recorded(batch, device, size):
@@ -31,6 +32,11 @@ def recorded(batch, device, size):
         file.write(json.dumps([os.getpid(), batch.key_B.tolist(), batch.stand_ins]) + "\\n")
     return plain(batch, device, size)
 Batch.to_device = recorded
+def want(self, files):
+    with open({folder!r} + "/wanted_" + os.environ["RANK"] + ".jsonl", "a") as file:
+        file.write(json.dumps([remote.url for remote in files]) + "\\n")
+    plain_want(self, files)
+plain_want, Prefetcher.want = Prefetcher.want, want
 end_process(run_command(on_every_rank))
 """
 
@@ -156,6 +162,15 @@ def test_ranks_share_copies_of_shards_behind_a_url(tmp_path: Path) -> None:
     assert not any(stand_ins for own in steps for _, stand_ins in own)
     shards = list(Sources.load([folder]).manifests[0].shards)
     assert {path.name for path in (cache / "files").iterdir()} == {s.sha256 for s in shards} | {s.index_sha256 for s in shards}
+    plan = Plan(Sources.load([folder]).kept, global_batch_size=BATCH, lanes=LANES, window=WINDOW, seed=0)
+    for rank in range(2):  # each rank asks ahead for the shards of its own lanes, tar and index
+        wanted = [json.loads(line) for line in (tmp_path / f"wanted_{rank}.jsonl").read_text().splitlines()]
+        steps_of_window = WINDOW // plan.per_step
+        for step, urls in enumerate(wanted):
+            ahead = plan.shards_ahead(step, min(steps_of_window, STEPS - step), 2, rank)
+            names = [(f"{url}/shards/{n:05d}.tar", f"{url}/manifest/index/{n:05d}.parquet") for n in ahead]
+            assert urls == [name for pair in names for name in pair]
+        assert len(wanted) == STEPS
     words[words.index(str(tmp_path / "run"))] = str(tmp_path / "refused")
     status, output = finish(start([*words, "--data.cache", str(cache), "--data.cache-gib", "1e-6"], 2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
@@ -172,5 +187,5 @@ def test_data_that_cannot_be_read_stops_all_ranks_together(tmp_path: Path) -> No
     status, output = finish(start(options([folder], tmp_path / "run"), 2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and time.monotonic() - began < 120 and len(lines) == 1, output[-3000:]
-    assert "cannot be read; run `python -m data_pipeline verify`" in lines[0] and "resumes from the last checkpoint" in lines[0]
+    assert "run `python -m data_pipeline verify` on the folder of" in lines[0] and "resumes from the last checkpoint" in lines[0]
     assert json.loads((tmp_path / "run/run_status.json").read_text())["status"] == "failed"

@@ -40,6 +40,8 @@ def write_down(engine, name):
     state["steps"] = sorted({{int(own["step"]) for own in inner.state.values()}})
     shared = [own["step"].data_ptr() for own in inner.state.values() if torch.is_tensor(own["step"])]
     state["own step"] = len(set(shared)) == len(shared)
+    beside = [own["step"].device == p.device for p, own in inner.state.items() if torch.is_tensor(own["step"])]
+    state["beside its weights"] = all(beside)
     state["decay"] = [group["weight_decay"] for group in engine.optimizer.param_groups]
     if engine.global_rank == 0:
         torch.save(state, {folder!r} + "/" + name)
@@ -112,8 +114,7 @@ def test_a_conversion_that_fails_says_what_it_needs(tmp_path: Path, monkeypatch:
     assert (
         isinstance(said, UserError) and "can't find *_optim_states.pt files" in str(said) and "room for the checkpoint" in str(said)
     )
-    (tmp_path / "file").write_text("")
-    said = resharding.convert(tmp_path / "step", tmp_path / "file/step")
-    assert isinstance(said, UserError) and "file/step" in str(said)
+    said = resharding.convert(tmp_path / "step", tmp_path / "for_other_ranks/step")
+    assert isinstance(said, UserError) and "File exists" in str(said)
     monkeypatch.setattr(subprocess, "run", lambda *words, **more: subprocess.CompletedProcess(words, -9, "Killed"))
-    assert "ended with -9 (Killed)" in str(resharding.convert(tmp_path / "step", tmp_path / "for_other_ranks/step"))
+    assert "ended with -9 (Killed)" in str(resharding.convert(tmp_path / "step", tmp_path / "for_other_ranks/step.1"))

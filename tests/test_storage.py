@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import hashlib
 import multiprocessing
@@ -18,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DataConfig
 from sycoca_ds.data import storage
-from sycoca_ds.data.loader import PlannedBatches, TrainSet, train_loader
+from sycoca_ds.data.loader import PlannedBatches, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.storage import Prefetcher, Remote, ShardCache
@@ -133,7 +134,11 @@ def test_a_store_that_fails_is_asked_again(store: Store, data_set: Path, tmp_pat
     with pytest.raises(OSError, match="the store is away"):
         cache.open(remote)
     assert store.opened["00000.tar"] == 3, "not for each of its samples again"
-    monkeypatch.setattr(storage, "REFUSE_SECONDS", 0.0)
+    # nor in other processes of the run; but the next run asks again
+    with pytest.raises(OSError, match="the store is away"):
+        copy.copy(cache).open(remote)
+    assert store.opened["00000.tar"] == 3
+    time.sleep(0.02)
     cache = ShardCache(tmp_path, 1 << 30)
     Store.failing["00000.tar"] = 2
     os.close(cache.open(remote))
@@ -160,7 +165,22 @@ def test_a_shard_that_is_gone_is_reported_as_lost(store: Store, tmp_path: Path) 
     tokenizer = Tokenizer(sources.manifests[0].root / "tokenizer.json")
     dataset = TrainSet(sources, plan, tokenizer, augmentation=Augmentation(24), context_length=12)
     batch = dataset.__getitems__([(0, 3), (0, 40)])
-    assert "samples 3 to 10 cannot be read" in batch.lost and "store://bucket/train/shards/00000.tar" in batch.lost
+    assert batch.stand_ins == 2 and "store://bucket/train/shards/00000.tar cannot be fetched" in batch.lost
+    assert "look at the store, the credentials and data.cache" in batch.lost
+    assert store.opened["00000.tar"] == 3 and not store.opened["00001.tar"], "asked for one shard, as often as said"
+
+
+def test_a_copy_that_went_bad_is_fetched_anew(store: Store, data_set: Path, tmp_path: Path) -> None:
+    sources = Sources.load([URL], ShardCache(tmp_path, 1 << 30))
+    local = Sources.load([data_set])
+    for remote in sources.remote(0):
+        (tmp_path / "files" / remote.sha256).write_bytes(b"cut")
+    reader = ShardReader(sources)
+    with pytest.raises(OSError, match="its copy was damaged"):
+        reader.read(0, 3)
+    with pytest.raises(OSError, match="ends inside a member"):
+        reader.read(0, 3)
+    assert ShardReader(sources).read(0, 3) == ShardReader(local).read(0, 3)
 
 
 def open_all(url: str, folder: Path, seed: int, failed: multiprocessing.Queue) -> None:
@@ -209,7 +229,9 @@ def test_prefetching_fetches_what_is_wanted_once(store: Store, data_set: Path, t
     prefetcher.close()
 
 
-def test_what_cannot_be_is_refused_before_the_start(store: Store, data_set: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_before_the_start(
+    store: Store, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = ShardCache(tmp_path, 1 << 30)
     with pytest.raises(UserError, match="shards behind a URL need data.cache"):
         Sources.load([URL])
@@ -224,5 +246,44 @@ def test_what_cannot_be_is_refused_before_the_start(store: Store, data_set: Path
         dataclasses.replace(config, data=DataConfig(train=(URL,), cache=str(tmp_path), cache_gib=gib)) for gib in (1e-5, 1.0)
     )
     check_cache(large, plan, sources, 4)
+    few = os.statvfs_result((4096, 4096, 10, 0, 0, 10, 10, 10, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: few)
+    with pytest.raises(UserError, match="data.cache-gib = 1: the disk of .* has 0 GiB for it"):
+        check_cache(large, plan, sources, 4)
+    with pytest.raises(UserError, match="data.cache = /proc/x: .*expected a folder on a local disk"):
+        ShardCache("/proc/x", 1)
     with pytest.raises(UserError, match="data.cache-gib = 1e-05: expected at least .* lower data.lanes or data.window"):
         check_cache(small, plan, sources, 4)
+
+
+def test_a_full_disk_makes_room_and_goes_on(store: Store, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is higher than what the disk holds: the least recently used copies go, whoever set it."""
+    shards, plain = list(Sources.load([data_set]).manifests[0].shards), storage.copy
+    cache = ShardCache(tmp_path, 1 << 30)
+    disk = 3 * max(shard.bytes for shard in shards)
+
+    def on_a_small_disk(url: str, target: Path, most_bytes: int) -> str:
+        if cache.present_bytes + most_bytes > disk:
+            raise OSError(28, "No space left on device")
+        return plain(url, target, most_bytes)
+
+    monkeypatch.setattr(storage, "copy", on_a_small_disk)
+    for _ in range(3):
+        for tar, shard in zip(TARS, shards, strict=True):
+            os.close(cache.open(Remote(f"{URL}/shards/{tar}", shard.bytes, shard.sha256)))
+    assert 0 < cache.present_bytes <= disk
+
+
+def test_the_tokenizer_is_missing_only_if_the_store_says_so(store: Store, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 1 << 30)
+    root = storage.mirror(URL, cache)
+    before = (root / "tokenizer.json").read_bytes()
+    Store.failing["tokenizer.json"] = 2
+    assert storage.mirror(URL, cache) == root and (root / "tokenizer.json").read_bytes() == before
+    Store.failing["tokenizer.json"] = 3
+    with pytest.raises(UserError, match="tokenizer.json cannot be read .*the store is away"):
+        storage.mirror(URL, cache)
+    assert (root / "tokenizer.json").read_bytes() == before
+    Store.failing.clear()
+    store.rm("/bucket/train/tokenizer.json")
+    assert not (storage.mirror(URL, cache) / "tokenizer.json").exists()

@@ -56,6 +56,8 @@ class ShardReader:
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
         data = os.pread(descriptor, count, offset)
         if len(data) != count:
+            if remote := self.sources.remote(shard):
+                self.sources.cache.forget(remote[0])
             raise OSError(f"{self.sources.name(shard)} ends inside a member: {len(data)} of {count} bytes at {offset}")
         return data
 
@@ -166,15 +168,14 @@ class TrainSet(Dataset):
         for (epoch, sample), shard, position in zip(wanted, shards, positions, strict=True):
             random = self.random.at(epoch, sample)
             try:
-                image, caption = self._read(shard, position)
-            except UNREADABLE as error:
-                stand_ins += 1
-                try:
-                    image, caption = self._stand_in(sample, shard, position, error)
-                except LostSample as reason:
-                    # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops all
-                    size = self.augmentation.size
-                    image, caption, lost = np.zeros((size, size, 3), np.uint8), "", str(reason)
+                if lost:  # this step will not be taken: nothing more is read for it
+                    raise LostSample(lost)
+                image, caption, replaced = self._read_or_stand_in(sample, shard, position)
+            except LostSample as reason:
+                # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops all
+                size = self.augmentation.size
+                image, caption, replaced, lost = np.zeros((size, size, 3), np.uint8), "", 1, str(reason)
+            stand_ins += replaced
             crop = self.augmentation(image, random)
             pixels.append(crop)
             sizes.append(crop.shape[:2])
@@ -188,22 +189,26 @@ class TrainSet(Dataset):
         data, caption = self.reader.read(shard, position)
         return load_image(data, at_least=self.augmentation.size), caption
 
-    def _stand_in(self, sample: int, shard: int, position: int, error: Exception) -> tuple[np.ndarray, str]:
-        """(picture, caption) of the next readable sample, the same one on every run, or `LostSample`."""
+    def _read_or_stand_in(self, sample: int, shard: int, position: int) -> tuple[np.ndarray, str, int]:
+        """(picture, caption, 0), or the next readable sample in its place, the same one on every run, and 1.
+
+        Raises:
+            LostSample: no stand-in can be read either; or the shard is behind a URL and cannot be had, which may pass: then there
+                are no stand-ins, which would make another run of this one.
+        """
         for number in range(sample, sample + STAND_IN_TRIES):
             if number > sample:
                 shard, position = (int(value) for value in self.plan.locate(np.int64(number % self.plan.samples)))
-                try:
-                    return self._read(shard, position)
-                except UNREADABLE as next_error:
-                    error = next_error
-            path = self.reader.sources.name(shard)
-            log.warning(
-                "sample %d (position %d of %s) replaced by the next one: %s", number % self.plan.samples, position, path, error
-            )
+            try:
+                return *self._read(shard, position), int(number > sample)
+            except UNREADABLE as error:
+                name, reason = self.reader.sources.name(shard), error
+                if isinstance(error, OSError) and self.reader.sources.remote(shard):
+                    raise LostSample(f"{error}; look at the store, the credentials and data.cache") from error
+            log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, name, reason)
         raise LostSample(
-            f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read; run `python -m data_pipeline verify` on the folder "
-            f"of {path}"
+            f"samples {sample} to {sample + STAND_IN_TRIES - 1} cannot be read ({reason}); run `python -m data_pipeline verify` on "
+            f"the folder of {name}, and restore the shard as it was verified"
         )
 
 

@@ -13,11 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest
+from data_pipeline.manifest import Manifest, ManifestError
 from sycoca_ds.config import DataConfig
 from sycoca_ds.data.storage import Remote, ShardCache, is_url, mirror
-
-MOST_INDEX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class Sources:
             return None
         facts = manifest.shards[own]
         tar, index = (f"{url}/{path.relative_to(manifest.root).as_posix()}" for path in (facts.path, facts.index_path))
-        return Remote(tar, facts.bytes, facts.sha256), Remote(index, MOST_INDEX_BYTES, facts.index_sha256)
+        return Remote(tar, facts.bytes, facts.sha256), Remote(index, None, facts.index_sha256)
 
     def name(self, shard: int) -> str:
         """Path or URL of a shard's tar, for messages."""
@@ -110,4 +108,8 @@ class Sources:
         if remote is None:
             return self.manifests[number].index(own, columns)
         with os.fdopen(self.cache.open(remote[1]), "rb") as file:
-            return self.manifests[number].index(own, columns, file)
+            try:
+                return self.manifests[number].index(own, columns, file)
+            except ManifestError as error:
+                self.cache.forget(remote[1])
+                raise OSError(f"{remote[1].url}: its copy was damaged, and is fetched anew ({error})") from error

@@ -8,6 +8,7 @@ when its name goes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -25,8 +26,10 @@ log = logging.getLogger(__name__)
 
 PAUSES = (1.0, 4.0, 15.0, 60.0)
 """Seconds before each further try to fetch a file; a store's hiccup must not become stand-ins for its samples."""
-REFUSE_SECONDS = 60.0
-"""How long a file that could not be fetched is not tried again: its samples are asked for one by one."""
+REFUSE_SECONDS = 600.0
+"""How long a file that could not be fetched is not tried again, by any process of the run: its samples are asked for one by one."""
+MOST_BYTES = 1 << 30
+"""Of a file whose size is not known beforehand."""
 BLOCK_BYTES = 1 << 23
 STALE_SECONDS = 3600.0
 
@@ -41,7 +44,8 @@ class Remote:
     """One file of a store, and what it has to be."""
 
     url: str
-    bytes: int
+    bytes: int | None
+    """None: the manifest does not say."""
     sha256: str
 
 
@@ -50,14 +54,21 @@ class ShardCache:
 
     Args:
         folder: on a local disk; processes of one machine share it.
-        limit_bytes: room for all copies together. A single file that is larger stands alone.
+        limit_bytes: room for all copies together. A single file that is larger stands alone; what is being fetched, and what is
+            deleted while a process has it open, comes on top.
+
+    Raises:
+        UserError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path, limit_bytes: int):
         self.folder, self.limit_bytes = Path(folder), limit_bytes
-        self._refused: dict[str, tuple[float, str]] = {}
-        for name in ("files", "locks"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._began = time.time()
+        try:
+            for name in ("files", "locks", "refused"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.cache = {folder}: {error}; expected a folder on a local disk that can be written to") from None
 
     def open(self, remote: Remote) -> int:
         """A descriptor of the local copy, fetched if need be; the caller closes it.
@@ -65,30 +76,46 @@ class ShardCache:
         Raises:
             OSError: cannot be fetched after all tries, is not what the manifest says, or finds no room.
         """
-        path = self.folder / "files" / remote.sha256
+        path, refused = self.folder / "files" / remote.sha256, self.folder / "refused" / remote.sha256
         with contextlib.suppress(FileNotFoundError):
             return self._opened(path)
-        until, reason = self._refused.get(remote.sha256, (0.0, ""))
-        if time.monotonic() < until:
-            raise OSError(reason)
         with self._lock(remote.sha256[:3]):
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 return self._opened(path)
+            with contextlib.suppress(FileNotFoundError):  # or has failed, since this run began
+                if refused.stat().st_mtime > max(self._began, time.time() - REFUSE_SECONDS):
+                    raise OSError(refused.read_text())
+            if remote.bytes is not None:
+                self._make_room(self.limit_bytes - remote.bytes)
             try:
                 opened = self._fetch(remote, path)
             except OSError as error:
-                self._refused[remote.sha256] = (time.monotonic() + REFUSE_SECONDS, str(error))
+                refused.write_text(str(error))
                 raise
-        self._make_room(path)
+            refused.unlink(missing_ok=True)
+        self._make_room(self.limit_bytes, keep=path)
         return opened
 
     def has(self, remote: Remote) -> bool:
-        return (self.folder / "files" / remote.sha256).exists()
+        """Whether there is a copy, which then counts as used now: who asks is going to open it."""
+        try:
+            os.utime(self.folder / "files" / remote.sha256)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def forget(self, remote: Remote) -> None:
+        """Deletes a copy that turned out to be bad; the next one who needs it fetches it anew."""
+        (self.folder / "files" / remote.sha256).unlink(missing_ok=True)
+
+    @property
+    def present_bytes(self) -> int:
+        return sum(size for _, size, _ in self._copies())
 
     @staticmethod
     def _opened(path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.utime(path)  # used now
         return descriptor
 
@@ -103,9 +130,9 @@ class ShardCache:
         """A descriptor, opened before anybody else can delete the copy again."""
         for pause in (*PAUSES, None):
             try:
-                part = path.with_name(f".{path.name}.part")
+                part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
                 try:
-                    found = copy(remote.url, part, remote.bytes)
+                    found = copy(remote.url, part, MOST_BYTES if remote.bytes is None else remote.bytes)
                     if found != remote.sha256:
                         raise OSError(f"{remote.url} has sha256 {found[:12]}, the manifest says {remote.sha256[:12]}")
                     opened = os.open(part, os.O_RDONLY)
@@ -114,29 +141,38 @@ class ShardCache:
                 finally:
                     part.unlink(missing_ok=True)
             except Exception as error:  # stores' libraries have exceptions of their own
-                if pause is None or getattr(error, "errno", None) in (28, 30):  # no space, read-only: not the store's fault
+                full = getattr(error, "errno", None) == errno.ENOSPC
+                if pause is None or getattr(error, "errno", None) == errno.EROFS:
                     raise OSError(f"{remote.url} cannot be fetched to {self.folder}: {error}") from error
+                if full:  # less room than it was told
+                    self._make_room(self.present_bytes - 2 * (remote.bytes or MOST_BYTES))
                 log.warning("%s: %s; tried again in %g s", remote.url, error, pause)
                 time.sleep(pause)
 
-    def _make_room(self, keep: Path) -> None:
-        """Deletes the least recently used copies until the rest fits, never the one just fetched."""
+    def _copies(self) -> list[tuple[int, int, str]]:
+        """(last use, bytes, path) of every copy; deletes what killed processes left half-fetched."""
+        found = []
+        for entry in os.scandir(self.folder / "files"):
+            with contextlib.suppress(OSError):
+                facts = entry.stat()
+                if not entry.name.startswith("."):
+                    found.append((facts.st_mtime_ns, facts.st_size, entry.path))
+                elif time.time() - facts.st_mtime > STALE_SECONDS:
+                    os.unlink(entry.path)
+        return found
+
+    def _make_room(self, limit: int, keep: Path | None = None) -> None:
+        """Deletes the least recently used copies until the rest fits into `limit` bytes, never `keep`."""
         with self._lock("room"):
-            found = []
-            for entry in os.scandir(self.folder / "files"):
-                with contextlib.suppress(FileNotFoundError):
-                    facts = entry.stat()
-                    if entry.name.startswith(".") and time.time() - facts.st_mtime > STALE_SECONDS:
-                        os.unlink(entry.path)  # a killed process's part
-                    elif not entry.name.startswith("."):
-                        found.append((facts.st_mtime_ns, facts.st_size, entry.path))
-            total = sum(size for _, size, _ in found)
-            for _, size, name in sorted(found):
-                if total <= self.limit_bytes:
+            copies = self._copies()
+            total = sum(size for _, size, _ in copies)
+            for _, size, name in sorted(copies):
+                if total <= limit:
                     break
                 if name != str(keep):
-                    os.unlink(name)
-                    total -= size
+                    with contextlib.suppress(OSError):
+                        os.unlink(name)
+                        total -= size
 
 
 def copy(url: str, target: Path, most_bytes: int) -> str:
@@ -161,30 +197,42 @@ def mirror(url: str, cache: ShardCache) -> Path:
     Raises:
         UserError: no manifest there, or the URL cannot be read.
     """
-    import fsspec
-
     root = cache.folder / "manifests" / hashlib.sha256(url.encode()).hexdigest()[:16]
     with cache._lock("manifests"):
         (root / "manifest").mkdir(parents=True, exist_ok=True)
         for name in ("manifest/manifest.json", "manifest/shards.parquet", "tokenizer.json"):
-            try:
-                file_system, path = fsspec.url_to_fs(f"{url.rstrip('/')}/{name}")
-                data = file_system.cat_file(path)
-            except (ImportError, ValueError) as error:  # a protocol nobody knows, or whose library is not installed
-                raise UserError(f"data.train = {url}: {error}") from error
-            except Exception as error:
-                if name != "tokenizer.json":
-                    raise UserError(
-                        f"{url}/{name} cannot be read ({error!r}): expected a verified data set folder; verify it where it was "
-                        "built and copy the whole folder"
-                    ) from error
+            data = _read_small(url, name)
+            if data is None:
                 (root / name).unlink(missing_ok=True)
-                continue
-            if not (root / name).exists() or (root / name).read_bytes() != data:
+            elif not (root / name).exists() or (root / name).read_bytes() != data:
                 temporary = root / f".{Path(name).name}"
                 temporary.write_bytes(data)
                 os.replace(temporary, root / name)
     return root
+
+
+def _read_small(url: str, name: str) -> bytes | None:
+    """One file of a remote data set folder; None for a tokenizer.json that is not there. Raises `UserError`."""
+    import fsspec
+
+    for pause in (*PAUSES, None):
+        try:
+            file_system, path = fsspec.url_to_fs(f"{url.rstrip('/')}/{name}")
+            with file_system.open(path, "rb") as file:
+                return file.read()
+        except (ImportError, ValueError) as error:  # a protocol nobody knows, or whose library is not installed
+            raise UserError(f"data.train = {url}: {error}") from error
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) and name == "tokenizer.json":
+                return None
+            if isinstance(error, FileNotFoundError) or pause is None:
+                raise UserError(
+                    f"{url}/{name} cannot be read ({error!r}): expected a verified data set folder; verify it where it was built "
+                    "and copy the whole folder"
+                ) from error
+            log.warning("%s/%s: %s; tried again in %g s", url, name, error, pause)
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 
 class Prefetcher:

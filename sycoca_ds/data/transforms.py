@@ -20,8 +20,8 @@ def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
     """Decodes to RGB uint8 (H, W, 3).
 
     Args:
-        at_least: if the image is at least twice this on its short side, JPEGs are decoded at a half, a quarter or an eighth of
-            their size (libjpeg's scaled DCT), never below it.
+        at_least: if the image is at least twice this on its short side, it is brought to less than twice, never below it: JPEGs
+            while they are decoded, at a half, a quarter or an eighth (libjpeg's scaled DCT), the rest by averaging squares.
 
     Raises:
         ValueError: not an image that OpenCV can decode.
@@ -40,9 +40,16 @@ def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
             if short >= at_least * factor:
                 flag |= reduced  # which of itself says grey, and with the flag above RGB
                 break
-    image = cv2.imdecode(buffer, flag) if len(buffer) else None
+    try:
+        image = cv2.imdecode(buffer, flag) if len(buffer) else None
+    except cv2.error as error:  # a header that asks for more than OpenCV allows
+        raise ValueError(f"{len(data)} bytes that OpenCV refuses: {' '.join(str(error).split())[:120]}") from None
     if image is None:
         raise ValueError(f"{len(data)} bytes that are no image OpenCV can decode")
+    height, width = image.shape[:2]
+    factor = min(height, width) // at_least if at_least else 1
+    if factor > 1:
+        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
     return image
 
 

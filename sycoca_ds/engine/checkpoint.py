@@ -231,7 +231,8 @@ def needs_resharding(state: dict[str, Any], world_size: int) -> bool:
 
 def _restore_for_other_ranks(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> None:
     """Converts, loads and deletes the converted form, whose name is not that of a checkpoint."""
-    target = folder.parent / CONVERTED / folder.name
+    # a name of its own: the converter of a start that was killed may still be at work
+    target = folder.parent / CONVERTED / runtime.agree(f"{folder.name}.{os.getpid()}")
     runtime.say(f"{folder} was saved by {state['world_size']} ranks: converting it for {runtime.world_size}")
     problem = runtime.agree(resharding.convert(folder, target) if runtime.leads else None)
     if problem is not None:
@@ -239,7 +240,7 @@ def _restore_for_other_ranks(engine, runtime: Runtime, folder: Path, state: dict
     resharding.load(engine, target)
     runtime.barrier()
     if runtime.leads:
-        shutil.rmtree(target.parent)
+        shutil.rmtree(target.parent, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def start_feed(
 
         def on_step(step: int) -> None:
             if step % -(-steps // 8) == 0 or step == first_step:
-                shards = plan.shards_ahead(step, steps, runtime.world_size, runtime.rank)
+                shards = plan.shards_ahead(step, min(steps, last_step - step), runtime.world_size, runtime.rank)
                 prefetcher.want([file for shard in shards for file in sources.remote(shard) or ()])
 
     planned = PlannedBatches(

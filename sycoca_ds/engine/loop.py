@@ -16,7 +16,6 @@ from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import TrainConfig, plan_batches
 from sycoca_ds.data.loader import Batch
-from sycoca_ds.data.sources import Sources
 from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.feed import start_feed
@@ -24,7 +23,7 @@ from sycoca_ds.engine.initial_weights import initialise_from
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
-from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, total_steps
+from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, total_steps
 from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
@@ -84,11 +83,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
     batches = plan_batches(config, runtime.world_size)
-    sources = Sources.of(config.data, check_tars=False)  # checked before the start
-    if len(set(runtime.gather(sources.digest))) > 1:
-        raise UserError(
-            f"ranks read different manifests in {' '.join(config.data.train)}: wait until every machine sees the same files"
-        )
+    sources = same_sources(config, runtime)
     tokenizer, plan = find_tokenizer(config, sources), make_plan(config, sources, batches)
     check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
@@ -244,8 +239,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             if unreadable:  # on all ranks together, before this step can be saved
                 said = next(reason for reason in runtime.gather(lost) if reason)
                 raise UserError(
-                    f"step {step}: {said}, and restore the shard as it was verified: the same command then resumes from the last "
-                    "checkpoint (with other data it would mean other samples)"
+                    f"step {step}: {said}: the same command then resumes from the last checkpoint (with other data it would mean "
+                    "other samples)"
                 )
             if step % config.run.picture_every == 0 or step == steps:
                 look()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -12,6 +13,7 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.runtime import Runtime
 from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 
@@ -68,15 +70,39 @@ def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan
     )
 
 
+def same_sources(config: TrainConfig, runtime: Runtime) -> Sources:
+    """The run's data, read by every rank; tars were looked at before the start.
+
+    Raises:
+        UserError: on all ranks together, if one cannot read it or sees other manifests.
+    """
+    try:
+        sources, found = Sources.of(config.data, check_tars=False), ""
+    except UserError as error:
+        sources, found = None, f"rank {runtime.rank}: {error}"
+    everywhere = runtime.gather((found, sources and sources.digest))
+    for problem, _ in everywhere:
+        if problem:
+            raise UserError(problem)
+    if len(set(everywhere)) > 1:
+        raise UserError(
+            f"ranks see different manifests in {' '.join(config.data.train)}: wait until all machines have the same files"
+        )
+    return sources
+
+
 def check_cache(config: TrainConfig, plan: Plan, sources: Sources, lanes: int) -> None:
     """Refuses a cache that cannot hold what the lanes of one machine read at once: shards would be fetched again and again.
 
     Raises:
         UserError: naming the field and the room it takes.
     """
-    remote = [manifest for manifest, url in zip(sources.manifests, sources.urls, strict=True) if url]
+    parts = zip(sources.manifests, sources.urls, plan.lanes_of, strict=True)
+    remote = [(manifest, own) for manifest, url, own in parts if url]
     if not remote:
         return
+    lanes = -(-lanes * sum(own for _, own in remote) // plan.lanes)
+    remote = [manifest for manifest, _ in remote]
     each = max(manifest.bytes / len(manifest.shards) for manifest in remote)
     count = plan.shards_at_once(lanes)
     needed = min(count * each, sum(manifest.bytes for manifest in remote)) / 2**30
@@ -84,6 +110,13 @@ def check_cache(config: TrainConfig, plan: Plan, sources: Sources, lanes: int) -
         raise UserError(
             f"data.cache-gib = {config.data.cache_gib:g}: expected at least {needed:.3g}, for about {count} shards of "
             f"{each / 2**20:.3g} MiB that the {lanes} lanes of a machine read at once; raise it, or lower data.lanes or data.window"
+        )
+    room = (shutil.disk_usage(sources.cache.folder).free + sources.cache.present_bytes) / 2**30
+    whole = sum(manifest.bytes for manifest in remote) / 2**30
+    if room < min(config.data.cache_gib, whole):
+        raise UserError(
+            f"data.cache-gib = {config.data.cache_gib:g}: the disk of {sources.cache.folder} has {room:.3g} GiB for it; lower it to"
+            " what may be used, with some room to spare"
         )
 
 

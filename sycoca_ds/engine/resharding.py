@@ -1,13 +1,12 @@
 """A checkpoint for another number of ranks, by DeepSpeed's universal format: a file a parameter instead of a file a rank.
 
 Weights, AdamW's moments and its step come through exactly. Loading with ZeRO-3, DeepSpeed 0.19.8 would change the run without a
-word: every parameter group would get the options of the first (norms and biases would decay), and all of them one step tensor,
-which torch's AdamW would then raise once for each.
+word: every parameter group would get the options of the first (norms and biases would decay), and all of them one step tensor
+on the host, which torch's AdamW would then raise once for each.
 """
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +18,19 @@ from data_pipeline.errors import UserError
 
 
 def convert(folder: Path, target: Path) -> UserError | None:
-    """Writes the universal form of a checkpoint folder into `target`, which is made anew; the checkpoint is only read.
+    """Writes the universal form of a checkpoint folder into `target`, which must not exist; the checkpoint is only read.
 
-    In a process of its own: the converter forks workers, which a process with collectives and a GPU must not.
+    In a process of its own: the converter forks workers, which a process with collectives and a GPU must not. It works beside the
+    checkpoint, with names of ours alone: it takes its folders' paths for patterns.
 
     Returns:
         What went wrong: one rank converts, and its error has to reach the others.
     """
     words = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-    words += ["--input_folder", str(folder), "--output_folder", str(target)]
+    words += ["--input_folder", folder.name, "--output_folder", str(target.relative_to(folder.parent))]
     try:
-        shutil.rmtree(target, ignore_errors=True)  # an interrupted conversion
         target.mkdir(parents=True)
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(words, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except OSError as error:
         reason = str(error)
     else:
@@ -59,6 +58,6 @@ def load(engine, target: Path) -> None:
     for group, own in zip(engine.optimizer.param_groups, groups, strict=True):
         group.update(own)
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for state in inner.state.values():
+    for parameter, state in inner.state.items():
         if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
+            state["step"] = state["step"].to(parameter.device, copy=True)
