@@ -16,6 +16,7 @@ COMMANDS = {
     "folder": ("data_pipeline.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
     "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
+    "adopt": ("data_pipeline.adopt", "AdoptCommand", "tars of a ready-made mirror -> a data set folder, without a download"),
     "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
     "mark": ("data_pipeline.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
     "tokenizer train": ("data_pipeline.tokenizer", "TrainTokenizerCommand", "train a BPE on the kept captions"),

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from data_pipeline.adopt import AdoptCommand
 from data_pipeline.curate import CurateOptions, curate
 from data_pipeline.download import DownloadOptions, check_options, download
 from data_pipeline.report import report
@@ -21,6 +22,8 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """Tars checked at the same time."""
 
     def run(self) -> int:
+        if self.source == "wds":
+            return AdoptCommand(tars=self.metadata, out=self.out, processes=self.verify_processes).run()
         check_options(self)
         curate(self)
         download(self.out, self)

@@ -51,8 +51,8 @@ class CurateOptions:
     """Catalogue: a parquet, tsv, csv or jsonl file, a folder of them, or a glob in quotes."""
     out: Path
     """Data set folder; rows go to its canonical/."""
-    source: Literal["laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic"] = "generic"
-    """Whose schema the catalogue has."""
+    source: Literal["laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic", "wds"] = "generic"
+    """Whose schema the catalogue has; wds, for `build`: there is none, --metadata names tars that are already downloaded."""
     url_col: str | None = None
     """Column of the URL, where it is not the source's own."""
     caption_col: str | None = None
@@ -168,6 +168,8 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
     Rows are in the order of their uid (a hash), so that shards mix what the catalogue keeps together. Done work for the
     same catalogue and filters is kept. UserError: no rows, bad columns, another catalogue's rows in the folder.
     """
+    if options.source == "wds":
+        raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
     files = find_files(options.metadata)
     allowed = parse_allowed_hosts(options.allow_host)
     work = fingerprint(files, options)

@@ -19,7 +19,7 @@ import numpy as np
 
 from data_pipeline.captions import caption_hash
 from data_pipeline.errors import UserError
-from data_pipeline.files import image_id, sha256_file, write_json
+from data_pipeline.files import image_id, sha256_file, sha256_text, write_json
 from data_pipeline.progress import Progress
 
 VERSION = 2
@@ -58,8 +58,12 @@ def phash(gray: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
 
 
-def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes | None) -> dict:
-    """Index fields of one sample (all but offsets), `keep` and `reason`; a broken sample is described, never raised."""
+def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes | None, mirror: str | None = None) -> dict:
+    """Index fields of one sample (all but offsets), `keep` and `reason`; a broken sample is described, never raised.
+
+    Args:
+        mirror: name of a tar that somebody else made (`adopt`): what its json does not say is derived from the names.
+    """
     import cv2
 
     from data_pipeline.fetch import FetchError, check_image
@@ -77,6 +81,8 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
         "keep": False,
         "reason": None,
     }
+    if mirror is not None:
+        meta = mirrored(key, meta, mirror)
     if image is None or text is None or meta is None:
         missing = [name for name, data in (("image", image), ("caption", text), ("json", meta)) if data is None]
         return row | {"reason": f"no {' and no '.join(missing)}"}
@@ -107,12 +113,24 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
         return row | {"reason": "image cannot be decoded"}
     row["height"], row["width"] = pixels.shape[:2]
     row["phash"] = phash(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
-    if (record.get("width"), record.get("height")) != (row["width"], row["height"]):
+    if mirror is None and (record.get("width"), record.get("height")) != (row["width"], row["height"]):
         return row | {"reason": "size differs from its json"}
     return row | {"keep": True}
 
 
-def check_tar(path: Path) -> list[dict]:
+def mirrored(key: str, meta: bytes | None, tar: str) -> bytes:
+    """A mirror's json as verification expects it: its url if it has one, and a uid of ours, since theirs repeat in every tar."""
+    try:
+        record = json.loads(meta or b"{}")
+        url = record.get("url")
+    except (ValueError, AttributeError, RecursionError):
+        url = None
+    if not isinstance(url, str) or not url:
+        url = f"wds:{tar}/{key}"
+    return json.dumps({"uid": sha256_text(f"{tar}/{key}")[:16], "url": url}).encode()
+
+
+def check_tar(path: Path, mirror: bool = False) -> list[dict]:
     """Rows of the index of one tar (manifest.INDEX_SCHEMA), in tar order. TarError when the tar must not be used."""
     from data_pipeline.tarwalk import groups
 
@@ -130,7 +148,7 @@ def check_tar(path: Path) -> list[dict]:
             image, text, meta = [
                 None if member is None or too_big else os.pread(handle, member.size, member.offset) for member in members
             ]
-            row = check_sample(group.key, image, text, meta)
+            row = check_sample(group.key, image, text, meta, path.stem if mirror else None)
             if too_big:
                 row |= {"keep": False, "reason": "member too large"}
             elif group.key in keys:
@@ -207,7 +225,7 @@ def check_shard(root: Path, name: str, known: str | None) -> tuple[str, dict | N
     try:
         stat = tar.stat()
         digest = sha256_file(tar)
-        rows = check_tar(tar)
+        rows = check_tar(tar, mirror=(root / "mirror.json").exists())
         if tar.stat().st_mtime_ns != stat.st_mtime_ns:
             raise TarError("changed while it was read; is a download still running?")
     except (TarError, OSError) as error:
