@@ -166,18 +166,19 @@ def report(folder: Path) -> dict:
     from data_pipeline.report_page import render
 
     folder = Path(folder)
-    verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
     if (folder / "mirror.json").exists():  # adopted: the way begins with the tars that could be read
+        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
         total = verified["samples"]
         curated = {"source": "wds", "rows_in": total, "dropped": {}}
         downloaded = {"requested": total, "downloaded": total, "failed": {}, "shards": {}}
     else:
         curated = read_curate(folder)
         downloaded = _read(folder / "download.json", f"download --data {folder}")
-    if "downloaded" not in downloaded:
-        raise UserError(
-            f"{folder / 'download.json'}: the download is not finished; run: python -m data_pipeline download --data {folder}"
-        )
+        if "downloaded" not in downloaded:
+            raise UserError(
+                f"{folder / 'download.json'}: the download is not finished; run: python -m data_pipeline download --data {folder}"
+            )
+        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
     funnel = make_funnel(curated, downloaded, verified)
     sheet, numbers = _samples(folder)
     funnel |= numbers
