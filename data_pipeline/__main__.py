@@ -16,6 +16,8 @@ COMMANDS = {
     "folder": ("data_pipeline.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
     "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
+    "split": ("data_pipeline.parts", "SplitCommand", "rows -> a folder a part, for a job each on a cluster"),
+    "merge": ("data_pipeline.parts", "MergeCommand", "verified parts -> one manifest"),
     "adopt": ("data_pipeline.adopt", "AdoptCommand", "tars of a ready-made mirror -> a data set folder, without a download"),
     "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
     "mark": ("data_pipeline.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),

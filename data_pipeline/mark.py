@@ -245,7 +245,7 @@ def _write(database, manifest: Manifest, first: int, bar: Progress) -> dict[str,
             columns = {"keep": pa.array(keep, pa.bool_()), "reason": pa.array(reasons, pa.string())}
             for name, column in columns.items():
                 table = table.set_column(table.schema.get_field_index(name), name, column)
-            write_index(manifest.root, Path(row["path"]).stem, table)
+            write_index(manifest.root, Path(row["index"]).stem, table)
         # also of an index that a run wrote which was killed before the manifest
         row |= {"kept": sum(keep), "index_sha256": sha256_file(manifest.root / row["index"])}
         first += table.num_rows

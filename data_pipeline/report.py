@@ -15,6 +15,7 @@ from pathlib import Path
 from data_pipeline.curate import read_curate
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
+from data_pipeline.parts import PARTS, sum_of_downloads
 
 FORMAT = 1
 SHEET_SAMPLES = 12
@@ -68,7 +69,7 @@ def _read(path: Path, command: str) -> dict:
 
 def make_funnel(curated: dict, downloaded: dict, verified: dict) -> dict:
     """The funnel from the three stages' records. UserError when a stage's numbers do not add up to the next one's."""
-    damaged = [Path(entry["path"]).stem for entry in verified["damaged"]]
+    damaged = [entry["path"].removeprefix("shards/").removesuffix(".tar") for entry in verified["damaged"]]
     in_damaged = sum(downloaded["shards"].get(name, [0, 0, 0])[2] for name in damaged)
     funnel = {
         "format": FORMAT,
@@ -171,6 +172,9 @@ def report(folder: Path) -> dict:
         total = verified["samples"]
         curated = {"source": "wds", "rows_in": total, "dropped": {}}
         downloaded = {"requested": total, "downloaded": total, "failed": {}, "shards": {}}
+    elif (folder / PARTS).is_dir():
+        curated, downloaded = read_curate(folder), sum_of_downloads(folder)
+        verified = _read(folder / "manifest" / "verify.json", f"merge --data {folder}")
     else:
         curated = read_curate(folder)
         downloaded = _read(folder / "download.json", f"download --data {folder}")

@@ -293,6 +293,8 @@ def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
     """
     root = Path(folder).absolute()
     names = sorted(path.name for path in (root / "shards").glob("*.tar"))
+    if not names and (root / "parts").is_dir():
+        raise UserError(f"{root}: its tars are in its parts; verify those, then run: python -m data_pipeline merge --data {folder}")
     if not names:
         raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
     if processes < 1:

@@ -23,6 +23,9 @@ from data_pipeline.curate import CurateOptions, curate
 from data_pipeline.download import DownloadOptions, download, expected_shards, scrub
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
+from data_pipeline.mark import mark
+from data_pipeline.parts import merge, split
+from data_pipeline.report import report
 from data_pipeline.server import PictureServer
 from data_pipeline.verify import verify
 from data_pipeline.world import ROW_TROUBLES, SLOW_ROWS, build_world, trouble_count
@@ -133,6 +136,63 @@ def test_every_good_row_arrives_and_every_bad_one_is_counted(world, built):
     expected = {f"http://127.0.0.1:{server.port}/images/train/{number:06d}.jpg" for number in range(GOOD)}
     assert {url for url, _, _ in got.values()} == expected
     assert all((rows[uid]["url"], rows[uid]["caption"]) == (url, caption) for uid, (url, _, caption) in got.items())
+
+
+def run_task(data: Path, server, number: int, count: int) -> subprocess.CompletedProcess:
+    """One task of the Slurm array, as Slurm would start it."""
+    environment = {
+        **os.environ,
+        "SLURM_ARRAY_TASK_ID": str(number),
+        "SLURM_ARRAY_TASK_COUNT": str(count),
+        "SLURM_CPUS_PER_TASK": "2",
+        "PYTHON": sys.executable,
+    }
+    words = [word for word in flags(server) if word not in ("--processes", "2")]
+    script = REPOSITORY / "data_pipeline/jobs/slurm_array.sbatch"
+    return subprocess.run(
+        ["bash", str(script), str(data), *words], env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=140
+    )
+
+
+def test_in_parts_by_an_array_of_jobs_comes_what_comes_at_once(world, built, tmp_path, monkeypatch):
+    folder, server = world
+    monkeypatch.setattr("data_pipeline.curate.ROWS_PER_PART", 90)
+    allow = (f"127.0.0.1:{server.port}",)
+    out = tmp_path / "parts"
+    curate(CurateOptions(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", allow_host=allow))
+    with pytest.raises(UserError, match="0 of 3 parts; run: python -m data_pipeline split"):
+        merge(out)
+    assert split(out) == split(out) == 3 and "no parts in" in run_task(tmp_path, server, 0, 2).stderr
+    first = run_task(out, server, 1, 2)  # the second task has the second of three parts
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert [part.name for part in sorted((out / "parts").iterdir()) if (part / "download.json").exists()] == ["00001"]
+    with pytest.raises(UserError, match="parts/00000/manifest/manifest.json: not there"):
+        merge(out)
+    assert not (out / "manifest/manifest.json").exists()
+    second = run_task(out, server, 0, 2)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert merge(out)["kept"] == GOOD
+    assert content(out) == content(built)
+    funnel, whole = report(out), json.loads((built / "funnel.json").read_text())
+    for name in ("rows_in", "dropped", "requested", "failed", "downloaded", "verified", "rejected", "kept"):
+        assert funnel[name] == whole[name], name
+    digest = Manifest.load(out).digest
+    assert merge(out)["kept"] == GOOD and Manifest.load(out).digest == digest
+    with pytest.raises(UserError, match="its tars are in its parts; verify those"):
+        verify(out, processes=1)
+    # marks belong to the whole; the parts stay as they were verified
+    evaluation = tmp_path / "evaluation"
+    shutil.copytree(built, evaluation)
+    parts = [Manifest.load(part) for part in sorted((out / "parts").iterdir())]
+    with pytest.raises(UserError, match="nothing would be left"):
+        mark([out], [evaluation], evaluation_bits=0)
+    assert sum(mark([out])[out].values()) < GOOD
+    for part in parts:
+        assert Manifest.load(part.root) == part
+        assert sum(part.index(number).num_rows for number in range(len(part.shards))) == part.kept
+    (out / "parts/00001/shards/00000.tar").unlink()
+    with pytest.raises(UserError, match="parts/00001/shards/00000.tar: is missing"):
+        merge(out)
 
 
 def test_pictures_are_the_servers_pictures_reduced(world, built):
