@@ -190,7 +190,7 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
         ),
         stage(
             "pretrain",
-            360,
+            400,
             "{launcher} --num_accelerators {ranks} --master_port {port} {train} --preset tiny --data.train {data}/train",
             "--data.validation {data}/val --run.out {run} --run.expected-world-size {ranks}",
             "--optim.steps {steps}" if options.steps else "",

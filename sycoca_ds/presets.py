@@ -21,7 +21,7 @@ from sycoca_ds.config import (
 # paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
 # (benchmarks/results/2026-11-24_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
 # (docs/masking.md). A batch of 64 gives more steps in the same time than the paper's 2048 would. And pictures are not cropped:
-# a crop's other proportions blur which shape it is, and 300 steps are too few to see through that
+# a crop's other proportions blur which shape it is, and these few steps are not enough to see through that
 # (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
 # (benchmarks/results/2026-11-24_tiny_lr.md).
 TINY = TrainConfig(
@@ -35,7 +35,7 @@ TINY = TrainConfig(
         init_std=0.05,
     ),
     data=DataConfig(lanes=16, window=512, workers=1, crop_scale=(1.0, 1.0)),
-    optim=OptimConfig(global_batch_size=64, steps=300, epochs=None, lr=1.4e-3, warmup_steps=60, betas=(0.9, 0.95)),
+    optim=OptimConfig(global_batch_size=64, steps=400, epochs=None, lr=1.4e-3, warmup_steps=60, betas=(0.9, 0.95)),
     run=RunConfig(out="runs/tiny", log_every=10, picture_every=100, checkpoint_every=100, validation_samples=256),
 )
 
