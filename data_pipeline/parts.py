@@ -18,6 +18,7 @@ from data_pipeline.curate import read_curate
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.manifest import Manifest, ManifestError
+from data_pipeline.mark import MARKS
 from data_pipeline.progress import Progress
 from data_pipeline.verify import read_summary, write_summary
 
@@ -110,6 +111,7 @@ def merge(folder: Path) -> dict:
     folder = Path(folder).absolute()
     parts = part_folders(folder)
     rows, damaged, reused = [], [], 0
+    marked = (folder / "manifest" / "verify.json").exists() and not set(MARKS).isdisjoint(read_summary(folder)["rejected"])
     index = folder / "manifest" / "index"
     index.mkdir(parents=True, exist_ok=True)
     with Progress("merge", len(parts), "parts") as bar:
@@ -135,7 +137,10 @@ def merge(folder: Path) -> dict:
     for path in index.iterdir():
         if path.name not in wanted:
             path.unlink()
-    return write_summary(folder, rows, damaged, reused)
+    summary = write_summary(folder, rows, damaged, reused)
+    if marked:
+        print(f"{folder}: merged anew, so what `mark` had left out is in it again: run `mark` again", file=sys.stderr, flush=True)
+    return summary
 
 
 def sum_of_downloads(folder: Path) -> dict:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Fills DIR with open_clip 3.3 and what it imports, for tests/test_open_clip.py and benchmarks/loader_speed.py: about 180 MB, seconds. It is a layer over the
-# environment whose Python is given, not an environment: torch, numpy, pillow and safetensors stay that one's.
+# Fills DIR with open_clip 3.3 and what it imports, for tests/test_open_clip.py and benchmarks/loader_speed.py: about 180 MB,
+# seconds. It is a layer over the environment whose Python is given, not an environment: torch, numpy, pillow and safetensors stay
+# that one's.
 # usage: tests/open_clip_peer.sh DIR [PYTHON]
 set -euo pipefail
 dir=${1:?usage: tests/open_clip_peer.sh DIR [PYTHON]} python=${2:-python}

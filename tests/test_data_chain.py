@@ -23,7 +23,7 @@ from data_pipeline.curate import CurateOptions, curate
 from data_pipeline.download import DownloadOptions, download, expected_shards, scrub
 from data_pipeline.errors import UserError
 from data_pipeline.manifest import Manifest
-from data_pipeline.mark import mark
+from data_pipeline.mark import IN_EVALUATION, mark
 from data_pipeline.parts import merge, split
 from data_pipeline.report import report
 from data_pipeline.server import PictureServer
@@ -154,7 +154,7 @@ def run_task(data: Path, server, number: int, count: int) -> subprocess.Complete
     )
 
 
-def test_in_parts_by_an_array_of_jobs_comes_what_comes_at_once(world, built, tmp_path, monkeypatch):
+def test_in_parts_by_an_array_of_jobs_comes_what_comes_at_once(world, built, tmp_path, monkeypatch, capsys):
     folder, server = world
     monkeypatch.setattr("data_pipeline.curate.ROWS_PER_PART", 90)
     allow = (f"127.0.0.1:{server.port}",)
@@ -186,7 +186,17 @@ def test_in_parts_by_an_array_of_jobs_comes_what_comes_at_once(world, built, tmp
     parts = [Manifest.load(part) for part in sorted((out / "parts").iterdir())]
     with pytest.raises(UserError, match="nothing would be left"):
         mark([out], [evaluation], evaluation_bits=0)
-    assert sum(mark([out])[out].values()) < GOOD
+    whole = Manifest.load(out)
+    rows = [row for number in range(len(whole.shards)) for row in whole.index(number, ["phash", "caption_hash"]).to_pylist()]
+    held = [row for number in range(len(parts[0].shards)) for row in parts[0].index(number).to_pylist()]
+    pictures, captions = ({row[name] for row in held} for name in ("phash", "caption_hash"))
+    counts = mark([out], [parts[0].root], duplicate_bits=-1, evaluation_bits=0)[out]
+    assert counts[IN_EVALUATION] == sum(row["phash"] in pictures for row in rows) >= len(held) > 0
+    assert sum(counts.values()) == sum(row["phash"] in pictures or row["caption_hash"] in captions for row in rows)
+    assert Manifest.load(out).kept == GOOD - sum(counts.values())
+    capsys.readouterr()
+    assert merge(out)["kept"] == GOOD and "run `mark` again" in capsys.readouterr().err
+    assert merge(out)["kept"] == GOOD and "run `mark` again" not in capsys.readouterr().err
     for part in parts:
         assert Manifest.load(part.root) == part
         assert sum(part.index(number).num_rows for number in range(len(part.shards))) == part.kept

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from sycoca_ds.data.loader import Batch, PlannedBatches, ShardReader, TrainSet, train_loader
+from sycoca_ds.data.loader import Batch, PlannedBatches, SampleRandom, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
@@ -114,7 +114,7 @@ def test_where_no_stand_in_can_be_read_the_batch_says_so(tmp_path: Path) -> None
     whole, mended, lost = (dataset.__getitems__([(0, sample), (0, 1)]) for sample in (9, 25, 12))
     assert (whole.lost, whole.stand_ins, mended.lost, mended.stand_ins) == (None, 0, None, 1)
     assert "samples 12 to 19 cannot be read (" in lost.lost and "run `python -m data_pipeline verify`" in lost.lost
-    assert lost.stand_ins == 2 and not images(lost).any(), "nothing more is read for a step that will not be taken"
+    assert lost.stand_ins == 2 and not images(lost).any(), "nothing more is read for a step that will not be saved"
     assert lost.text_BL[0, :3].tolist() == [1, 2, 0] and images(lost).shape == images(whole).shape
 
 
@@ -174,7 +174,44 @@ def test_random_crops_have_the_asked_shares_and_ratios() -> None:
     assert 0.74 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.35 and abs(np.median(np.log(ratio))) < 0.02
     spare = (200 - h > 60) & (220 - w > 60)
     assert top.min() == left.min() == 0 and (top[spare] > 60).any() and (left[spare] > 60).any()
-    assert crop_box(200, 220, (0.3, 0.6), np.random.default_rng(1)) == crop_box(200, 220, (0.3, 0.6), np.random.default_rng(1))
+
+
+def crop_by_trying(height: int, width: int, scale: tuple[float, float], draws: np.ndarray) -> tuple[int, int, int, int] | None:
+    """torchvision's RandomResizedCrop.get_params up to its fallback, try by try, its uniform numbers given."""
+    for share, ratio, down, across in draws.reshape(10, 4):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        aspect = np.exp(np.log(3 / 4) + (np.log(4 / 3) - np.log(3 / 4)) * ratio)
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
+    return None
+
+
+def test_crops_are_those_of_trying_ten_times() -> None:
+    """Also where most tries or all fail: sides about as unequal as the widest ratio allows."""
+    sizes, fitted = np.random.default_rng(0), 0
+    for seed in range(3000):
+        height, width = int(sizes.integers(1, 300)), int(sizes.integers(1, 300))
+        scale = [(0.9, 1.0), (0.3, 0.6), (1.0, 1.0)][seed % 3]
+        expected = crop_by_trying(height, width, scale, np.random.default_rng(seed).random(40))
+        found = crop_box(height, width, scale, np.random.default_rng(seed))
+        assert expected is None or found == expected
+        fitted += expected is not None
+        if expected is None:
+            top, left, h, w = found
+            assert (h == height or w == width) and abs(2 * top + h - height) <= 1 and abs(2 * left + w - width) <= 1
+    assert 500 < fitted < 2500
+
+
+def test_random_numbers_are_those_of_a_generator_made_for_the_sample() -> None:
+    """Set, not made, and whatever was drawn from it before, halves of a number included."""
+    shared = SampleRandom(7)
+    for epoch, sample in ((0, 0), (0, 1), (3, 123_456_789_012), (0, 1)):
+        key, counter = (np.array(words, dtype=np.uint64) for words in ([7, epoch], [0, 0, 1, sample]))
+        fresh, random = np.random.Generator(np.random.Philox(key=key, counter=counter)), shared.at(epoch, sample)
+        assert random.random(5).tolist() == fresh.random(5).tolist()
+        assert random.integers(0, 9, 3, dtype=np.uint32).tolist() == fresh.integers(0, 9, 3, dtype=np.uint32).tolist()
+        assert random.permutation(4).tolist() == fresh.permutation(4).tolist()
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,20 @@ def test_a_store_that_fails_is_asked_again(store: Store, data_set: Path, tmp_pat
     assert store.opened["00000.tar"] == 6 and [path.name for path in (tmp_path / "files").iterdir()] == [shard.sha256]
 
 
+def test_what_no_second_try_mends_is_raised_at_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is not installed, or a mistake of ours, must not pass for a store that is away."""
+    remote, tries = Remote(f"{URL}/shards/00000.tar", 1, "0" * 64), []
+
+    def broken(*arguments: object) -> str:
+        tries.append(1)
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(storage, "copy", broken)
+    with pytest.raises(ImportError, match="Install s3fs"):
+        ShardCache(tmp_path, 1 << 30).open(remote)
+    assert len(tries) == 1
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "endless"])
 def test_what_the_manifest_does_not_say_is_never_used(store: Store, data_set: Path, tmp_path: Path, damage: str) -> None:
     shard = Sources.load([data_set]).manifests[0].shards[0]

@@ -168,7 +168,7 @@ class TrainSet(Dataset):
         for (epoch, sample), shard, position in zip(wanted, shards, positions, strict=True):
             random = self.random.at(epoch, sample)
             try:
-                if lost:  # this step will not be taken: nothing more is read for it
+                if lost:  # this step will not be saved: nothing more is read for it
                     raise LostSample(lost)
                 image, caption, replaced = self._read_or_stand_in(sample, shard, position)
             except LostSample as reason:
@@ -198,9 +198,10 @@ class TrainSet(Dataset):
         """
         for number in range(sample, sample + STAND_IN_TRIES):
             if number > sample:
-                shard, position = (int(value) for value in self.plan.locate(np.int64(number % self.plan.samples)))
+                number %= self.plan.samples
+                shard, position = (int(value) for value in self.plan.locate(np.int64(number)))
             try:
-                return *self._read(shard, position), int(number > sample)
+                return *self._read(shard, position), int(number != sample)
             except UNREADABLE as error:
                 name, reason = self.reader.sources.name(shard), error
                 if isinstance(error, OSError) and self.reader.sources.remote(shard):

@@ -1,8 +1,8 @@
 """Bicubic resizing where the training happens: two matrix products a picture, in numbers that every order of summing leaves exact.
 
-Loader processes only decode and cut: resizing there costs half as much again as decoding. And the same picture comes out on every
-device, in every batch: weights are multiples of 2^-14 and pixels are whole numbers, so each partial sum is a multiple of 2^-14
-below 2^9, which float32 holds without rounding.
+Loader processes only decode and cut: resizing there costs two fifths as much again as decoding. And the same picture comes out in
+every batch, and on every device that multiplies in float32: weights are multiples of 2^-14 and pixels are whole numbers, so each
+partial sum is a multiple of 2^-14 below 2^9, which float32 holds without rounding.
 """
 
 from __future__ import annotations

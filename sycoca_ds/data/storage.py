@@ -32,6 +32,8 @@ MOST_BYTES = 1 << 30
 """Of a file whose size is not known beforehand."""
 BLOCK_BYTES = 1 << 23
 STALE_SECONDS = 3600.0
+NOT_THE_STORES = (ImportError, TypeError, AttributeError, NameError, AssertionError, MemoryError)
+"""Errors that no second try mends: stores' libraries raise exceptions of their own, so everything else is theirs."""
 
 
 def is_url(folder: str | Path) -> bool:
@@ -140,7 +142,9 @@ class ShardCache:
                     return opened
                 finally:
                     part.unlink(missing_ok=True)
-            except Exception as error:  # stores' libraries have exceptions of their own
+            except NOT_THE_STORES:
+                raise
+            except Exception as error:
                 full = getattr(error, "errno", None) == errno.ENOSPC
                 if pause is None or getattr(error, "errno", None) == errno.EROFS:
                     raise OSError(f"{remote.url} cannot be fetched to {self.folder}: {error}") from error
@@ -222,6 +226,8 @@ def _read_small(url: str, name: str) -> bytes | None:
                 return file.read()
         except (ImportError, ValueError) as error:  # a protocol nobody knows, or whose library is not installed
             raise UserError(f"data.train = {url}: {error}") from error
+        except NOT_THE_STORES:
+            raise
         except Exception as error:
             if isinstance(error, FileNotFoundError) and name == "tokenizer.json":
                 return None
