@@ -7,6 +7,11 @@ import html
 import re
 
 
+def unescape(text: str) -> str:
+    """Entities resolved, twice: `&amp;quot;` is common."""
+    return html.unescape(html.unescape(text))
+
+
 def clean(text: str) -> str:
     """Broken encodings, ligatures, full-width letters, curly quotes and control characters mended (ftfy), entities resolved twice
     (`&amp;quot;` is common), every run of white space one space: `basic_clean` and `whitespace_clean` of openai/CLIP and open_clip.
@@ -14,7 +19,7 @@ def clean(text: str) -> str:
     if not (text.isascii() and text.isprintable() and "&" not in text):  # in others there is nothing to mend
         import ftfy
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = unescape(ftfy.fix_text(text))
     return " ".join(text.split())
 
 

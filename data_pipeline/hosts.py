@@ -4,8 +4,10 @@ resolved address of every hop) ask here."""
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 from data_pipeline.errors import UserError
 
@@ -57,3 +59,22 @@ def parse_allowed_hosts(values: Iterable[str]) -> frozenset[str]:
             raise UserError(f"--allow-host {value!r}: expected HOST:PORT, for example 127.0.0.1:8731")
         allowed.add(f"{host}:{int(port)}")
     return frozenset(allowed)
+
+
+def parse_blocked_hosts(values: Iterable[str]) -> tuple[str, ...]:
+    """Host names, lower case, sorted; `@FILE` stands for those in a file, one a line, `#` begins a comment. UserError for a file
+    that cannot be read and for what is no host name."""
+    hosts = set()
+    for value in values:
+        lines = [value]
+        if value.startswith("@"):
+            try:
+                lines = [line.split("#")[0] for line in Path(value[1:]).read_text(encoding="utf-8").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"--block-host {value}: cannot be read ({error})") from None
+        for line in filter(None, map(str.strip, lines)):
+            host = line.lower().strip(".")
+            if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host):
+                raise UserError(f"--block-host {value}: {line!r} is no host name; expected one like example.org")
+            hosts.add(host)
+    return tuple(sorted(hosts))

@@ -113,7 +113,7 @@ def test_every_good_row_arrives_and_every_bad_one_is_counted(world, built):
         "picture too small": COUNTS["tiny"],
         "low similarity": COUNTS["dissimilar"],
         "nsfw": COUNTS["nsfw"],
-        "duplicate": COUNTS["duplicate"],
+        "duplicate url": COUNTS["duplicate"],
     }
     assert funnel["failed"] == {
         "gone (404, 410)": COUNTS["dead"],

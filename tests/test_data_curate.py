@@ -1,19 +1,16 @@
 """Catalogue schemas and curation: every reason counted, captions clean, the same rows every time."""
 
-import csv
-import json
-
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.curate import CurateOptions, curate
+from data_pipeline.curation_sql import REASONS
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_text
-from data_pipeline.hosts import is_public_address, is_public_host
-from data_pipeline.sources import SCHEMAS, find_files, open_source
+from data_pipeline.hosts import is_public_address, is_public_host, parse_blocked_hosts
+from data_pipeline.sources import Cutoffs
 
 
 def parquet(path, rows: list[dict]) -> str:
@@ -36,6 +33,7 @@ def good(number: int, **changes) -> dict:
         "similarity": 0.3,
         "punsafe": 0.01,
         "pwatermark": 0.1,
+        "aesthetic": 5.0,
     } | changes
 
 
@@ -60,14 +58,31 @@ BAD = {
         {"url": "http://127.0.0.1:9/1.jpg"},
         {"url": "HTTP://printer.local/1.jpg"},
     ],
+    "blocked host": [
+        {"url": "http://bad.example/1.jpg"},
+        {"url": "http://BAD.example:80/2.jpg"},
+        {"url": "http://pics.bad.example./3.jpg"},
+        {"url": "http://listed.example/4.jpg"},
+    ],
     "empty caption": [{"caption": None}, {"caption": " \t\x01\u2028 "}, {"caption": "&nbsp;"}],
     "caption too short": [{"caption": "a  &amp;"}],
     "caption too long": [{"caption": "x" * 1001}],
+    "caption is a file name or address": [
+        {"caption": "IMG_20190101.JPG"},
+        {"caption": "https://a.example/x"},
+        {"caption": "www.a.example"},
+    ],
+    "caption with too few letters": [
+        {"caption": "02000"},
+        {"caption": "*** 100 % ***"},
+        {"caption": "\u2605\u2605\u2605\u2605\u2605 a"},
+    ],
     "picture too small": [{"width": 20}],
     "aspect ratio": [{"width": 2000}],
     "low similarity": [{"similarity": 0.01}],
     "nsfw": [{"punsafe": 0.9}],
     "watermark": [{"pwatermark": 0.95}],
+    "low aesthetic score": [{"aesthetic": 3.9}],
 }
 
 
@@ -75,12 +90,101 @@ def test_every_reason_is_counted(tmp_path):
     rows = [good(number) for number in range(20)] + [good(3)]
     for number, change in enumerate(change for changes in BAD.values() for change in changes):
         rows.append(good(1000 + number, **change))
-    record, kept = run(tmp_path, rows, allow_host=("127.0.0.1:8731",))
+    (tmp_path / "hosts.txt").write_text("# hosts\nlisted.example # not these\n\n")
+    blocked = ("Bad.example", f"@{tmp_path / 'hosts.txt'}")
+    record, kept = run(tmp_path, rows, allow_host=("127.0.0.1:8731",), block_host=blocked, min_aesthetic=4.0)
     assert record["rows_in"] == len(rows)
-    assert record["dropped"] == {reason: len(changes) for reason, changes in BAD.items()} | {"duplicate": 1}
+    assert record["dropped"] == {reason: len(changes) for reason, changes in BAD.items()} | {"duplicate url": 1}
     assert record["rows_out"] == len(kept) == 20
     assert record["rows_in"] == sum(record["dropped"].values()) + record["rows_out"]
     assert {row["url"] for row in kept} == {good(number)["url"] for number in range(20)}
+    assert list(record["dropped"]) == [reason for reason in REASONS if reason in record["dropped"]]
+
+
+def test_bounds_are_met_exactly(tmp_path):
+    """The value itself passes, also one that FLOAT rounds; the next one does not."""
+    rows = [
+        good(0, similarity=0.28, punsafe=0.45, pwatermark=0.8, width=64, height=192, caption="abcde"),
+        good(1, similarity=0.2799),
+        good(2, punsafe=0.4501),
+        good(3, pwatermark=0.8001),
+        good(4, width=63, height=64),
+        good(5, width=64, height=193),
+        good(6, caption="abcd"),
+        good(7, caption="abc 1234567"),  # 3 letters of 10 signs
+        good(8, caption="abc 12345678"),
+    ]
+    record, kept = run(tmp_path, rows, source="relaion2b")
+    assert sorted(row["url"] for row in kept) == [good(0)["url"], good(7)["url"]]
+    reasons = ("low similarity", "nsfw", "watermark", "picture too small", "aspect ratio", "caption too short")
+    assert record["dropped"] == dict.fromkeys((*reasons, "caption with too few letters"), 1)
+
+
+def test_cut_offs_are_the_sources_unless_given(tmp_path):
+    def cutoffs(source: str, **changes) -> Cutoffs:
+        return CurateOptions(metadata="", out=tmp_path, source=source, **changes).cutoffs()
+
+    assert cutoffs("laion2b") == Cutoffs(min_similarity=0.28) and cutoffs("relaion2b").max_nsfw == 0.45
+    coyo = cutoffs("coyo700m")
+    assert (coyo.min_side, coyo.min_caption, coyo.max_watermark, coyo.max_per_caption, coyo.max_per_phash) == (200, 6, None, 10, 1)
+    changed = cutoffs("coyo700m", min_side=0, max_nsfw=0.0, max_per_phash=0, max_watermark=0.9)
+    assert (changed.min_side, changed.max_nsfw, changed.max_per_phash, changed.max_watermark) == (None, 0.0, None, 0.9)
+    for wrong in ({"max_aspect": float("nan")}, {"min_side": -1}, {"max_nsfw": float("inf")}):
+        with pytest.raises(UserError, match="expected 0 or more"):
+            cutoffs("laion2b", **wrong)
+
+
+def test_captions_of_every_script_have_letters(tmp_path):
+    captions = [
+        "\u732b\u3068\u72ac\u306e\u5199\u771f",
+        "\u0928\u092e\u0938\u094d\u0924\u0947",
+        "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+        "\u0645\u0631\u062d\u0628\u0627",
+        "e\u0301le\u0300ve 1 2",
+    ]
+    record, kept = run(tmp_path, [good(number, caption=caption) for number, caption in enumerate(captions)])
+    assert sorted(row["caption"] for row in kept) == sorted(captions) and record["dropped"] == {}
+
+
+def test_frequent_captions_and_hashes_are_capped(tmp_path):
+    rows = [
+        good(number, caption=f"caption {'of many' if number < 10 else number}", phash=f"{number // 2:016x}") for number in range(20)
+    ]
+    rows += [good(100 + number, phash=None) for number in range(5)]
+    record, kept = run(tmp_path, rows, max_per_caption=3, max_per_phash=1)
+    frequent = sorted((row for row in rows[:10]), key=lambda row: sha256_text(f"{row['url']}\n{row['caption']}")[:16])[:3]
+    left = frequent + rows[10:20]
+    first = {}
+    for row in sorted(left, key=lambda row: sha256_text(f"{row['url']}\n{row['caption']}")[:16]):
+        first.setdefault(row["phash"], row["url"])
+    assert {row["url"] for row in kept} == set(first.values()) | {row["url"] for row in rows[20:]}
+    assert record["dropped"] == {"caption too frequent": 7, "duplicate picture hash": len(left) - len(first)}
+
+
+def test_the_original_caption_is_kept_where_cleaning_changed_it(tmp_path):
+    _, kept = run(tmp_path, [good(0, caption=" Tom &amp; Jerry\n"), good(1)])
+    assert {row["caption"]: row["original_caption"] for row in kept} == {
+        "Tom & Jerry": " Tom &amp; Jerry\n",
+        "picture number 1": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("http://A.example/x", "HTTP://a.EXAMPLE:80/x#y", True),
+        ("https://a.example", "https://a.example:443/", True),
+        ("https://a.example?q", "https://a.example/?q#", True),
+        ("http://a.example./x", "http://me:pw@a.example/x", True),
+        ("http://a.example/x", "https://a.example/x", False),
+        ("http://a.example/x", "http://a.example/X", False),
+        ("http://a.example/x", "http://a.example:8080/x", False),
+        ("http://a.example/x?a", "http://a.example/x?b", False),
+    ],
+)
+def test_urls_are_compared_normalised(tmp_path, one, other, same):
+    record, kept = run(tmp_path, [good(0, url=one), good(1, url=other)])
+    assert record["dropped"] == ({"duplicate url": 1} if same else {}) and {row["url"] for row in kept} <= {one, other}
 
 
 def test_allowed_host_passes_with_its_port_only(tmp_path):
@@ -135,9 +239,9 @@ def test_dedup_modes(tmp_path):
         good(2, url=url.replace("http://pictures", "HTTP://PICTURES") + "#part"),
     ]
     by_url, kept = run(tmp_path, rows, name="a")
-    assert by_url["dropped"] == {"duplicate": 3} and len({row["url"].lower().split("#")[0] for row in kept}) == 2
+    assert by_url["dropped"] == {"duplicate url": 3} and len({row["url"].lower().split("#")[0] for row in kept}) == 2
     by_both, kept = run(tmp_path, rows, name="b", dedup="url_caption")
-    assert by_both["dropped"] == {"duplicate": 1}
+    assert by_both["dropped"] == {"duplicate url and caption": 1}
     assert sorted(row["caption"] for row in kept) == [
         "another caption",
         "picture number 0",
@@ -175,148 +279,13 @@ def test_done_work_is_kept_and_other_filters_refused(tmp_path, capsys):
     assert curate(CurateOptions(**options)) == first, "a failed attempt leaves the old rows alone"
 
 
-def read(tmp_path, source: str, pattern: str, **options) -> list[dict]:
-    connection = duckdb.connect()
-    sql = open_source(connection, source, find_files(pattern), **options)
-    result = connection.execute(sql)
-    return [dict(zip([column[0] for column in result.description], row, strict=True)) for row in result.fetchall()]
-
-
-def test_cc3m_and_cc12m_without_header_with_quotes(tmp_path):
-    captions = [
-        '"starts with a quote',
-        'a "quoted" word',
-        "02000",
-        "it's",
-        'ends with "',
-        "comma, semicolon; done",
-        "5' 10\"",
-    ]
-    with open(tmp_path / "cc3m.tsv", "w") as three, open(tmp_path / "cc12m.tsv", "w") as twelve:
-        for number, caption in enumerate(captions):
-            three.write(f"{caption}\thttp://a.example/{number}.jpg\n")
-            twelve.write(f"http://a.example/{number}.jpg\t{caption}\n")
-    for source in ("cc3m", "cc12m"):
-        rows = read(tmp_path, source, str(tmp_path / f"{source}.tsv"))
-        assert [row["caption"] for row in rows] == captions
-        assert [row["url"] for row in rows] == [f"http://a.example/{number}.jpg" for number in range(len(captions))]
-        assert all(row["similarity"] is None for row in rows)
-
-
-LAYOUTS = {
-    "laion2b": (
-        {
-            "SAMPLE_ID": 1,
-            "URL": "u",
-            "TEXT": "t",
-            "HEIGHT": 3,
-            "WIDTH": 4,
-            "LICENSE": "?",
-            "NSFW": "UNSURE",
-            "similarity": 0.5,
-        },
-        {"src_width": 4, "src_height": 3, "similarity": 0.5, "nsfw": 0.5},
-    ),
-    "laion2b-joined": (
-        {
-            "URL": "u",
-            "TEXT": "t",
-            "WIDTH": 4,
-            "HEIGHT": 3,
-            "similarity": 0.5,
-            "hash": 7,
-            "punsafe": 0.25,
-            "pwatermark": 0.75,
-        },
-        {"src_width": 4, "src_height": 3, "similarity": 0.5, "nsfw": 0.25, "watermark": 0.75},
-    ),
-    "relaion2b": (
-        {
-            "url": "u",
-            "caption": "t",
-            "width": 4,
-            "height": 3,
-            "similarity": 0.5,
-            "punsafe": 0.25,
-            "pwatermark": 0.75,
-            "key": "1",
-            "status": "success",
-        },
-        {"src_width": 4, "src_height": 3, "similarity": 0.5, "nsfw": 0.25, "watermark": 0.75},
-    ),
-    "coyo700m": (
-        {
-            "id": 1,
-            "url": "u",
-            "text": "t",
-            "width": 4,
-            "height": 3,
-            "image_phash": "00ff00ff00ff00ff",
-            "clip_similarity_vitb32": 0.5,
-            "nsfw_score_opennsfw2": 0.25,
-            "watermark_score": 0.75,
-            "aesthetic_score_laion_v2": 5.5,
-        },
-        {
-            "src_width": 4,
-            "src_height": 3,
-            "similarity": 0.5,
-            "nsfw": 0.25,
-            "watermark": 0.75,
-            "aesthetic": 5.5,
-            "phash": "00ff00ff00ff00ff",
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_catalogue_layouts(tmp_path, layout):
-    row, expected = LAYOUTS[layout]
-    path = parquet(tmp_path / "part.parquet", [row])
-    (tmp_path / ".part.parquet.crc").write_bytes(b"crc")
-    names = ("src_width", "src_height", "similarity", "nsfw", "watermark", "aesthetic", "phash")
-    found = read(tmp_path, layout.split("-")[0], str(tmp_path))[0]
-    assert found == {"url": "u", "caption": "t"} | dict.fromkeys(names) | expected
-    assert path
-
-
-def test_generic_with_named_columns_in_csv_and_jsonl(tmp_path):
-    with open(tmp_path / "mine.csv", "w", newline="") as file:
-        csv.writer(file).writerows(
-            [
-                ["address", "words"],
-                ["http://a.example/1", 'says "yes", twice\nand goes on'],
-                ["http://a.example/2", "0123"],
-            ]
-        )
-    rows = read(tmp_path, "generic", str(tmp_path / "mine.csv"), url_col="address", caption_col="words")
-    assert [(row["url"], row["caption"]) for row in rows] == [
-        ("http://a.example/1", 'says "yes", twice\nand goes on'),
-        ("http://a.example/2", "0123"),
-    ]
-    (tmp_path / "mine.jsonl").write_text(
-        "\n".join(json.dumps({"url": f"http://a.example/{n}", "caption": f"c\u2028{n}"}) for n in range(3))
-    )
-    assert [row["caption"] for row in read(tmp_path, "generic", str(tmp_path / "mine.jsonl"))] == [
-        "c\u20280",
-        "c\u20281",
-        "c\u20282",
-    ]
-
-
-def test_missing_columns_and_files_are_named(tmp_path):
-    path = parquet(tmp_path / "odd.parquet", [{"link": "u", "TEXT": "t"}])
-    with pytest.raises(
-        UserError, match=r"odd.parquet: --source laion2b needs the columns url \(url\); found link, TEXT; .*--url-col"
-    ):
-        read(tmp_path, "laion2b", path)
-    with pytest.raises(UserError, match="no such file"):
-        find_files(str(tmp_path / "nothing*.parquet"))
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(UserError, match="broken.parquet: cannot be read"):
-        read(tmp_path, "generic", str(tmp_path / "broken.parquet"))
-    assert set(SCHEMAS) == {"laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic"}
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(["a b"], "'a b' is no host name"), (["http://a.example"], "is no host name"), (["@/no/such/file"], "cannot be read")],
+)
+def test_bad_blocked_hosts(values, message):
+    with pytest.raises(UserError, match=f"--block-host .*{message}"):
+        parse_blocked_hosts(values)
 
 
 @pytest.mark.parametrize(
