@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test peer install lint clean
+.PHONY: demo test peer spark install lint clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -20,6 +20,10 @@ test: install
 # open_clip 3.3 beside the environment, 180 MB, for the tests that compare with it; without it they skip.
 peer: install
 	tests/open_clip_peer.sh build/open_clip $(BIN)/python
+
+# Spark for curation and download, 450 MB, for the tests that compare it with DuckDB; without it, or without Java, they skip.
+spark: install
+	$(BIN)/python -m pip install --quiet -e '.[spark]'
 
 lint: install
 	$(BIN)/ruff check .

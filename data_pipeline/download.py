@@ -13,22 +13,26 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from data_pipeline.curate import read_curate
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.hosts import parse_allowed_hosts
 from data_pipeline.lock import only_one
-from data_pipeline.progress import Progress
-from data_pipeline.supervise import run_img2dataset
+from data_pipeline.progress import Progress, format_seconds
+from data_pipeline.supervise import ENDED, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
 from data_pipeline.tarwalk import TarError, count_samples
 
 FORMAT = 1
+FIRST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,19 @@ class DownloadOptions:
     """Most pixels of one picture by its header, checked before it is decoded."""
     shard_size: int = 10_000
     """Rows per tar."""
+    min_success: float = 0.2
+    """A shard (of 50 rows and more) of which a smaller share arrives was hit by an outage: it is not done, but downloaded again. 0
+    takes what comes."""
     stall: float = 90.0
     """Seconds without a new byte after which the download is killed and resumed; at least three timeouts."""
     attempts: int = 3
     """Starts without a single new shard between them, after which we give up."""
+    patience: float = 1800.0
+    """Seconds for which we try on, with pauses, before we give up while nothing can be reached or arrives."""
+    distributor: Literal["processes", "pyspark"] = "processes"
+    """Who runs the downloaders: processes here, or Spark's executors; those need this data set folder and img2dataset, too."""
+    spark_master: str | None = None
+    """Spark's master, for example local[8] or spark://head:7077; not given: what spark-submit or Spark's own settings say."""
     user_agent_token: str = "sycoca-ds"
     """Name of the robot sent to servers; also the name under which robots directives may address it."""
     allow_host: tuple[str, ...] = ()
@@ -122,9 +135,13 @@ def check_options(options: DownloadOptions) -> None:
         ("timeout", 0.1),
         ("shard_size", 10),
         ("attempts", 1),
+        ("min_success", 0),
+        ("patience", 0),
     ):
         if getattr(options, name) < least:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected at least {least}")
+    if options.min_success > 1:
+        raise UserError(f"--min-success {options.min_success}: expected a share, 0 to 1")
     if options.shard_size > 100_000:
         raise UserError(f"--shard-size {options.shard_size}: expected at most 100000 rows a tar")
 
@@ -158,7 +175,7 @@ def download(folder: Path, options: DownloadOptions) -> dict:
                 )
             state = {"format": FORMAT, "settings": settings, "shards": {}}
             write_json(state_path, state)
-        state["shards"] = scrub(root / "shards", rows, state["shards"])
+        state["shards"] = scrub(root / "shards", rows, state["shards"], options.min_success)
         if len(state["shards"]) == len(rows) and state.get("failed") is not None:
             print(
                 f"{root / 'shards'}: already downloaded, {state['downloaded']} of {state['requested']} rows",
@@ -167,6 +184,8 @@ def download(folder: Path, options: DownloadOptions) -> dict:
             )
             return state
         (root / "shards").mkdir(exist_ok=True)
+        bound = format_seconds(longest_seconds(options, [rows[n] for n in range(len(rows)) if f"{n:05d}" not in state["shards"]]))
+        print(f"{root / 'shards'}: at most {bound} if every URL takes its whole --timeout", file=sys.stderr, flush=True)
         with Progress("download", sum(rows), "rows") as bar:
             _until_done(root, options, allowed, rows, state, lock, bar)
         state |= _totals(root / "shards", rows)
@@ -174,28 +193,44 @@ def download(folder: Path, options: DownloadOptions) -> dict:
     return state
 
 
+def longest_seconds(options: DownloadOptions, rows: list[int]) -> float:
+    """Within what these shards are downloaded whatever servers do: rounds of URLs that all take their whole time, a shard at a time
+    in every process; with the start, without pauses for an outage."""
+    rounds = [math.ceil(count / options.threads) for count in rows]
+    longest_process = max(math.ceil(sum(rounds) / options.processes), max(rounds, default=0))
+    return START_SECONDS + longest_process * options.timeout
+
+
 def _until_done(
     root: Path, options: DownloadOptions, allowed: frozenset, rows: list[int], state: dict, lock: int, bar: Progress
 ) -> None:
-    idle = 0
+    idle, quiet_since, pause = 0, 0.0, FIRST_PAUSE_SECONDS
     while len(state["shards"]) < len(rows):
-        before = len(state["shards"])
+        before, started = len(state["shards"]), time.monotonic()
         outcome = run_img2dataset(root, options, allowed, rows, lock, bar)
-        state["shards"] = scrub(root / "shards", rows, state["shards"])
+        state["shards"] = scrub(root / "shards", rows, state["shards"], options.min_success)
         write_json(root / "download.json", state)
-        idle = 0 if len(state["shards"]) > before else idle + 1
-        if idle >= options.attempts:
+        left = len(rows) - len(state["shards"])
+        if not left:
+            return
+        print(f"img2dataset {outcome} with {left} shards to do; starting it again", file=sys.stderr, flush=True)
+        if len(state["shards"]) > before:
+            idle, pause = 0, FIRST_PAUSE_SECONDS
+            continue
+        quiet_since = started if idle == 0 else quiet_since
+        idle += 1
+        # Without a network it stands still, or its shards bring nothing: that may pass. What else ends it will end it again.
+        passing = outcome in (STOOD_STILL, OUTAGE, ENDED)
+        if idle >= options.attempts and not (passing and time.monotonic() - quiet_since < options.patience):
             raise UserError(
-                f"{root / 'shards'}: {len(rows) - len(state['shards'])} of {len(rows)} shards are not done after "
-                f"{idle} "
-                f"starts without progress ({outcome}); see {root / 'download.log'}; the same command tries again"
+                f"{root / 'shards'}: {left} of {len(rows)} shards are not done after {idle} starts without progress "
+                f"({outcome}); see {root / 'download.log'}; the same command tries again"
+                + ("; if the links are dead, and not the network, give a lower --min-success" if outcome in (OUTAGE, ENDED) else "")
             )
-        if len(state["shards"]) < len(rows):
-            print(
-                f"img2dataset {outcome} with {len(rows) - len(state['shards'])} shards to do; starting it again",
-                file=sys.stderr,
-                flush=True,
-            )
+        if passing:
+            bar.note(f"{outcome}; next try in {pause:.0f} s")
+            time.sleep(min(pause, options.patience))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _read_state(path: Path) -> dict | None:
@@ -208,10 +243,9 @@ def _read_state(path: Path) -> dict | None:
         raise UserError(f"{path}: damaged; delete it and {path.parent / 'shards'} and download again") from None
 
 
-def scrub(shards: Path, rows: list[int], known: dict) -> dict:
-    """Deletes every shard that is not whole (no stats, an unreadable tar, tar and stats that disagree) and returns the
-    whole ones as {name: [tar bytes, mtime_ns, samples]}. `known` ones with the same size and time are not read
-    again."""
+def scrub(shards: Path, rows: list[int], known: dict, min_success: float = 0.0) -> dict:
+    """Deletes every shard that is not whole (no stats, an unreadable tar, tar and stats that disagree) or brought too little, and
+    returns the others as {name: [tar bytes, mtime_ns, samples]}. `known` ones with the same size and time are not read again."""
     shutil.rmtree(shards / "_tmp", ignore_errors=True)
     whole = {}
     names = {path.name.split(".")[0].removesuffix("_stats") for path in shards.glob("*") if path.is_file()}
@@ -225,6 +259,8 @@ def scrub(shards: Path, rows: list[int], known: dict) -> dict:
                 raise ValueError("stats of another shard")
             if known.get(name, [])[:2] != seen and count_samples(tar) != record["successes"]:
                 raise ValueError("tar and stats disagree")
+            if too_few(record["count"], record["successes"], min_success):
+                raise ValueError(f"{record['successes']} of {record['count']} rows arrived")
             whole[name] = [*seen, record["successes"]]
         except (OSError, ValueError, KeyError, TypeError, TarError) as error:
             if stats.exists():

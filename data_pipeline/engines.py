@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from data_pipeline.captions import unescape
 from data_pipeline.errors import UserError
 from data_pipeline.hosts import is_public_host
 from data_pipeline.sources import quote
+from data_pipeline.spark import open_session
 
 BATCH_ROWS = 122_880
 PREFIX_VALUES = 1 << 32
@@ -134,50 +134,25 @@ class Spark:
     """
 
     def __init__(self, scratch: Path, memory_limit: str, master: str | None):
-        try:
-            import sqlglot
-            from py4j.protocol import Py4JError
-            from pyspark.errors import PySparkException
-            from pyspark.sql import SparkSession
-        except ImportError as error:
-            raise UserError(f"--engine spark: {error.name} is missing; install it: pip install 'sycoca-ds[spark]'") from None
-        if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
-            raise UserError("--engine spark: no Java found (java, JAVA_HOME); Spark needs a Java 17 runtime")
-
-        self._translate = lambda sql: sqlglot.transpile(sql, read="duckdb", write="spark")[0]
-        self.scratch = scratch
-        builder = SparkSession.builder.appName("sycoca-ds curation")
-        if master is not None:
-            builder = builder.master(master)
-        if master is None or master.startswith("local"):
-            # Takes effect only where this starts the JVM: under spark-submit that is the submitter's to say.
-            builder = builder.config("spark.driver.memory", spark_memory(memory_limit)).config("spark.local.dir", str(scratch))
-        try:
-            self.spark = builder.getOrCreate()
-        except Exception as error:
-            raise UserError(f"--engine spark --spark-master {master}: {_one_line(error)}") from None
-        self.spark.sparkContext.setLogLevel("ERROR")
-        for name, value in {
-            "spark.sql.caseSensitive": "true",  # a catalogue may have both URL and url
-            "spark.sql.ansi.enabled": "true",
-            "spark.sql.parquet.binaryAsString": "true",
-            "spark.sql.parquet.compression.codec": "zstd",
-            "spark.sql.execution.arrow.pyspark.enabled": "true",
-        }.items():
-            self.spark.conf.set(name, value)
-        self._error = (PySparkException, Py4JError)
-        self._ship_package()
+        self.spark = open_session(
+            master,
+            scratch,
+            memory_limit,
+            spark__sql__caseSensitive="true",  # a catalogue may have both URL and url
+            spark__sql__ansi__enabled="true",
+            spark__sql__parquet__binaryAsString="true",
+            spark__sql__parquet__compression__codec="zstd",
+        )
+        import sqlglot
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
         from pyspark.sql.functions import udf
+
+        self.scratch, self._error = scratch, (PySparkException, Py4JError)
+        self._translate = lambda sql: sqlglot.transpile(sql, read="duckdb", write="spark")[0]
 
         for name, function, kind in FUNCTIONS:
             self.spark.udf.register(name, udf(_or_none(function), kind, useArrow=True))
-
-    def _ship_package(self) -> None:
-        """Executors need no installation of ours: Python with pyarrow and pandas is enough."""
-        archive = shutil.make_archive(
-            str(self.scratch / "data_pipeline"), "zip", Path(__file__).resolve().parent.parent, "data_pipeline"
-        )
-        self.spark.sparkContext.addPyFile(archive)
 
     def open(self, files: list[Path]) -> list[tuple[str, bool]]:
         with self._errors():
@@ -224,14 +199,6 @@ class Spark:
             yield
         except self._error as error:
             raise EngineError(_one_line(error)) from None
-
-
-def spark_memory(limit: str) -> str:
-    """`4GB` -> `4g`, as Java writes sizes. Raises `UserError`."""
-    number, unit = limit.upper().removesuffix("B").removesuffix("I")[:-1], limit.upper().removesuffix("B").removesuffix("I")[-1:]
-    if not number.strip().isdigit() or unit not in ("K", "M", "G", "T"):
-        raise UserError(f"--memory-limit {limit}: expected a whole number with KB, MB, GB or TB, for example 4GB")
-    return f"{number.strip()}{unit.lower()}"
 
 
 def _or_none(function):

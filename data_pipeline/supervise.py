@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -25,8 +26,17 @@ START_SECONDS = 60.0
 counts."""
 END_SECONDS = 15.0
 """Granted to end after the last shard is done; img2dataset is known to hang there."""
+OUTAGE_SHARDS = 3
+"""So many shards in a row that brought too little are an outage: the run ends, lest all shards go through it."""
+MIN_ROWS_FOR_A_RATE = 50
 GUESSED_SAMPLE_BYTES = 7000
+ENDED, STOOD_STILL, OUTAGE = "ended", "stood still", "brought too little"
 USER_AGENT = "Mozilla/5.0 (compatible; {token}; image dataset research)"
+
+
+def too_few(count: int, successes: int, min_success: float) -> bool:
+    """Whether a shard brought so little that it must have been an outage. Small ones may by chance."""
+    return count >= MIN_ROWS_FOR_A_RATE and successes < min_success * count
 
 
 def _job_settings(root: Path, options: DownloadOptions, allowed: frozenset, shards_to_do: int) -> dict:
@@ -40,6 +50,8 @@ def _job_settings(root: Path, options: DownloadOptions, allowed: frozenset, shar
     )
     return {
         "limits": asdict(limits) | {"allowed_hosts": sorted(allowed)},
+        "spark_master": options.spark_master,
+        "environment": worker_environment(options.max_pixels),
         "img2dataset": {
             "url_list": str(root / "canonical"),
             "input_format": "parquet",
@@ -48,6 +60,7 @@ def _job_settings(root: Path, options: DownloadOptions, allowed: frozenset, shar
             "save_additional_columns": ["uid"],
             "output_folder": str(root / "shards"),
             "output_format": "webdataset",
+            "distributor": "pyspark" if options.distributor == "pyspark" else "multiprocessing",
             "processes_count": max(1, min(options.processes, shards_to_do)),
             "thread_count": options.threads,
             "number_sample_per_shard": options.shard_size,
@@ -69,16 +82,23 @@ def _job_settings(root: Path, options: DownloadOptions, allowed: frozenset, shar
     }
 
 
+def worker_environment(max_pixels: int) -> dict[str, str]:
+    """Environment variables of every process that downloads."""
+    return {
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "WANDB_MODE": "disabled",
+        "OPENCV_IO_MAX_IMAGE_PIXELS": str(max_pixels),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
 def _start(root: Path, options: DownloadOptions, allowed: frozenset, shards_to_do: int, lock: int) -> subprocess.Popen:
     settings = root / ".download.job.json"
     write_json(settings, _job_settings(root, options, allowed, shards_to_do))
     package_root = str(Path(__file__).resolve().parent.parent)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")])),
-        "NO_ALBUMENTATIONS_UPDATE": "1",
-        "WANDB_MODE": "disabled",
-        "OPENCV_IO_MAX_IMAGE_PIXELS": str(options.max_pixels),
-        "OMP_NUM_THREADS": "1",
+        **worker_environment(options.max_pixels),
     }
     with open(root / "download.log", "ab") as log:
         # -c rather than -m: classes of __main__ cannot be unpickled in spawned workers under their own name.
@@ -137,10 +157,11 @@ def run_img2dataset(root: Path, options: DownloadOptions, allowed: frozenset, ro
     """One start of img2dataset, until it ends or must be ended; says how it ended."""
     shards = root / "shards"
     stall = max(options.stall, 3 * options.timeout)
-    job = _start(root, options, allowed, len(rows) - _look(shards, rows)[0], lock)
+    done_before = _done(shards)
+    job = _start(root, options, allowed, len(rows) - len(done_before), lock)
     try:
         changed = time.monotonic()
-        last, moved, all_done_at = _look(shards, rows)[:2], False, None
+        last, moved, all_done_at, poor, seen = _look(shards, rows)[:2], False, None, 0, done_before
         while job.poll() is None:
             now = time.monotonic()
             done, size, estimate = _look(shards, rows)
@@ -148,14 +169,34 @@ def run_img2dataset(root: Path, options: DownloadOptions, allowed: frozenset, ro
             bar.note(f"{done}/{len(rows)} shards")
             if (done, size) != last:
                 last, changed, moved = (done, size), now, True
+            if done > len(seen):
+                new = _done(shards) - seen
+                seen = seen | new
+                for name in sorted(new):
+                    poor = poor + 1 if too_few(*_counts(shards, name), options.min_success) else 0
+                if poor >= OUTAGE_SHARDS and done < len(rows):
+                    return OUTAGE
             if done == len(rows):
                 all_done_at = all_done_at or now
                 if now - all_done_at > END_SECONDS:
                     return "hung after the last shard"
             elif now - changed > stall + (0 if moved else START_SECONDS):
-                return f"stood still for {stall:.0f} s"
+                return STOOD_STILL
             time.sleep(POLL_SECONDS)
         bar.set(_look(shards, rows)[2])
-        return "ended" if job.returncode == 0 else f"ended with status {job.returncode}"
+        return ENDED if job.returncode == 0 else f"ended with status {job.returncode}"
     finally:
         _kill_group(job)
+
+
+def _done(shards: Path) -> set[str]:
+    return {path.name.removesuffix("_stats.json") for path in shards.glob("*_stats.json")}
+
+
+def _counts(shards: Path, name: str) -> tuple[int, int]:
+    """(rows, successes) of a shard by its stats file; (0, 0) for one that cannot be read, which `scrub` will notice."""
+    try:
+        record = json.loads((shards / f"{name}_stats.json").read_text())
+        return int(record["count"]), int(record["successes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0

@@ -1,12 +1,9 @@
 """The chain with the real img2dataset on loopback: what comes out is what was put in; killed, it resumes to the
 same."""
 
-import hashlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,7 +15,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.build import BuildCommand
 from data_pipeline.curate import CurateOptions, curate
 from data_pipeline.download import DownloadOptions, download, expected_shards, scrub
 from data_pipeline.errors import UserError
@@ -26,81 +22,26 @@ from data_pipeline.manifest import Manifest
 from data_pipeline.mark import IN_EVALUATION, mark
 from data_pipeline.parts import merge, split
 from data_pipeline.report import report
-from data_pipeline.server import PictureServer
 from data_pipeline.verify import verify
-from data_pipeline.world import ROW_TROUBLES, SLOW_ROWS, build_world, trouble_count
+from data_pipeline.world import ROW_TROUBLES, SLOW_ROWS, trouble_count
+from tests.chain import GOOD, REPOSITORY, alive_in, build, content, flags, options, start_world
 
 pytestmark = pytest.mark.timeout(150)
-GOOD = 220
-SHARD_SIZE = 30
-REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTS = {
     kind: sum(ROW_TROUBLES[number % len(ROW_TROUBLES)] == kind for number in range(trouble_count(GOOD))) for kind in ROW_TROUBLES
 }
 
 
-class SlowServer(PictureServer):
-    """Takes its time with every picture, so that a kill hits the middle of the work."""
-
-    pause = 0.0
-
-    def find(self, parts):
-        time.sleep(self.pause)
-        return super().find(parts)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("chain") / "world"
-    build_world(folder, {"train": GOOD, "val": 2, "test": 2}, seed=0, port=port)
-    with SlowServer(folder / "images", port, troubles=True) as server:
+    with start_world(folder) as server:
         yield folder, server
-
-
-def options(server) -> dict:
-    return {
-        "image_size": 48,
-        "shard_size": SHARD_SIZE,
-        "processes": 2,
-        "threads": 8,
-        "timeout": 2.0,
-        "stall": 40.0,
-        "max_bytes": 4 << 20,
-        "allow_host": (f"127.0.0.1:{server.port}",),
-    }
-
-
-def flags(server) -> list[str]:
-    return [
-        word
-        for name, value in options(server).items()
-        for word in (f"--{name.replace('_', '-')}", value[0] if isinstance(value, tuple) else str(value))
-    ]
 
 
 @pytest.fixture(scope="module")
 def built(world, tmp_path_factory) -> Path:
-    folder, server = world
-    out = tmp_path_factory.mktemp("chain") / "train"
-    BuildCommand(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", **options(server)).run()
-    return out
-
-
-def content(root: Path) -> dict[str, tuple[str, str, str]]:
-    """uid -> (url, sha256 of the image, caption) of everything the manifest keeps."""
-    result = {}
-    manifest = Manifest.load(root)
-    for number, shard in enumerate(manifest.shards):
-        data = shard.path.read_bytes()
-        for row in manifest.index(number).to_pylist():
-            image = data[row["image_offset"] : row["image_offset"] + row["image_bytes"]]
-            text = data[row["text_offset"] : row["text_offset"] + row["text_bytes"]].decode()
-            assert row["uid"] not in result
-            result[row["uid"]] = (row["url"], hashlib.sha256(image).hexdigest(), text)
-    return result
+    return build(*world, tmp_path_factory.mktemp("chain") / "train")
 
 
 def test_every_good_row_arrives_and_every_bad_one_is_counted(world, built):
@@ -249,130 +190,6 @@ def test_the_page_holds_everything_and_escapes_captions(built, tmp_path):
             assert loss["name"].replace("(", "(") in page
     hostile = render("x", funnel, [{"key": "k", "picture": "", "caption": "<script>alert(1)</script>", "size": ""}])
     assert "<script>" not in hostile and "&lt;script&gt;" in hostile
-
-
-def session_of(parent: int) -> int | None:
-    """Session (= pid) of the img2dataset process that a supervisor started."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and int(fields[3]) != os.getsid(parent):
-            return int(fields[3])
-    return None
-
-
-def alive_in(session: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(stat.parent.name)
-    return found
-
-
-def interrupted_download(root: Path, server, number: int, group: bool, shards: int) -> subprocess.Popen:
-    """Starts the download command, sends signal `number` to it (or its group) once `shards` shards are done, returns
-    the ended process; asserts that nothing of img2dataset lives on."""
-    command = [
-        sys.executable,
-        "-m",
-        "data_pipeline",
-        "download",
-        "--data",
-        str(root),
-        *flags(server),
-        "--processes",
-        "1",
-    ]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    session = None
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            session = session or session_of(process.pid)
-            if session and len(list((root / "shards").glob("*_stats.json"))) >= shards:
-                break
-            time.sleep(0.01)
-        assert session is not None and process.poll() is None, process.stderr.read() if process.poll() is not None else "too slow"
-        assert alive_in(session)
-        (os.killpg if group else os.kill)(process.pid, number)
-        process.wait(20)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    deadline = time.monotonic() + 10
-    while alive_in(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert alive_in(session) == []
-    return process
-
-
-def resumed_with_a_killed_worker(root: Path, server, done: int) -> str:
-    """Runs the download to its end, but kills its working process once; returns what it said."""
-    changes = ["--processes", "1", "--timeout", "2", "--stall", "6"]
-    command = [sys.executable, "-m", "data_pipeline", "download", "--data", str(root), *flags(server), *changes]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline, killed = time.monotonic() + 60, False
-        while not killed and time.monotonic() < deadline and process.poll() is None:
-            session = session_of(process.pid)
-            if session and len(list((root / "shards").glob("*_stats.json"))) > done:
-                parents = {
-                    pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in alive_in(session)
-                }
-                workers = [pid for pid, parent in parents.items() if str(parent) in parents and parent != session]
-                for pid in workers:
-                    os.kill(int(pid), signal.SIGKILL)
-                killed = bool(workers)
-            time.sleep(0.05)
-        assert killed
-        server.pause = 0.0
-        log = process.communicate(timeout=80)[1]
-        assert process.returncode == 0, log
-        return log
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_killed_terminated_and_damaged_it_resumes_to_the_same_content(world, built, tmp_path):
-    folder, server = world
-    root = tmp_path / "train"
-    record = curate(
-        CurateOptions(
-            metadata=str(folder / "catalogue/train.parquet"),
-            out=root,
-            source="laion2b",
-            allow_host=options(server)["allow_host"],
-        )
-    )
-    rows = expected_shards({"rows": [["part", record["rows_out"], ""]], "shard_size": SHARD_SIZE})
-    server.pause = 0.15
-    try:
-        process = interrupted_download(root, server, signal.SIGTERM, group=False, shards=0)
-        assert process.returncode == 143 and "the same command goes on" in process.stderr.read()
-        process = interrupted_download(root, server, signal.SIGKILL, group=True, shards=1)
-        assert process.returncode == -signal.SIGKILL
-        done = sorted((root / "shards").glob("*_stats.json"))
-        assert 1 <= len(done) < len(rows), "the kill must hit the middle"
-        # A disk that lost the end of a finished tar, too: its stats file still says it is done.
-        tar = done[0].with_name(done[0].name.replace("_stats.json", ".tar"))
-        os.truncate(tar, tar.stat().st_size - 3000)
-        # And a worker that is killed (out of memory): its shard is lost, img2dataset waits for it for ever.
-        log = resumed_with_a_killed_worker(root, server, len(list((root / "shards").glob("*_stats.json"))))
-        assert "stood still for 6 s" in log and "starting it again" in log
-    finally:
-        server.pause = 0.0
-    verify(root, processes=1)
-    assert content(root) == content(built)
 
 
 def test_scrub_keeps_whole_shards_only(built, tmp_path):

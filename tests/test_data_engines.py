@@ -9,8 +9,9 @@ import pytest
 
 from data_pipeline.curate import CurateOptions, curate
 from data_pipeline.curation_sql import REASONS
-from data_pipeline.engines import part_begins, spark_memory
+from data_pipeline.engines import part_begins
 from data_pipeline.errors import UserError
+from data_pipeline.spark import java_memory
 from tests.odd_catalogue import ALLOWED, BLOCKED, write_odd_catalogue
 
 pytestmark = pytest.mark.timeout(400)
@@ -69,7 +70,7 @@ def test_spark_names_what_is_missing(tmp_path, spark):
 
 
 def test_sizes_as_java_writes_them():
-    assert [spark_memory(text) for text in ("4GB", "512MB", "2 GiB", "1TB")] == ["4g", "512m", "2g", "1t"]
+    assert [java_memory(text) for text in ("4GB", "512MB", "2 GiB", "1TB")] == ["4g", "512m", "2g", "1t"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 2100])

@@ -1,0 +1,277 @@
+"""The build under attack from our own side: killed, terminated, without a network, on Spark. What comes out is the same."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.curate import CurateOptions, curate
+from data_pipeline.download import DownloadOptions, download, expected_shards, longest_seconds
+from data_pipeline.errors import UserError
+from data_pipeline.supervise import START_SECONDS, too_few
+from data_pipeline.verify import verify
+from tests.chain import REPOSITORY, SHARD_SIZE, alive_in, build, content, flags, options, session_of, start_world
+
+pytestmark = pytest.mark.timeout(150)
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain") / "world"
+    with start_world(folder) as server:
+        yield folder, server
+
+
+@pytest.fixture(scope="module")
+def built(world, tmp_path_factory) -> Path:
+    return build(*world, tmp_path_factory.mktemp("chain") / "train")
+
+
+def curated(folder: Path, server, out: Path) -> list[int]:
+    """Curates the world's catalogue into `out`; returns the rows of its shards."""
+    allow = options(server)["allow_host"]
+    record = curate(CurateOptions(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", allow_host=allow))
+    return expected_shards({"rows": [["part", record["rows_out"], ""]], "shard_size": SHARD_SIZE})
+
+
+def none_left_in(session: int, seconds: float = 10.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive_in(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return alive_in(session) == []
+
+
+def interrupted_download(root: Path, server, number: int, group: bool, shards: int, more: tuple | list = ()) -> subprocess.Popen:
+    """Starts the download command, sends signal `number` to it (or its group) once `shards` shards are done, returns
+    the ended process; asserts that nothing of img2dataset lives on."""
+    command = [
+        sys.executable,
+        "-m",
+        "data_pipeline",
+        "download",
+        "--data",
+        str(root),
+        *flags(server),
+        "--processes",
+        "1",
+        *more,
+    ]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    session = None
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            session = session or session_of(process.pid)
+            if session and len(list((root / "shards").glob("*_stats.json"))) >= shards:
+                break
+            time.sleep(0.01)
+        assert session is not None and process.poll() is None, process.stderr.read() if process.poll() is not None else "too slow"
+        assert alive_in(session)
+        (os.killpg if group else os.kill)(process.pid, number)
+        process.wait(20)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert none_left_in(session)
+    return process
+
+
+def resumed_with_a_killed_worker(root: Path, server, done: int) -> str:
+    """Runs the download to its end, but kills its working process once; returns what it said."""
+    changes = ["--processes", "1", "--timeout", "2", "--stall", "6"]
+    command = [sys.executable, "-m", "data_pipeline", "download", "--data", str(root), *flags(server), *changes]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline, killed = time.monotonic() + 60, False
+        while not killed and time.monotonic() < deadline and process.poll() is None:
+            session = session_of(process.pid)
+            if session and len(list((root / "shards").glob("*_stats.json"))) > done:
+                parents = {
+                    pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in alive_in(session)
+                }
+                workers = [pid for pid, parent in parents.items() if str(parent) in parents and parent != session]
+                for pid in workers:
+                    os.kill(int(pid), signal.SIGKILL)
+                killed = bool(workers)
+            time.sleep(0.05)
+        assert killed
+        server.pause = 0.0
+        log = process.communicate(timeout=80)[1]
+        assert process.returncode == 0, log
+        return log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_killed_terminated_and_damaged_it_resumes_to_the_same_content(world, built, tmp_path):
+    folder, server = world
+    root = tmp_path / "train"
+    rows = curated(folder, server, root)
+    server.pause = 0.15
+    try:
+        process = interrupted_download(root, server, signal.SIGTERM, group=False, shards=0)
+        assert process.returncode == 143 and "the same command goes on" in process.stderr.read()
+        process = interrupted_download(root, server, signal.SIGKILL, group=True, shards=1)
+        assert process.returncode == -signal.SIGKILL
+        done = sorted((root / "shards").glob("*_stats.json"))
+        assert 1 <= len(done) < len(rows), "the kill must hit the middle"
+        # A disk that lost the end of a finished tar, too: its stats file still says it is done.
+        tar = done[0].with_name(done[0].name.replace("_stats.json", ".tar"))
+        os.truncate(tar, tar.stat().st_size - 3000)
+        # And a worker that is killed (out of memory): its shard is lost, img2dataset waits for it for ever.
+        log = resumed_with_a_killed_worker(root, server, len(list((root / "shards").glob("*_stats.json"))))
+        assert "stood still" in log and "starting it again" in log
+    finally:
+        server.pause = 0.0
+    verify(root, processes=1)
+    assert content(root) == content(built)
+
+
+def reached(root: Path) -> str:
+    """The stage that a build is in, by what it has left."""
+    if not (root / "canonical").exists():
+        return "curate"
+    if not (root / "download.json").exists() or "downloaded" not in json.loads((root / "download.json").read_text()):
+        return "download"
+    return "verify" if not (root / "manifest/verify.json").exists() else "report"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_killed_at_twenty_random_moments_the_content_is_the_same(world, built, tmp_path):
+    """kill -9 of the whole build; the next start goes on. Most moments are anywhere; curation and verification are short, so some
+    are drawn within them. A build that ends before its kill is compared, and a new one begun."""
+    folder, server = world
+    dice = random.Random(0)
+    stages, roots = [], [tmp_path / "0"]
+    server.pause = 0.05
+    try:
+        while len(stages) < KILLS:
+            kind = ("anywhere", "anywhere", "anywhere", "early", "late")[len(stages) % 5]
+            if kind == "early":
+                roots.append(tmp_path / str(len(roots)))
+            root = roots[-1]
+            command = [sys.executable, "-m", "data_pipeline", "build", "--source", "laion2b", *flags(server)]
+            command += ["--metadata", str(folder / "catalogue/train.parquet"), "--out", str(root)]
+            process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)
+            session, moment = None, time.monotonic() + dice.uniform(0.3, 7.0)
+            while process.poll() is None and (kind != "anywhere" or time.monotonic() < moment):
+                session = session_of(process.pid) or session
+                if kind == "early" and any(root.glob(".canonical.*")):
+                    time.sleep(dice.uniform(0.0, 0.15))
+                    break
+                if kind == "late" and reached(root) in ("verify", "report"):
+                    time.sleep(dice.uniform(0.0, 0.5))
+                    break
+                time.sleep(0.01)
+            if process.poll() is not None:
+                assert process.returncode == 0, process.stderr.read()
+                roots.append(tmp_path / str(len(roots)))
+                continue
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stderr.close()
+            stages.append(reached(root))
+            assert none_left_in(process.pid) and (session is None or none_left_in(session)), stages
+    finally:
+        server.pause = 0.0
+    for root in roots:
+        build(folder, server, root)
+    wanted = content(built)
+    for root in roots:
+        assert content(root) == wanted, (root, stages)
+    assert stages.count("download") >= 5 and len(set(stages)) >= 2, stages
+
+
+def test_an_outage_does_not_count_as_done(world, built, tmp_path, monkeypatch, capsys):
+    """Pictures vanish after some shards and come back: what was asked in between is asked again."""
+    folder, server = world
+    monkeypatch.setattr("data_pipeline.supervise.MIN_ROWS_FOR_A_RATE", 20)
+    monkeypatch.setattr("data_pipeline.download.FIRST_PAUSE_SECONDS", 0.2)
+    root = tmp_path / "train"
+    rows = curated(folder, server, root)
+    server.answers_left = 3 * SHARD_SIZE
+
+    def come_back() -> None:
+        while not (root / "download.log").exists() or server.answers_left:
+            time.sleep(0.05)
+        time.sleep(6)
+        server.answers_left = None
+
+    thread = threading.Thread(target=come_back, daemon=True)
+    thread.start()
+    try:
+        download(root, DownloadOptions(**options(server) | {"processes": 1, "attempts": 1, "patience": 100.0}))
+    finally:
+        server.answers_left = None
+        thread.join()
+    said = capsys.readouterr().err
+    assert "rows arrived; downloading that shard again" in said and "shards to do; starting it again" in said
+    verify(root, processes=1)
+    assert content(root) == content(built) and len(rows) > 4
+
+
+def test_a_lasting_outage_is_named_and_what_comes_can_be_taken(world, tmp_path, monkeypatch, capsys):
+    folder, server = world
+    monkeypatch.setattr("data_pipeline.supervise.MIN_ROWS_FOR_A_RATE", 20)
+    monkeypatch.setattr("data_pipeline.download.FIRST_PAUSE_SECONDS", 0.1)
+    root = tmp_path / "train"
+    rows = curated(folder, server, root)
+    server.answers_left = 0
+    try:
+        few = options(server) | {"attempts": 1, "patience": 0.0}
+        with pytest.raises(UserError, match=r"shards are not done after 1 starts .*brought too little.*--min-success"):
+            download(root, DownloadOptions(**few))
+        kept = json.loads((root / "download.json").read_text())["shards"]
+        assert all(rows[int(name)] < 20 for name in kept), "only what is too small to be judged"
+        state = download(root, DownloadOptions(**few | {"min_success": 0.0}))
+        assert state["downloaded"] == 0 and state["failed"]["http 404"] > 200
+    finally:
+        server.answers_left = None
+
+
+def test_what_is_too_few():
+    assert too_few(50, 9, 0.2) and not too_few(50, 10, 0.2) and not too_few(49, 0, 0.2) and not too_few(50, 0, 0.0)
+
+
+def test_the_stated_time_is_an_upper_bound():
+    limits = DownloadOptions(processes=2, threads=8, timeout=2.0)
+    assert longest_seconds(limits, [30, 30, 30]) == START_SECONDS + 6 * 2.0  # 4 rounds a shard, 12 on two processes
+    assert longest_seconds(limits, [30]) == START_SECONDS + 4 * 2.0 and longest_seconds(limits, []) == START_SECONDS
+
+
+@pytest.mark.java
+def test_on_spark_comes_what_comes_here_also_after_a_kill(world, built, tmp_path):
+    """img2dataset's pyspark distributor with our downloader inside, on two executors' worth of local Spark."""
+    pytest.importorskip("pyspark", reason="needs pip install 'sycoca-ds[spark]'")
+    if not shutil.which("java"):
+        pytest.skip("needs Java")
+    folder, server = world
+    root = tmp_path / "train"
+    curated(folder, server, root)
+    on_spark = ["--distributor", "pyspark", "--spark-master", "local[2]"]
+    server.pause = 0.15
+    try:
+        process = interrupted_download(root, server, signal.SIGKILL, group=True, shards=1, more=on_spark)
+        assert process.returncode == -signal.SIGKILL
+    finally:
+        server.pause = 0.0
+    command = [sys.executable, "-m", "data_pipeline", "download", "--data", str(root), *flags(server), *on_spark]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr + (root / "download.log").read_text()[-3000:]
+    assert not (root / ".spark").exists()
+    verify(root, processes=1)
+    assert content(root) == content(built)
