@@ -47,6 +47,7 @@ INDEX_SCHEMA = pa.schema(
         ("image_bytes", pa.int64()),
         ("text_offset", pa.int64()),
         ("text_bytes", pa.int64()),
+        ("crc32", pa.int64()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("caption_chars", pa.int32()),

@@ -8,26 +8,20 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from data_pipeline.captions import caption_hash
 from data_pipeline.errors import UserError
-from data_pipeline.files import image_id, sha256_file, sha256_text, write_json
+from data_pipeline.files import sha256_file, write_json
 from data_pipeline.progress import Progress
 
-VERSION = 2
+VERSION = 3
 """Raised when a check is added, so that indices of older checks are not reused."""
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-MAX_MEMBER_BYTES = 64 << 20
-MAX_PIXELS = 50_000_000
-MAX_TEXT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,142 +34,77 @@ class VerifyCommand:
     """Tars checked at the same time."""
     recheck: bool = False
     """Check every byte again, also of tars whose size and time of change are those of the last check."""
+    accept_changed: bool = False
+    """Take tars as they are now that were verified before and then changed by something else than the download; without it they
+    are damaged."""
 
     def run(self) -> int:
-        summary = verify(self.data, self.processes, self.recheck)
+        summary = verify(self.data, self.processes, self.recheck, self.accept_changed)
         print_summary(self.data, summary)
-        return 0
+        return 1 if summary["damaged"] else 0
 
 
-def phash(gray: np.ndarray) -> str:
-    """64-bit perceptual hash of a uint8 (H, W) picture as 16 hex digits: signs of the low 8 x 8 DCT terms of its 32 x
-    32 reduction against their median (as the imagehash package's phash)."""
-    import cv2
+class Known(NamedTuple):
+    """What is on record about a tar before it is looked at."""
 
-    small = cv2.resize(gray, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low = cv2.dct(small)[:8, :8]
-    bits = (low > np.median(low)).reshape(-1)
-    return np.packbits(bits).tobytes().hex()
+    sha256: str | None = None
+    """By the last manifest."""
+    index_sha256: str | None = None
+    """Of its index, by the last manifest."""
+    downloaded: tuple[int, int] | None = None
+    """Bytes and time of change as the download left it."""
+    suspect: bool = False
+    """Damaged the last time: its size and time of change are no proof."""
+
+    def objection(self, sha256: str, stat: os.stat_result, last_seen: dict | None) -> str | None:
+        """Why a tar with these bytes must not be used though they can be read: they are not those that were verified."""
+        if self.sha256 in (None, sha256):
+            return None
+        if last_seen and (last_seen["bytes"], last_seen["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
+            return "its bytes changed since it was verified, its size and time did not (a failing disk?)"
+        if self.downloaded == (stat.st_size, stat.st_mtime_ns):
+            return None
+        return f"changed since it was verified: sha256 {sha256[:12]}, the manifest says {self.sha256[:12]}"
 
 
-def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes | None, mirror: str | None = None) -> dict:
-    """Index fields of one sample (all but offsets), `keep` and `reason`; a broken sample is described, never raised.
+def _on_record(root: Path) -> dict[str, Known]:
+    """What the last manifest and the download know, by name of the tar; empty without them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    Args:
-        mirror: name of a tar that somebody else made (`adopt`): what its json does not say is derived from the names.
-    """
-    import cv2
-
-    from data_pipeline.fetch import FetchError, check_image
-
-    row = {
-        "key": key,
-        "uid": "",
-        "url": "",
-        "image_id": "",
-        "width": 0,
-        "height": 0,
-        "caption_chars": 0,
-        "caption_hash": "",
-        "phash": "",
-        "keep": False,
-        "reason": None,
-    }
-    if mirror is not None:
-        meta = mirrored(key, meta, mirror)
-    if image is None or text is None or meta is None:
-        missing = [name for name, data in (("image", image), ("caption", text), ("json", meta)) if data is None]
-        return row | {"reason": f"no {' and no '.join(missing)}"}
+    known: dict[str, Known] = {}
     try:
-        record = json.loads(meta)
-        uid, url = record["uid"], record["url"]
-        if not isinstance(url, str) or not isinstance(uid, str) or len(uid) != 16 or set(uid) - set("0123456789abcdef"):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return row | {"reason": "json without uid and url"}
-    row |= {"uid": uid, "url": url, "image_id": image_id(url)}
+        record = json.loads((root / "download.json").read_text())["shards"]
+        known = {f"{name}.tar": Known(downloaded=tuple(facts[:2])) for name, facts in record.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # a mirror, or a damaged record, which `download` names
     try:
-        caption = text.decode("utf-8")
-    except UnicodeDecodeError:
-        return row | {"reason": "caption is not UTF-8"}
-    row |= {"caption_chars": len(caption), "caption_hash": caption_hash(caption)}
-    if not caption.strip():
-        return row | {"reason": "empty caption"}
-    try:
-        check_image(image, MAX_PIXELS)
-    except FetchError as error:
-        return row | {"reason": error.reason}
-    try:
-        pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        pixels = None
-    if pixels is None:
-        return row | {"reason": "image cannot be decoded"}
-    row["height"], row["width"] = pixels.shape[:2]
-    row["phash"] = phash(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
-    if mirror is None and (record.get("width"), record.get("height")) != (row["width"], row["height"]):
-        return row | {"reason": "size differs from its json"}
-    return row | {"keep": True}
+        rows = pq.read_table(root / "manifest" / "shards.parquet", columns=["path", "sha256", "index_sha256"]).to_pylist()
+    except (OSError, pa.ArrowException):
+        rows = []
+    try:  # what was wrong the last time stays on record until it is mended or accepted
+        damaged = json.loads((root / "manifest" / "verify.json").read_text())["damaged"]
+        rows += [entry | {"index_sha256": None, "suspect": True} for entry in damaged if entry.get("sha256")]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    for row in rows:
+        name = Path(row["path"]).name
+        facts = {field: row[field] for field in ("sha256", "index_sha256", "suspect") if field in row}
+        known[name] = known.get(name, Known())._replace(**facts)
+    return known
 
 
-def mirrored(key: str, meta: bytes | None, tar: str) -> bytes:
-    """A mirror's json as verification expects it: its url if it has one, and a uid of ours, since theirs repeat in every tar."""
-    try:
-        record = json.loads(meta or b"{}")
-        url = record.get("url")
-    except (ValueError, AttributeError, RecursionError):
-        url = None
-    if not isinstance(url, str) or not url:
-        url = f"wds:{tar}/{key}"
-    return json.dumps({"uid": sha256_text(f"{tar}/{key}")[:16], "url": url}).encode()
-
-
-def check_tar(path: Path, mirror: bool = False) -> list[dict]:
-    """Rows of the index of one tar (manifest.INDEX_SCHEMA), in tar order. TarError when the tar must not be used."""
-    from data_pipeline.tarwalk import groups
-
-    rows, keys, uids = [], set(), set()
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        for group in groups(path):
-            images = [name for name in IMAGE_EXTENSIONS if name in group.members]
-            members = [group.members.get(name) for name in (images[0] if len(images) == 1 else "", "txt", "json")]
-            too_big = [
-                member
-                for member, most in zip(members, (MAX_MEMBER_BYTES, MAX_TEXT_BYTES, MAX_TEXT_BYTES), strict=True)
-                if member is not None and member.size > most
-            ]
-            image, text, meta = [
-                None if member is None or too_big else os.pread(handle, member.size, member.offset) for member in members
-            ]
-            row = check_sample(group.key, image, text, meta, path.stem if mirror else None)
-            if too_big:
-                row |= {"keep": False, "reason": "member too large"}
-            elif group.key in keys:
-                row |= {"keep": False, "reason": "duplicate key"}
-            elif row["keep"] and row["uid"] in uids:
-                row |= {"keep": False, "reason": "duplicate uid"}
-            keys.add(group.key)
-            uids.add(row["uid"])
-            for name, member in zip(("image", "text"), members, strict=False):
-                row[f"{name}_offset"] = -1 if member is None else member.offset
-                row[f"{name}_bytes"] = 0 if member is None else member.size
-            rows.append(row)
-    finally:
-        os.close(handle)
-    return rows
-
-
-def _known_indices(root: Path) -> dict[str, str]:
-    """sha256 of each tar's index as the last manifest has it; empty without one."""
+def _last_seen(root: Path, tar: Path) -> dict | None:
+    """version, bytes, mtime_ns and sha256 of the tar when its index was made."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(root / "manifest" / "shards.parquet", columns=["path", "index_sha256"])
-        return {Path(name).name: digest for name, digest in zip(*table.to_pydict().values(), strict=True)}
-    except (OSError, pa.ArrowException):
-        return {}
+        metadata = pq.read_schema(root / "manifest" / "index" / f"{tar.stem}.parquet").metadata or {}
+        seen = json.loads(metadata[b"verify"])
+        return seen if {"version", "bytes", "mtime_ns", "sha256"} <= seen.keys() else None
+    except (OSError, ValueError, KeyError, AttributeError, pa.ArrowException):
+        return None
 
 
 def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> dict | None:
@@ -185,11 +114,10 @@ def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> d
     import pyarrow.parquet as pq
 
     path = root / "manifest" / "index" / f"{tar.stem}.parquet"
+    seen = _last_seen(root, tar)
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        seen = json.loads(metadata.get(b"verify", b"{}"))
         stat = tar.stat()
-        if seen.get("version") != VERSION or seen.get("bytes") != stat.st_size:
+        if seen is None or seen["version"] != VERSION or seen["bytes"] != stat.st_size:
             return None
         if (sha256_file(tar) != seen["sha256"]) if hashing else (seen["mtime_ns"] != stat.st_mtime_ns):
             return None
@@ -210,16 +138,17 @@ def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> d
         return None
 
 
-def check_shard(root: Path, name: str, known: str | None) -> tuple[str, dict | None, str | None, bool]:
+def check_shard(root: Path, name: str, known: Known) -> tuple[str, dict | None, str | None, bool]:
     """One tar, in a worker process: (name, manifest row or None, why it is damaged or None, taken from the last
     check)."""
     import pyarrow as pa
 
     from data_pipeline.manifest import INDEX_SCHEMA, write_index
+    from data_pipeline.samples import check_tar
     from data_pipeline.tarwalk import TarError
 
     tar = root / "shards" / name
-    row = _read_reusable(root, tar, True, known)
+    row = _read_reusable(root, tar, True, known.index_sha256)
     if row is not None:
         return name, row, None, True
     try:
@@ -228,8 +157,9 @@ def check_shard(root: Path, name: str, known: str | None) -> tuple[str, dict | N
         rows = check_tar(tar, mirror=(root / "mirror.json").exists())
         if tar.stat().st_mtime_ns != stat.st_mtime_ns:
             raise TarError("changed while it was read; is a download still running?")
+        if objection := known.objection(digest, stat, _last_seen(root, tar)):
+            raise TarError(objection)
     except (TarError, OSError) as error:
-        (root / "manifest" / "index" / f"{tar.stem}.parquet").unlink(missing_ok=True)
         return name, None, str(error), False
     seen = {"version": VERSION, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
     table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"verify": json.dumps(seen)}))
@@ -257,24 +187,25 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _check_all(root: Path, names: list[str], processes: int, recheck: bool) -> Iterator[tuple]:
+def _check_all(root: Path, names: list[str], known: dict[str, Known], processes: int, recheck: bool) -> Iterator[tuple]:
     """`check_shard` of every name, in any order; starts processes only if there is work for several."""
-    todo, known = [], _known_indices(root)
+    todo = []
     for name in names:
-        row = None if recheck else _read_reusable(root, root / "shards" / name, False, known.get(name))
+        facts = known.get(name, Known())
+        row = None if recheck or facts.suspect else _read_reusable(root, root / "shards" / name, False, facts.index_sha256)
         if row is None:
             todo.append(name)
             index = root / "manifest" / "index" / f"{Path(name).stem}.parquet"
-            if index.exists() and name in known and sha256_file(index) != known[name]:
+            if index.exists() and facts.index_sha256 not in (None, sha256_file(index)):
                 said = "is not the one that was verified; made again from the tar, without marks (run `mark` again)"
                 print(f"changed: {index} {said}", file=sys.stderr, flush=True)
         else:
             yield name, row, None, True
     if processes == 1 or len(todo) <= 1:
-        yield from (check_shard(root, name, known.get(name)) for name in todo)
+        yield from (check_shard(root, name, known.get(name, Known())) for name in todo)
         return
     with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn"), _die_with_parent) as pool:
-        jobs = [pool.submit(check_shard, root, name, known.get(name)) for name in todo]
+        jobs = [pool.submit(check_shard, root, name, known.get(name, Known())) for name in todo]
         try:
             for job in as_completed(jobs):
                 yield job.result()
@@ -285,11 +216,13 @@ def _check_all(root: Path, names: list[str], processes: int, recheck: bool) -> I
             pool.shutdown(cancel_futures=True)
 
 
-def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
+def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: bool = False) -> dict:
     """Checks all tars and writes the manifest and DIR/manifest/verify.json; returns the latter's content.
 
-    verify.json: tars, reused, samples, kept, rejected {reason: n}, damaged [{path, reason}]. A damaged tar is named and
-    left out. UserError: no tars, or nothing left to train on.
+    verify.json: tars, reused, samples, kept, rejected {reason: n}, damaged [{path, reason, sha256 (as verified before, or
+    null)}]. A damaged tar is named and
+    left out: one that cannot be read, one that is on record but gone, and one whose bytes are others than those that were verified
+    (unless the download replaced it, or with `accept_changed`). UserError: no tars, or nothing left to train on.
     """
     root = Path(folder).absolute()
     names = sorted(path.name for path in (root / "shards").glob("*.tar"))
@@ -299,26 +232,33 @@ def verify(folder: Path, processes: int, recheck: bool = False) -> dict:
         raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
     if processes < 1:
         raise UserError(f"--processes {processes}: expected at least 1")
-    rows, damaged, reused = {}, {}, 0
+    known = _on_record(root)
+    rows, reused = {}, 0
+    if accept_changed:
+        known = {name: facts._replace(sha256=None) for name, facts in known.items() if name in names}
+    damaged = {name: "is missing" for name in sorted(known.keys() - set(names))}
+    mend = "restore it as it was" if (root / "mirror.json").exists() else "delete it and download again"
+    for name, reason in damaged.items():
+        print(f"damaged: {root / 'shards' / name}: {reason}; left out ({mend})", file=sys.stderr, flush=True)
     with Progress("verify", len(names), "shards") as bar:
-        for name, row, reason, old in _check_all(root, names, processes, recheck):
+        for name, row, reason, old in _check_all(root, names, known, processes, recheck):
             bar.advance()
             if row is None:
                 damaged[name] = reason
-                print(
-                    f"damaged: {root / 'shards' / name}: {reason}; left out (delete it and download again)",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                accept = "; or take it as it is: verify --accept-changed" if "changed since" in reason else ""
+                print(f"damaged: {root / 'shards' / name}: {reason}; left out ({mend}{accept})", file=sys.stderr, flush=True)
             else:
                 rows[name] = row
                 reused += old
             bar.note(f"{sum(entry['kept'] for entry in rows.values())} samples kept")
-    _drop_old_indices(root, rows)
+    _drop_old_indices(root, rows.keys() | damaged.keys())
     summary = write_summary(
         root,
         [rows[name] for name in names if name in rows],
-        [{"path": f"shards/{name}", "reason": reason} for name, reason in sorted(damaged.items())],
+        [
+            {"path": f"shards/{name}", "reason": reason, "sha256": known.get(name, Known()).sha256}
+            for name, reason in sorted(damaged.items())
+        ],
         reused,
     )
     if not summary["kept"]:
@@ -363,10 +303,11 @@ def write_summary(root: Path, rows: Sequence[dict], damaged: Sequence[dict], reu
     return summary
 
 
-def _drop_old_indices(root: Path, rows: dict) -> None:
-    wanted = {Path(row["index"]).name for row in rows.values()}
+def _drop_old_indices(root: Path, tars: Collection[str]) -> None:
+    """Deletes the indices of all but these tars. Those of damaged ones stay: they say what the tar was."""
+    wanted = {Path(name).stem for name in tars}
     for path in (root / "manifest" / "index").glob("*.parquet"):
-        if path.name not in wanted:
+        if path.stem not in wanted:
             path.unlink()
 
 

@@ -15,8 +15,9 @@ import pytest
 from data_pipeline.errors import UserError
 from data_pipeline.files import image_id, sha256_file
 from data_pipeline.manifest import INDEX_SCHEMA, Manifest, ManifestError, write_manifest
+from data_pipeline.samples import phash
 from data_pipeline.tarwalk import TarError, groups
-from data_pipeline.verify import phash, verify
+from data_pipeline.verify import verify
 
 RNG = np.random.default_rng(0)
 
@@ -213,7 +214,7 @@ def test_a_second_run_checks_only_what_changed_and_many_processes_agree(tmp_path
     assert Manifest.load(root).digest == digest
     assert {path.name: path.stat().st_mtime_ns for path in (root / "manifest/index").iterdir()} == stamps
     write_tar(root / "shards/00001.tar", sample(100))
-    summary = verify(root, processes=1)
+    summary = verify(root, processes=1, accept_changed=True)
     assert (summary["reused"], summary["kept"]) == (2, 9) and Manifest.load(root).digest != digest
 
 
@@ -228,9 +229,14 @@ def test_a_flipped_byte_behind_an_old_time_of_change_is_found_by_recheck(tmp_pat
     tar.write_bytes(data)
     os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert verify(root, processes=1)["reused"] == 2
-    summary = verify(root, processes=1, recheck=True)
-    assert summary["reused"] == 1 and summary["rejected"] == {"not an image": 1}
-    assert Manifest.load(root).digest != before.digest
+    for recheck in (True, False):  # found once it stays on record
+        summary = verify(root, processes=1, recheck=recheck)
+        assert summary["reused"] == 1 and [entry["path"] for entry in summary["damaged"]] == ["shards/00001.tar"]
+        assert "its size and time did not (a failing disk?)" in summary["damaged"][0]["reason"]
+        assert [shard.path.name for shard in Manifest.load(root).shards] == ["00000.tar"]
+    data[offset] ^= 0xFF
+    tar.write_bytes(data)
+    assert verify(root, processes=1)["damaged"] == [] and Manifest.load(root).digest == before.digest, "restored"
 
 
 def test_the_manifest_notices_every_change(tmp_path, capsys):

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from data_pipeline.manifest import Manifest
-from data_pipeline.verify import MAX_MEMBER_BYTES, verify
+from data_pipeline.samples import MAX_MEMBER_BYTES
+from data_pipeline.verify import verify
 from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
@@ -66,7 +67,7 @@ def test_pickles_beside_a_sample_are_never_opened(tmp_path: Path) -> None:
         (f"000000002.{kind}", data) for kind, data in (("pyd", trap), ("pickle", trap), ("pkl", trap), ("pth", whole.getvalue()))
     ]
     rewritten(folder / "shards/00000.tar", {"000000002": [member(name, data) for name, data in more]})
-    verify(folder, processes=1)
+    verify(folder, processes=1, accept_changed=True)
     after = feed(folder)
     assert len(after) == len(before) == 12 and not sprung.exists()
     for old, new in zip(before, after, strict=True):
@@ -86,7 +87,7 @@ def test_doubled_keys_and_members_too_large_are_left_out_and_counted(tmp_path: P
         for kind, data in (("jpg", bytes(MAX_MEMBER_BYTES + 1)), ("txt", b"large"), ("json", facts))
     ]
     rewritten(folder / "shards/00000.tar", {"000000003": again, "000000005": large})
-    summary = verify(folder, processes=1)
+    summary = verify(folder, processes=1, accept_changed=True)
     assert summary["rejected"] == {"duplicate key": 1, "member too large": 1}
     after = feed(folder)
     assert len(after) == 12 and all(torch.equal(a.pixels, b.pixels) for a, b in zip(before, after, strict=True))
@@ -102,7 +103,7 @@ def test_a_header_of_four_gigabytes_names_the_shard_and_leaves_it_out(tmp_path: 
     info.size = 4 << 30
     data[place : place + 512] = info.tobuf()
     tar.write_bytes(data)
-    summary = verify(folder, processes=1)
+    summary = verify(folder, processes=1, accept_changed=True)
     assert [entry["path"] for entry in summary["damaged"]] == ["shards/00000.tar"] and "cut off" in summary["damaged"][0]["reason"]
     assert [shard.path.name for shard in Manifest.load(folder).shards] == ["00001.tar"] and len(feed(folder)) == 6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"], "nothing was written beside the folder"

@@ -101,6 +101,26 @@ def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: 
     assert torch.equal(batch.text_BL[1], batch.text_BL[2]) and not torch.equal(batch.text_BL[0], batch.text_BL[1])
 
 
+def test_a_flipped_bit_that_decodes_all_the_same_is_not_fed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_data_set(tmp_path / "data", [20], seed=5)
+    sources = Sources.load([folder])
+    row = sources.manifests[0].index(0, columns=["image_offset", "image_bytes", "text_offset"]).to_pylist()[4]
+    whole = ShardReader(sources).read(0, 4)
+    for offset in (row["image_offset"] + row["image_bytes"] // 2, row["text_offset"]):
+        with open(sources.name(0), "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 1]))
+        with pytest.raises(OSError, match="sample 4 of .*00000.tar is not what was verified"):
+            ShardReader(sources).read(0, 4)
+        assert ShardReader(sources).read(0, 3)
+        with open(sources.name(0), "r+b") as file:
+            file.seek(offset)
+            file.write(bytes([byte]))
+    assert ShardReader(sources).read(0, 4) == whole
+
+
 def test_where_no_stand_in_can_be_read_the_batch_says_so(tmp_path: Path) -> None:
     """Not an exception: the other ranks would wait for this one. A black picture without words keeps the shape."""
     folder = write_data_set(tmp_path / "data", [40], seed=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -45,27 +46,35 @@ class ShardReader:
         """(image bytes, caption).
 
         Raises:
-            OSError: the tar cannot be read, or ends before the member does.
+            OSError: the tar cannot be read, ends before the member does, or holds other bytes than those that were verified.
             UnicodeDecodeError: the caption is not UTF-8.
             ManifestError: the shard's index is damaged.
         """
         descriptor, places = self._shard(shard)
-        image_at, image_bytes, text_at, text_bytes = places[position].tolist()
-        return self._bytes(descriptor, shard, image_at, image_bytes), self._bytes(descriptor, shard, text_at, text_bytes).decode()
+        image_at, image_bytes, text_at, text_bytes, crc32 = places[position].tolist()
+        image, text = self._bytes(descriptor, shard, image_at, image_bytes), self._bytes(descriptor, shard, text_at, text_bytes)
+        if zlib.crc32(text, zlib.crc32(image)) != crc32:  # a flipped bit seldom stops a decoder; it paints something else
+            self._forget(shard)
+            raise OSError(f"sample {position} of {self.sources.name(shard)} is not what was verified (crc32)")
+        return image, text.decode()
 
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
         data = os.pread(descriptor, count, offset)
         if len(data) != count:
-            if remote := self.sources.remote(shard):
-                self.sources.cache.forget(remote[0])
+            self._forget(shard)
             raise OSError(f"{self.sources.name(shard)} ends inside a member: {len(data)} of {count} bytes at {offset}")
         return data
+
+    def _forget(self, shard: int) -> None:
+        """Has a remote shard fetched anew next time: the copy is damaged."""
+        if remote := self.sources.remote(shard):
+            self.sources.cache.forget(remote[0])
 
     def _shard(self, shard: int) -> tuple[int, np.ndarray]:
         if shard in self._open:
             self._open.move_to_end(shard)
         else:
-            names = ["image_offset", "image_bytes", "text_offset", "text_bytes"]
+            names = ["image_offset", "image_bytes", "text_offset", "text_bytes", "crc32"]
             table = self.sources.index(shard, names)
             places = np.stack([table[name].to_numpy() for name in names], axis=1)
             self._open[shard] = (self.sources.open(shard), places)
