@@ -10,7 +10,10 @@ import math
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -26,6 +29,7 @@ from data_pipeline.text_catalogues import TEXT_KINDS, to_parquet
 
 FORMAT = 2
 ROWS_PER_PART = 1_000_000
+FOLLOW_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,7 @@ def _run_on(
 ) -> dict:
     counts: Counter[str] = Counter()
     columns = ", ".join(CANONICAL)
-    with Progress("curate", 4, "steps") as bar:
+    with Progress("curate", 100, "%") as bar:
         bar.note("read")
         parquet = files
         if files[0].suffix in TEXT_KINDS:
@@ -202,26 +206,26 @@ def _run_on(
         except EngineError as error:
             raise UserError(f"--metadata {files[0]}: cannot be read ({error})") from None
         raw = select_sql(options.source, "catalogue", found, files[0].name, options.url_col, options.caption_col)
-        bar.advance()
         bar.note("filter and clean")
-        engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
+        with _following(engine, bar, 5, 60):
+            engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
         counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM scored GROUP BY reason")))
         rows_in, passing = counts.total(), counts.pop("", 0)
-        bar.advance()
-        bar.note(f"duplicates among {passing} rows")
-        engine.save("last", distinct_sql("scored", options.dedup, cutoffs))
+        bar.note(f"duplicates among {passing} of {rows_in} rows")
+        with _following(engine, bar, 60, 85):
+            engine.save("last", distinct_sql("scored", options.dedup, cutoffs))
         counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM last GROUP BY reason")))
         rows_out = counts.pop("", 0)
         dropped = {reason: counts[reason] for reason in REASONS if counts[reason]}
-        bar.advance()
-        bar.note(f"write {rows_out} rows")
+        bar.note(f"write {rows_out} of {rows_in} rows")
         if rows_out == 0:
             why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the catalogue is empty"
             raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); loosen the filters")
         number = math.ceil(rows_out / ROWS_PER_PART)
-        engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)
+        with _following(engine, bar, 85, 99):
+            engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)
         parts = [_describe(part_path(part, index)) for index in range(number)]
-        bar.advance()
+        bar.set(100)
     if sum(entry["rows"] for entry in parts) != rows_out or rows_in != rows_out + sum(dropped.values()):
         raise UserError(f"{part}: {rows_out} rows were kept, but {parts} written; the disk or the engine lost some: curate again")
     return {
@@ -235,6 +239,26 @@ def _run_on(
         "dedup": options.dedup,
         "cutoffs": asdict(cutoffs),
     }
+
+
+@contextmanager
+def _following(engine: Engine, bar: Progress, first: int, last: int) -> Iterator[None]:
+    """Moves the bar from `first` to `last` percent as the engine comes along with the one statement that is run inside."""
+    bar.set(first)
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(FOLLOW_SECONDS):
+            share = engine.share()
+            bar.set(bar.done if share is None else max(bar.done, first + int((last - first) * share)))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _describe(path: Path) -> dict:

@@ -34,6 +34,9 @@ class Engine(Protocol):
 
     def rows(self, sql: str) -> list[tuple]: ...
 
+    def share(self) -> float | None:
+        """How much of the statement that runs in another thread is done, 0 to 1; None: not known."""
+
     def write(self, sql: str, number: int, folder: Path) -> None:
         """Writes the rows of a SELECT with a column uid into folder/part-00000.parquet and on, `number` of them, in the order
         of uid, url and caption; part i holds the uids from `part_begins(number)[i]` on."""
@@ -70,7 +73,8 @@ class DuckDB:
             self.connection = duckdb.connect(str(scratch / "work.duckdb"), config=settings)
         except duckdb.Error as error:
             raise UserError(f"--memory-limit {memory_limit}: {_one_line(error)}") from None
-        self.connection.execute("SET enable_progress_bar = false")
+        self.connection.execute("SET enable_progress_bar = true")  # for `share`; nothing is printed
+        self.connection.execute("SET enable_progress_bar_print = false")
         self.connection.execute("SET preserve_insertion_order = false")  # it costs memory, and nothing here hangs on it
 
         for name, function, kind in FUNCTIONS:
@@ -87,6 +91,10 @@ class DuckDB:
 
     def rows(self, sql: str) -> list[tuple]:
         return self._run(sql).fetchall()
+
+    def share(self) -> float | None:
+        percent = self.connection.query_progress()
+        return percent / 100 if percent >= 0 else None
 
     def write(self, sql: str, number: int, folder: Path) -> None:
         import pyarrow as pa
@@ -169,6 +177,9 @@ class Spark:
     def rows(self, sql: str) -> list[tuple]:
         with self._errors():
             return [tuple(row) for row in self.spark.sql(self._translate(sql)).collect()]
+
+    def share(self) -> None:
+        """Spark's own page (port 4040 of this machine) shows it."""
 
     def write(self, sql: str, number: int, folder: Path) -> None:
         import pyarrow.parquet as pq

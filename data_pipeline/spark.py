@@ -39,7 +39,7 @@ def open_session(master: str | None, scratch: Path, memory: str | None = None, *
         raise UserError(f"Spark: {error.name} is missing; install it: pip install 'sycoca-ds[spark]'") from None
     if not shutil.which("java") and not os.environ.get("JAVA_HOME"):
         raise UserError("Spark: no Java found (java, JAVA_HOME); install a Java 17 runtime")
-    builder = SparkSession.builder.appName("sycoca-ds")
+    builder = SparkSession.builder.appName("sycoca-ds").config("spark.ui.showConsoleProgress", "false")  # we have our own
     if master is not None:
         builder = builder.master(master)
     if master is None or master.startswith("local"):
