@@ -98,8 +98,8 @@ class Cutoffs:
 
 # LAION-5B (arXiv 2210.08402): similarity of ViT-B/32 0.28 for English, captions from 5 characters, punsafe 0.5 and pwatermark 0.8
 # advised. Re-LAION: punsafe 0.45. COYO-700M (its README): sides from 200, aspect to 3, nsfw below 0.5, captions of 6 to 1000
-# characters, none more than ten times. Ours where authors say nothing: 64 pixels, aspect 3 (DataComp's basic filter), letters, one row
-# a perceptual hash of COYO (its authors keep one a hash and caption). CC3M and CC12M carry no numbers to filter by.
+# characters, none more than ten times. Ours where authors say nothing: 64 pixels, aspect 3 (DataComp's basic filter), letters, one
+# row a perceptual hash of COYO (its authors keep one a hash and caption). CC3M and CC12M carry no numbers to filter by.
 CUTOFFS = {
     "laion2b": Cutoffs(min_similarity=0.28),
     "relaion2b": Cutoffs(min_similarity=0.28, max_nsfw=0.45),

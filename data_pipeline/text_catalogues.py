@@ -1,7 +1,8 @@
 """Catalogues that are text (tsv, csv, jsonl) -> parquet of strings, so that every engine reads the same rows.
 
-Engines' own CSV readers disagree on what a line is, and lose rows: a lone carriage return ends a row of DuckDB's, a byte that is not
-UTF-8 ends its whole run. Here a row of a tsv ends at a line feed, nothing else, and nothing is quoted; wrong bytes become U+FFFD."""
+Engines' own CSV readers disagree on what a line is, and lose rows: a lone carriage return ends a row of DuckDB's, a byte that is
+not UTF-8 ends its whole run. Here a row of a tsv ends at a line feed, nothing else, and nothing is quoted; wrong bytes become
+U+FFFD."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ ERRORS = {
     ("verify", "--data", "none"): "no tars to verify; run first: python -m data_pipeline download --data none",
     ("download", "--data", "none"): "curate.json: not there; run first: python -m data_pipeline curate",
     ("report", "--data", "none"): "curate.json: not there",
+    ("report",): "expected at least one data set folder",
     ("tokenizer", "train", "--data", "none", "--out", "t.json"): "no such folder; expected a data set folder",
     ("scenes", "--out", "w", "--trian", "5"): "--trian",
     ("scenes",): "--out",
