@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import threading
@@ -23,6 +22,7 @@ from data_pipeline.engines import DuckDB, Engine, EngineError, Spark, part_path
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, sync_folder, write_json
 from data_pipeline.hosts import parse_allowed_hosts, parse_blocked_hosts
+from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
 from data_pipeline.sources import CANONICAL, CUTOFFS, SCHEMAS, Cutoffs, find_files, select_sql
 from data_pipeline.text_catalogues import TEXT_KINDS, to_parquet
@@ -151,20 +151,21 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
                 f"{target}: holds rows of another catalogue or other filters (curate.json); choose another --out, "
                 "delete the folder, or run curate with --force"
             )
-    part = options.out / f".canonical.{os.getpid()}.part"
-    for left_over in options.out.glob(".canonical.*.part"):  # of a curation that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        record = _curate_into(part, files, options, options.cutoffs(), allowed)
-        record = {"format": FORMAT, "fingerprint": work, **record}
-        write_json(part / "curate.json", record)
-        if target.exists():
-            shutil.rmtree(target)
-        part.rename(target)
-        sync_folder(options.out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    refusal = f"{options.out}: another curation is running in this folder; wait for it or end it"
+    with only_one(options.out / ".curate.lock", refusal):
+        part = options.out / ".canonical.part"
+        shutil.rmtree(part, ignore_errors=True)  # of a curation that was killed
+        part.mkdir()
+        try:
+            record = _curate_into(part, files, options, options.cutoffs(), allowed)
+            record = {"format": FORMAT, "fingerprint": work, **record}
+            write_json(part / "curate.json", record)
+            if target.exists():
+                shutil.rmtree(target)
+            part.rename(target)
+            sync_folder(options.out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return record
 
 
