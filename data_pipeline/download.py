@@ -54,7 +54,7 @@ class DownloadOptions:
     """How often a passing failure is tried again, within the timeout."""
     max_bytes: int = 32 << 20
     """Most bytes of one picture."""
-    max_pixels: int = 50_000_000
+    max_pixels: int = 25_000_000
     """Most pixels of one picture by its header, checked before it is decoded."""
     shard_size: int = 10_000
     """Rows per tar."""

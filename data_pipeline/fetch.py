@@ -1,7 +1,8 @@
 """One picture from a stranger's server, within stated bounds of time, bytes, pixels and addresses.
 
-`fetch_image` never raises for what a server does: it returns the bytes or a short reason from a closed list, so that
-reasons can be counted. Source of the traps closed here: img2dataset reads `file:` URLs, whole bodies, for ever."""
+`fetch_image` never raises for what a server does: it returns the picture or a short reason from a closed list (`REASONS` and
+picture_headers.REASONS), so that reasons can be counted. Source of the traps closed here: img2dataset reads `file:` URLs, whole
+bodies, for ever. What the server calls the body (Content-Type) is not looked at: its bytes decide."""
 
 from __future__ import annotations
 
@@ -18,22 +19,40 @@ from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
 from data_pipeline.hosts import is_public_address
+from data_pipeline.picture_headers import APART, FetchError, Header, read_header, sniff
+from data_pipeline.room import Room, Share
 
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 TRANSIENT = (429, 500, 502, 503, 504)
 RETRY_PAUSE_SECONDS = 0.5
 RESOLVER_THREADS = 32
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 SAFE_PATH = "/%:;=@!$&'()*+,~"
-
-
-class FetchError(Exception):
-    """A reason why there is no picture; `transient` ones may be tried again."""
-
-    def __init__(self, reason: str, transient: bool = False):
-        super().__init__(reason)
-        self.reason, self.transient = reason, transient
+HEADER_BYTES = 256 << 10
+"""Most bytes of an answer before its body; http.client alone would take 6 MB."""
+SMALL_BYTES = 512 << 10
+"""Bodies up to this size need no room: img2dataset has at most two a thread."""
+ROOM_BYTES = 8 << 30
+"""What all larger bodies of a process take together, until their pictures are made; others wait, within their time."""
+PIECE_BYTES = 64 << 10
+REASONS = (
+    "timeout",
+    "no room for it in time",
+    "name not found",
+    "private address refused",
+    "scheme refused",
+    "malformed url",
+    "connection failed",
+    "tls failed",
+    "bad http answer",
+    "too many redirects",
+    "http STATUS",
+    "forbidden by robots directive",
+    "encoded body",
+    "body shorter than announced",
+    "too many bytes",
+)
+"""Why there is no body."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +62,9 @@ class Limits:
     timeout: float = 10.0
     """Seconds for everything: names, connections, redirects, retries, the body."""
     max_bytes: int = 32 << 20
-    """Most bytes of a body, headers included."""
-    max_pixels: int = 50_000_000
-    """Most pixels by the picture's header, checked before anything is decoded."""
+    """Most bytes of a body."""
+    max_pixels: int = 25_000_000
+    """Most pixels by the picture's header, checked before anything is decoded. Decoding takes up to 12 bytes a pixel."""
     retries: int = 1
     """How often a passing failure (connection lost, 429, 5xx) is tried again, within the timeout."""
     allowed_hosts: frozenset[str] = frozenset()
@@ -60,15 +79,24 @@ def _resolver() -> ThreadPoolExecutor:
 
 
 @functools.cache
+def _room() -> Room:
+    return Room(ROOM_BYTES)
+
+
+@functools.cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
 class _Wire(io.RawIOBase):
-    """A socket's bytes with a deadline for all of them together and a cap on their number."""
+    """A socket's bytes with a deadline for all of them together and a cap on their number, first on that of headers."""
 
-    def __init__(self, connection: socket.socket, deadline: float, max_bytes: int):
-        self.connection, self.deadline, self.left = connection, deadline, max_bytes
+    def __init__(self, connection: socket.socket, deadline: float):
+        self.connection, self.deadline = connection, deadline
+        self.left, self.excess = HEADER_BYTES, "bad http answer"
+
+    def expect_body(self, max_bytes: int) -> None:
+        self.left, self.excess = max_bytes, "too many bytes"
 
     def readable(self) -> bool:
         return True
@@ -78,16 +106,16 @@ class _Wire(io.RawIOBase):
         count = self.connection.recv_into(buffer)
         self.left -= count
         if self.left < 0:
-            raise FetchError("too many bytes")
+            raise FetchError(self.excess)
         return count
 
 
 class _Socket:
     """What http.client needs of a socket, reading through `_Wire`."""
 
-    def __init__(self, connection: socket.socket, deadline: float, max_bytes: int):
+    def __init__(self, connection: socket.socket, deadline: float):
         self.connection, self.deadline = connection, deadline
-        self.wire = _Wire(connection, deadline, max_bytes)
+        self.wire = _Wire(connection, deadline)
 
     def sendall(self, data: bytes) -> None:
         self.connection.settimeout(_left(self.deadline))
@@ -157,15 +185,34 @@ def _connect(url: str, limits: Limits, deadline: float) -> tuple[_Socket, http.c
             raw, error = None, failed
     if raw is None:
         raise error
-    connection = _Socket(raw, deadline, limits.max_bytes)
+    connection = _Socket(raw, deadline)
     http_connection = http.client.HTTPConnection(host, port)
     http_connection.sock = connection
     target = quote(parts.path or "/", safe=SAFE_PATH) + (f"?{quote(parts.query, safe=SAFE_PATH + '?')}" if parts.query else "")
     return connection, http_connection, target
 
 
-def fetch_bytes(url: str, limits: Limits, refuses: Callable[[http.client.HTTPMessage], bool] | None = None) -> bytes:
-    """The body behind a URL. Raises FetchError with its reason.
+class Body:
+    """A picture's bytes and what their header says. Holds room until it is closed or forgotten. img2dataset treats it as a stream
+    that is only read whole."""
+
+    def __init__(self, data: bytes | bytearray, share: Share):
+        self.data, self._share = data, share
+        self.header: Header | None = None
+
+    def seek(self, place: int) -> None:
+        """For img2dataset, which goes back to the start before it reads."""
+
+    def read(self) -> bytes | bytearray:
+        return self.data
+
+    def close(self) -> None:
+        self.data = b""
+        self._share.give_back()
+
+
+def fetch_bytes(url: str, limits: Limits, refuses: Callable[[http.client.HTTPMessage], bool] | None = None) -> Body:
+    """The body behind a URL; to be closed. Raises FetchError with its reason.
 
     Args: refuses: given the final response's headers, says whether they forbid the use (robots directives).
     """
@@ -180,7 +227,7 @@ def fetch_bytes(url: str, limits: Limits, refuses: Callable[[http.client.HTTPMes
     raise AssertionError("unreachable")
 
 
-def _follow(url: str, limits: Limits, deadline: float, refuses: Callable | None) -> bytes:
+def _follow(url: str, limits: Limits, deadline: float, refuses: Callable | None) -> Body:
     for _ in range(MAX_REDIRECTS + 1):
         connection = None
         try:
@@ -207,7 +254,8 @@ def _follow(url: str, limits: Limits, deadline: float, refuses: Callable | None)
                 raise FetchError("encoded body")
             if response.length is not None and response.length > limits.max_bytes:
                 raise FetchError("too many bytes")
-            return response.read()
+            connection.wire.expect_body(limits.max_bytes + HEADER_BYTES)  # chunks are announced between
+            return _read_body(response, limits, deadline)
         except http.client.IncompleteRead:
             raise FetchError("body shorter than announced", transient=True) from None
         except TimeoutError:
@@ -226,56 +274,45 @@ def _follow(url: str, limits: Limits, deadline: float, refuses: Callable | None)
     raise FetchError("too many redirects")
 
 
-def check_image(data: bytes, max_pixels: int) -> bytes:
-    """The picture's bytes if its header names a known format, an allowed size and its end is there; else FetchError.
-
-    Nothing is decoded, with two exceptions that img2dataset gets wrong: turned pictures (EXIF) are turned and 16-bit
-    grey is scaled to 8 bits (it would come out white); both are handed on as PNG.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+def _read_body(response: http.client.HTTPResponse, limits: Limits, deadline: float) -> Body:
+    data, share, announced = bytearray(), Share(_room()), response.length
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > max_pixels:
-                raise FetchError("too many pixels")
-            if width < 1 or height < 1:
-                raise FetchError("not an image")
-            if not _has_end(data, picture.format):
-                raise FetchError("truncated image")
-            turned = picture.getexif().get(0x0112, 1) in range(2, 9)
-            if not turned and not picture.mode.startswith("I;16"):
-                return data
-            if picture.mode.startswith("I;16"):
-                picture = picture.point(lambda value: value / 256).convert("L")
-            buffer = io.BytesIO()
-            ImageOps.exif_transpose(picture).save(buffer, "PNG", compress_level=1)
-            return buffer.getvalue()
-    except FetchError:
+        while piece := response.read(PIECE_BYTES):
+            data += piece
+            if len(data) > limits.max_bytes:
+                raise FetchError("too many bytes")
+            if not share.taken and len(data) > SMALL_BYTES:
+                if sniff(data[:16]) is None:
+                    raise FetchError("not an image")
+                if not share.take(limits.max_bytes if announced is None else announced, deadline):
+                    raise FetchError("no room for it in time")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        share.shrink(len(data))
+    except BaseException:
+        share.give_back()
         raise
-    except Image.DecompressionBombError:
-        raise FetchError("too many pixels") from None
-    except UnidentifiedImageError:
-        raise FetchError("not an image") from None
-    except Exception:  # a damaged header raises whatever its parser meets
-        raise FetchError("damaged image") from None
+    return Body(data, share)
 
 
-def _has_end(data: bytes, kind: str | None) -> bool:
-    """Whether the end marker is there. A decoder paints the missing part grey and calls it a success."""
-    if kind in ("JPEG", "MPO"):
-        # Inside the data 0xFF is followed by 0x00, so both markers are real; a thumbnail's lie before the last scan's.
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda") >= 0
-    if kind == "PNG":
-        return data.rfind(b"IEND") > 0
-    if kind == "WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 <= len(data) + 1
-    return True
+def check_image(data: bytes | bytearray, max_pixels: int) -> Header:
+    """What the picture's header says, if it names a common format and an allowed size and the picture's end is there; else
+    FetchError. Nothing is decoded."""
+    header = read_header(data, max_pixels)
+    if header.kind in APART:
+        raise FetchError("unsupported format")
+    return header
 
 
-def fetch_image(url: str, limits: Limits, refuses: Callable | None = None) -> tuple[bytes | None, str | None]:
-    """(bytes, None) of a picture that may be decoded, or (None, reason)."""
+def fetch_image(url: str, limits: Limits, refuses: Callable | None = None) -> tuple[Body | None, str | None]:
+    """(body, None) of a picture that may be decoded (pictures.decode), to be closed, or (None, reason)."""
     try:
-        return check_image(fetch_bytes(url, limits, refuses), limits.max_pixels), None
+        body = fetch_bytes(url, limits, refuses)
+        try:
+            body.header = read_header(body.data, limits.max_pixels)
+        except BaseException:
+            body.close()
+            raise
+        return body, None
     except FetchError as error:
         return None, error.reason

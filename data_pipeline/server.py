@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, "image/png", bomb_png())
         elif kind == "long":
             # No length is announced: only counting the bytes as they come stops it.
-            self._send(200, "image/jpeg", b"", length=None)
+            self._send(200, "image/jpeg", b"\xff\xd8\xff\xe0", length=None)  # the beginning of a JPEG
             block = b"\xff" * (1 << 16)
             for _ in range(LONG_BYTES // len(block)):
                 self.wfile.write(block)
