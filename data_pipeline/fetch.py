@@ -32,7 +32,7 @@ HEADER_BYTES = 256 << 10
 """Most bytes of an answer before its body; http.client alone would take 6 MB."""
 SMALL_BYTES = 512 << 10
 """Bodies up to this size need no room: img2dataset has at most two a thread."""
-ROOM_BYTES = 8 << 30
+ROOM_BYTES = 64 << 20
 """What all larger bodies of a process take together, until their pictures are made; others wait, within their time."""
 PIECE_BYTES = 64 << 10
 REASONS = (

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.curate import read_curate
-from data_pipeline.download import DownloadOptions, download
+from data_pipeline.download import DownloadOptions, download, longest_seconds
 from data_pipeline.files import write_json
 from data_pipeline.sources import CANONICAL
 from data_pipeline.supervise import START_SECONDS
@@ -219,8 +219,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Run:
         rows = {f"{server.url(name)}/{number}": caption(name, number) for name in [*REFUSED, *good] for number in range(TIMES)}
         catalogue = folder / "catalogue.parquet"
         pq.write_table(pa.table({"url": list(rows), "caption": list(rows.values())}), catalogue)
-        rounds = math.ceil(math.ceil(len(rows) / PROCESSES) / THREADS)
-        bound = START_SECONDS + rounds * TIMEOUT + VERIFY_SECONDS
+        shard = math.ceil(len(rows) / PROCESSES)
+        stated = DownloadOptions(processes=PROCESSES, threads=THREADS, timeout=TIMEOUT)
+        bound = longest_seconds(stated, [shard, len(rows) - shard]) + VERIFY_SECONDS
         started = time.monotonic()
         job = start(folder / "log", "build", build_flags(folder, server, catalogue, len(rows)))
         watch = Watch(job.pid, server.first)
