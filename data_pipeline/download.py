@@ -55,7 +55,8 @@ class DownloadOptions:
     max_bytes: int = 32 << 20
     """Most bytes of one picture."""
     max_pixels: int = 25_000_000
-    """Most pixels of one picture by its header, checked before it is decoded."""
+    """Most pixels of one picture by its header, checked before it is decoded. A process takes up to 12 bytes a pixel, with 64 MiB
+    for large bodies and 1 MiB a thread: under 512 MB."""
     shard_size: int = 10_000
     """Rows per tar."""
     min_success: float = 0.2

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from data_pipeline.manifest import INDEX_SCHEMA, Manifest, ManifestError, write_
 from data_pipeline.samples import phash
 from data_pipeline.tarwalk import TarError, groups
 from data_pipeline.verify import verify
+from tests.hostile_pictures import text_bomb_png
 
 RNG = np.random.default_rng(0)
 
@@ -132,6 +134,18 @@ def test_broken_samples_stay_in_the_index_with_their_reason(tmp_path):
         ("00000003", "not an image"),
     ]
     assert Manifest.load(tmp_path / "ds").index(0, ["key"])["key"].to_pylist() == ["00000000", "00000030"]
+
+
+def test_a_mirrors_png_that_unpacks_to_gigabytes_is_refused_before_it_is_decoded(tmp_path):
+    """Training's decoder would unpack it as well."""
+    bomb = text_bomb_png(chunks=20, size=64 << 20)
+    name = "00000000.png"
+    members = [(info, data) for info, data in sample(0, image=bomb)]
+    members[0][0].name = name
+    write_tar(tmp_path / "ds/shards/00000.tar", members + sample(1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert verify(tmp_path / "ds", processes=1)["rejected"] == {"png with too many texts": 1}
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 200, "MB; decoded it would take 1,300"
 
 
 def flip_header(path: Path) -> None:
