@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from data_pipeline.adopt import AdoptCommand
 from data_pipeline.curate import CurateOptions, curate
-from data_pipeline.download import DownloadOptions, check_options, download
+from data_pipeline.download import DownloadOptions, check_options, download, most_frequent
+from data_pipeline.errors import UserError
 from data_pipeline.report import report
 from data_pipeline.verify import print_summary, verify
 
@@ -26,7 +27,9 @@ class BuildCommand(DownloadOptions, CurateOptions):
             return AdoptCommand(tars=self.metadata, out=self.out, processes=self.verify_processes).run()
         check_options(self)
         curate(self)
-        download(self.out, self)
+        state = download(self.out, self)
+        if not state["downloaded"]:
+            raise UserError(f"{self.out}: none of {state['requested']} rows arrived ({most_frequent(state['failed'])})")
         print_summary(self.out, verify(self.out, self.verify_processes))
         report(self.out)
         print(f"{self.out}: built; the funnel is {self.out / 'funnel.html'}", file=sys.stderr, flush=True)

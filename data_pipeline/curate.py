@@ -221,7 +221,8 @@ def _run_on(
         bar.note(f"write {rows_out} of {rows_in} rows")
         if rows_out == 0:
             why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the catalogue is empty"
-            raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); loosen the filters")
+            mend = "give --allow-host HOST:PORT if that is meant to be" if dropped.get("private address") else "loosen the filters"
+            raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); {mend}")
         number = math.ceil(rows_out / ROWS_PER_PART)
         with _following(engine, bar, 85, 99):
             engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)

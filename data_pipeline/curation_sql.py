@@ -1,7 +1,8 @@
 """Curation as SQL: one text, in DuckDB's words, for every engine (engines.py translates it for Spark).
 
 It holds to what engines agree on. Where they do not: regular expressions use no `.`, no `$` where a line end may come
-before it; letters are lower-cased by `translate` (A to Z); numbers are compared as FLOAT; the order of nulls is written out."""
+before it; letters are lower-cased by `translate` (A to Z); numbers are compared as FLOAT; the order of nulls is written out.
+Letters of scripts that are newer than the Unicode of Spark's Java are letters for DuckDB only."""
 
 from __future__ import annotations
 
@@ -130,7 +131,9 @@ def distinct_sql(table: str, dedup: str, cutoffs: Cutoffs) -> str:
         ("fetch_url", 1, "duplicate url") if dedup == "url" else None,
         ("fetch_url, caption", 1, "duplicate url and caption") if dedup == "url_caption" else None,
         ("caption", cutoffs.max_per_caption, "caption too frequent") if cutoffs.max_per_caption else None,
-        ("coalesce(phash, uid)", cutoffs.max_per_phash, "duplicate picture hash") if cutoffs.max_per_phash else None,
+        ("coalesce(nullif(trim(phash), ''), uid)", cutoffs.max_per_phash, "duplicate picture hash")
+        if cutoffs.max_per_phash
+        else None,
     ]
     order = ", ".join(f"{name} NULLS LAST" for name in ORDER.split(", "))
     sql = f"SELECT {columns}, fetch_url, reason FROM {table} WHERE reason IS NULL"

@@ -27,7 +27,7 @@ from data_pipeline.files import write_json
 from data_pipeline.hosts import parse_allowed_hosts
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress, format_seconds
-from data_pipeline.supervise import ENDED, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
+from data_pipeline.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
 from data_pipeline.tarwalk import TarError, count_samples
 
 FORMAT = 1
@@ -155,6 +155,8 @@ def download(folder: Path, options: DownloadOptions) -> dict:
     """
     check_options(options)
     root = Path(folder).absolute()
+    if (root / "parts").is_dir():
+        raise UserError(f"{root}: it is split; download its parts (data_pipeline/jobs/slurm_array.sbatch), then merge")
     settings = settings_of(root, options)
     allowed = parse_allowed_hosts(options.allow_host)
     state_path = root / "download.json"
@@ -184,6 +186,9 @@ def download(folder: Path, options: DownloadOptions) -> dict:
                 flush=True,
             )
             return state
+        for name in ("requested", "downloaded", "failed"):  # totals of an earlier end are none of this one
+            state.pop(name, None)
+        write_json(state_path, state)
         (root / "shards").mkdir(exist_ok=True)
         bound = format_seconds(longest_seconds(options, [rows[n] for n in range(len(rows)) if f"{n:05d}" not in state["shards"]]))
         print(f"{root / 'shards'}: at most {bound} if every URL takes its whole --timeout", file=sys.stderr, flush=True)
@@ -221,7 +226,7 @@ def _until_done(
         quiet_since = started if idle == 0 else quiet_since
         idle += 1
         # Without a network it stands still, or its shards bring nothing: that may pass. What else ends it will end it again.
-        passing = outcome in (STOOD_STILL, OUTAGE, ENDED)
+        passing = outcome in (STOOD_STILL, OUTAGE, ENDED, HUNG)
         if idle >= options.attempts and not (passing and time.monotonic() - quiet_since < options.patience):
             raise UserError(
                 f"{root / 'shards'}: {left} of {len(rows)} shards are not done after {idle} starts without progress "
@@ -246,7 +251,8 @@ def _read_state(path: Path) -> dict | None:
 
 def scrub(shards: Path, rows: list[int], known: dict, min_success: float = 0.0) -> dict:
     """Deletes every shard that is not whole (no stats, an unreadable tar, tar and stats that disagree) or brought too little, and
-    returns the others as {name: [tar bytes, mtime_ns, samples]}. `known` ones with the same size and time are not read again."""
+    returns the others as {name: [tar bytes, mtime_ns, samples]}. `known` ones with the same size and time are not read again, and
+    were not too little when they came: another --min-success throws nothing away."""
     shutil.rmtree(shards / "_tmp", ignore_errors=True)
     whole = {}
     names = {path.name.split(".")[0].removesuffix("_stats") for path in shards.glob("*") if path.is_file()}
@@ -260,8 +266,10 @@ def scrub(shards: Path, rows: list[int], known: dict, min_success: float = 0.0) 
                 raise ValueError("stats of another shard")
             if known.get(name, [])[:2] != seen and count_samples(tar) != record["successes"]:
                 raise ValueError("tar and stats disagree")
-            if too_few(record["count"], record["successes"], min_success):
-                raise ValueError(f"{record['successes']} of {record['count']} rows arrived")
+            if name not in known and too_few(record["count"], record["successes"], min_success):
+                raise ValueError(
+                    f"{record['successes']} of {record['count']} rows arrived ({most_frequent(record['status_dict'])})"
+                )
             whole[name] = [*seen, record["successes"]]
         except (OSError, ValueError, KeyError, TypeError, TarError) as error:
             if stats.exists():
@@ -269,6 +277,12 @@ def scrub(shards: Path, rows: list[int], known: dict, min_success: float = 0.0) 
             for path in (stats, tar, shards / f"{name}.parquet"):
                 path.unlink(missing_ok=True)
     return whole
+
+
+def most_frequent(statuses: dict[str, int], most: int = 3) -> str:
+    """The commonest failures: `900 timeout, 99 http 404`."""
+    failed = Counter({name: count for name, count in statuses.items() if name != "success"})
+    return ", ".join(f"{count} {name}" for name, count in failed.most_common(most)) or "no failure noted"
 
 
 def _totals(shards: Path, rows: list[int]) -> dict:

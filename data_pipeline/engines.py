@@ -52,7 +52,8 @@ def part_path(folder: Path, index: int) -> Path:
 
 
 def _one_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    said = str(getattr(error, "java_exception", None) or error)  # py4j's own first line says only that Java failed
+    return next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
 
 
 class DuckDB:

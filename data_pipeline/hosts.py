@@ -12,6 +12,7 @@ from pathlib import Path
 from data_pipeline.errors import UserError
 
 LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "home.arpa")
+MOST_BLOCKED = 10_000
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -77,4 +78,6 @@ def parse_blocked_hosts(values: Iterable[str]) -> tuple[str, ...]:
             if not re.fullmatch(r"[\w-]+(\.[\w-]+)*", host):
                 raise UserError(f"--block-host {value}: {line!r} is no host name; expected one like example.org")
             hosts.add(host)
+    if len(hosts) > MOST_BLOCKED:
+        raise UserError(f"--block-host: {len(hosts)} hosts; expected at most {MOST_BLOCKED}: they become one regular expression")
     return tuple(sorted(hosts))

@@ -179,6 +179,9 @@ def select_sql(
         else:
             wanted = schema.columns.get(name, ())
             column = next((by_name[candidate] for candidate in wanted if candidate in by_name), None)
+        same = [other for other in is_text if column and other.lower() == column.lower()]
+        if len(same) > 1 and name in ("url", "caption") and not chosen.get(name):
+            raise UserError(f"--metadata {where}: the columns {' and '.join(same)} differ in case only; curate files of one layout")
         kind = "VARCHAR" if name in TEXTS else "INTEGER" if name in WHOLE_NUMBERS else "FLOAT"
         if column is None and name == "nsfw" and schema.tag in by_name:
             value = f"CAST({NSFW_TAG_SQL.format(column=identifier(by_name[schema.tag]))} AS FLOAT)"
@@ -194,6 +197,6 @@ def select_sql(
     if missing:
         raise UserError(
             f"--metadata {where}: --source {source} needs the columns {' and '.join(missing)}; found "
-            f"{', '.join(is_text)}; give another --source, or --source generic with --url-col and --caption-col"
+            f"{', '.join(is_text)[:300]}; give another --source, or --source generic with --url-col and --caption-col"
         )
     return f"SELECT {', '.join(parts)} FROM {view}"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from data_pipeline.download import DownloadOptions
 
 POLL_SECONDS = 0.2
+LOOK_SHARE = 10.0
+"""Looking at hundreds of thousands of shards takes a second: between two looks so many times as long passes."""
 START_SECONDS = 60.0
 """Granted to import img2dataset in every process (2.5 s alone, much more on a busy machine) before the watchdog
 counts."""
@@ -30,7 +32,7 @@ OUTAGE_SHARDS = 3
 """So many shards in a row that brought too little are an outage: the run ends, lest all shards go through it."""
 MIN_ROWS_FOR_A_RATE = 50
 GUESSED_SAMPLE_BYTES = 7000
-ENDED, STOOD_STILL, OUTAGE = "ended", "stood still", "brought too little"
+ENDED, STOOD_STILL, OUTAGE, HUNG = "ended", "stood still", "brought too little", "hung after the last shard"
 USER_AGENT = "Mozilla/5.0 (compatible; {token}; image dataset research)"
 
 
@@ -89,6 +91,7 @@ def worker_environment(max_pixels: int) -> dict[str, str]:
         "WANDB_MODE": "disabled",
         "OPENCV_IO_MAX_IMAGE_PIXELS": str(max_pixels),
         "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",  # the supervisor watches the log grow
     }
 
 
@@ -161,14 +164,18 @@ def run_img2dataset(root: Path, options: DownloadOptions, allowed: frozenset, ro
     job = _start(root, options, allowed, len(rows) - len(done_before), lock)
     try:
         changed = time.monotonic()
-        last, moved, all_done_at, poor, seen = _look(shards, rows)[:2], False, None, 0, done_before
+        last, moved, all_done_at, poor, seen = None, False, None, 0, done_before
         while job.poll() is None:
             now = time.monotonic()
             done, size, estimate = _look(shards, rows)
+            looked = time.monotonic() - now
+            # img2dataset notes in its log every finished part that it reads again on the way to new ones: that is life, too
+            signs = done, size, (root / "download.log").stat().st_size
             bar.set(max(bar.done, min(estimate, sum(rows))))
             bar.note(f"{done}/{len(rows)} shards")
-            if (done, size) != last:
-                last, changed, moved = (done, size), now, True
+            if signs != last:
+                changed, moved = now, moved or (last is not None and signs[:2] != last[:2])
+                last = signs
             if done > len(seen):
                 new = _done(shards) - seen
                 seen = seen | new
@@ -179,10 +186,10 @@ def run_img2dataset(root: Path, options: DownloadOptions, allowed: frozenset, ro
             if done == len(rows):
                 all_done_at = all_done_at or now
                 if now - all_done_at > END_SECONDS:
-                    return "hung after the last shard"
+                    return HUNG
             elif now - changed > stall + (0 if moved else START_SECONDS):
                 return STOOD_STILL
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, LOOK_SHARE * looked))
         bar.set(_look(shards, rows)[2])
         return ENDED if job.returncode == 0 else f"ended with status {job.returncode}"
     finally:

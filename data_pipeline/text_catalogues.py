@@ -29,11 +29,18 @@ TEXT_KINDS = (".tsv", ".csv", ".jsonl", ".ndjson")
 def tsv_rows(path: Path) -> Iterator[list[str]]:
     """Fields of every line that is not empty."""
     with open(path, "rb") as file:
-        first = True
-        for line in file:
-            line = line.rstrip(b"\r\n")
-            if first:
-                line, first = line.removeprefix(b"\xef\xbb\xbf"), False
+        for number in itertools.count(1):
+            line = file.readline(FIELD_BYTES)
+            ended, line = line.endswith(b"\n"), line.rstrip(b"\r\n")
+            if not ended and (len(line) >= FIELD_BYTES - 1 or number == 1 and b"\r" in line):
+                raise UserError(
+                    f"--metadata {path}: line {number} is longer than {FIELD_BYTES} bytes, or ends with a carriage return alone; "
+                    "expected rows that end with a line feed"
+                )
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line and not ended:
+                return
             if line:
                 yield line.decode("utf-8", "replace").split("\t")
 
@@ -54,7 +61,7 @@ def json_rows(path: Path) -> Iterator[dict]:
                     record = json.loads(line.decode("utf-8-sig", "replace"))
                 except (ValueError, RecursionError):
                     record = None
-                yield record if isinstance(record, dict) else {}
+                yield {as_text(name): value for name, value in record.items()} if isinstance(record, dict) else {}
 
 
 def as_text(value: object) -> str | None:
@@ -62,7 +69,7 @@ def as_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         # A lone surrogate (a \ud800 in the file) is no text and fits into no UTF-8.
         return None if value is None else value.encode("utf-8", "replace").decode()
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def columns_of(path: Path, headerless: Sequence[str] | None) -> list[str]:
@@ -75,20 +82,30 @@ def columns_of(path: Path, headerless: Sequence[str] | None) -> list[str]:
 
 
 def _values(path: Path, headerless: Sequence[str] | None, columns: Sequence[str]) -> Iterator[list[str | None]]:
-    """Rows of one file in the order of `columns`; fields that a row lacks are None, further ones are dropped."""
+    """Rows of one file in the order of `columns` (lower case). Fields that a row lacks are None, further ones are dropped; but
+    where there is no header they are the caption's, which held a tab."""
     if path.suffix in (".jsonl", ".ndjson"):
-        yield from ([as_text(row.get(name)) for name in columns] for row in json_rows(path))
+        for record in json_rows(path):
+            row = {name.lower(): value for name, value in record.items()}
+            yield [as_text(row.get(name)) for name in columns]
         return
-    rows = tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path)
-    if not (path.suffix == ".tsv" and headerless):
+    rows, surplus = tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path), None
+    if path.suffix == ".tsv" and headerless:
+        surplus = list(headerless).index("caption")
+    else:
         next(rows, None)
-    own = columns_of(path, headerless)
+    own = [name.lower() for name in columns_of(path, headerless)]
     places = [own.index(name) if name in own else -1 for name in columns]
-    yield from ([row[place] if 0 <= place < len(row) else None for place in places] for row in rows)
+    for row in rows:
+        if surplus is not None and len(row) > len(own):
+            end = surplus + 1 + len(row) - len(own)
+            row[surplus:end] = [" ".join(row[surplus:end])]
+        yield [row[place] if 0 <= place < len(row) else None for place in places]
 
 
 def to_parquet(files: Sequence[Path], headerless: Sequence[str] | None, target: Path, bar: Progress | None = None) -> list[str]:
-    """Writes all rows of `files` as one parquet of strings and returns its columns (of all files together).
+    """Writes all rows of `files` as one parquet of strings and returns its columns (of all files together, compared
+    without case).
 
     Raises:
         UserError: a file that cannot be read, or has no columns.
@@ -98,14 +115,20 @@ def to_parquet(files: Sequence[Path], headerless: Sequence[str] | None, target: 
 
     path = files[0]
     try:
-        columns = list(dict.fromkeys(name for path in files for name in columns_of(path, headerless)))
+        names: dict[str, str] = {}
+        for path in files:
+            own = columns_of(path, headerless)
+            if len({name.lower() for name in own}) < len(own):
+                raise UserError(f"--metadata {path}: columns that differ in case only: {', '.join(own)[:300]}; rename one of them")
+            names = {name.lower(): name for name in own} | names
+        columns = list(names.values())
         if not columns:
             raise UserError(f"--metadata {files[0]}: empty; expected a header and rows")
         schema = pa.schema([(name, pa.string()) for name in columns])
         count = 0
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             for path in files:
-                rows = _values(path, headerless, columns)
+                rows = _values(path, headerless, list(names))
                 while batch := list(itertools.islice(rows, ROWS_PER_BATCH)):
                     arrays = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
                     writer.write_batch(pa.record_batch(arrays, schema=schema))

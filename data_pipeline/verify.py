@@ -60,7 +60,8 @@ class Known(NamedTuple):
         """Why a tar with these bytes must not be used though they can be read: they are not those that were verified."""
         if self.sha256 in (None, sha256):
             return None
-        if last_seen and (last_seen["bytes"], last_seen["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
+        seen = last_seen and (last_seen["sha256"], last_seen["bytes"], last_seen["mtime_ns"])
+        if seen == (self.sha256, stat.st_size, stat.st_mtime_ns):
             return "its bytes changed since it was verified, its size and time did not (a failing disk?)"
         if self.downloaded == (stat.st_size, stat.st_mtime_ns):
             return None
@@ -196,7 +197,8 @@ def _check_all(root: Path, names: list[str], known: dict[str, Known], processes:
         if row is None:
             todo.append(name)
             index = root / "manifest" / "index" / f"{Path(name).stem}.parquet"
-            if index.exists() and facts.index_sha256 not in (None, sha256_file(index)):
+            seen = _last_seen(root, root / "shards" / name)
+            if seen and seen["sha256"] == facts.sha256 and facts.index_sha256 not in (None, sha256_file(index)):
                 said = "is not the one that was verified; made again from the tar, without marks (run `mark` again)"
                 print(f"changed: {index} {said}", file=sys.stderr, flush=True)
         else:
@@ -235,11 +237,13 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     known = _on_record(root)
     rows, reused = {}, 0
     if accept_changed:
-        known = {name: facts._replace(sha256=None) for name, facts in known.items() if name in names}
+        known |= {name: known[name]._replace(sha256=None) for name in names if name in known}
     damaged = {name: "is missing" for name in sorted(known.keys() - set(names))}
     mend = "restore it as it was" if (root / "mirror.json").exists() else "delete it and download again"
     for name, reason in damaged.items():
-        print(f"damaged: {root / 'shards' / name}: {reason}; left out ({mend})", file=sys.stderr, flush=True)
+        again = mend.removeprefix("delete it and ")
+        print(f"damaged: {root / 'shards' / name}: {reason}; left out ({again})", file=sys.stderr, flush=True)
+    kept = 0
     with Progress("verify", len(names), "shards") as bar:
         for name, row, reason, old in _check_all(root, names, known, processes, recheck):
             bar.advance()
@@ -250,7 +254,8 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
             else:
                 rows[name] = row
                 reused += old
-            bar.note(f"{sum(entry['kept'] for entry in rows.values())} samples kept")
+                kept += row["kept"]
+            bar.note(f"{kept} samples kept")
     _drop_old_indices(root, rows.keys() | damaged.keys())
     summary = write_summary(
         root,

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.manifest import Manifest, ManifestError
-from data_pipeline.verify import VerifyCommand, verify
+from data_pipeline.verify import VerifyCommand, _on_record, check_shard, verify
 from tests.test_data_verify import data_set, sample, write_tar
 
 
@@ -50,7 +50,7 @@ AUDIT = {
     "a deleted shard": (
         lambda root: (root / "shards/00001.tar").unlink(),
         "00001.tar: is missing",
-        "00001.tar: is missing; left out .delete it and download again",
+        "00001.tar: is missing; left out .download again",
     ),
     "an edited index": (
         edit_the_index,
@@ -87,6 +87,26 @@ def test_an_audit_names_the_shard_and_training_refuses(tmp_path, attack, capsys)
     if attack in ("a flipped byte", "a dropped member"):
         assert VerifyCommand(data=root, accept_changed=True).run() == 0 and len(Manifest.load(root).shards) == 3
         assert VerifyCommand(data=root).run() == 0
+
+
+def test_missing_stays_missing_when_changes_are_accepted(tmp_path):
+    root = data_set(tmp_path / "ds", shards=3)
+    verify(root, processes=1)
+    (root / "shards/00001.tar").unlink()
+    for _ in range(2):
+        assert [entry["reason"] for entry in verify(root, processes=1, accept_changed=True)["damaged"]] == ["is missing"]
+
+
+def test_killed_between_index_and_manifest_a_replaced_tar_is_no_failing_disk(tmp_path, capsys):
+    root = data_set(tmp_path / "ds", shards=2)
+    verify(root, processes=1)
+    write_tar(root / "shards/00001.tar", sample(100))
+    stat = (root / "shards/00001.tar").stat()
+    (root / "download.json").write_text(json.dumps({"shards": {"00001": [stat.st_size, stat.st_mtime_ns, 1]}}))
+    assert check_shard(root, "00001.tar", _on_record(root)["00001.tar"])[1]["samples"] == 1  # its index is written, then: killed
+    capsys.readouterr()
+    assert verify(root, processes=1)["damaged"] == [] and len(Manifest.load(root).shards) == 2
+    assert "changed" not in capsys.readouterr().err
 
 
 def test_a_tar_that_the_download_replaced_is_taken(tmp_path):

@@ -79,7 +79,7 @@ def test_every_good_row_arrives_and_every_bad_one_is_counted(world, built):
     assert all((rows[uid]["url"], rows[uid]["caption"]) == (url, caption) for uid, (url, _, caption) in got.items())
 
 
-def run_task(data: Path, server, number: int, count: int) -> subprocess.CompletedProcess:
+def run_task(data: Path, server, number: int, count: int, more: dict | None = None) -> subprocess.CompletedProcess:
     """One task of the Slurm array, as Slurm would start it."""
     environment = {
         **os.environ,
@@ -87,6 +87,7 @@ def run_task(data: Path, server, number: int, count: int) -> subprocess.Complete
         "SLURM_ARRAY_TASK_COUNT": str(count),
         "SLURM_CPUS_PER_TASK": "2",
         "PYTHON": sys.executable,
+        **(more or {}),
     }
     words = [word for word in flags(server) if word not in ("--processes", "2")]
     script = REPOSITORY / "data_pipeline/jobs/slurm_array.sbatch"
@@ -110,6 +111,8 @@ def test_in_parts_by_an_array_of_jobs_comes_what_comes_at_once(world, built, tmp
     with pytest.raises(UserError, match="parts/00000/manifest/manifest.json: not there"):
         merge(out)
     assert not (out / "manifest/manifest.json").exists()
+    gaps = run_task(out, server, 2, 2, {"SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "2"})
+    assert gaps.returncode == 2 and "the array has gaps" in gaps.stderr
     second = run_task(out, server, 0, 2)
     assert second.returncode == 0, second.stderr[-3000:]
     assert merge(out)["kept"] == GOOD

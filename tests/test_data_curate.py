@@ -161,6 +161,11 @@ def test_frequent_captions_and_hashes_are_capped(tmp_path):
     assert record["dropped"] == {"caption too frequent": 7, "duplicate picture hash": len(left) - len(first)}
 
 
+def test_an_empty_hash_is_no_hash(tmp_path):
+    rows = [good(number, phash=(None, "", " ")[number % 3]) for number in range(9)]
+    assert run(tmp_path, rows, max_per_phash=1)[0]["dropped"] == {}
+
+
 def test_the_original_caption_is_kept_where_cleaning_changed_it(tmp_path):
     _, kept = run(tmp_path, [good(0, caption=" Tom &amp; Jerry\n"), good(1)])
     assert {row["caption"]: row["original_caption"] for row in kept} == {
@@ -277,6 +282,11 @@ def test_done_work_is_kept_and_other_filters_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="none of 2 rows is left .2 picture too small."):
         curate(CurateOptions(**options, min_side=201), force=True)
     assert curate(CurateOptions(**options)) == first, "a failed attempt leaves the old rows alone"
+
+
+def test_too_many_blocked_hosts_are_refused():
+    with pytest.raises(UserError, match="--block-host: 10001 hosts; expected at most 10000"):
+        parse_blocked_hosts([f"h{number}.example" for number in range(10_001)])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.curate import CurateOptions, curate
-from data_pipeline.download import DownloadOptions, download, expected_shards, longest_seconds
+from data_pipeline.download import DownloadOptions, download, expected_shards, longest_seconds, scrub
 from data_pipeline.errors import UserError
 from data_pipeline.supervise import START_SECONDS, too_few
 from data_pipeline.verify import verify
@@ -219,7 +220,10 @@ def test_an_outage_does_not_count_as_done(world, built, tmp_path, monkeypatch, c
         server.answers_left = None
         thread.join()
     said = capsys.readouterr().err
-    assert "rows arrived; downloading that shard again" in said and "shards to do; starting it again" in said
+    assert (
+        re.search(r"rows arrived \(\d+ http 404.*\); downloading that shard again", said)
+        and "shards to do; starting it again" in said
+    )
     verify(root, processes=1)
     assert content(root) == content(built) and len(rows) > 4
 
@@ -241,6 +245,16 @@ def test_a_lasting_outage_is_named_and_what_comes_can_be_taken(world, tmp_path, 
         assert state["downloaded"] == 0 and state["failed"]["http 404"] > 200
     finally:
         server.answers_left = None
+
+
+def test_what_was_taken_is_not_thrown_away_by_another_threshold(built, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipeline.supervise.MIN_ROWS_FOR_A_RATE", 20)
+    shards = tmp_path / "shards"
+    shutil.copytree(built / "shards", shards)
+    rows = expected_shards(json.loads((built / "download.json").read_text())["settings"])
+    known = scrub(shards, rows, {}, 0.0)
+    assert scrub(shards, rows, known, 1.0) == known and len(known) == len(rows)
+    assert len(scrub(shards, rows, {}, 1.0)) < len(rows), "new ones are judged"
 
 
 def test_what_is_too_few():

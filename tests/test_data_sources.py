@@ -168,7 +168,7 @@ def test_rows_of_a_tsv_end_at_line_feeds_and_lose_nothing(tmp_path):
         "windows",
         "two\rx",
         None,
-        "four",
+        "four extra",
         '"six',
         "b\\ack",
         "nul\0here",
@@ -179,6 +179,33 @@ def test_rows_of_a_tsv_end_at_line_feeds_and_lose_nothing(tmp_path):
     assert [row["caption"] for row in rows] == captions
     numbers = (0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11)
     assert [row["url"] for row in rows] == [f"http://a.example/{number}" for number in numbers]
+
+
+def test_a_tab_in_a_caption_is_kept(tmp_path):
+    (tmp_path / "cc12m.tsv").write_text("http://a.example/1\tA red dog\truns\tover it\n")
+    (tmp_path / "cc3m.tsv").write_text("A red dog\truns\tover it\thttp://a.example/1\n")
+    for source in ("cc12m", "cc3m"):
+        row = read(tmp_path, source, str(tmp_path / f"{source}.tsv"))[0]
+        assert (row["url"], row["caption"]) == ("http://a.example/1", "A red dog runs over it")
+
+
+@pytest.mark.parametrize(
+    "text", [b"http://a.example/1\tone\rhttp://a.example/2\ttwo\r", b"http://a.example/1\t" + b"x" * (5 << 20)]
+)
+def test_rows_without_line_feeds_are_refused(tmp_path, text):
+    (tmp_path / "cc12m.tsv").write_bytes(text)
+    with pytest.raises(UserError, match="line 1 is longer than .* or ends with a carriage return alone"):
+        read(tmp_path, "cc12m", str(tmp_path / "cc12m.tsv"))
+
+
+def test_columns_that_differ_in_case_only_are_refused(tmp_path):
+    (tmp_path / "b.csv").write_text("URL,url,caption\n1,2,3\n")
+    with pytest.raises(UserError, match="b.csv: columns that differ in case only: URL, url, caption"):
+        read(tmp_path, "generic", str(tmp_path / "b.csv"))
+    (tmp_path / "b.csv").write_text("URL,caption\n1,2\n")
+    (tmp_path / "c.csv").write_text("Caption,url\n3,4\n")
+    rows = read(tmp_path, "generic", str(tmp_path / "*.csv"))
+    assert [(row["url"], row["caption"]) for row in rows] == [("1", "2"), ("4", "3")], "files are compared without case"
 
 
 def test_numbers_in_text_are_numbers_only_if_they_look_like_it(tmp_path):
@@ -209,6 +236,7 @@ def test_jsonl_keeps_what_it_can(tmp_path):
         "[1]",
         '{"url": "u3", "caption": "a\\ud800b"}',
     ]
+    lines += ['{"url": "u4", "caption": ["\\ud800"], "\\ud800": 1}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     rows = read(tmp_path, "generic", str(tmp_path / "a.jsonl"))
     assert [(row["url"], row["caption"]) for row in rows] == [
@@ -217,6 +245,7 @@ def test_jsonl_keeps_what_it_can(tmp_path):
         (None, None),
         (None, None),
         ("u3", "a?b"),
+        ("u4", '["?"]'),
     ]
 
 
