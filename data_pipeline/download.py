@@ -60,7 +60,7 @@ class DownloadOptions:
     shard_size: int = 10_000
     """Rows per tar."""
     min_success: float = 0.2
-    """A shard (of 50 rows and more) of which a smaller share arrives was hit by an outage: it is not done, but downloaded again. 0
+    """A shard (of 20 rows and more) of which a smaller share arrives was hit by an outage: it is not done, but downloaded again. 0
     takes what comes."""
     stall: float = 90.0
     """Seconds without a new byte after which the download is killed and resumed; at least three timeouts."""

@@ -30,7 +30,7 @@ END_SECONDS = 15.0
 """Granted to end after the last shard is done; img2dataset is known to hang there."""
 OUTAGE_SHARDS = 3
 """So many shards in a row that brought too little are an outage: the run ends, lest all shards go through it."""
-MIN_ROWS_FOR_A_RATE = 50
+MIN_ROWS_FOR_A_RATE = 20
 GUESSED_SAMPLE_BYTES = 7000
 ENDED, STOOD_STILL, OUTAGE, HUNG = "ended", "stood still", "brought too little", "hung after the last shard"
 USER_AGENT = "Mozilla/5.0 (compatible; {token}; image dataset research)"
