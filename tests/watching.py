@@ -53,8 +53,11 @@ class Watch(threading.Thread):
         self.stopping.set()
         self.join()
 
-    def left(self) -> list[int]:
-        """Processes that are still there."""
+    def left(self, seconds: float = 10.0) -> list[int]:
+        """Processes that are still there after so long: some end by noticing that their parent is gone."""
+        deadline = time.monotonic() + seconds
+        while any(alive(pid) for pid in self.seen) and time.monotonic() < deadline:
+            time.sleep(0.05)
         return [pid for pid in self.seen if alive(pid)]
 
 
