@@ -229,7 +229,10 @@ def _run_on(
         parts = [_describe(part_path(part, index)) for index in range(number)]
         bar.set(100)
     if sum(entry["rows"] for entry in parts) != rows_out or rows_in != rows_out + sum(dropped.values()):
-        raise UserError(f"{part}: {rows_out} rows were kept, but {parts} written; the disk or the engine lost some: curate again")
+        written = sum(entry["rows"] for entry in parts)
+        raise UserError(
+            f"{part}: {rows_out} of {rows_in} rows were kept, {written} written; some were lost on the way: curate again"
+        )
     return {
         "source": options.source,
         "metadata": [file.name for file in files],

@@ -201,10 +201,10 @@ def download(folder: Path, options: DownloadOptions) -> dict:
 
 def longest_seconds(options: DownloadOptions, rows: list[int]) -> float:
     """Within what these shards are downloaded whatever servers do: rounds of URLs that all take their whole time, a shard at a time
-    in every process; with the start, without pauses for an outage."""
+    in every process, in any order (Graham's bound); with the start, without decoding, without pauses for an outage."""
     rounds = [math.ceil(count / options.threads) for count in rows]
-    longest_process = max(math.ceil(sum(rounds) / options.processes), max(rounds, default=0))
-    return START_SECONDS + longest_process * options.timeout
+    busiest = (sum(rounds) + (options.processes - 1) * max(rounds, default=0)) / options.processes
+    return START_SECONDS + busiest * options.timeout
 
 
 def _until_done(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data_pipeline.captions import unescape
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, one_line
 from data_pipeline.hosts import is_public_host
 from data_pipeline.sources import quote
 from data_pipeline.spark import open_session
@@ -39,7 +39,9 @@ class Engine(Protocol):
 
     def write(self, sql: str, number: int, folder: Path) -> None:
         """Writes the rows of a SELECT with a column uid into folder/part-00000.parquet and on, `number` of them, in the order
-        of uid, url and caption; part i holds the uids from `part_begins(number)[i]` on."""
+        of uid, url and caption; part i holds the uids from `part_begins(number)[i]` on. Raises `EngineError`."""
+
+    def close(self) -> None: ...
 
 
 def part_begins(number: int) -> list[str]:
@@ -49,11 +51,6 @@ def part_begins(number: int) -> list[str]:
 
 def part_path(folder: Path, index: int) -> Path:
     return folder / f"part-{index:05d}.parquet"
-
-
-def _one_line(error: Exception) -> str:
-    said = str(getattr(error, "java_exception", None) or error)  # py4j's own first line says only that Java failed
-    return next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
 
 
 class DuckDB:
@@ -73,7 +70,7 @@ class DuckDB:
         try:
             self.connection = duckdb.connect(str(scratch / "work.duckdb"), config=settings)
         except duckdb.Error as error:
-            raise UserError(f"--memory-limit {memory_limit}: {_one_line(error)}") from None
+            raise UserError(f"--memory-limit {memory_limit}: {one_line(error)}") from None
         self.connection.execute("SET enable_progress_bar = true")  # for `share`; nothing is printed
         self.connection.execute("SET enable_progress_bar_print = false")
         self.connection.execute("SET preserve_insertion_order = false")  # it costs memory, and nothing here hangs on it
@@ -102,10 +99,11 @@ class DuckDB:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        # Sorted once and cut here: a COPY for every part would read all rows as often as there are parts.
-        reader = self._run(f"SELECT * FROM ({sql}) AS rows ORDER BY uid, url, caption", "sql").to_arrow_reader(BATCH_ROWS)
         begins, index, writer = [*part_begins(number), "g"], 0, None
         try:
+            # Sorted once and cut here: a COPY for every part would read all rows as often as there are parts.
+            rows = self.connection.sql(f"SELECT * FROM ({sql}) AS rows ORDER BY uid, url, caption")
+            reader = rows.to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 table = pa.table(batch)
                 while True:
@@ -120,8 +118,8 @@ class DuckDB:
                     writer, index = None, index + 1
             for left in range(index + 1, number):  # no uid is that high; with a million rows a part that does not happen
                 pq.write_table(reader.schema.empty_table(), part_path(folder, left), compression="zstd")
-        except self._error as error:
-            raise EngineError(_one_line(error)) from None
+        except (self._error, pa.ArrowException, OSError) as error:  # what DuckDB meets in the middle comes through Arrow
+            raise EngineError(one_line(error)) from None
         finally:
             if writer is not None:
                 writer.close()
@@ -129,11 +127,11 @@ class DuckDB:
     def close(self) -> None:
         self.connection.close()
 
-    def _run(self, sql: str, how: str = "execute"):
+    def _run(self, sql: str):
         try:
-            return getattr(self.connection, how)(sql)
+            return self.connection.execute(sql)
         except self._error as error:
-            raise EngineError(_one_line(error)) from None
+            raise EngineError(one_line(error)) from None
 
 
 class Spark:
@@ -143,6 +141,10 @@ class Spark:
     """
 
     def __init__(self, scratch: Path, memory_limit: str, master: str | None):
+        try:
+            import sqlglot
+        except ImportError:
+            raise UserError("--engine spark: sqlglot is missing; install it: pip install 'sycoca-ds[spark]'") from None
         self.spark = open_session(
             master,
             scratch,
@@ -152,7 +154,6 @@ class Spark:
             spark__sql__parquet__binaryAsString="true",
             spark__sql__parquet__compression__codec="zstd",
         )
-        import sqlglot
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
         from pyspark.sql.functions import udf
@@ -210,7 +211,7 @@ class Spark:
         try:
             yield
         except self._error as error:
-            raise EngineError(_one_line(error)) from None
+            raise EngineError(one_line(error)) from None
 
 
 def _or_none(function):

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.curation_sql import HOST, SUSPECT
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import atomic_path
 from data_pipeline.hosts import is_public_host
 from data_pipeline.sources import quote
@@ -141,10 +141,6 @@ def _write(database: Any, select: str, target: Path, left_out: dict[str, str]) -
         )
 
 
-def _one_line(error: Exception) -> str:
-    return next((line.strip()[:200] for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _count_lines(database: Any, shards: Sequence[ShardStats]) -> None:
     """Table `counted`: rows by (file, outcome) where `host` is null, and by (host, outcome) where `file` is null, in one pass."""
     database.execute(f"""CREATE OR REPLACE TABLE counted AS
@@ -161,7 +157,7 @@ def _unreadable(database: Any, shards: Sequence[ShardStats], failure: type[Excep
         try:
             _count_lines(database, [shard])
         except failure as error:
-            found[shard.shard] = f"its sidecar cannot be read ({_one_line(error)})"
+            found[shard.shard] = f"its sidecar cannot be read ({one_line(error)})"
     return found
 
 
@@ -205,7 +201,7 @@ def count_outcomes(folder: Path, stats: Sequence[ShardStats], without: dict[Path
             except duckdb.Error as error:
                 bad = _unreadable(database, shards, duckdb.Error)
                 if not bad:
-                    raise UserError(f"{folder}: the outcomes of its rows cannot be counted: {_one_line(error)}") from None
+                    raise UserError(f"{folder}: the outcomes of its rows cannot be counted: {one_line(error)}") from None
             if not bad:
                 _write(database, "SELECT * FROM counted WHERE file IS NULL", folder / OUTCOMES, _named(folder, left_out))
                 return read_outcomes(folder)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -55,6 +55,5 @@ def open_session(master: str | None, scratch: Path, memory: str | None = None, *
         package = Path(__file__).resolve().parent
         session.sparkContext.addPyFile(shutil.make_archive(str(scratch / package.name), "zip", package.parent, package.name))
     except Exception as error:  # py4j raises what the JVM met, from a wrong master to a full disk
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"Spark, master {master or 'of its own settings'}: {reason}") from None
+        raise UserError(f"Spark, master {master or 'of its own settings'}: {one_line(error)}") from None
     return session

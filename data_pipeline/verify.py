@@ -239,9 +239,9 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     if accept_changed:
         known |= {name: known[name]._replace(sha256=None) for name in names if name in known}
     damaged = {name: "is missing" for name in sorted(known.keys() - set(names))}
-    mend = "restore it as it was" if (root / "mirror.json").exists() else "delete it and download again"
+    again = "restore it as it was" if (root / "mirror.json").exists() else "download again"
+    mend = again if (root / "mirror.json").exists() else f"delete it and {again}"
     for name, reason in damaged.items():
-        again = mend.removeprefix("delete it and ")
         print(f"damaged: {root / 'shards' / name}: {reason}; left out ({again})", file=sys.stderr, flush=True)
     kept = 0
     with Progress("verify", len(names), "shards") as bar:

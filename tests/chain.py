@@ -62,8 +62,9 @@ def flags(server) -> list[str]:
     ]
 
 
-def build(folder: Path, server: SlowServer, out: Path) -> Path:
-    BuildCommand(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", **options(server)).run()
+def build(folder: Path, server: SlowServer, out: Path, **changes) -> Path:
+    chosen = options(server) | changes
+    BuildCommand(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", **chosen).run()
     return out
 
 

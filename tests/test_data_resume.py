@@ -242,6 +242,8 @@ def test_a_lasting_outage_is_named_and_what_comes_can_be_taken(world, tmp_path, 
         assert all(rows[int(name)] < 20 for name in kept), "only what is too small to be judged"
         state = download(root, DownloadOptions(**few | {"min_success": 0.0}))
         assert state["downloaded"] == 0 and state["failed"]["http 404"] > 200
+        with pytest.raises(UserError, match=r"none of 227 rows arrived \(\d+ http 404"):
+            build(folder, server, root, min_success=0.0)
     finally:
         server.answers_left = None
 
@@ -260,9 +262,17 @@ def test_what_is_too_few():
 
 
 def test_the_stated_time_is_an_upper_bound():
+    """Against handing out the shards one by one to whichever process is free first."""
+    dice = random.Random(0)
+    for _ in range(200):
+        limits = DownloadOptions(processes=dice.randint(1, 5), threads=dice.randint(1, 9), timeout=2.0)
+        rows, busy = [dice.randint(1, 40) for _ in range(dice.randint(0, 12))], [0.0] * limits.processes
+        for count in rows:
+            busy[busy.index(min(busy))] += -(-count // limits.threads) * limits.timeout
+        stated = longest_seconds(limits, rows) - START_SECONDS
+        assert max(busy) <= stated <= 2 * max(busy)
     limits = DownloadOptions(processes=2, threads=8, timeout=2.0)
-    assert longest_seconds(limits, [30, 30, 30]) == START_SECONDS + 6 * 2.0  # 4 rounds a shard, 12 on two processes
-    assert longest_seconds(limits, [30]) == START_SECONDS + 4 * 2.0 and longest_seconds(limits, []) == START_SECONDS
+    assert longest_seconds(limits, [30, 30, 30]) == START_SECONDS + 8 * 2.0  # one process has two shards of 4 rounds
 
 
 @pytest.mark.java
