@@ -15,9 +15,9 @@ from collections import defaultdict
 
 import torch
 
-from sycoca_ds.data.transforms import normalise
-from sycoca_ds.engine.checkpoint import load_for_inference
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 
 

@@ -54,7 +54,7 @@ def small(path: Path) -> np.ndarray:
 
 def write_data(folder: Path, photos: Path | None) -> None:
     """A verified data set folder of SAMPLES pictures; `verify` is the pipeline's."""
-    from data_pipeline.verify import verify
+    from data_pipeline.shards.verify import verify
 
     made = [small(path) for path in sorted(photos.rglob("*.jpg"))] if photos else [noise(number) for number in range(200)]
     encoded = [cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes() for picture in made]
@@ -127,7 +127,7 @@ def resize_each(batch) -> None:
 
 
 def open_clip_batches(folder: Path) -> Iterator[int]:
-    from tests.open_clip_peer import import_open_clip
+    from tests.worlds.open_clip_peer import import_open_clip
 
     open_clip = import_open_clip()
     from open_clip_train.data import get_wds_dataset

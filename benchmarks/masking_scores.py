@@ -13,10 +13,10 @@ import re
 
 import torch
 
-from data_pipeline.scenes import PLACES
-from sycoca_ds.data.transforms import normalise
-from sycoca_ds.engine.checkpoint import load_for_inference
+from data_pipeline.world.scenes import PLACES
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.model.pixels import normalise
 
 
 def object_patches(caption: str, side: int) -> torch.Tensor:

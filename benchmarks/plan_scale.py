@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.files import write_json
-from data_pipeline.manifest import FORMAT, SHARD_SCHEMA, table_digest
+from data_pipeline.shards.manifest import FORMAT, SHARD_SCHEMA, table_digest
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 

@@ -12,18 +12,18 @@ from data_pipeline.errors import UserError, run_command
 
 PROGRAM = "python -m data_pipeline"
 COMMANDS = {
-    "scenes": ("data_pipeline.world", "ScenesCommand", "draw a demo world and serve it on loopback"),
-    "folder": ("data_pipeline.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
-    "curate": ("data_pipeline.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
-    "download": ("data_pipeline.download", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
+    "scenes": ("data_pipeline.world.on_disk", "ScenesCommand", "draw a demo world and serve it on loopback"),
+    "folder": ("data_pipeline.world.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
+    "curate": ("data_pipeline.catalogue.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
+    "download": ("data_pipeline.download.job", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
     "split": ("data_pipeline.parts", "SplitCommand", "rows -> a folder a part, for a job each on a cluster"),
     "merge": ("data_pipeline.parts", "MergeCommand", "verified parts -> one manifest"),
-    "adopt": ("data_pipeline.adopt", "AdoptCommand", "tars of a ready-made mirror -> a data set folder, without a download"),
-    "verify": ("data_pipeline.verify", "VerifyCommand", "open and decode everything, write the manifest"),
-    "mark": ("data_pipeline.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
-    "tokenizer train": ("data_pipeline.tokenizer", "TrainTokenizerCommand", "train a BPE on the kept captions"),
-    "tokenizer import-clip": ("data_pipeline.clip_bpe", "ImportClipCommand", "CLIP's BPE, with the ids of its own tokenizer"),
-    "report": ("data_pipeline.report", "ReportCommand", "the funnel, as JSON and as a page"),
+    "adopt": ("data_pipeline.build", "AdoptCommand", "tars of a ready-made mirror -> a data set folder, without a download"),
+    "verify": ("data_pipeline.shards.verify", "VerifyCommand", "open and decode everything, write the manifest"),
+    "mark": ("data_pipeline.shards.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
+    "tokenizer train": ("data_pipeline.tokenizer.bpe", "TrainTokenizerCommand", "train a BPE on the kept captions"),
+    "tokenizer import-clip": ("data_pipeline.tokenizer.clip_bpe", "ImportClipCommand", "CLIP's BPE, with open_clip's ids"),
+    "report": ("data_pipeline.report.command", "ReportCommand", "the funnel, as JSON and as a page"),
     "build": ("data_pipeline.build", "BuildCommand", "curate, download, verify, report: one data set folder"),
 }
 HELP = (

@@ -6,23 +6,20 @@ in two parts. Merging copies no tar: the manifest of the whole names those in th
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.curate import read_curate
+from data_pipeline.catalogue.curate import read_curate
+from data_pipeline.download.record import PARTS, part_folders
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
-from data_pipeline.manifest import Manifest, ManifestError
-from data_pipeline.mark import MARKS
 from data_pipeline.progress import Progress
-from data_pipeline.verify import read_summary, write_summary
-
-PARTS = "parts"
+from data_pipeline.shards.manifest import Manifest, ManifestError
+from data_pipeline.shards.mark import MARKS
+from data_pipeline.shards.verify import read_summary, write_summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class MergeCommand:
     """Data set folder with parts/ (from split)."""
 
     def run(self) -> int:
-        from data_pipeline.report import report
+        from data_pipeline.report.command import report
 
         summary = merge(self.data)
         report(self.data)
@@ -91,17 +88,6 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def part_folders(folder: Path) -> list[Path]:
-    """Part folders in order. Raises `UserError` where there are none, or not all that the canonical rows were split into."""
-    found = sorted(path for path in (Path(folder) / PARTS).glob("[0-9]*") if path.is_dir())
-    wanted = len(read_curate(folder)["parts"])
-    if len(found) != wanted:
-        raise UserError(
-            f"{Path(folder) / PARTS}: {len(found)} of {wanted} parts; run: python -m data_pipeline split --data {folder}"
-        )
-    return found
-
-
 def merge(folder: Path) -> dict:
     """Writes the manifest of all parts together and verify.json; returns the latter's content. Parts are only read.
 
@@ -141,19 +127,3 @@ def merge(folder: Path) -> dict:
     if marked:
         print(f"{folder}: merged anew, so what `mark` had left out is in it again: run `mark` again", file=sys.stderr, flush=True)
     return summary
-
-
-def sum_of_downloads(folder: Path) -> dict:
-    """download.json of all parts together, for the report. Raises `UserError` for one that is not finished."""
-    total = {"requested": 0, "downloaded": 0, "failed": Counter(), "shards": {}}
-    for part in part_folders(folder):
-        path = part / "download.json"
-        try:
-            record = json.loads(path.read_text())
-            total["requested"] += record["requested"]
-            total["downloaded"] += record["downloaded"]
-        except (OSError, ValueError, KeyError):
-            raise UserError(f"{path}: missing or not finished; run: python -m data_pipeline download --data {part}") from None
-        total["failed"].update(record["failed"])
-        total["shards"].update({f"{PARTS}/{part.name}/shards/{name}": facts for name, facts in record["shards"].items()})
-    return total | {"failed": dict(total["failed"].most_common())}

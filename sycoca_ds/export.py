@@ -137,7 +137,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def preprocessing(image_size: int) -> dict[str, Any]:
     """How sycoca_ds/data/transforms.py prepares an image for evaluation, as open_clip's `preprocess_cfg` says it."""
-    from sycoca_ds.data.transforms import IMAGE_MEAN, IMAGE_STD
+    from sycoca_ds.model.pixels import IMAGE_MEAN, IMAGE_STD
 
     shown = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}
     return {"size": image_size, "mean": list(IMAGE_MEAN), "std": list(IMAGE_STD), **shown}
@@ -221,7 +221,7 @@ def open_clip_source(config: ExportConfig) -> Source:
 
 def checkpoint_source(config: ExportConfig) -> Source:
     """A run's checkpoint, or a folder written before."""
-    from sycoca_ds.engine.checkpoint import open_weights
+    from sycoca_ds.engine.checkpoint.weights import open_weights
 
     if config.model is not None:
         raise UserError("--model says what open_clip's weights are; a checkpoint knows its model: leave it out")
@@ -254,7 +254,7 @@ def check_tokenizer(path: Path, model: ModelConfig) -> None:
 
 def write_open_clip(folder: Path, source: Source, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Fills a new folder as open_clip reads it; `weights` have open_clip's names. Returns facts about the weights' file."""
-    from sycoca_ds.engine.exported import copy_tokenizer, save_tensors
+    from sycoca_ds.engine.checkpoint.exported import copy_tokenizer, save_tensors
     from sycoca_ds.model.open_clip_config import open_clip_config, uses_clips_ids
 
     text, model = source.config.text, open_clip_config(source.config)
@@ -308,7 +308,7 @@ def describe_tokenizer(path: Path, text: TextEncoderConfig) -> dict[str, str]:
 
 def export(config: ExportConfig) -> int:
     """Reads, converts, writes; prints what was written and what a user must know."""
-    from sycoca_ds.engine.exported import cast, check_free, new_folder, write_exported
+    from sycoca_ds.engine.checkpoint.exported import cast, check_free, new_folder, write_exported
     from sycoca_ds.model.open_clip_config import what_changes
     from sycoca_ds.model.open_clip_weights import to_open_clip
 

@@ -56,8 +56,8 @@ def write_data_set(folder: Path, samples_per_shard: list[int], seed: int = 0, si
     """
     import cv2
 
-    from data_pipeline.tokenizer import train as train_tokenizer
-    from data_pipeline.verify import verify
+    from data_pipeline.shards.verify import verify
+    from data_pipeline.tokenizer.bpe import train as train_tokenizer
 
     random = np.random.default_rng(seed)
     colours = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "white": (240, 240, 240), "black": (10, 10, 10)}

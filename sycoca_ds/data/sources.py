@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest, ManifestError
+from data_pipeline.shards.manifest import Manifest, ManifestError
 from sycoca_ds.config import DataConfig
 from sycoca_ds.data.storage import Remote, ShardCache, is_url, mirror
 

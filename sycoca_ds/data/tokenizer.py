@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.captions import clean
+from data_pipeline.catalogue.captions import clean
 from data_pipeline.errors import UserError
 from sycoca_ds.model.text_encoder import PAD_ID
 

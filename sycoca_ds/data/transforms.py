@@ -11,10 +11,6 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation of CLIP's training images, RGB in [0, 1] (openai/CLIP)."""
-
 
 def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
     """Decodes to RGB uint8 (H, W, 3).
@@ -159,15 +155,3 @@ def eval_image(image_HWC: np.ndarray, size: int) -> Tensor:
     left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
     picture = picture.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-
-def normalise(image_BCHW: Tensor) -> Tensor:
-    """uint8 RGB -> float32 with CLIP's mean and standard deviation; same shape, same device."""
-    mean, std = (torch.tensor(values, device=image_BCHW.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return (image_BCHW.float() / 255 - mean) / std
-
-
-def denormalise(image_BCHW: Tensor) -> Tensor:
-    """The inverse of `normalise`: float -> uint8, clamped to [0, 255]."""
-    mean, std = (torch.tensor(values, device=image_BCHW.device).view(3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
-    return ((image_BCHW.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -16,10 +16,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import TrainConfig, plan_batches
 from sycoca_ds.data.loader import Batch
-from sycoca_ds.engine import checkpoint
 from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.checkpoint import restoring, saving
+from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.feed import start_feed
-from sycoca_ds.engine.initial_weights import initialise_from
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
@@ -115,13 +115,13 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    if found is not None and checkpoint.needs_resharding(checkpoint.read_state(found), runtime.world_size):
+    if found is not None and restoring.needs_resharding(saving.read_state(found), runtime.world_size):
         policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
     seed_everything(config.run.seed + runtime.rank)
     first_step, skipped_before, replaced = 0, 0, 0
     if found is not None:
-        state = checkpoint.restore(engine, runtime, found, config, sources.digest)
+        state = restoring.restore(engine, runtime, found, config, sources.digest)
         first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
         replaced = state["extra"]["stand_ins"]
         runtime.say(f"resumed from {found} at step {first_step}")
@@ -144,7 +144,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     def save() -> None:
         nonlocal last_save
         chrono.pause()
-        folder = checkpoint.save(
+        folder = saving.save(
             engine,
             runtime,
             run,
@@ -261,7 +261,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 def _newest(run: Path) -> Path | UserError | None:
     """The checkpoint to resume from; an error travels to the other ranks as a value."""
     try:
-        folder, problems = checkpoint.newest_whole(run / "checkpoints")
+        folder, problems = saving.newest_whole(run / "checkpoints")
     except UserError as error:
         return error
     for problem in problems:

@@ -75,7 +75,7 @@ def build_operators() -> list[str]:
             raise UserError(
                 f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
             )
-    from sycoca_ds.engine.runtime import prepare_deepspeed
+    from sycoca_ds.engine.environment import prepare_deepspeed
 
     prepare_deepspeed()
     operators = _operators()

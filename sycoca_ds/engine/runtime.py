@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 import time
 import warnings
 from dataclasses import dataclass
@@ -86,18 +85,6 @@ class Runtime:
         """Ends the process group when every rank is here; after an error no rank may call it, others still wait in a collective."""
         self.barrier()
         dist.destroy_process_group()
-
-
-def prepare_deepspeed() -> None:
-    """What DeepSpeed has to find in the environment; called before its first import, which warns otherwise.
-
-    That a machine without a GPU is meant to be one; and compiled operators inside the virtual environment they belong to: in the
-    home folder, torch's default, two environments would take turns compiling them anew.
-    """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):
-        os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(sys.prefix, "torch_extensions"))
 
 
 def start_runtime() -> Runtime:

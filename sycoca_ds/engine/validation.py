@@ -9,10 +9,10 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.data.transforms import normalise
 from sycoca_ds.engine.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.pictures import enlarge, grid, mask_overlay, paste, patches_to_picture
+from sycoca_ds.model.pixels import normalise
 
 CAPTION_STEPS = 40
 """Longest generated caption, tokens (less where the context is shorter)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.manifest import Manifest, ManifestError
+from data_pipeline.shards.manifest import Manifest, ManifestError
 
 COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes"]
 

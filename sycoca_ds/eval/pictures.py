@@ -51,7 +51,7 @@ def grid_side(patches: int) -> int:
 
 def to_picture(image_3SS: torch.Tensor) -> np.ndarray:
     """One normalised float image (3, S, S) -> uint8 picture, clipped to what a screen can show."""
-    from sycoca_ds.data.transforms import denormalise
+    from sycoca_ds.model.pixels import denormalise
 
     picture = denormalise(image_3SS.detach().cpu()[None])[0]
     return picture.permute(1, 2, 0).contiguous().numpy()

@@ -131,7 +131,7 @@ def funnels(folders: Sequence[tuple[str, str | Path]]) -> list[dict[str, Any]]:
 
 
 def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
-    """[{name, rows, percent of the catalogue, lost: [(reason, n)]}] from a funnel.json (data_pipeline/report.py).
+    """[{name, rows, percent of the catalogue, lost: [(reason, n)]}] from a funnel.json (data_pipeline/report/command.py).
     ValueError for another layout."""
     if not isinstance(funnel, dict) or funnel.get("format") != 1:
         raise ValueError("not a funnel of format 1")

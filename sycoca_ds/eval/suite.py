@@ -166,7 +166,7 @@ def evaluate_checkpoint(
 
     Raises UserError: no or damaged checkpoint, no or damaged data, bad labels.
     """
-    from sycoca_ds.engine.checkpoint import load_for_inference
+    from sycoca_ds.engine.checkpoint.weights import load_for_inference
 
     start, out = time.monotonic(), Path(out)
     label_set = load_labels(labels) if labels else None

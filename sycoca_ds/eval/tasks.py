@@ -111,7 +111,7 @@ class Bench:
             return self.model(task, **inputs)
 
     def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:
-        from sycoca_ds.data.transforms import normalise
+        from sycoca_ds.model.pixels import normalise
 
         return normalise(image_B3SS.to(self.device))
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
-from sycoca_ds.data.transforms import normalise
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
 from sycoca_ds.model.image_encoder import ImageEncoder, patchify
 from sycoca_ds.model.masking import attention_scores, random_scores, split_patches, take_patches
 from sycoca_ds.model.objectives import contrastive_loss, label_count, masked_l1, patch_moments
+from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 LOGIT_SCALE_START = math.log(1 / 0.07)

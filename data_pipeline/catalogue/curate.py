@@ -1,0 +1,289 @@
+"""Catalogue -> canonical rows: filters, caption cleaning, duplicate removal, as SQL, out of core or on a cluster.
+
+Every row that goes is counted under exactly one reason (curation_sql.REASONS)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.catalogue.curation_sql import REASONS, distinct_sql, scored_sql
+from data_pipeline.catalogue.engines import DuckDB, Engine, EngineError, Spark, part_path
+from data_pipeline.catalogue.hosts import parse_allowed_hosts, parse_blocked_hosts
+from data_pipeline.catalogue.sources import CANONICAL, CUTOFFS, SCHEMAS, Cutoffs, find_files, select_sql
+from data_pipeline.catalogue.text_catalogues import TEXT_KINDS, to_parquet
+from data_pipeline.errors import UserError
+from data_pipeline.files import sha256_file, sync_folder, write_json
+from data_pipeline.lock import only_one
+from data_pipeline.progress import Progress
+
+FORMAT = 2
+ROWS_PER_PART = 1_000_000
+FOLLOW_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateOptions:
+    """What to keep of a catalogue."""
+
+    metadata: str
+    """Catalogue: a parquet, tsv, csv or jsonl file, a folder of them, or a glob in quotes."""
+    out: Path
+    """Data set folder; rows go to its canonical/."""
+    source: Literal["laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic", "wds"] = "generic"
+    """Whose schema the catalogue has; wds, for `build`: there is none, --metadata names tars that are already downloaded."""
+    url_col: str | None = None
+    """Column of the URL, where it is not the source's own."""
+    caption_col: str | None = None
+    """Column of the caption, where it is not the source's own."""
+    min_side: int | None = None
+    """Smallest allowed side in pixels, by the catalogue. Of this and the further bounds: rows without a value pass; not given, they
+    are those of the source's authors (sources.py: CUTOFFS); 0 is no lower bound."""
+    max_aspect: float | None = None
+    """Largest ratio of the sides."""
+    min_caption: int | None = None
+    """Fewest characters of a cleaned caption."""
+    max_caption: int | None = None
+    """Most characters of a cleaned caption."""
+    min_letters: float | None = None
+    """Least share of letters, of any script, among a caption's characters that are no space; unless 0, captions that are a file
+    name or an address go, too."""
+    min_similarity: float | None = None
+    """Least CLIP similarity, by the catalogue."""
+    max_nsfw: float | None = None
+    """Rows with a higher probability (LAION's tag NSFW counts as 1, UNSURE as 0.5) go; 1 keeps all."""
+    max_watermark: float | None = None
+    """Rows with a higher watermark probability go; 1 keeps all."""
+    min_aesthetic: float | None = None
+    """Least aesthetic score (LAION's predictor, 1 to 10)."""
+    dedup: Literal["url", "url_caption", "none"] = "url"
+    """What makes two rows duplicates. Use url_caption where one picture has several captions. URLs are compared without fragment,
+    default port and the case of their host."""
+    max_per_caption: int | None = None
+    """Most rows with one and the same caption; 0 keeps all."""
+    max_per_phash: int | None = None
+    """Most rows with one perceptual hash, where the catalogue has one (COYO); 0 keeps all."""
+    allow_host: tuple[str, ...] = ()
+    """HOST:PORT that may be fetched from although it is private, for example 127.0.0.1:8731."""
+    block_host: tuple[str, ...] = ()
+    """Hosts whose rows go, with all hosts below them; @FILE for a file with one a line."""
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    """What runs the SQL; both give the same rows. Spark needs Java and `pip install 'sycoca-ds[spark]'`."""
+    spark_master: str | None = None
+    """Spark's master, for example local[8] or spark://head:7077; not given: what spark-submit or Spark's own settings say."""
+    memory_limit: str = "4GB"
+    """What DuckDB, or Spark on one machine, may take; they go on in files beyond that."""
+
+    @property
+    def blocked(self) -> tuple[str, ...]:
+        """Blocked hosts, files read. Raises `UserError`."""
+        return parse_blocked_hosts(self.block_host)
+
+    def cutoffs(self) -> Cutoffs:
+        """The source's cut-offs with what was given in their place. Raises `UserError` for a number that is none."""
+        given = {field.name: getattr(self, field.name) for field in fields(Cutoffs) if getattr(self, field.name) is not None}
+        for name, value in given.items():
+            if not 0 <= value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} {value}: expected 0 or more")
+        zero_is_none = (
+            "min_side",
+            "min_caption",
+            "min_letters",
+            "min_similarity",
+            "min_aesthetic",
+            "max_per_caption",
+            "max_per_phash",
+        )
+        unbounded = {name: None if value == 0 and name in zero_is_none else value for name, value in given.items()}
+        return replace(CUTOFFS[self.source], **unbounded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateCommand(CurateOptions):
+    """Filters, cleans and deduplicates a catalogue into canonical rows: DIR/canonical/."""
+
+    force: bool = False
+    """Curate again although the folder holds rows of another catalogue or other filters."""
+
+    def run(self) -> int:
+        curate(self, force=self.force)
+        return 0
+
+
+def fingerprint(files: list[Path], options: CurateOptions) -> str:
+    """Names the work: the same files (name, size, time of change) with the same filters give the same fingerprint, whatever runs
+    them."""
+    seen = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    names = ("source", "url_col", "caption_col", "dedup", "allow_host", "blocked")
+    settings = {name: getattr(options, name) for name in names} | asdict(options.cutoffs())
+    return hashlib.sha256(json.dumps([FORMAT, seen, settings]).encode()).hexdigest()
+
+
+def curate(options: CurateOptions, force: bool = False) -> dict:
+    """Writes DIR/canonical/part-*.parquet and curate.json (whole or not at all) and returns the latter's content.
+
+    Rows are in the order of their uid (a hash), so that shards mix what the catalogue keeps together. Done work for the
+    same catalogue and filters is kept. UserError: no rows, bad columns, another catalogue's rows in the folder, a missing engine.
+    """
+    if options.source == "wds":
+        raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
+    files = find_files(options.metadata)
+    allowed = parse_allowed_hosts(options.allow_host)
+    work = fingerprint(files, options)
+    target = options.out / "canonical"
+    if (target / "curate.json").exists():
+        done = read_curate(options.out)
+        if done["fingerprint"] == work:
+            print(f"{target}: already curated, {done['rows_out']} rows", file=sys.stderr, flush=True)
+            return done
+        if not force:
+            raise UserError(
+                f"{target}: holds rows of another catalogue or other filters (curate.json); choose another --out, "
+                "delete the folder, or run curate with --force"
+            )
+    refusal = f"{options.out}: another curation is running in this folder; wait for it or end it"
+    with only_one(options.out / ".curate.lock", refusal):
+        part = options.out / ".canonical.part"
+        shutil.rmtree(part, ignore_errors=True)  # of a curation that was killed
+        part.mkdir()
+        try:
+            record = _curate_into(part, files, options, options.cutoffs(), allowed)
+            record = {"format": FORMAT, "fingerprint": work, **record}
+            write_json(part / "curate.json", record)
+            if target.exists():
+                shutil.rmtree(target)
+            part.rename(target)
+            sync_folder(options.out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return record
+
+
+def _curate_into(part: Path, files: list[Path], options: CurateOptions, cutoffs: Cutoffs, allowed: frozenset[str]) -> dict:
+    scratch = part / "scratch"
+    scratch.mkdir()
+    if options.engine == "spark":
+        engine: Engine = Spark(scratch, options.memory_limit, options.spark_master)
+    else:
+        engine = DuckDB(scratch, options.memory_limit)
+    try:
+        return _run_on(engine, part, scratch, files, options, cutoffs, allowed)
+    except EngineError as error:
+        raise UserError(f"--metadata {options.metadata}: {error}") from None
+    finally:
+        engine.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_on(
+    engine: Engine,
+    part: Path,
+    scratch: Path,
+    files: list[Path],
+    options: CurateOptions,
+    cutoffs: Cutoffs,
+    allowed: frozenset[str],
+) -> dict:
+    counts: Counter[str] = Counter()
+    columns = ", ".join(CANONICAL)
+    with Progress("curate", 100, "%") as bar:
+        bar.note("read")
+        parquet = files
+        if files[0].suffix in TEXT_KINDS:
+            parquet = [scratch / "catalogue.parquet"]
+            to_parquet(files, SCHEMAS[options.source].headerless, parquet[0], bar)
+        try:
+            found = engine.open(parquet)
+        except EngineError as error:
+            raise UserError(f"--metadata {files[0]}: cannot be read ({error})") from None
+        raw = select_sql(options.source, "catalogue", found, files[0].name, options.url_col, options.caption_col)
+        bar.note("filter and clean")
+        with _following(engine, bar, 5, 60):
+            engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
+        counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM scored GROUP BY reason")))
+        rows_in, passing = counts.total(), counts.pop("", 0)
+        bar.note(f"duplicates among {passing} of {rows_in} rows")
+        with _following(engine, bar, 60, 85):
+            engine.save("last", distinct_sql("scored", options.dedup, cutoffs))
+        counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM last GROUP BY reason")))
+        rows_out = counts.pop("", 0)
+        dropped = {reason: counts[reason] for reason in REASONS if counts[reason]}
+        bar.note(f"write {rows_out} of {rows_in} rows")
+        if rows_out == 0:
+            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the catalogue is empty"
+            mend = "give --allow-host HOST:PORT if that is meant to be" if dropped.get("private address") else "loosen the filters"
+            raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); {mend}")
+        number = math.ceil(rows_out / ROWS_PER_PART)
+        with _following(engine, bar, 85, 99):
+            engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)
+        parts = [_describe(part_path(part, index)) for index in range(number)]
+        bar.set(100)
+    if sum(entry["rows"] for entry in parts) != rows_out or rows_in != rows_out + sum(dropped.values()):
+        written = sum(entry["rows"] for entry in parts)
+        raise UserError(
+            f"{part}: {rows_out} of {rows_in} rows were kept, {written} written; some were lost on the way: curate again"
+        )
+    return {
+        "source": options.source,
+        "metadata": [file.name for file in files],
+        "engine": options.engine,
+        "rows_in": rows_in,
+        "dropped": dropped,
+        "rows_out": rows_out,
+        "parts": parts,
+        "dedup": options.dedup,
+        "cutoffs": asdict(cutoffs),
+    }
+
+
+@contextmanager
+def _following(engine: Engine, bar: Progress, first: int, last: int) -> Iterator[None]:
+    """Moves the bar from `first` to `last` percent as the engine comes along with the one statement that is run inside."""
+    bar.set(first)
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(FOLLOW_SECONDS):
+            share = engine.share()
+            bar.set(bar.done if share is None else max(bar.done, first + int((last - first) * share)))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _describe(path: Path) -> dict:
+    import pyarrow.parquet as pq
+
+    return {"path": path.name, "rows": pq.read_metadata(path).num_rows, "sha256": sha256_file(path)}
+
+
+def read_curate(folder: Path) -> dict:
+    """curate.json of a data set folder. UserError when there is none."""
+    path = Path(folder) / "canonical" / "curate.json"
+    try:
+        record = json.loads(path.read_text())
+        return {key: record[key] for key in record} | {
+            "rows_in": int(record["rows_in"]),
+            "rows_out": int(record["rows_out"]),
+        }
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: not there; run first: python -m data_pipeline curate --metadata CATALOGUE --out {folder}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; delete {path.parent} and curate again") from None

@@ -1,0 +1,7 @@
+"""From canonical rows to tars, by img2dataset under supervision.
+
+In: DIR/canonical/. Out: DIR/shards/*.tar with a sidecar and stats each, and download.json (`record`).
+
+    job (which shards are missing, outages, attempts) -> supervise (one start, watched) -> img2dataset_job (inside that start)
+    -> safe_downloader (in img2dataset's place) -> fetch (one URL: checked, bounded), robots, room (memory for large bodies)
+"""

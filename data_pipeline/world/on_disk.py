@@ -1,0 +1,232 @@
+"""The drawn world on disk: pictures, catalogues in LAION's schema, labels, questions; with a fair share of trouble."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.catalogue.laion import write_laion_catalogue
+from data_pipeline.errors import UserError
+from data_pipeline.files import sync_folder, write_json
+from data_pipeline.progress import Progress
+from data_pipeline.world.scenes import CLASSES, MAX_SCENES, Scene, class_templates, questions, sample_scenes
+from data_pipeline.world.server import HOST, PictureServer, serve_until_interrupted
+
+FORMAT = 1
+SPLITS = ("test", "val", "train")
+"""In this order descriptions are dealt out, so that a larger training split leaves val and test as they are."""
+TROUBLE_SHARE = 0.05
+SLOW_ROWS = 2
+ROW_TROUBLES = (
+    "dead",
+    "page",
+    "corrupt",
+    "bomb",
+    "long",
+    "duplicate",
+    "file",
+    "empty",
+    "tiny",
+    "nsfw",
+    "dissimilar",
+    "private",
+)
+"""Trouble rows are dealt out over these in turn; slow links are SLOW_ROWS a split, each costs seconds."""
+
+
+@dataclass(frozen=True)
+class ScenesCommand:
+    """Draws a demo world of scenes with captions, questions and classes, then serves it on loopback until Ctrl-C."""
+
+    out: Path
+    """Folder of the world; made if it is not there. Drawn with the same parameters, it is only served."""
+    train: int = 8000
+    """Good pictures of the training split; about 5 % of rows in trouble come on top."""
+    val: int = 256
+    """Good pictures of the validation split."""
+    test: int = 500
+    """Good pictures of the test split."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    port: int = 8731
+    """Port on 127.0.0.1; it is part of every URL of the catalogues."""
+    serve: bool = True
+    """Serve after drawing; --no-serve only draws."""
+
+    def run(self) -> int:
+        for name in SPLITS:
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} {getattr(self, name)}: expected at least 1 picture")
+        if self.train + self.val + self.test > MAX_SCENES:
+            raise UserError(f"--train {self.train}: {self.train + self.val + self.test} scenes in all, at most {MAX_SCENES}")
+        if not 1 <= self.port <= 65535:
+            raise UserError(f"--port {self.port}: expected 1 to 65535")
+        server = PictureServer(self.out / "images", self.port, troubles=True) if self.serve else None
+        build_world(self.out, {"train": self.train, "val": self.val, "test": self.test}, self.seed, self.port)
+        return serve_until_interrupted(server, str(self.out)) if server else 0
+
+
+def trouble_count(good: int) -> int:
+    """Rows in trouble beside `good` good ones: about 5 %, and at least one of each kind."""
+    return max(len(ROW_TROUBLES), round(good * TROUBLE_SHARE))
+
+
+def deal(sizes: dict[str, int], seed: int) -> dict[str, tuple[list[Scene], list[Scene]]]:
+    """Scenes of each split: (good ones, ones used in rows in trouble). No description occurs twice anywhere."""
+    needed = {split: sizes[split] + trouble_count(sizes[split]) + SLOW_ROWS for split in SPLITS}
+    scenes = sample_scenes(sum(needed.values()), seed)
+    result, start = {}, 0
+    for split in SPLITS:
+        good = start + sizes[split]
+        result[split] = (scenes[start:good], scenes[good : start + needed[split]])
+        start += needed[split]
+    return result
+
+
+def _row(number: int, url: str, text: str, side: int = 64, nsfw: str = "UNLIKELY", similarity: float = 0.33) -> dict:
+    return {
+        "SAMPLE_ID": number,
+        "URL": url,
+        "TEXT": text,
+        "HEIGHT": side,
+        "WIDTH": side,
+        "LICENSE": "?",
+        "NSFW": nsfw,
+        "similarity": similarity,
+    }
+
+
+def catalogue_rows(split: str, good: list[Scene], spare: list[Scene], seed: int, port: int) -> list[dict]:
+    """Rows of one split in LAION's columns, good ones and trouble mixed in a seeded order."""
+    base = f"http://{HOST}:{port}"
+    rng = np.random.default_rng([seed, 3, SPLITS.index(split)])
+    rows = [
+        _row(
+            0,
+            f"{base}/images/{split}/{number:06d}.jpg",
+            scene.caption,
+            similarity=round(float(rng.uniform(0.29, 0.4)), 4),
+        )
+        for number, scene in enumerate(good)
+    ]
+    kinds = ["slow"] * SLOW_ROWS + [ROW_TROUBLES[n % len(ROW_TROUBLES)] for n in range(len(spare) - SLOW_ROWS)]
+    for number, (kind, scene) in enumerate(zip(kinds, spare, strict=True)):
+        here = f"{base}/dead/{split}/{number:06d}.jpg"
+        if kind == "duplicate":
+            rows.append(dict(rows[int(rng.integers(len(good)))]))
+        elif kind == "file":
+            rows.append(_row(0, f"file:///etc/hostname?{split}{number}", scene.caption))
+        elif kind == "private":
+            rows.append(_row(0, f"http://169.254.169.254/latest/{split}/{number:06d}.jpg", scene.caption))
+        elif kind == "empty":
+            rows.append(_row(0, here, " \t"))
+        elif kind == "tiny":
+            rows.append(_row(0, here, scene.caption, side=8))
+        elif kind == "nsfw":
+            rows.append(_row(0, here, scene.caption, nsfw="NSFW"))
+        elif kind == "dissimilar":
+            rows.append(_row(0, here, scene.caption, similarity=0.05))
+        else:
+            rows.append(_row(0, f"{base}/{kind}/{split}/{number:06d}.jpg", scene.caption))
+    order = rng.permutation(len(rows))
+    return [{**rows[int(place)], "SAMPLE_ID": number} for number, place in enumerate(order)]
+
+
+def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
+    """Catalogues, labels and questions; returns a digest over the catalogue rows."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        good, spare = splits[split]
+        rows = catalogue_rows(split, good, spare, seed, port)
+        digest.update(json.dumps(rows).encode())
+        write_laion_catalogue(folder / "catalogue" / f"{split}.parquet", rows)
+        urls = [f"http://{HOST}:{port}/images/{split}/{number:06d}.jpg" for number in range(len(good))]
+        write_json(
+            folder / f"{split}_labels.json",
+            {
+                "name": f"scenes-{split}",
+                "classes": list(CLASSES),
+                "templates": class_templates(),
+                "labels": {url: scene.label for url, scene in zip(urls, good, strict=True)},
+            },
+        )
+        asked = [{"url": url, **entry} for url, scene in zip(urls, good, strict=True) for entry in questions(scene, seed)]
+        write_json(folder / f"{split}_questions.json", {"name": f"scenes-{split}", "questions": asked})
+    return digest.hexdigest()
+
+
+def _draw_pictures(folder: Path, splits: dict, seed: int) -> str:
+    from data_pipeline.world.drawing import draw, encode_jpeg
+
+    digest = hashlib.sha256()
+    with Progress("draw scenes", sum(len(good) for good, _ in splits.values()), "scenes") as bar:
+        for split in SPLITS:
+            target = folder / "images" / split
+            target.mkdir(parents=True)
+            for number, scene in enumerate(splits[split][0]):
+                data = encode_jpeg(draw(scene, (seed, 4, SPLITS.index(split), number)))
+                (target / f"{number:06d}.jpg").write_bytes(data)
+                digest.update(data)
+                bar.advance()
+    return digest.hexdigest()
+
+
+def build_world(out: Path, sizes: dict[str, int], seed: int, port: int) -> dict:
+    """Draws the world into `out` (through a neighbouring folder and a rename) and returns world.json's content.
+
+    Args: sizes: good pictures by split (train, val, test). A world of the same sizes and seed is kept; if only the port
+    differs, its catalogues are rewritten. UserError for a folder that holds another world or other files.
+    """
+    out = Path(out)
+    record = {"format": FORMAT, "sizes": sizes, "seed": seed}
+    found = _read_world(out)
+    if found is not None:
+        if {key: found.get(key) for key in record} != record:
+            raise UserError(
+                f"{out}: holds a world drawn with sizes {found.get('sizes')} and seed {found.get('seed')}; "
+                f"asked for {sizes} and seed {seed}; choose another --out or delete the folder"
+            )
+        if found["port"] == port:
+            print(f"{out}: already drawn", file=sys.stderr, flush=True)
+            return found
+    splits = deal(sizes, seed)
+    counts = {
+        split: {"good": len(good), "trouble": len(spare), "rows": len(good) + len(spare)} for split, (good, spare) in splits.items()
+    }
+    record |= {"port": port, "counts": counts}
+    if found is not None:
+        (out / "world.json").unlink()
+        record |= {"pictures_sha256": found["pictures_sha256"], "rows_sha256": _write_texts(out, splits, seed, port)}
+        write_json(out / "world.json", record)
+        return record
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        record |= {
+            "pictures_sha256": _draw_pictures(part, splits, seed),
+            "rows_sha256": _write_texts(part, splits, seed, port),
+        }
+        write_json(part / "world.json", record)
+        part.rename(out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return record
+
+
+def _read_world(out: Path) -> dict | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        return json.loads((out / "world.json").read_text())
+    except (OSError, ValueError):
+        raise UserError(
+            f"--out {out}: exists and is no finished world (no world.json); choose another folder or delete it"
+        ) from None

@@ -1,1 +1,0 @@
-"""The parts behind `python -m sycoca_ds.ablations`."""

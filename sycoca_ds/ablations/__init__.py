@@ -1,0 +1,4 @@
+"""The paper's Tables 5 to 7 as runs: `python -m sycoca_ds.ablations`.
+
+tables (rows, and the paper's numbers) -> runs (trainings and evaluations) -> command, which launches them -> record, report
+"""

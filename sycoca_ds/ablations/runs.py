@@ -1,0 +1,258 @@
+"""The runs behind the ablation tables: what each one is, what of it lies finished on the disk, and the commands that make the rest.
+
+OUT/ROW/seed_S/ is a run folder of train.py, with logs/, eval/SET/ (folders of evaluate.py) and ablation.json (every start) inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json
+from data_pipeline.shards.manifest import Manifest
+from sycoca_ds.ablations.report import columns_of
+from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, Row, configurations, row_options, trained_as
+from sycoca_ds.config import TrainConfig
+from sycoca_ds.data.sources import Sources
+from sycoca_ds.eval.classification import LabelSet, load_labels
+from sycoca_ds.eval.suite import SuiteOptions, finished_task, task_key
+from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
+from sycoca_ds.launch.processes import REPOSITORY
+from sycoca_ds.options import from_dict, parse_options, read_json_object
+
+STARTS_FILE = "ablation.json"
+NO_MATTER = (
+    "run.out",  # the folder may have been moved
+    "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by `final_checkpoint`
+    *(f"data.{name}" for name in ("validation", "workers")),
+    *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
+    *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),
+)
+"""Fields that may change between two starts of a run: what is learned does not depend on them."""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One data set folder that every run is evaluated on."""
+
+    name: str
+    data: Path
+    labels: Path | None
+    tasks: tuple[str, ...]
+    digest: str
+    """Of its manifest."""
+    label_set: LabelSet | None
+
+    @property
+    def columns(self) -> list[str]:
+        return columns_of(self.name, self.tasks)
+
+
+def parse_set(text: str, captioning: bool) -> EvaluationSet:
+    """`NAME=DATA_DIR` or `NAME=DATA_DIR,LABELS.json`.
+
+    Raises:
+        UserError: not of this form, no data set there, labels of another data set, or a set of the paper's classification columns
+            without labels.
+    """
+    name, _, places = text.partition("=")
+    data, _, labels = (places, "", "") if Path(places).is_dir() else places.rpartition(",")
+    data, labels = (data, labels) if data else (labels, "")
+    if not name or not data or set(name) & set("/| \t"):
+        raise UserError(f"--evaluate {text}: expected NAME=DATA_DIR or NAME=DATA_DIR,LABELS.json, NAME without spaces, / and |")
+    manifest = Manifest.load(data)
+    label_set = load_labels(labels) if labels else None
+    if label_set is not None:
+        urls = (url for shard in range(len(manifest.shards)) for url in manifest.index(shard, ["url"])["url"].to_pylist())
+        if not any(url in label_set.labels for url in urls):
+            raise UserError(
+                f"--evaluate {text}: {labels} labels none of the images in {data}; give the label file of this data set"
+            )
+    if name in CLASSIFICATION_ONLY and label_set is None:
+        raise UserError(
+            f"--evaluate {text}: the paper's column {name} is classification, which needs labels: {name}=DATA_DIR,LABELS.json"
+        )
+    tasks = () if name in CLASSIFICATION_ONLY else ("retrieval",)
+    tasks += ("classification",) if label_set is not None else ()
+    tasks += ("captioning",) if captioning and name not in CLASSIFICATION_ONLY else ()
+    return EvaluationSet(
+        name, Path(data).absolute(), Path(labels).absolute() if labels else None, tasks, manifest.digest, label_set
+    )
+
+
+def parse_sets(texts: Sequence[str], captioning: bool) -> list[EvaluationSet]:
+    """Raises `UserError` also for no set at all, or two of one name."""
+    if not texts:
+        raise UserError("--evaluate is not set: without an evaluation set there is no number; give NAME=DATA_DIR[,LABELS.json] ...")
+    sets = [parse_set(text, captioning) for text in texts]
+    for number, chosen in enumerate(sets):
+        if chosen.name in [other.name for other in sets[:number]]:
+            raise UserError(f"--evaluate {texts[number]}: the name {chosen.name} is given twice; each set needs a name of its own")
+    return sets
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration with one seed."""
+
+    name: str
+    """Of the row it is trained as."""
+    seed: int
+    folder: Path
+    options: tuple[str, ...]
+    """What train.py is given."""
+    config: TrainConfig
+    """What that means."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} seed {self.seed}"
+
+    def serves(self, rows: Sequence[Row]) -> list[str]:
+        """The rows among `rows` whose numbers this run gives."""
+        return [row.name for row in rows if trained_as(row) == self.name]
+
+
+def plan_runs(rows: Sequence[Row], seeds: Sequence[int], out: Path, train_options: Sequence[str]) -> list[Run]:
+    """All rows with the first seed, then all with the next: whole tables as early as possible.
+
+    Raises:
+        UserError: an option that a row or this command sets itself, bad options, bad seeds.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected different whole numbers from 0")
+    owners = {"run.out": "--out", "run.seed": "--seeds"}
+    for row in rows:
+        owners |= {field: f"each row of the tables ({row.name}: {value})" for field, value in row.fields if field not in owners}
+    for word in train_options:
+        field = word.removeprefix("--").split("=")[0].replace("-", "_")
+        if word.startswith("--") and field in owners:
+            raise UserError(f"{word.split('=')[0]} is set by {owners[field]}: take it out of the options after --")
+    runs = []
+    for seed in seeds:
+        for row in configurations(rows):
+            folder = out.absolute() / row.name / f"seed_{seed}"
+            words = (*train_options, *row_options(row), "--run.seed", str(seed), "--run.out", str(folder))
+            runs.append(Run(row.name, seed, folder, words, parse_options(list(words))))
+    return runs
+
+
+def saved_config(folder: Path) -> TrainConfig | None:
+    """What the run in a folder was started with, if it came that far."""
+    path = folder / "config.json"
+    return from_dict(TrainConfig, read_json_object(path, "run configuration"), str(path)) if path.is_file() else None
+
+
+def found_precision(out: Path) -> str | None:
+    """The precision the first run under `out` has found with `auto`. On a CPU that is a measurement, which may end differently an
+    hour later: all runs of one table must use the same."""
+    for path in sorted(out.absolute().glob("*/seed_*/config.json")):
+        return saved_config(path.parent).run.precision
+    return None
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one of dotted names."""
+    parts = [
+        flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value} for key, value in values.items()
+    ]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def check_same(run: Run, precision: str | None) -> bool:
+    """Whether the run has been started before.
+
+    Raises:
+        UserError: with other fields than this command's, of those that change its weights or losses.
+    """
+    saved = saved_config(run.folder)
+    if saved is None:
+        return False
+    old, new = flat(dataclasses.asdict(saved)), flat(dataclasses.asdict(run.config))
+    if new["run.precision"] == "auto":
+        new["run.precision"] = precision or old["run.precision"]
+    changed = [name for name in new if old[name] != new[name] and name not in NO_MATTER]
+    other = [f"{name.replace('_', '-')} = {old[name]} (now {new[name]})" for name in changed]
+    if other:
+        raise UserError(
+            f"{run.folder} was trained with {', '.join(other)}: give the options of then, or another --out, or delete that folder"
+        )
+    return True
+
+
+def final_checkpoint(run: Run) -> Path | None:
+    """The checkpoint of a finished training, else None.
+
+    Raises:
+        UserError: finished, but its checkpoint is gone, or it was trained on other data than there now is.
+    """
+    from sycoca_ds.engine.checkpoint.saving import STATE_FILE, read_state
+
+    try:
+        status = json.loads((run.folder / "run_status.json").read_text())
+        if status["status"] != "completed":
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # unreadable is the same as absent
+    folder = run.folder / "checkpoints" / f"step_{status['step']:08d}"
+    if not (folder / STATE_FILE).is_file():
+        raise UserError(f"{run.folder} is trained, but its checkpoint {folder} is gone: restore it, or delete the run's folder")
+    saved, digest = read_state(folder)["manifest_digest"], Sources.of(run.config.data, check_tars=False).digest
+    if saved != digest:
+        raise UserError(
+            f"{run.folder} was trained on other data (manifest {saved[:12]}) than {' '.join(run.config.data.train)} now holds "
+            f"({digest[:12]}): restore the data, or give another --out"
+        )
+    return folder
+
+
+def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | None:
+    """results.json of the run on a set if evaluate.py would reuse every task of it, by its own rule."""
+    from sycoca_ds.engine.checkpoint.saving import STATE_FILE, hash_file
+
+    checkpoint, out = final_checkpoint(run), run.folder / "eval" / chosen.name
+    if checkpoint is None:
+        return None
+    default = EvaluateConfig("", "", "")  # whatever evaluate_command does not set
+    values = {item.name: getattr(default, item.name) for item in dataclasses.fields(SuiteOptions)}
+    precision = choose_precision(default.precision, choose_device(default.device))
+    options = SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision})
+    digest = hash_file(checkpoint / STATE_FILE)
+    try:
+        results = json.loads((out / "results.json").read_text())
+        for task in chosen.tasks:
+            key, record = task_key(task, digest, chosen.digest, chosen.label_set, options), results["tasks"][task]
+            if record["key"] != key or (record["status"] == "done" and finished_task(out, task, key) is None):
+                return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # unreadable is the same as absent
+    return results
+
+
+def train_command(launch: Sequence[str], run: Run, precision: str | None) -> list[str]:
+    fixed = ["--run.precision", precision] if precision and run.config.run.precision == "auto" else []
+    return [*launch, str(REPOSITORY / "sycoca_ds/train.py"), *run.options, *fixed]
+
+
+def evaluate_command(run: Run, chosen: EvaluationSet, checkpoint: Path | str) -> list[str]:
+    labels = ["--labels", str(chosen.labels)] if chosen.labels else []
+    where = ["--checkpoint", str(checkpoint), "--data", str(chosen.data), *labels, "--out", str(run.folder / "eval" / chosen.name)]
+    return [sys.executable, str(REPOSITORY / "sycoca_ds/evaluate.py"), *where, "--tasks", *chosen.tasks]
+
+
+def read_starts(run: Run) -> list[dict[str, Any]]:
+    """Every start of the training: command, date, git_sha, versions, hardware; seconds where it came to its end."""
+    try:
+        return json.loads((run.folder / STARTS_FILE).read_text())["starts"]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def write_starts(run: Run, starts: list[dict[str, Any]]) -> None:
+    write_json(run.folder / STARTS_FILE, {"row": run.name, "seed": run.seed, "starts": starts})

@@ -1,0 +1,1 @@
+"""The whole way, small: `python -m sycoca_ds.demo`."""

@@ -1,0 +1,108 @@
+"""A run goes on from a verified checkpoint: the same model, data and order, at any number of ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import ModelConfig, TrainConfig
+from sycoca_ds.engine.checkpoint import resharding
+from sycoca_ds.engine.checkpoint.saving import STATE_FILE, read_state
+from sycoca_ds.engine.runtime import Runtime, restore_random_state
+from sycoca_ds.options import from_dict
+
+CONVERTED = "for_other_ranks"
+"""Folder beside the checkpoints in which one is converted for another number of ranks, while it is loaded."""
+
+
+def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) -> None:
+    """Raises `UserError` naming the first field in which the saved model differs from the configured one."""
+
+    def compare(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
+        for key, value in new.items():
+            if isinstance(value, dict):
+                compare(old[key], value, f"{where}.{key}")
+            elif (where != "model.masking" or key == "mim") and old[key] != value:  # of masking, `mim` alone decides on parts
+                name = f"{where}.{key}".replace("_", "-")
+                raise UserError(
+                    f"checkpoint {folder} was saved with {name} = {old[key]}, this run has {value}: use the same "
+                    "model, or another --run.out"
+                )
+
+    # through the class, so that fields which the saved version did not know yet have their defaults
+    old = from_dict(ModelConfig, saved["config"]["model"], str(folder / STATE_FILE))
+    compare(dataclasses.asdict(old), dataclasses.asdict(model), "model")
+
+
+def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifest_digest: str) -> dict[str, Any]:
+    """Loads weights, optimizer and random states of a verified checkpoint on all ranks; returns its state.
+
+    At another number of ranks the random states stay those of the run's seed: nothing in training draws from them, masks and
+    augmentation are keyed by the sample.
+
+    Raises:
+        UserError: another model, data set, sample order or ZeRO stage than the run's.
+    """
+    state = read_state(folder)
+    check_same_model(state, config.model, folder)
+    if state["manifest_digest"] != manifest_digest:
+        raise UserError(
+            f"checkpoint {folder} was trained on another manifest (digest {state['manifest_digest'][:12]}, data.train "
+            f"has {manifest_digest[:12]}): its position in the data means nothing there; restore the data or choose "
+            "another --run.out"
+        )
+    saved = state["config"]
+    for section, key in (
+        ("data", "weights"),
+        ("data", "lanes"),
+        ("data", "window"),
+        ("optim", "global_batch_size"),
+        ("run", "seed"),
+    ):
+        wanted = getattr(getattr(config, section), key)
+        was = saved[section].get(key, wanted)  # a field younger than the checkpoint
+        was = tuple(was) if isinstance(was, list) else was
+        if was != wanted:
+            raise UserError(
+                f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {was}, this run "
+                f"{wanted}: the sample order depends on it; use the same value or another --run.out"
+            )
+    stage, wanted = state["zero_stage"], engine.zero_optimization_stage()
+    if stage != wanted:
+        raise UserError(f"checkpoint {folder} was saved with {stage} as ZeRO stage, this run has {wanted}: resume with {stage}")
+    if runtime.leads:
+        shutil.rmtree(folder.parent / CONVERTED, ignore_errors=True)  # of a start that was killed
+    if needs_resharding(state, runtime.world_size):
+        _restore_for_other_ranks(engine, runtime, folder, state)
+        return state
+    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    if path is None:
+        raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
+    if state["world_size"] == runtime.world_size:
+        restore_random_state(torch.load(folder / f"random_rank_{runtime.rank:05d}.pt", weights_only=True))
+    return state
+
+
+def needs_resharding(state: dict[str, Any], world_size: int) -> bool:
+    """Whether a checkpoint has to be converted first. Without ZeRO every rank holds everything, at any number of ranks."""
+    return state["zero_stage"] > 0 and state["world_size"] != world_size
+
+
+def _restore_for_other_ranks(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> None:
+    """Converts, loads and deletes the converted form, whose name is not that of a checkpoint."""
+    # a name of its own: the converter of a start that was killed may still be at work
+    target = folder.parent / CONVERTED / runtime.agree(f"{folder.name}.{os.getpid()}")
+    runtime.say(f"{folder} was saved by {state['world_size']} ranks: converting it for {runtime.world_size}")
+    problem = runtime.agree(resharding.convert(folder, target) if runtime.leads else None)
+    if problem is not None:
+        raise problem
+    resharding.load(engine, target)
+    runtime.barrier()
+    if runtime.leads:
+        shutil.rmtree(target.parent, ignore_errors=True)

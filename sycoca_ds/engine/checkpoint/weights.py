@@ -1,0 +1,140 @@
+"""Weights on disk, opened for evaluation, export and another run's start: of a run's checkpoint or of an exported folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import TrainConfig
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.engine.checkpoint import exported
+from sycoca_ds.engine.checkpoint.saving import STATE_FILE, damage, hash_file, newest_whole, read_state
+from sycoca_ds.engine.environment import prepare_deepspeed
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.options import from_dict
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Weights on disk, opened: of a run's checkpoint or of an exported folder."""
+
+    config: TrainConfig
+    """The run's; of an exported folder only `model` is known, the rest are defaults."""
+    weights: dict[str, torch.Tensor]
+    """Every parameter, in the precision it is stored in."""
+    tokenizer: Path | None
+    state: dict[str, Any]
+    """state.json of a checkpoint, `source` of an exported folder; step and samples are None where nobody knows."""
+    folder: Path
+    digest: str
+    """sha256 of state.json or config.json, which itself covers every other file."""
+
+
+def open_weights(path: str | Path) -> Stored:
+    """Opens the newest whole checkpoint of a run folder or checkpoints folder, one step's folder, or an exported folder.
+
+    Raises:
+        UserError: nothing there, or damaged, naming the file.
+    """
+    path = Path(path)
+    if exported.is_exported(path):
+        model, weights, record = exported.read_exported(path)
+        tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
+        state = {"step": None, "samples": None, **record["source"]}
+        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, hash_file(path / exported.CONFIG_FILE))
+    if (path / STATE_FILE).is_file():
+        problem = damage(path)
+        if problem is not None:
+            raise UserError(f"checkpoint {problem}: choose another step of {path.parent}")
+        folder = path
+    else:
+        checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+        folder, _ = newest_whole(checkpoints)
+        if folder is None:
+            raise UserError(
+                f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "
+                "train with `deepspeed sycoca_ds/train.py --run.out RUN`, or give a folder that sycoca_ds/export.py wrote"
+            )
+    state = read_state(folder)
+    config = from_dict(TrainConfig, state["config"], str(folder / STATE_FILE))
+    weights = _weights(folder, state["zero_stage"])
+    return Stored(config, weights, folder / "tokenizer.json", state, folder, hash_file(folder / STATE_FILE))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model opened for inference."""
+
+    model: SyCoCa
+    """float32, in eval mode, on the asked device."""
+    config: TrainConfig
+    known_tokenizer: Tokenizer | None
+    state: dict[str, Any]
+    folder: Path
+    digest: str
+    """As in `Stored`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises `UserError` where none came with the weights."""
+        if self.known_tokenizer is None:
+            raise UserError(
+                f"{self.folder} holds no tokenizer.json, and captions are needed here: export the weights again with "
+                "`sycoca_ds/export.py --tokenizer FILE`, the tokenizer they were trained with"
+            )
+        return self.known_tokenizer
+
+
+def load_for_inference(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+    """A model from whatever `open_weights` opens.
+
+    Raises:
+        UserError: nothing there, or damaged, naming the file.
+    """
+    stored = open_weights(path)
+    model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
+    model.load_state_dict(stored.weights)
+    tokenizer = None if stored.tokenizer is None else Tokenizer(stored.tokenizer)
+    return Loaded(model.to(device).eval(), stored.config, tokenizer, stored.state, stored.folder, stored.digest)
+
+
+def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
+    """All weights in float32 from the shards of every rank."""
+    if zero_stage == 0:
+        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
+        return {name: value.float() for name, value in saved.items()}
+    prepare_deepspeed()
+    if zero_stage == 1 and list(folder.glob("bf16_zero_pp_rank_*")):
+        return _weights_of_bf16_zero_1(folder)
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+
+
+def _weights_of_bf16_zero_1(folder: Path) -> dict[str, torch.Tensor]:
+    """ZeRO-1 in bf16 has an optimizer class of its own, whose files DeepSpeed 0.19.8's zero_to_fp32 does not read.
+
+    Every rank holds an equal piece of each parameter group's float32 weights laid end to end, padded at the end.
+    """
+    shapes = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["param_shapes"]
+    ranks = len(list(folder.glob("bf16_zero_pp_rank_*_mp_rank_00_optim_states.pt")))
+    pieces = [
+        torch.load(folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", map_location="cpu", weights_only=False)[
+            "optimizer_state_dict"
+        ]["single_partition_of_fp32_groups"]
+        for rank in range(ranks)
+    ]
+    weights = {}
+    for number, group in enumerate(shapes):
+        flat, place = torch.cat([piece[number] for piece in pieces]), 0
+        for name, shape in group.items():
+            weights[name] = flat[place : place + shape.numel()].view(shape).clone()
+            place += shape.numel()
+    return weights

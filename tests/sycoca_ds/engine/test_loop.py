@@ -1,0 +1,358 @@
+"""Real runs of `sycoca_ds/train.py` in real processes: parity of ranks and ZeRO stages, kill and resume, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.engine.checkpoint.restoring import check_same_model
+from sycoca_ds.engine.checkpoint.saving import damage, newest_whole, sealed
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.presets import PRESETS
+from tests.worlds.launching import LIMIT, REPOSITORY, finish, start
+
+STEPS = 4
+SMALL = [
+    "--preset",
+    "tiny",
+    "--model.image.image-size",
+    "24",
+    "--model.image.patch-size",
+    "6",
+    "--model.image.layers",
+    "2",
+    "--model.text.layers",
+    "2",
+    "--model.text-decoder.layers",
+    "1",
+    "--model.image-decoder.layers",
+    "1",
+    "--optim.global-batch-size",
+    "16",
+    "--optim.steps",
+    str(STEPS),
+    "--optim.warmup-steps",
+    "2",
+    "--data.lanes",
+    "4",
+    "--data.workers",
+    "0",
+    "--run.log-every",
+    "1",
+    "--run.precision",
+    "fp32",
+    "--run.checkpoint-every",
+    "2",
+]
+
+
+def with_validation(data: Path) -> list[str]:
+    return ["--data.validation", str(data), "--run.validation-samples", "16", "--run.pictures", "2"]
+
+
+def run(out: Path, data: Path, *options: str, ranks: int, **script: Path) -> Path:
+    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks, **script))
+    assert status == 0, output[-4000:]
+    assert json.loads((out / "run_status.json").read_text())["status"] == "completed", output[-2000:]
+    return out
+
+
+def losses(out: Path) -> list[dict[str, float]]:
+    """The training records in order, the numbers that depend on the clock left out."""
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, STEPS + 1))
+    return [
+        {name: value for name, value in record.items() if name not in ("samples_per_second", "data_wait")}
+        for record in records
+        if "loss" in record
+    ]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_for_inference(out).model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, no ZeRO: the reference."""
+    return run(tmp_path_factory.mktemp("runs") / "alone", data_set, "--run.ds-config", "ds_configs/zero0.json", ranks=0)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks, ZeRO-3."""
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), ranks=2)
+
+
+def assert_same_run(out: Path, reference: Path) -> None:
+    """Losses to 1e-5 relative and, after four AdamW steps at up to 1e-3, weights to 2e-5 absolute (float32, sums in another
+    order)."""
+    for record, expected in zip(losses(out), losses(reference), strict=True):
+        for name in ("loss", "itc", "ic", "mim", "logit_scale"):
+            assert record[name] == pytest.approx(expected[name], rel=1e-5), (record["step"], name)
+    mine, theirs = weights(out), weights(reference)
+    assert list(mine) == list(theirs)
+    for name, value in mine.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Path) -> None:
+    assert_same_run(two_ranks, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stage, ranks, micro_batches", [("zero0", 0, 4), ("zero1", 2, 2), ("zero2", 2, 2), ("zero3", 2, 2), ("zero3_offload", 2, 2)]
+)
+def test_stages_and_accumulation_equal_one_batch_without_zero(
+    stage: str, ranks: int, micro_batches: int, data_set: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Every ZeRO stage, k micro-batches against one k times as large (the contrast over all pairs, the mean over all tokens of
+    captions of different lengths), and the captioning loss in pieces whose number differs from rank to rank."""
+    script = tmp_path / "train_in_pieces.py"
+    script.write_text(
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model import decoders\n"
+        "from sycoca_ds.train import end_process, main\ndecoders.LOGITS_AT_ONCE = 10 * 512\nend_process(main())\n"
+    )
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", str(micro_batches)]
+    assert_same_run(run(tmp_path / stage, data_set, *options, ranks=ranks, script=script), alone)
+
+
+def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> None:
+    """The first step has the same weights and the same contrast, but other masks than without the warm-up. At a learning rate of 0
+    every step has them: the first two are those of `mask_by = random`, the others those of attention."""
+    options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
+    ways = {"warm": ["--model.masking.mask-warmup", "2"], "random": ["--model.masking.mask-by", "random"], "attention": []}
+    warm, random, attention = (losses(run(tmp_path / way, data_set, *options, *more, ranks=0)) for way, more in ways.items())
+    for name in ("ic", "mim"):
+        found, noise, scores = ([record[name] for record in records] for records in (warm, random, attention))
+        assert found == noise[:2] + scores[2:] and not set(noise) & set(scores)
+    assert [record["itc"] for record in warm] == [record["itc"] for record in attention]
+
+
+@pytest.mark.parametrize(
+    "stage, ranks, broken, ends, said",
+    [
+        ("zero0", 0, [2], 1, "step 2: a gradient is not finite, and without ZeRO"),
+        ("zero0", 2, [3], 1, "step 2: a gradient is not finite, and without ZeRO"),  # the first of two micro-batches, on one rank
+        ("zero1", 0, [2], 0, "completed at step 4"),
+        ("zero1", 0, [2, 3, 4], 1, "2 steps in a row to step 3 had a non-finite gradient and were skipped"),
+    ],
+)
+def test_gradients_that_are_not_finite_never_reach_the_weights(
+    stage: str, ranks: int, broken: list[int], ends: int, said: str, data_set: Path, tmp_path: Path
+) -> None:
+    """One such step is skipped and counted, several in a row end the run; without ZeRO, which cannot skip, the first one does."""
+    script, out = tmp_path / "broken.py", tmp_path / "run"
+    script.write_text(
+        f"import os, sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model.sycoca import SyCoCa\n"
+        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain, calls = SyCoCa._train, []\n"
+        "def train(self, **inputs):\n    report = plain(self, **inputs)\n    calls.append(1)\n"
+        f"    bad = len(calls) in {broken} and os.environ.get('RANK', '0') == '0'\n"
+        "    return report | {'loss': report['loss'] * (float('nan') if bad else 1)}\n"
+        "SyCoCa._train = train\nend_process(run_command(on_every_rank))\n"
+    )
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.max-skipped-steps", "2", "--run.checkpoint-every", "1"]
+    options += ["--optim.accumulation-steps", "2"] if ranks else []
+    words = [*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options]
+    status, output = finish(start(words, ranks=ranks, script=script))
+    assert (status == 0) == (ends == 0) and said in output, output[-3000:]
+    assert json.loads((out / "run_status.json").read_text())["status"] == ("failed" if ends else "completed")
+    assert all(torch.isfinite(value).all() for value in weights(out).values())
+    saved = [int(folder.name[5:]) for folder in sealed(out / "checkpoints")]
+    assert saved == ([1] if stage == "zero0" else [2, 1] if ends else [4, 3, 2])
+    if not ends:
+        assert [record["skipped_steps"] for record in losses(out)] == [0, 1, 1, 1]
+
+
+def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 they are what comes out; a model without image decoder takes the parts it has."""
+    out = tmp_path / "from"
+    options = ["--run.weights", str(alone), "--model.family", "coca", "--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
+    status, output = finish(start([*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options], ranks=0))
+    assert status == 0 and "text_decoder taken" in output and "image_decoder not used" in output, output[-3000:]
+    mine, theirs = weights(out), weights(alone)
+    assert {name.split(".")[0] for name in theirs} - {name.split(".")[0] for name in mine} == {"image_decoder"}
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(two_ranks / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    board.Reload()
+    tags = board.Tags()
+    wanted = {
+        "loss/total",
+        "loss/itc",
+        "loss/ic",
+        "loss/mim",
+        "optimizer/lr",
+        "optimizer/grad_norm",
+        "optimizer/logit_scale",
+        "speed/samples_per_second",
+        "speed/data_wait_share",
+        "validation/itc",
+    }
+    assert wanted <= set(tags["scalars"])
+    assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
+    assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
+    assert "masks_and_reconstruction" in tags["images"] and "captions/text_summary" in tags["tensors"]
+    assert [folder.name for folder in sealed(two_ranks / "checkpoints")] == ["step_00000004", "step_00000002"]
+    assert newest_whole(two_ranks / "checkpoints") == (two_ranks / "checkpoints/step_00000004", [])
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, data_set: Path, tmp_path: Path) -> None:
+    """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights and
+    losses, bit for bit, as the run that nobody killed."""
+    out = tmp_path / "killed"
+    options = ["--data.train", str(data_set), *with_validation(data_set), "--run.out", str(out)]
+    process = start([*SMALL, *options], ranks=2)
+    seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
+    while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    output = process.communicate()[0]
+    assert seal.exists(), output[-3000:]
+    shutil.rmtree(out / "checkpoints/step_00000004", ignore_errors=True)  # in case it got that far
+    (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
+    with open(out / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
+    run(out, data_set, *with_validation(data_set), ranks=2)
+    assert losses(out) == losses(two_ranks)
+    mine, theirs = weights(out), weights(two_ranks)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["zero1", "zero3"])
+def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """What GPUs train in. The float32 weights behind the bf16 ones are what is opened: rounded, they are those of the model."""
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", "bf16"]
+    through = run(tmp_path / "through", data_set, *options, ranks=2)
+    resumed = tmp_path / "resumed"
+    shutil.copytree(through, resumed)
+    shutil.rmtree(resumed / "checkpoints/step_00000004")
+    run(resumed, data_set, *options, ranks=2)
+    assert losses(resumed) == losses(through)
+    mine, theirs = weights(resumed), weights(through)
+    assert all(value.dtype == torch.float32 and torch.equal(value, mine[name]) for name, value in theirs.items())
+    assert any(not torch.equal(value, value.bfloat16().float()) for value in theirs.values()), "not the rounded ones"
+    if stage == "zero1":
+        file = through / "checkpoints/step_00000004/mp_rank_00_model_states.pt"
+        module = torch.load(file, weights_only=False)["module"]
+        assert list(module) == list(SyCoCa(load_for_inference(through).config.model, seed=None).state_dict())
+        assert all(torch.equal(theirs[name].bfloat16(), value) for name, value in module.items())
+
+
+def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    options = [
+        *SMALL,
+        "--data.train",
+        str(data_set),
+        "--run.out",
+        str(out),
+        "--run.ds-config",
+        "ds_configs/zero0.json",
+        "--run.checkpoint-every",
+        "100",
+    ]
+    process = start(options, ranks=0)
+    deadline = time.monotonic() + LIMIT
+    while not (out / "run_status.json").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    status, output = finish(process)
+    assert status == 75, output[-3000:]
+    stopped = json.loads((out / "run_status.json").read_text())
+    assert stopped["status"] == "preempted" and 0 < stopped["step"] < STEPS, output[-3000:]
+    run(out, data_set, "--run.ds-config", "ds_configs/zero0.json", ranks=0)
+    assert losses(out) == losses(alone)
+
+
+def test_sigterm_to_the_whole_job_saves(data_set: Path, tmp_path: Path) -> None:
+    """As Slurm sends it: launchers, ranks and loader workers get it at once, and a dead worker would end the run unsaved."""
+    out = tmp_path / "stopped"
+    options = ["--data.train", str(data_set), "--run.out", str(out), "--run.ds-config", "ds_configs/zero0.json"]
+    process = start([*SMALL, *options, "--optim.steps", "5000", "--run.checkpoint-every", "5000", "--data.workers", "2"], ranks=1)
+    deadline = time.monotonic() + LIMIT
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():  # until batches come from workers
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = finish(process)[1]
+    stopped = json.loads((out / "run_status.json").read_text())
+    assert stopped["status"] == "preempted" and 0 < stopped["step"] < 5000, output[-3000:]
+    assert [folder.name for folder in sealed(out / "checkpoints")] == [f"step_{stopped['step']:08d}"]
+
+
+def refusal(data: Path, out: Path, *options: str) -> str:
+    """The one error line of a run that must be refused."""
+    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks=0))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
+    return lines[0]
+
+
+def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path) -> None:
+    assert "saved with model.image.layers = 2, this run has 3" in refusal(
+        data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
+    )
+    assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
+    for option, value, was in (("weights", "2", "()"), ("lanes", "8", "4"), ("window", "9", "512")):
+        said = refusal(data_set, alone, "--run.ds-config", "ds_configs/zero0.json", f"--data.{option}", value)
+        assert f"has data.{option} = {was}, this run" in said and "the sample order depends on it" in said
+
+
+def test_fields_younger_than_a_checkpoint_are_no_reason_to_refuse_it() -> None:
+    model = PRESETS["tiny"].model
+    saved = {"config": {"model": dataclasses.asdict(model)}}
+    del saved["config"]["model"]["text"]["eot_id"], saved["config"]["model"]["masking"]["mask_warmup"]
+    check_same_model(saved, model, Path("step"))
+    masking = dataclasses.replace(model.masking, mask_by="random", mask_warmup=5)
+    check_same_model(saved, dataclasses.replace(model, masking=masking), Path("step"))
+    for change, field in (
+        ({"text": dataclasses.replace(model.text, eot_id=5)}, "model.text.eot-id = 2, this run has 5"),
+        ({"masking": dataclasses.replace(masking, mim="plain")}, "model.masking.mim = text_guided, this run has plain"),
+    ):
+        with pytest.raises(UserError, match=field):
+            check_same_model(saved, dataclasses.replace(model, **change), Path("step"))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(alone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(alone, copy)
+    newest, before = sealed(copy / "checkpoints")
+    victim = newest / "mp_rank_00_model_states.pt"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert f"{victim} is damaged" in damage(newest)
+    folder, problems = newest_whole(copy / "checkpoints")
+    assert folder == before and len(problems) == 1 and str(victim) in problems[0]
+    with pytest.raises(UserError, match="is damaged"):
+        load_for_inference(newest)
+    (before / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+        newest_whole(copy / "checkpoints")
+    with pytest.raises(UserError, match="no finished checkpoint"):
+        load_for_inference(tmp_path)
+
+
+def test_without_data_the_default_command_stops_at_once_and_says_what_builds_it() -> None:
+    """`deepspeed sycoca_ds/train.py` with nothing else: the 930M preset, refused before any process group or weight."""
+    status, output = finish(start([], ranks=2))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(lines) == 1, output[-3000:]
+    assert "data.train is not set" in lines[0] and "python -m data_pipeline build" in lines[0]

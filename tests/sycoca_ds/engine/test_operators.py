@@ -1,0 +1,51 @@
+"""The lock that a killed compilation leaves behind must not stop the next one for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sycoca_ds.engine.environment import prepare_deepspeed
+from sycoca_ds.engine.operators import _operators, wait_for_lock
+from tests.worlds.launching import finish, start
+
+
+def test_a_left_over_lock_is_removed_and_a_live_one_is_waited_for(tmp_path: Path) -> None:
+    assert wait_for_lock(tmp_path) is False
+    lock = tmp_path / "lock"
+    lock.touch()
+    old = time.time() - 1000
+    os.utime(lock, (old, old))
+    assert wait_for_lock(tmp_path, stale_seconds=180) is True and not lock.exists()
+    lock.touch()
+    release = threading.Timer(1.0, lock.unlink)
+    release.start()
+    start = time.monotonic()
+    assert wait_for_lock(tmp_path, stale_seconds=180) is False
+    assert 0.9 < time.monotonic() - start < 10, "a live build holds its lock until it is done"
+
+
+def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process that starts as train.py does, with copies of the compiled operators and a lock of long ago beside them."""
+    prepare_deepspeed()
+    old = time.time() - 1000
+    folder = next(folder for builder, folder in _operators() if builder.NAME == "deepspeed_shm_comm")
+    copy = tmp_path / "extensions" / folder.name
+    shutil.copytree(folder, copy)
+    (copy / "lock").touch()
+    for path in copy.iterdir():
+        os.utime(path, (old, old))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    script = tmp_path / "begin.py"
+    script.write_text(
+        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
+        "prepare_deepspeed()\nruntime = start_runtime()\nprint('started', runtime.world_size)\nruntime.leave()\nend_process(0)\n"
+    )
+    status, output = finish(start([], ranks=0, script=script))
+    assert status == 0 and "started 1" in output, output
+    assert "deepspeed_shm_comm is being compiled (lock in" in output and not (copy / "lock").exists()

@@ -1,0 +1,131 @@
+"""Caption scores: hand-worked values, the official package's own classes, and the traps (line breaks, |||, empty
+captions)."""
+
+import math
+
+import pytest
+
+from sycoca_ds.eval import caption_tokens, captioning
+from sycoca_ds.eval.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
+from sycoca_ds.eval.captioning import corpus_scores, meteor_score, score_captions
+
+needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
+
+REFERENCES = {
+    "a": ["A red circle at top left on a white background.", "On white, a red circle (top left)"],
+    "b": ["Two dogs don't run, they sleep!", 'the dogs\' bed; "soft" and warm'],
+    "c": ["A 1,000 year-old tree at the river's edge"],
+}
+HYPOTHESES = {"a": "a red circle on a white background", "b": "two dogs sleep", "c": "a tree at the river"}
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    monkeypatch.setattr(caption_tokens, "java_command", lambda: None)
+    monkeypatch.setattr(captioning, "java_command", lambda: None)
+
+
+def test_bleu_by_hand():
+    # 7 tokens against 8: unigrams 7/7, bigrams 6/6, ... for a prefix; brevity exp(1 - 8/7)
+    tables = {"x": ["one two three four five six seven eight"]}, {"x": ["one two three four five six seven"]}
+    numbers = corpus_scores(*tables)
+    assert numbers["bleu4"] == pytest.approx(math.exp(1 - 8 / 7), rel=1e-6)
+    # clipped unigrams 2/4, bigrams 1/3: BLEU-2 = sqrt(1/6), no brevity penalty at equal length
+    numbers = corpus_scores({"x": ["a b c d"]}, {"x": ["a b b b"]})
+    assert numbers["bleu1"] == pytest.approx(0.5, rel=1e-6) and numbers["bleu2"] == pytest.approx(math.sqrt(1 / 6), rel=1e-6)
+
+
+def test_cider_by_hand():
+    """Four images, each with its own four words: every n-gram has IDF log 4, so equal captions score 10 and foreign
+    ones 0; half of the words in order (a b): cosine 1/sqrt(2) for unigrams, 1/sqrt(3) for bigrams, 0 above, length
+    penalty for 3 - 1 = 2 fewer bigrams (CIDEr-D counts length in bigrams)."""
+    references = {"1": ["a b c d"], "2": ["e f g h"], "3": ["i j k l"], "4": ["m n o p"]}
+    hypotheses = {"1": ["a b c d"], "2": ["a b c d"], "3": ["i j"], "4": [""]}
+    partial = 10 * (1 / math.sqrt(2) + 1 / math.sqrt(3)) / 4 * math.exp(-(2**2) / (2 * 6.0**2))
+    assert corpus_scores(references, hypotheses)["cider"] == pytest.approx((10 + 0 + partial + 0) / 4, rel=1e-9)
+
+
+def test_rouge_by_hand():
+    # LCS "a c" = 2: precision 2/2, recall 2/4, beta 1.2
+    expected = (1 + 1.44) * 1 * 0.5 / (0.5 + 1.44 * 1)
+    assert corpus_scores({"x": ["a b c d"]}, {"x": ["a c"]})["rouge_l"] == pytest.approx(expected)
+
+
+def test_scores_of_strings_equal_the_package_on_tokens(no_java):
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+
+    numbers, reasons, kind = score_captions(HYPOTHESES, REFERENCES)
+    tokens = {key: [regex_tokenize(caption) for caption in captions] for key, captions in REFERENCES.items()}
+    written = {key: [regex_tokenize(caption)] for key, caption in HYPOTHESES.items()}
+    assert numbers["bleu4"] == pytest.approx(Bleu(4).compute_score(tokens, written, verbose=0)[0][3])
+    assert numbers["cider"] == pytest.approx(Cider().compute_score(tokens, written)[0])
+    moved = {"a": written["c"], "b": written["a"], "c": written["b"]}
+    assert numbers["cider_shuffled"] == pytest.approx(Cider().compute_score(tokens, moved)[0])
+    assert numbers["cider_shuffled"] < numbers["cider"] / 4
+    assert kind == "regex fallback: no java"
+    assert numbers["meteor"] is None and "java" in reasons["meteor"]
+    assert numbers["spice"] is None and "CoreNLP" in reasons["spice"]
+
+
+def test_order_of_images_changes_nothing(no_java):
+    first = score_captions(HYPOTHESES, REFERENCES)[0]
+    again = score_captions(dict(reversed(HYPOTHESES.items())), REFERENCES)[0]
+    assert first == again
+
+
+def test_regex_tokens():
+    assert regex_tokenize("Don't stop: it's the dogs' (big) \"1,000\" t-shirt...") == (
+        "do n't stop it 's the dogs -lrb- big -rrb- 1,000 t-shirt"
+    )
+
+
+def test_lines_never_shift():
+    assert one_line("a\u2028b\nc\r\nd\x0be\x85f ||| g") == "a b c d e f g"
+    assert one_line(" \n ") == ""
+
+
+def test_missing_and_extra_images_are_named():
+    with pytest.raises(ValueError, match="1 without a caption .'c'., 1 without references .'z'."):
+        score_captions({"a": "x", "b": "y", "z": "w"}, REFERENCES)
+    with pytest.raises(ValueError, match="no reference caption, the first is a"):
+        score_captions({"a": "x"}, {"a": []})
+
+
+@needs_java
+def test_ptb_keeps_one_line_a_caption_and_equals_the_package():
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    plain = [caption for captions in REFERENCES.values() for caption in captions]
+    official = PTBTokenizer().tokenize({n: [{"caption": caption}] for n, caption in enumerate(plain)})
+    odd = ["", "a\u2028b", "x ||| y", "caf\u00e9", "\n", "."]
+    assert ptb_tokenize([*odd, *plain, ""]) == (
+        ["", "a b", "x y", "caf\u00e9", "", ""] + [official[n][0] for n in range(len(plain))] + [""]
+    )
+
+
+@needs_java
+def test_regex_equals_ptb_on_the_drawn_world():
+    from data_pipeline.world.scenes import sample_scenes
+
+    captions = [scene.caption for scene in sample_scenes(300, seed=1)]
+    assert [regex_tokenize(caption) for caption in captions] == ptb_tokenize(captions)
+
+
+@needs_java
+def test_meteor_equals_the_package_even_under_a_comma_locale(monkeypatch):
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    tokens = {key: [regex_tokenize(caption) for caption in captions] for key, captions in REFERENCES.items()}
+    written = {key: [regex_tokenize(caption)] for key, caption in HYPOTHESES.items()} | {"b": [""]}
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=en -Duser.country=US")
+    official = Meteor().compute_score(tokens, written)[0]
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=it -Duser.country=IT")
+    assert meteor_score(tokens, written) == pytest.approx(official, abs=1e-12)
+    assert 0.1 < official < 1
+
+
+@needs_java
+def test_meteor_that_hangs_is_stopped():
+    with pytest.raises(RuntimeError, match="METEOR stopped early"):
+        meteor_score({"a": ["b"]}, {"a": ["b"]}, timeout=0.05)

@@ -1,0 +1,133 @@
+"""The house's plan: no import circle, no import upwards, nothing heavy where only help is asked for, and a tree that is true."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("data_pipeline", "sycoca_ds")
+ROOMS = {  # of data_pipeline, each with what it may import beside the ground and itself
+    "pictures": set(),
+    "catalogue": set(),
+    "shards": {"catalogue", "pictures"},
+    "download": {"catalogue", "pictures", "shards"},
+    "report": {"catalogue", "shards", "download"},
+    "tokenizer": {"catalogue", "shards"},
+    "world": {"catalogue"},
+}
+GROUND = {"errors", "files", "lock", "progress", "command_line"}
+ENTRIES = {"build", "parts", "__main__"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> dict[str, Path]:
+    return {module_of(path): path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")}
+
+
+def imports_of(path: Path, known: set[str]) -> set[str]:
+    """Modules of ours that a file imports, inside functions too, and those that it names in a string it imports later."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            if names[0] in known:
+                names = [name for name in names if name in known and name != node.module] or names
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in known and "." in node.value:
+            names = [node.value]
+        else:
+            continue
+        found.update(name for name in names if name in known)
+    return found - {module_of(path)}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    files = modules()
+    return {name: imports_of(path, set(files)) for name, path in files.items()}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """One circle for each way back that a depth-first walk meets."""
+    found, done = [], set()
+
+    def walk(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append([*way[way.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph[name]):
+                walk(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, [])
+    return found
+
+
+def test_the_walk_finds_circles() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_circle(graph: dict[str, set[str]]) -> None:
+    assert len(graph) > 100 and "data_pipeline.pictures.flatten" in graph["data_pipeline.pictures.decode_apart"]
+    assert circles(graph) == []
+
+
+def test_data_pipeline_stands_alone(graph: dict[str, set[str]]) -> None:
+    upward = {name: used for name, used in graph.items() if name.startswith("data_pipeline")}
+    assert not [(name, other) for name, used in upward.items() for other in used if other.startswith("sycoca_ds")]
+
+
+def test_the_model_knows_neither_data_nor_engine_nor_evaluation(graph: dict[str, set[str]]) -> None:
+    rooms = tuple(f"sycoca_ds.{room}" for room in ("data", "engine", "eval", "launch", "demo", "ablations"))
+    wrong = [(name, other) for name, used in graph.items() if name.startswith("sycoca_ds.model") for other in used]
+    assert not [pair for pair in wrong if pair[1].startswith(rooms)]
+
+
+def test_rooms_import_downwards(graph: dict[str, set[str]]) -> None:
+    wrong = []
+    for name, used in graph.items():
+        if name.count(".") < 1 or not name.startswith("data_pipeline."):
+            continue
+        room = name.split(".")[1]
+        for other in used - {"data_pipeline"}:
+            target = other.split(".")[1]
+            allowed = (
+                GROUND if room in GROUND else GROUND | ENTRIES | set(ROOMS) if room in ENTRIES else GROUND | ROOMS[room] | {room}
+            )
+            if target not in allowed:
+                wrong.append((name, other))
+    assert not wrong
+    folders = {path.name for path in (REPOSITORY / "data_pipeline").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_has_two_to_nine_files_and_says_what_happens_in_it(room: str) -> None:
+    folder = REPOSITORY / "data_pipeline" / room
+    assert 2 <= len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 9
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert "\nIn: " in text and "Out: " in text
+
+
+def test_help_and_package_roots_import_neither_torch_nor_deepspeed() -> None:
+    packages = sorted(module_of(path) for package in PACKAGES for path in (REPOSITORY / package).rglob("__init__.py"))
+    entries = ["data_pipeline.__main__", "sycoca_ds.options", "sycoca_ds.demo.command"]
+    code = (
+        f"import importlib, sys\nfor name in {packages + entries!r}:\n    importlib.import_module(name)\n"
+        "    assert not {'torch', 'deepspeed'} & set(sys.modules), name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

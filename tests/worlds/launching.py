@@ -1,0 +1,85 @@
+"""Processes of tests: every launch has its own port and process group, a hard time limit, and must leave no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIMIT = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(options: list[str], ranks: int, script: Path = REPOSITORY / "sycoca_ds/train.py") -> subprocess.Popen:
+    """Starts a run in a process group of its own; `ranks` 0 runs the script without a launcher."""
+    program = [sys.executable, str(script)]
+    if ranks:
+        launcher = Path(sys.executable).with_name("deepspeed")
+        program = [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port()), program[1]]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja stands beside the interpreter
+    return subprocess.Popen(
+        [*program, *options],
+        cwd=REPOSITORY,
+        env={**os.environ, "PATH": path},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def members(group: int) -> list[int]:
+    """Live processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"no end within {LIMIT} s:\n{process.communicate()[0][-3000:]}")
+    deadline = time.monotonic() + 10
+    while members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = members(process.pid)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"processes {left} outlived their launcher:\n{output[-3000:]}")
+    port = process.args[process.args.index("--master_port") + 1] if "--master_port" in process.args else "none"
+    assert not list(Path("/dev/shm").glob(f"deepspeed_*_{port}_*")), "the run left memory behind"
+    return process.returncode, output
+
+
+def run_on_ranks(folder: Path, module: str, *arguments: str) -> None:
+    """Runs `on_a_rank(runtime, *arguments)` of a test module on two ranks under DeepSpeed's launcher."""
+    script = folder / "rank.py"
+    script.write_text(
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
+        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
+        f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
+    )
+    status, output = finish(start([], ranks=2, script=script))
+    assert status == 0, output[-3000:]
