@@ -78,7 +78,8 @@ def run_on_ranks(folder: Path, module: str, *arguments: str) -> None:
     script = folder / "rank.py"
     script.write_text(
         f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
-        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
+        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
+        "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
     status, output = finish(start([], ranks=2, script=script))

@@ -43,7 +43,8 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     script = tmp_path / "begin.py"
     script.write_text(
-        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
+        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
+        "from sycoca_ds.train import end_process\n"
         "prepare_deepspeed()\nruntime = start_runtime()\nprint('started', runtime.world_size)\nruntime.leave()\nend_process(0)\n"
     )
     status, output = finish(start([], ranks=0, script=script))
