@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.worlds import REPOSITORY
+
 PACKAGES = ("data_pipeline", "sycoca_ds")
 ROOMS = {  # of data_pipeline, each with what it may import beside the ground and itself
     "pictures": set(),
@@ -131,3 +132,18 @@ def test_help_and_package_roots_import_neither_torch_nor_deepspeed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_tests_stand_where_what_they_test_stands() -> None:
+    tests = [path for package in PACKAGES for path in (REPOSITORY / "tests" / package).rglob("test_*.py")]
+    assert len(tests) > 40
+    homeless = [path for path in tests if not (REPOSITORY / path.parent.relative_to(REPOSITORY / "tests")).is_dir()]
+    assert not homeless
+
+
+def test_no_test_is_imported_by_another_file() -> None:
+    """What two tests share lies in tests/worlds/: a test can be moved or renamed without a look at others."""
+    files = {module_of(path): path for path in (REPOSITORY / "tests").rglob("*.py")}
+    imported = {(name, other) for name, path in files.items() for other in imports_of(path, set(files)) if name != other}
+    assert ("tests.worlds.training", "tests.worlds.launching") in imported
+    assert not [pair for pair in imported if pair[1].rsplit(".", 1)[1].startswith(("test_", "conftest"))]

@@ -25,7 +25,8 @@ from data_pipeline.shards.manifest import Manifest
 from data_pipeline.shards.mark import IN_EVALUATION, mark
 from data_pipeline.shards.verify import verify
 from data_pipeline.world.on_disk import ROW_TROUBLES, SLOW_ROWS, trouble_count
-from tests.worlds.chain import GOOD, REPOSITORY, alive_in, build, content, flags, options, start_world
+from tests.worlds import REPOSITORY
+from tests.worlds.chain import GOOD, alive_in, build, content, flags, options, start_world
 
 pytestmark = pytest.mark.timeout(150)
 COUNTS = {

@@ -21,9 +21,9 @@ from data_pipeline.report.funnel import group_failures, make_funnel
 from data_pipeline.shards.manifest import write_manifest
 from data_pipeline.tokenizer.bpe import train
 from data_pipeline.world.folder import parse_holdout, split_of, write_catalogues
+from tests.worlds import REPOSITORY
 
 pytestmark = pytest.mark.timeout(60)
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:

@@ -19,7 +19,8 @@ from data_pipeline.download.options import DownloadOptions
 from data_pipeline.download.supervise import ENDED, OUTAGE, START_SECONDS, run_img2dataset, too_few
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
-from tests.worlds.chain import REPOSITORY, SHARD_SIZE, alive_in, build, content, flags, options, session_of, start_world
+from tests.worlds import REPOSITORY
+from tests.worlds.chain import SHARD_SIZE, alive_in, build, content, flags, options, session_of, start_world
 
 pytestmark = pytest.mark.timeout(150)
 KILLS = 20

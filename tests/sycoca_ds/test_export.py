@@ -31,8 +31,9 @@ from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
+from tests.worlds import REPOSITORY
 from tests.worlds.eval_world import SMALL, make_data, make_run, make_tokenizer
-from tests.worlds.open_clip_world import REPOSITORY, VARIANTS, assert_same_tensors, export_for_open_clip, random_weights, run_export
+from tests.worlds.open_clip_world import VARIANTS, assert_same_tensors, export_for_open_clip, random_weights, run_export
 
 
 @pytest.fixture(scope="module")

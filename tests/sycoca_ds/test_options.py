@@ -18,8 +18,7 @@ from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.worlds import REPOSITORY
 
 
 def test_no_arguments_mean_the_930m_preset_under_zero_3() -> None:

@@ -13,7 +13,6 @@ from data_pipeline.world.server import PictureServer
 
 GOOD = 220
 SHARD_SIZE = 30
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class SlowServer(PictureServer):

@@ -21,8 +21,8 @@ from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, ModelConfig, Tex
 from sycoca_ds.engine.checkpoint.exported import new_folder, write_exported
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
+from tests.worlds import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LIMIT = 240
 """Seconds that any command may take."""
 
@@ -162,7 +162,7 @@ def ask(jobs: list[dict], folder: Path) -> None:
     python, environment = peer()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
     process = subprocess.Popen(
-        [python, str(REPOSITORY / "tests" / "open_clip_peer.py"), str(folder / "jobs.json")],
+        [python, str(Path(__file__).with_name("open_clip_peer.py")), str(folder / "jobs.json")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -24,7 +24,7 @@ from data_pipeline.report.projection import PUBLISHED_ROWS, project, share_inter
 from data_pipeline.report.total import add_up
 from data_pipeline.shards.mark import NEAR_DUPLICATE, mark
 from data_pipeline.shards.verify import verify
-from tests.data_pipeline.shards.test_adopt import write_mirror
+from tests.worlds.data_sets import write_mirror
 from tests.worlds.written_shards import ODD, rows_of, slow_counts, write_folder
 
 pytestmark = pytest.mark.timeout(60)

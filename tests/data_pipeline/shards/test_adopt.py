@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,32 +16,7 @@ from data_pipeline.shards.adopt import adopt, find_tars
 from data_pipeline.shards.manifest import Manifest
 from sycoca_ds.data.loader import ShardReader
 from sycoca_ds.data.sources import Sources
-
-
-def write_mirror(folder: Path, tars: int = 2, each: int = 4) -> Path:
-    """As pixparse/cc12m-wds: cc12m-train-0000.tar with KEY.jpg, KEY.txt and a KEY.json that has url and key, no uid; keys repeat in
-    every tar. One sample has no json, one an unreadable one, one no caption."""
-    folder.mkdir(parents=True)
-    for number in range(tars):
-        with tarfile.open(folder / f"cc12m-train-{number:04d}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-            for place in range(each):
-                picture = np.random.default_rng(number * each + place).integers(0, 255, (40, 50, 3)).astype(np.uint8)
-                key = f"{place:09d}"
-                facts = {"key": key, "status": "success", "url": f"http://example.org/{number}/{place}.jpg", "width": 999}
-                members = {
-                    "jpg": cv2.imencode(".jpg", picture)[1].tobytes(),
-                    "json": b"{" if place == 2 else json.dumps(facts).encode(),
-                    "txt": f"caption {place} of {number}".encode(),
-                }
-                if place == 1:
-                    del members["json"]
-                if place == 3 and number == 1:
-                    del members["txt"]
-                for suffix, data in members.items():
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-    return folder
+from tests.worlds.data_sets import write_mirror
 
 
 def test_a_mirror_becomes_a_data_set(tmp_path: Path) -> None:

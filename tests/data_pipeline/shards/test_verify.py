@@ -1,7 +1,5 @@
 """Verification of tars, good and damaged, and the manifest: offsets, digests, what a change of any file does."""
 
-import io
-import json
 import os
 import resource
 import tarfile
@@ -19,54 +17,8 @@ from data_pipeline.shards.manifest import INDEX_SCHEMA, Manifest, ManifestError,
 from data_pipeline.shards.samples import phash
 from data_pipeline.shards.tarwalk import TarError, groups
 from data_pipeline.shards.verify import verify
+from tests.worlds.data_sets import RNG, data_set, member, picture, sample, write_tar
 from tests.worlds.hostile_pictures import text_bomb_png
-
-RNG = np.random.default_rng(0)
-
-
-def picture(width: int = 24, height: int = 16, kind: str = ".jpg") -> bytes:
-    return cv2.imencode(kind, RNG.integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
-
-
-def member(name: str, data: bytes, **fields) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.size, info.mtime = len(data), 1_700_000_000.25  # a fraction: an extended header, as webdataset writes them
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info, data
-
-
-def sample(number: int, key: str | None = None, caption: bytes | None = None, image: bytes | None = None, **meta) -> list:
-    key = key or f"{number:08d}"
-    record = {
-        "uid": f"{number:016x}",
-        "url": f"http://a.example/{number // 2}.jpg",
-        "key": key,
-        "width": 24,
-        "height": 16,
-    } | meta
-    return [
-        member(f"{key}.jpg", picture() if image is None else image),
-        member(f"{key}.txt", f"caption number {number} \u00e9".encode() if caption is None else caption),
-        member(f"{key}.json", json.dumps(record).encode()),
-    ]
-
-
-def write_tar(path: Path, members: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for info, data in members:
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def data_set(root: Path, shards: int = 3, each: int = 4) -> Path:
-    for shard in range(shards):
-        write_tar(
-            root / "shards" / f"{shard:05d}.tar",
-            [part for number in range(shard * each, (shard + 1) * each) for part in sample(number)],
-        )
-    return root
 
 
 def test_offsets_are_exactly_the_members(tmp_path):

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.shards.manifest import Manifest
 from sycoca_ds.ablations import command as ablations
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.report import markdown, pooled_error, ranks, spearman, spread, tables
@@ -21,6 +20,7 @@ from sycoca_ds.config import LossConfig, MaskingConfig, check_model
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
+from tests.worlds.data_sets import write_labels
 
 # name: family, mim, mask_by, r_h, r_l, lambda_TM; None where the family has no masks
 LITERAL = {
@@ -45,18 +45,6 @@ LITERAL = {
     "table7.lambda1.0": ("sycoca", "text_guided", "attention", 0.5, 0.5, 1.0),
     "table7.lambda2.0": ("sycoca", "text_guided", "attention", 0.5, 0.5, 2.0),
 }
-
-
-def write_labels(data: Path, path: Path) -> Path:
-    """The colour of each picture's left half as its class, taken from its caption."""
-    manifest, value, classes = Manifest.load(data), {}, ["red", "green", "blue", "white", "black"]
-    for number, shard in enumerate(manifest.shards):
-        content = shard.path.read_bytes()
-        for row in manifest.index(number).to_pylist():
-            word = content[row["text_offset"] : row["text_offset"] + row["text_bytes"]].decode().split()[0]
-            value[row["url"]] = classes.index(word)
-    path.write_text(json.dumps({"name": "left", "classes": classes, "templates": ["{c} beside red"], "labels": value}))
-    return path
 
 
 def test_the_rows_are_these_in_this_order() -> None:

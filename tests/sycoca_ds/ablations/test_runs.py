@@ -19,9 +19,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
 from sycoca_ds.ablations.launch import guarded
 from sycoca_ds.options import parse_options
-from tests.sycoca_ds.ablations.test_command import write_labels
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.worlds import REPOSITORY
+from tests.worlds.data_sets import write_labels
 
 STARTER = """
 import os, sys, time

@@ -14,9 +14,10 @@ import pytest
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.engine.checkpoint.saving import sealed
-from tests.conftest import write_data_set
-from tests.sycoca_ds.engine.test_loop import SMALL
-from tests.worlds.launching import LIMIT, REPOSITORY, finish, start
+from tests.worlds import REPOSITORY
+from tests.worlds.data_sets import write_data_set
+from tests.worlds.launching import LIMIT, finish, start
+from tests.worlds.training import SMALL
 
 LANES, BATCH, WINDOW = 6, 12, 16
 STEPS = 23

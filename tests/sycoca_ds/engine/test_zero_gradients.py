@@ -15,9 +15,9 @@ from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.policy import read_policy
 from sycoca_ds.engine.runtime import Runtime
 from sycoca_ds.model import decoders
-from tests.conftest import SMALL_MODEL, random_inputs
-from tests.sycoca_ds.model.test_objectives import BATCH, LENGTHS, assert_same_gradients, cut, model_of, whole  # noqa: F401
+from tests.worlds.gradients import BATCH, LENGTHS, assert_same_gradients, cut, model_of, of_whole_batch
 from tests.worlds.launching import run_on_ranks
+from tests.worlds.small_model import SMALL_MODEL, random_inputs
 
 MICRO_BATCHES = 2
 STAGES = ("zero1", "zero2", "zero3", "zero3_offload", "zero3_released")
@@ -83,9 +83,14 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole() -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    return of_whole_batch()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_holds_the_gradient_of_one_batch(stage: str, gradients: Path, whole) -> None:  # noqa: F811
+def test_every_stage_holds_the_gradient_of_one_batch(stage: str, gradients: Path, whole) -> None:
     found, model = torch.load(gradients / f"{stage}.pt", weights_only=True), model_of()
     for name, p in model.named_parameters():
         p.grad = found[name].view_as(p)

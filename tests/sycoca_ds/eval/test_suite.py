@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,9 +26,9 @@ from sycoca_ds.eval.suite import SuiteOptions, check_options, evaluate_checkpoin
 from sycoca_ds.eval.tasks import METRICS
 from sycoca_ds.eval.wording import show
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate
+from tests.worlds import REPOSITORY
 from tests.worlds.eval_world import SMALL, make_data, make_labels, make_run
 
-ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")
 REQUIRE = ("retrieval.t2i_r10>=0", "captioning.cider>=9")
 
@@ -423,7 +422,9 @@ def test_launched_by_path_and_as_a_module_errors_are_one_line(tmp_path, launch):
         "--out",
         str(tmp_path / "o"),
     ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""})
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""}
+    )
     lines = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert ended.returncode == 2 and len(lines) == 1, ended.stderr
     assert "no finished checkpoint in" in lines[0]

@@ -13,7 +13,6 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import patchify
-from tests.conftest import random_inputs
 from tests.worlds.slow_generation import (
     EOT,
     KINDS,
@@ -34,6 +33,7 @@ from tests.worlds.slow_generation import (
     trimmed,
     varied_model,
 )
+from tests.worlds.small_model import random_inputs
 
 
 @pytest.mark.parametrize("kind", KINDS)

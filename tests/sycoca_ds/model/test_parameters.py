@@ -14,7 +14,7 @@ from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.conftest import SMALL_MODEL, random_inputs, small_model
+from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:

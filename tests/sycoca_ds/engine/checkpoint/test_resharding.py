@@ -11,8 +11,8 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint import resharding
-from tests.sycoca_ds.engine.test_loop import assert_same_run, run
-from tests.worlds.launching import REPOSITORY
+from tests.worlds import REPOSITORY
+from tests.worlds.training import assert_same_run, run
 
 OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0"]
 WATCHED = """\

@@ -16,7 +16,7 @@ from sycoca_ds.model.image_encoder import patchify, unpatchify
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.conftest import SMALL_MODEL, random_inputs, small_model
+from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
 
 
 def image_tokens(model: SyCoCa, patch_BNP: torch.Tensor, keep_BK: torch.Tensor | None = None) -> torch.Tensor:
