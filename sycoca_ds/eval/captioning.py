@@ -142,7 +142,8 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     """(numbers, {number that is null: reason}, tokenizer kind).
 
     hypotheses: one caption an image_id. references: all captions of each image_id, at least one. Either may be empty or
-    without a word. Same keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's references.
+    without a word. Same keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's
+    references.
     """
     if not references:
         raise ValueError("no image to score")
