@@ -103,13 +103,8 @@ def print_table(results: dict, verdicts: list) -> None:
         title=f"Checkpoint at step {results['checkpoint']['step']}, {results['data']['images']:,} images",
         title_justify="left",
     )
-    for name, side in (
-        ("task", "left"),
-        ("number", "left"),
-        ("value", "right"),
-        ("chance", "right"),
-        ("required", "left"),
-    ):
+    columns = [("task", "left"), ("number", "left"), ("value", "right"), ("chance", "right"), ("required", "left")]
+    for name, side in columns if required else columns[:-1]:
         table.add_column(name, justify=side)
     for task, record in results["tasks"].items():
         asked = [metric for name, metric in required if name == task and metric not in HEADLINES[task]]
@@ -127,7 +122,7 @@ def print_table(results: dict, verdicts: list) -> None:
                 wording.label,
                 show(value, wording.unit),
                 show(record["chance"].get(metric), wording.unit) if metric in record["chance"] else "",
-                mark,
+                *([mark] if required else []),
             )
         table.add_section()
     console = Console()

@@ -301,6 +301,7 @@ def describe_tokenizer(path: Path, text: TextEncoderConfig) -> dict[str, str]:
         "pad_token": bpe.id_to_token(PAD_ID),
         "model_max_length": text.context_length,
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,  # a special token's letters in a caption are letters, as `data.tokenizer` reads them
     }
     (path.parent / "tokenizer_config.json").write_text(json.dumps(record, indent=2) + "\n")
     return {"sha256": sha256_file(path)}

@@ -1,6 +1,8 @@
 """CLIP's BPE as a tokenizer.json: for open_clip's weights, whose token ids are its.
 
-The merges, bpe_simple_vocab_16e6.txt.gz, come with open_clip (in its package's folder) and with openai/CLIP.
+The merges, bpe_simple_vocab_16e6.txt.gz, come with open_clip (in its package's folder) and with openai/CLIP. Ids are open_clip's,
+which makes the token of the letters <start_of_text> and <end_of_text> in a caption; openai/CLIP does of <|startoftext|> and
+<|endoftext|>.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class ImportClipCommand:
-    """Writes CLIP's BPE as a tokenizer.json, whose ids are those of CLIP's own tokenizer."""
+    """Writes CLIP's BPE as a tokenizer.json, whose ids are those of open_clip's tokenizer."""
 
     out: Path
     """The tokenizer's file, for example clip.json."""
@@ -77,7 +79,7 @@ def byte_letters() -> list[str]:
 
 
 def clip_tokenizer(merges: list[tuple[str, str]]):
-    """A `tokenizers.Tokenizer` that gives CLIP's ids for a text that `captions.clean` has cleaned and that is in lower case."""
+    """A `tokenizers.Tokenizer` that gives open_clip's ids for a text cleaned by `captions.clean` and in lower case."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     letters = byte_letters()
@@ -96,7 +98,9 @@ def clip_tokenizer(merges: list[tuple[str, str]]):
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(WORD_END, " "), decoders.Strip(" ", 0, 1)])
+    # no decoders.Strip at the end: of an empty text it makes a panic of Rust's, which is no Exception
+    last, others = decoders.Replace(Regex(f"{WORD_END}$"), ""), decoders.Replace(WORD_END, " ")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), last, others])
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL[1:]])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL[1]} $A {SPECIAL[2]}", special_tokens=[(name, ids[name]) for name in SPECIAL[1:]]

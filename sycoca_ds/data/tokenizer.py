@@ -18,6 +18,9 @@ class Tokenizer:
 
     `sot_id`, `eot_id`: ids of the two (1 and 2 in the tokenizers this project trains, 49406 and 49407 in CLIP's).
 
+    A special token's letters in a caption (`<end_of_text>` in a text about HTML) are letters. With CLIP's BPE they become the
+    token, as in open_clip, whose ids these have to be.
+
     Raises:
         UserError: the file is missing, is no tokenizer, or lacks the two tokens.
     """
@@ -47,8 +50,9 @@ class Tokenizer:
                 f"if it has one, found {special} and {pad}; train it with `python -m data_pipeline tokenizer train`"
             )
         self.sot_id, self.eot_id = special
-        # CLIP's BPE, known by its marks at the ends of words: CLIP lowers the whole text, which knows how a Greek word ends
-        self._lower = bool(self._bpe.model.end_of_word_suffix)
+        self._unspoken = {number for number, token in self._bpe.get_added_tokens_decoder().items() if token.special}
+        self._unspoken |= set() if pad is None else {pad}  # without <pad>, id 0 is an entry like others ("!" in CLIP's BPE)
+        self._clips = bool(getattr(self._bpe.model, "end_of_word_suffix", None))  # CLIP's BPE, known by its marks at words' ends
 
     @property
     def vocab_size(self) -> int:
@@ -59,22 +63,25 @@ class Tokenizer:
         """int64 (B, context_length): [SOT] words [EOT] pads, of cleaned captions. A longer one is cut and still ends in [EOT]."""
         out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
         texts = [clean(caption) for caption in captions]
-        if self._lower:
+        if self._clips:  # CLIP lowers the whole text, which knows how a Greek word ends
             texts = [text.lower() for text in texts]
+        # set anew: neither the file nor a pickled copy keeps it
+        self._bpe.encode_special_tokens = not self._clips
         for row, encoding in zip(out, self._bpe.encode_batch_fast(texts, add_special_tokens=False), strict=True):
             ids = encoding.ids[: context_length - 2]
             row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
         return out
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids up to the first [EOT], special tokens left out."""
+        """Text of ids up to the first [EOT]; special tokens and ids that are no entry are left out."""
         words = []
         for number in map(int, ids):
             if number == self.eot_id:
                 break
-            if number not in (PAD_ID, self.sot_id):
+            if number not in self._unspoken and self._bpe.id_to_token(number) is not None:
                 words.append(number)
-        return self._bpe.decode(words).strip()
+        # of nothing, the decoder in CLIP's earlier files makes a panic of Rust's, which is no Exception
+        return self._bpe.decode(words).strip() if words else ""
 
 
 def trim(text_BL: np.ndarray, multiple: int = 8) -> np.ndarray:

@@ -18,19 +18,27 @@ TAGS = {
     "itc": "loss/itc",
     "ic": "loss/ic",
     "mim": "loss/mim",
-    "i2t_accuracy": "batch_accuracy/i2t",
-    "t2i_accuracy": "batch_accuracy/t2i",
+    "validation/loss": "loss_validation/total",
+    "validation/itc": "loss_validation/itc",
+    "validation/ic": "loss_validation/ic",
+    "validation/mim": "loss_validation/mim",
+    "i2t_accuracy": "train_accuracy/i2t",
+    "t2i_accuracy": "train_accuracy/t2i",
+    "validation/i2t_accuracy": "validation_accuracy/i2t",
+    "validation/t2i_accuracy": "validation_accuracy/t2i",
     "lr": "optimizer/lr",
     "grad_norm": "optimizer/grad_norm",
     "logit_scale": "optimizer/logit_scale",
     "skipped_steps": "optimizer/skipped_steps",
     "samples_per_second": "speed/samples_per_second",
     "data_wait": "speed/data_wait_share",
-    "epoch": "data/epoch",
-    "stand_ins": "data/stand_ins",
+    "samples": "samples/seen",
+    "epoch": "samples/epoch",
+    "stand_ins": "samples/stand_ins",
     "memory_gib": "speed/max_memory_gib",
 }
-"""Key in metrics.jsonl -> TensorBoard tag."""
+"""Key in metrics.jsonl -> TensorBoard tag. TensorBoard sorts groups by name and opens the first two: no group may come before
+`loss` and `loss_validation`."""
 
 
 class Meter:
@@ -102,7 +110,7 @@ class Metrics:
             self._file.write(json.dumps({"step": step, **record}) + "\n")
             self._file.flush()
             for name, value in record.items():
-                self._board.add_scalar(TAGS.get(name) or (f"data/{name}" if name.startswith("epoch_of_") else name), value, step)
+                self._board.add_scalar(TAGS.get(name) or (f"samples/{name}" if name.startswith("epoch_of_") else name), value, step)
 
     def pictures(self, step: int, images: dict[str, np.ndarray], texts: dict[str, str]) -> None:
         """uint8 (H, W, 3) pictures and Markdown texts by tag."""

@@ -17,6 +17,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
 
 Numbers = dict[str, float | None]
+WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"
 
 
 def token_tables(
@@ -44,7 +45,7 @@ def token_tables(
 
 
 def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> Numbers:
-    """BLEU-1..4 (corpus, closest reference length), CIDEr-D (IDF from these references), ROUGE-L (mean). UserError
+    """BLEU-1..4 (corpus, closest reference length), CIDEr-D (IDF from these references, or None), ROUGE-L (mean). UserError
     without pycocoevalcap."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
@@ -58,10 +59,13 @@ def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Ma
     return numbers
 
 
-def cider_score(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> float:
-    """CIDEr-D of the corpus. 0 for a set of one image: its IDF is log(1) = 0."""
+def cider_score(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> float | None:
+    """CIDEr-D of the corpus. 0 for a set of one image: its IDF is log(1) = 0. None where no reference holds a token: the
+    package takes the maximum of no document frequency and fails."""
     from pycocoevalcap.cider.cider import Cider
 
+    if not any(tokens.split() for references in reference_table.values() for tokens in references):
+        return None
     return float(Cider().compute_score(reference_table, hypothesis_table)[0])
 
 
@@ -137,14 +141,16 @@ def rolled(table: Mapping[str, list[str]]) -> dict[str, list[str]]:
 def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[Numbers, dict[str, str], str]:
     """(numbers, {number that is null: reason}, tokenizer kind).
 
-    hypotheses: one caption an image_id, may be empty. references: all captions of each image_id, at least one. Same
-    keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's references.
+    hypotheses: one caption an image_id. references: all captions of each image_id, at least one. Either may be empty or
+    without a word. Same keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's
+    references.
     """
     if not references:
         raise ValueError("no image to score")
     reference_table, hypothesis_table, kind = token_tables(hypotheses, references)
     numbers, reasons = corpus_scores(reference_table, hypothesis_table), {}
     numbers["cider_shuffled"] = cider_score(reference_table, rolled(hypothesis_table))
+    reasons |= {name: WORDLESS for name in ("cider", "cider_shuffled") if numbers[name] is None}
     numbers["meteor"] = None
     if java_command() is None:
         reasons["meteor"] = "METEOR is a Java program and `java` was not found on PATH"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.intervals import RESAMPLES, bootstrap_interval
 
 
 def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
@@ -58,7 +59,7 @@ def relative_gap(own: float, other: float) -> float:
     return 100.0 * (other - own) / other if other else 0.0
 
 
-def gap_metrics(own_I: np.ndarray, other_I: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+def gap_metrics(own_I: np.ndarray, other_I: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float]:
     """own_I, other_I: L1 over hidden patches per image, normalised pixel units. Both must be finite and of one length.
 
     `gap` in percent, from the means over images; `gap_low`, `gap_high`: bootstrap 95 % interval over images (seeded);
@@ -67,17 +68,14 @@ def gap_metrics(own_I: np.ndarray, other_I: np.ndarray, resamples: int = 2000, s
     own_I, other_I = np.asarray(own_I, np.float64), np.asarray(other_I, np.float64)
     if own_I.shape != other_I.shape or not len(own_I):
         raise ValueError(f"expected two equally long arrays of errors, got {own_I.shape} and {other_I.shape}")
-    random = np.random.default_rng(seed)
-    gaps = np.empty(resamples)
-    for number in range(resamples):
-        drawn = random.integers(0, len(own_I), len(own_I))
-        gaps[number] = relative_gap(own_I[drawn].mean(), other_I[drawn].mean())
-    low, high = np.quantile(gaps, [0.025, 0.975])
+    low, high = bootstrap_interval(
+        lambda drawn: relative_gap(own_I[drawn].mean(), other_I[drawn].mean()), len(own_I), seed, resamples
+    )
     return {
         "own_l1": float(own_I.mean()),
         "other_l1": float(other_I.mean()),
         "gap": relative_gap(own_I.mean(), other_I.mean()),
-        "gap_low": float(low),
-        "gap_high": float(high),
+        "gap_low": low,
+        "gap_high": high,
         "better_share": 100.0 * float((own_I < other_I).mean()),
     }

@@ -20,7 +20,7 @@ from sycoca_ds.eval import pictures
 from sycoca_ds.eval.charts import CURVES, draw_curve, read_metrics
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.requirements import Verdict
-from sycoca_ds.eval.wording import HEADLINES, TASK_MEANINGS, TASK_TITLES, WORDINGS, meaning, show
+from sycoca_ds.eval.wording import FAMILIES, HEADLINES, TASK_MEANINGS, TASK_TITLES, WORDINGS, meaning, show
 
 CAPTIONS_SHOWN = 12
 
@@ -68,6 +68,8 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
                 "title": TASK_TITLES[task],
                 "meaning": TASK_MEANINGS[task],
                 "rows": rows,
+                "has_chance": any(row["chance"] for row in rows),
+                "has_required": any(row["verdict"] for row in rows),
                 "done": record["status"] == "done",
                 "reason": next(iter(record["null_reasons"].values()), ""),
                 "details": record["details"],
@@ -280,6 +282,7 @@ def write_report(
         captions=caption_gallery(results, collection, out),
         reconstructions=reconstruction_gallery(results, collection, out),
         retrievals=retrieval_gallery(results, collection),
+        model=FAMILIES[results["checkpoint"]["family"]],
         run_name=run.name if run else Path(checkpoint).name,
     )
     write_bytes(Path(path), page.encode())

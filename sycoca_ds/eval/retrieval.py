@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sycoca_ds.eval.intervals import bootstrap_interval
+
 KS = (1, 5, 10)
 # Features are rounded to multiples of 2^-24 (finer than the last bit of a float32 cosine). A product is then a multiple
 # of 2^-48 and a cosine is at most 1, so every partial sum is exact in float64: the score depends on neither chunk size,
@@ -82,6 +84,21 @@ class Retrieval:
                 numbers[f"{name}_r{k}"] = 100.0 * float(np.mean(rank < k))
             numbers[mean_name] = float(np.mean([numbers[f"{name}_r{k}"] for k in KS]))
             numbers[f"{name}_median_rank"] = float(np.median(rank)) + 1.0
+        return numbers
+
+    def intervals(self, image_of_text_T: np.ndarray, seed: int = 0) -> dict[str, float]:
+        """95 % interval of R@1 both ways, percent, over resampled images as queries; what they are found among stays. An image
+        is drawn with all its captions: those of one picture fare alike."""
+        images = len(self.i2t_rank_I)
+        hit_I, count_I = (np.bincount(image_of_text_T, weights, images) for weights in (self.t2i_rank_T < 1, None))
+        numbers: dict[str, float] = {}
+        for name, found_I, asked_I in (("i2t", self.i2t_rank_I < 1, np.ones(images)), ("t2i", hit_I, count_I)):
+            low, high = bootstrap_interval(
+                lambda drawn, found_I=found_I, asked_I=asked_I: 100.0 * float(found_I[drawn].sum() / asked_I[drawn].sum()),
+                images,
+                seed,
+            )
+            numbers |= {f"{name}_r1_low": low, f"{name}_r1_high": high}
         return numbers
 
 

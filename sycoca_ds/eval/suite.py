@@ -30,7 +30,7 @@ from sycoca_ds.eval.tasks import METRICS, TASKS, Bench, NotApplicable, Outcome, 
 
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 1
+FORMAT = 2
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 

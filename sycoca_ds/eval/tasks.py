@@ -21,6 +21,7 @@ from data_pipeline.progress import Progress
 from sycoca_ds.eval.captioning import score_captions
 from sycoca_ds.eval.classification import LabelSet, class_weights, classification_metrics
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.reconstruction import gap_metrics, wrong_captions
 from sycoca_ds.eval.retrieval import retrieve, top_candidates
 from sycoca_ds.model.generation import Decoding
@@ -28,11 +29,15 @@ from sycoca_ds.model.generation import Decoding
 METRICS: dict[str, tuple[str, ...]] = {
     "retrieval": (
         "i2t_r1",
+        "i2t_r1_low",
+        "i2t_r1_high",
         "i2t_r5",
         "i2t_r10",
         "mTR",
         "i2t_median_rank",
         "t2i_r1",
+        "t2i_r1_low",
+        "t2i_r1_high",
         "t2i_r5",
         "t2i_r10",
         "mIR",
@@ -172,7 +177,8 @@ def run_retrieval(bench: Bench, labels: LabelSet | None = None) -> Outcome:
         }
         for query, row in zip(queries, best, strict=True)
     ]
-    return Outcome(result.metrics(), chance=chance, details={"images": images, "captions": texts, "examples": examples})
+    numbers = result.metrics() | result.intervals(data.image_of_text_T, bench.seed)
+    return Outcome(numbers, chance=chance, details={"images": images, "captions": texts, "interval": HOW, "examples": examples})
 
 
 def run_classification(bench: Bench, labels: LabelSet | None) -> Outcome:
@@ -312,7 +318,7 @@ def run_reconstruction(bench: Bench, labels: LabelSet | None = None) -> Outcome:
         "hidden_patches": int(kept["hidden"][0].sum()),
         "patches": len(kept["hidden"][0]),
         "unit": "normalised pixels",
-        "interval": "bootstrap over images, 95 %, 2000 resamples",
+        "interval": HOW,
     }
     return Outcome(numbers, {}, chance, details, {"reconstruction.npz": {name: np.stack(values) for name, values in kept.items()}})
 

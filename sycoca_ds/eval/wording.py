@@ -16,6 +16,7 @@ class Wording:
     meaning: str
 
 
+FAMILIES = {"clip": "CLIP", "coca": "CoCa", "sycoca": "SyCoCa"}
 TASK_TITLES = {
     "retrieval": "Zero-shot retrieval",
     "classification": "Zero-shot classification",
@@ -34,10 +35,18 @@ TASK_MEANINGS = {
 WORDINGS: dict[str, dict[str, Wording]] = {
     "retrieval": {
         "i2t_r1": Wording("Image to text, R@1", "%", "images whose own caption comes first among all {captions} captions"),
+        "i2t_r1_low": Wording("Image to text, R@1, lower bound", "%", "2.5 % quantile over resampled images"),
+        "i2t_r1_high": Wording("Image to text, R@1, upper bound", "%", "97.5 % quantile over resampled images"),
         "i2t_r5": Wording("Image to text, R@5", "%", "... is among the first five"),
         "i2t_r10": Wording("Image to text, R@10", "%", "... is among the first ten"),
         "mTR": Wording("mTR", "%", "mean of the three numbers above"),
         "t2i_r1": Wording("Text to image, R@1", "%", "captions whose own image comes first among all {images} images"),
+        "t2i_r1_low": Wording(
+            "Text to image, R@1, lower bound", "%", "2.5 % quantile over resampled images, each with all its captions"
+        ),
+        "t2i_r1_high": Wording(
+            "Text to image, R@1, upper bound", "%", "97.5 % quantile over resampled images, each with all its captions"
+        ),
         "t2i_r5": Wording("Text to image, R@5", "%", "... is among the first five"),
         "t2i_r10": Wording("Text to image, R@10", "%", "... is among the first ten"),
         "mIR": Wording("mIR", "%", "mean of the three numbers above"),

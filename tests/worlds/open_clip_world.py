@@ -131,8 +131,9 @@ DIRTY = [
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
     "  tabs\tand\r\nlines\n\n  at the end \u00a0",
     "<start_of_text> not a token <end_of_text> don't can't we'll I'd 1,234.50 \u20ac\u00bd\u00b2\u2168",
+    "a tag &lt;end_of_text&gt; and more <END_OF_TEXT> \uff1cpad\uff1e x<pad>y <|endoftext|> end",
 ]
-"""Captions that need mending; cleaned as CLIP's own tokenizer cleans them they give its ids."""
+"""Captions that need mending; cleaned as open_clip's tokenizer cleans them they give its ids."""
 
 
 def texts() -> list[str]:

@@ -17,7 +17,7 @@ from sycoca_ds.data.loader import Batch, PlannedBatches, SampleRandom, ShardRead
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
-from sycoca_ds.data.tokenizer import Tokenizer, trim
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation, crop_box, eval_image, jitter_colours, jpeg_size, load_image
 from sycoca_ds.model.pixels import denormalise, normalise
 from tests.worlds.data_sets import write_data_set
@@ -310,29 +310,3 @@ def test_normalise_and_back() -> None:
     image = torch.arange(256, dtype=torch.uint8).repeat(3, 1).reshape(1, 3, 16, 16)
     assert torch.equal(denormalise(normalise(image)), image)
     assert normalise(image)[0, 0, 0, 0].item() == pytest.approx(-0.48145466 / 0.26862954)
-
-
-def test_tokenizer_pads_cuts_and_returns(data_set: Path) -> None:
-    tokenizer = Tokenizer(data_set / "tokenizer.json")
-    ids = tokenizer.encode(["red beside blue", "red " * 40, ""], 12)
-    assert ids.shape == (3, 12) and ids.dtype == np.int64
-    assert ids[:, 0].tolist() == [1, 1, 1] and ids[1, -1] == 2 and ids[2].tolist() == [1, 2] + [0] * 10
-    assert tokenizer.decode(ids[0]) == "red beside blue"
-    length = int((ids[0] != 0).sum())
-    assert ids[0, length - 1] == 2 and (ids[0, length:] == 0).all() and (ids[0, :length] != 0).all()
-    assert trim(ids[[0, 2]], multiple=4).shape == (2, -(-length // 4) * 4)
-    assert np.array_equal(trim(ids), ids), "a full row keeps every column"
-
-
-def test_a_missing_damaged_or_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist: train one with `python -m data_pipeline tokenizer"):
-        Tokenizer(tmp_path / "none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        Tokenizer(tmp_path / "bad.json")
-    from tokenizers import Tokenizer as Bpe
-    from tokenizers.models import WordLevel
-
-    Bpe(WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "foreign.json"))
-    with pytest.raises(UserError, match="expected ids above 0 for <start_of_text> and <end_of_text>"):
-        Tokenizer(tmp_path / "foreign.json")

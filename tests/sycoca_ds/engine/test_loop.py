@@ -132,9 +132,11 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
         "optimizer/logit_scale",
         "speed/samples_per_second",
         "speed/data_wait_share",
-        "validation/itc",
+        "loss_validation/itc",
     }
     assert wanted <= set(tags["scalars"])
+    groups = sorted({tag.split("/")[0] for kind in ("scalars", "images") for tag in tags[kind]})
+    assert groups[:2] == ["loss", "loss_validation"], "the groups that TensorBoard opens"
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
     assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
     assert "masks_and_reconstruction" in tags["images"] and "captions/text_summary" in tags["tensors"]

@@ -74,6 +74,33 @@ def test_order_of_images_changes_nothing(no_java):
     assert first == again
 
 
+@pytest.mark.parametrize("tools", ["regex", pytest.param("java", marks=needs_java)])
+@pytest.mark.parametrize("empty", [("", " "), ("...", "!"), ("\u3000", "\n")])
+def test_references_without_a_word(tools, empty, request):
+    """What the package gives on two images whose references are empty, and None with the reason for CIDEr, where it fails."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+
+    if tools == "regex":
+        request.getfixturevalue("no_java")
+    references, tokens = {"x": [empty[0]], "y": [empty[1]] * 2}, {"x": [""], "y": ["", ""]}
+    numbers, reasons, _ = score_captions({"x": "a dog", "y": "a cat"}, references)
+    written = {"x": ["a dog"], "y": ["a cat"]}
+    with pytest.raises(ValueError):
+        Cider().compute_score(tokens, written)
+    assert [numbers["cider"], numbers["cider_shuffled"]] == [None, None]
+    assert reasons["cider"] == reasons["cider_shuffled"] == captioning.WORDLESS
+    assert [numbers[f"bleu{n}"] for n in range(1, 5)] == Bleu(4).compute_score(tokens, written, verbose=0)[0]
+    assert numbers["rouge_l"] == 0 and numbers["meteor"] == (None if tools == "regex" else 0)
+    assert numbers["mean_words"] == 2 and numbers["distinct"] == 100
+    assert all(value is not None or name in reasons for name, value in numbers.items())
+
+
+def test_one_reference_with_a_word_is_enough_for_cider(no_java):
+    numbers, reasons, _ = score_captions({"x": "a dog", "y": ""}, {"x": [""], "y": ["", "a dog"]})
+    assert numbers["cider"] == 0 and numbers["cider_shuffled"] > 1 and "cider" not in reasons
+
+
 def test_regex_tokens():
     assert regex_tokenize("Don't stop: it's the dogs' (big) \"1,000\" t-shirt...") == (
         "do n't stop it 's the dogs -lrb- big -rrb- 1,000 t-shirt"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval.retrieval import QUANTUM, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
+from sycoca_ds.eval.retrieval import QUANTUM, Retrieval, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
 
 
 def slow_ranks(query, candidate, group_q, group_c):
@@ -79,6 +79,31 @@ def test_hand_worked_case():
         "mIR": pytest.approx(700 / 9),
         "t2i_median_rank": 2.0,
     }
+
+
+def test_interval_of_r1_is_that_of_a_share_of_images():
+    """With one caption an image the bootstrap of a share is the binomial's; with five that fare alike, captions count as one."""
+    images, found = 2000, 600
+    rank = np.where(np.arange(images) < found, 0, 3)
+    half = 100 * 1.96 * np.sqrt(0.3 * 0.7 / images)
+    for captions in (1, 5):
+        owner = np.repeat(np.arange(images), captions)
+        numbers = Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=1)
+        for name in ("i2t", "t2i"):
+            assert numbers[f"{name}_r1_low"] == pytest.approx(30 - half, abs=0.1 * half)
+            assert numbers[f"{name}_r1_high"] == pytest.approx(30 + half, abs=0.1 * half)
+        assert numbers == Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=1)
+        assert numbers != Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=2)
+
+
+def test_interval_weighs_an_image_by_its_captions():
+    """Image 0 has three captions, all found; image 1 one, not found: of the four draws of two images R@1 is 100, 75, 75, 0."""
+    result = Retrieval(np.array([0, 1]), np.array([0, 0, 0, 5]))
+    assert result.metrics()["t2i_r1"] == 75 and result.metrics()["i2t_r1"] == 50
+    numbers = result.intervals(np.array([0, 0, 0, 1]))
+    assert [numbers[name] for name in ("t2i_r1_low", "t2i_r1_high", "i2t_r1_low", "i2t_r1_high")] == [0, 100, 0, 100]
+    alike = Retrieval(np.zeros(5, int), np.zeros(5, int)).intervals(np.arange(5))
+    assert set(alike.values()) == {100.0}
 
 
 def test_all_equal_scores_rank_by_index():

@@ -216,6 +216,9 @@ def test_what_the_model_lacks_is_null_with_the_reason(world, tmp_path):
     assert "'clip' model has no text decoder" in tasks["captioning"]["null_reasons"]["cider"]
     assert "no image decoder" in tasks["reconstruction"]["null_reasons"]["gap"]
     page = (out / "report.html").read_text()
+    assert "<title>CLIP report: clip</title>" in page and "<h1>CLIP: what the checkpoint can do</h1>" in page
+    assert ">required</th>" not in page and 'class="req"' not in page, "a column where nothing is required"
+    assert ">chance</th>" in page
     assert "Not run: no --labels FILE was given" in page and "No captions: the task was not run" in page
 
 
@@ -224,7 +227,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.pictures, self.links, self.words, self.open = [], [], [], []
+        self.pictures, self.links, self.words, self.open, self.text = [], [], [], [], text
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -262,7 +265,17 @@ def test_report_holds_the_pictures_and_nothing_from_outside(done, world):
     assert sum(picture["alt"].startswith("result ") for picture in page.pictures) == 4 * 5
     text = " ".join(" ".join(page.words).split())
     assert "1 of 2 requirements are not met: captioning.cider >= 9" in text
-    assert f"{done[1]['tasks']['retrieval']['metrics']['i2t_r5']:.1f} %" in text
+    numbers = done[1]["tasks"]["retrieval"]["metrics"]
+    assert f"{numbers['i2t_r5']:.1f} %" in text
+    for name in ("i2t_r1", "t2i_r1"):
+        assert numbers[f"{name}_low"] <= numbers[name] <= numbers[f"{name}_high"]
+        assert f"{numbers[name]:.1f} % {numbers[f'{name}_low']:.1f} to {numbers[f'{name}_high']:.1f} %" in text
+    assert "SyCoCa: what the checkpoint can do" in text
+    heads = [
+        table.split("</thead>")[0].count("<th") - 1 for table in page.text.split('<table class="numbers"')[1:] if "<thead>" in table
+    ]
+    # name, value, meaning; retrieval: chance, requirement; classification: chance; captioning: requirement; reconstruction: chance
+    assert heads == [5, 4, 4, 4]
     assert "no funnel.json in" in text
 
 
