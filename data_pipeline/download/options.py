@@ -57,7 +57,7 @@ class DownloadOptions:
 
 
 def chosen_proxies(choice: str | None) -> dict[str, str]:
-    """`Limits.proxies` for --proxy. UserError: the environment names a proxy and nothing was chosen, or one that we cannot speak to."""
+    """`Limits.proxies` for --proxy. UserError: the environment names a proxy and nothing was chosen, or one we cannot speak to."""
     named = getproxies_environment()
     ways = sorted(name for name in ("http", "https", "all") if named.get(name))
     if choice == "none" or not ways:
@@ -65,8 +65,8 @@ def chosen_proxies(choice: str | None) -> dict[str, str]:
     variables = ", ".join(f"{name}_proxy" for name in ways)
     if choice is None:
         raise UserError(
-            f"{variables}: the environment names a proxy; expected --proxy environment (go through it; what is private behind it can "
-            "then be reached by a name) or --proxy none (go past it)"
+            f"{variables}: the environment names a proxy; expected --proxy environment (go through it; names of private hosts "
+            "behind it can then not be refused) or --proxy none (go past it)"
         )
     from data_pipeline.fetch.connection import read_proxy
 

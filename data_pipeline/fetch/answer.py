@@ -44,16 +44,20 @@ def _fields(source: BinaryIO) -> list[tuple[bytes, list[bytes]]]:
     """Names and the lines of their values, up to an empty line or the end."""
     fields, broken = [], True
     while (line := source.readline()) not in (b"\r\n", b"\n", b""):
-        for piece in line.replace(b"\0", b" ").splitlines():
+        for piece in line.splitlines():
             if piece[:1] in (b" ", b"\t"):
                 if not broken:
-                    fields[-1][1].append(piece.strip())
+                    fields[-1][1].append(_value(piece))
             elif found := _FIELD.fullmatch(piece):
-                fields.append((found[1], [found[2].strip()]))
+                fields.append((found[1], [_value(found[2])]))
                 broken = False
             elif piece:
                 broken = True
     return fields
+
+
+def _value(text: bytes) -> bytes:
+    return text.replace(b"\0", b" ").strip(b" \t")
 
 
 class Answer(http.client.HTTPResponse):

@@ -89,7 +89,7 @@ def _unpacked(pieces: Iterator[bytes], codings: set[str]) -> tuple[Iterator[byte
 
 def _window(start: bytes, codings: set[str]) -> int | None:
     """zlib's number for the packing that begins so; None: there is none. Raises `FetchError`: encoded body (of another kind)."""
-    if sniff(start[:16]) is not None:
+    if not start or sniff(start[:16]) is not None:
         return None
     if start.startswith(b"\x1f\x8b"):
         return GZIP

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import http.client
 import io
-import selectors
+import math
+import select
 import socket
 import ssl
 import time
@@ -143,28 +144,27 @@ def connect_to_one(addresses: list[tuple], clock: Clock) -> socket.socket:
     Addresses (`socket.getaddrinfo`'s entries) are tried in turns of their families, the next one when all before it failed or have
     been silent for a while. Raises `FetchError`: timeout, connection failed."""
     left, next_at = deque(in_turns(addresses)), 0.0
-    pending: set[socket.socket] = set()
-    with selectors.DefaultSelector() as selector:
-        try:
-            while left or pending:
-                now = time.monotonic()
-                if left and (not pending or now >= next_at):
-                    if (started := _start(left.popleft())) is not None:
-                        pending.add(started)
-                        selector.register(started, selectors.EVENT_WRITE)
-                        next_at = now + NEXT_ADDRESS_SECONDS
-                    continue
-                pause = min(clock.left(), next_at - now) if left else clock.left()
-                for key, _ in selector.select(pause):
-                    selector.unregister(key.fileobj)
-                    pending.discard(key.fileobj)
-                    if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                        key.fileobj.settimeout(clock.left())
-                        return key.fileobj
-                    key.fileobj.close()
-        finally:
-            for other in pending:
-                other.close()
+    pending: dict[int, socket.socket] = {}
+    poll = select.poll()
+    try:
+        while left or pending:
+            now = time.monotonic()
+            if left and (not pending or now >= next_at):
+                if (started := _start(left.popleft())) is not None:
+                    pending[started.fileno()] = started
+                    poll.register(started, select.POLLOUT)
+                    next_at = now + NEXT_ADDRESS_SECONDS
+                continue
+            seconds = min(clock.left(), next_at - now) if left else clock.left()
+            for number, _ in poll.poll(math.ceil(1000 * seconds)):
+                poll.unregister(number)
+                if pending[number].getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    pending[number].settimeout(clock.left())
+                    return pending.pop(number)
+                pending.pop(number).close()
+    finally:
+        for other in pending.values():
+            other.close()
     raise FetchError("connection failed", transient=True)
 
 
@@ -194,7 +194,7 @@ def _start(entry: tuple) -> socket.socket | None:
 
 @contextmanager
 def answer_to(url: Url, limits: Limits, clock: Clock) -> Iterator[HTTPResponse]:
-    """The answer to a GET: its head is read, its body is still to be, as it is sent. `FetchError` for all that fails, inside too."""
+    """The answer to a GET: its head is read, its body, as it is sent, is still to be. `FetchError` for what fails, inside too."""
     headers = {
         "User-Agent": limits.user_agent,
         "Accept": "image/*,*/*;q=0.5",

@@ -16,6 +16,8 @@ PORTS = {"http": 80, "https": 443}
 PATH_SAFE, QUERY_SAFE = "!$%&'()*+,/:;=@[\\]|", "!$%&()*+,/:;=?@[\\]^`{|}"
 """Besides letters, digits and -._~ what is sent as it stands; %, too: what is escaped stays so, what is not a right escape also."""
 _BLANK = "".join(map(chr, range(33)))
+_LEFT_OUT = dict.fromkeys(b"\t\n\r")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _NO_HOST_CHARACTER = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
@@ -56,7 +58,9 @@ def parse_url(text: str, base: Url | None = None) -> Url:
     """Args: base: where `text` came from, if it may be relative. Raises `FetchError`: scheme refused, malformed url.
 
     A user's name and password are left out: what is only theirs is not for a data set."""
-    text = re.sub("[\t\n\r]", "", re.sub("[\ud800-\udfff]", "\ufffd", text).strip(_BLANK)).partition("#")[0]
+    if not text.isascii():
+        text = _SURROGATE.sub("\ufffd", text)
+    text = text.strip(_BLANK).translate(_LEFT_OUT).partition("#")[0]
     match = _SCHEME.match(text)
     scheme = match[1].lower() if match else base.scheme if base else ""
     if scheme not in PORTS:
