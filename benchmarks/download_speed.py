@@ -99,7 +99,16 @@ def main() -> None:
         for _ in range(arguments.rounds):
             shutil.rmtree(root / "shards", ignore_errors=True)
             (root / "download.json").unlink(missing_ok=True)
-            words = ["--processes", arguments.processes, "--threads", arguments.threads, "--shard-size", arguments.shard_size]
+            words = [
+                "--proxy",
+                "none",
+                "--processes",
+                arguments.processes,
+                "--threads",
+                arguments.threads,
+                "--shard-size",
+                arguments.shard_size,
+            ]
             ours.append(seconds_of([*pipeline, "download", "--data", str(root), *allow, *map(str, words)]))
             state = json.loads((root / "download.json").read_text())
             if state["downloaded"] != arguments.rows:

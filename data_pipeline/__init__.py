@@ -1,7 +1,7 @@
 """From catalogues of URLs to verified WebDataset shards, on CPUs, without torch. Nothing here imports `sycoca_ds`.
 
 catalogue -> download -> shards -> report        rooms on the way of a row, each a folder that says what comes in and goes out
-pictures, tokenizer, world                       strangers' pictures; captions to ids; small worlds to try all of it on
+fetch, pictures, tokenizer, world                one URL and one picture from strangers; captions to ids; small worlds to try it on
 build, parts, __main__                           the ways through the rooms, and their command line
 errors, files, lock, progress, command_line      the ground that every room stands on
 """
@@ -10,7 +10,7 @@ import importlib
 import sys
 import types
 
-MOVED = {"fetch": "download.fetch", "picture_headers": "pictures.headers", "robots": "download.robots"}
+MOVED = {"picture_headers": "pictures.headers", "robots": "fetch.robots"}
 """Modules that others import under names they had before 2026-11-26."""
 
 

@@ -14,7 +14,8 @@ import threading
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 
-from data_pipeline.download.fetch import Limits
+from data_pipeline.download.options import chosen_proxies
+from data_pipeline.fetch.limits import Limits
 
 OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
 
@@ -52,7 +53,11 @@ def main() -> None:
     main_module = importlib.import_module("img2dataset.main")  # by name: the package's attribute is a function that hides it
     from data_pipeline.download.safe_downloader import SafeDownloader
 
-    limits = Limits(**settings["limits"] | {"allowed_hosts": frozenset(settings["limits"]["allowed_hosts"])})
+    limits = Limits(
+        **settings["limits"]
+        | {"allowed_hosts": frozenset(settings["limits"]["allowed_hosts"])}
+        | {"proxies": chosen_proxies(settings["proxy"])}  # not out of a file: there may be a password in them
+    )
     main_module.Downloader = functools.partial(SafeDownloader, limits=limits)
     main_module.LoggerProcess = QuietLogger
     main_module.download(disallowed_header_directives=OPT_OUTS, **settings["img2dataset"])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from data_pipeline.catalogue.curate import read_curate
 from data_pipeline.catalogue.hosts import parse_allowed_hosts
-from data_pipeline.download.options import DownloadOptions
+from data_pipeline.download.options import DownloadOptions, chosen_proxies
 from data_pipeline.download.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
@@ -101,6 +101,7 @@ def check_options(options: DownloadOptions) -> None:
         raise UserError(f"--min-success {options.min_success}: expected a share, 0 to 1")
     if options.shard_size > 100_000:
         raise UserError(f"--shard-size {options.shard_size}: expected at most 100000 rows a tar")
+    chosen_proxies(options.proxy)
 
 
 def download(folder: Path, options: DownloadOptions) -> dict:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from typing import Literal
+from urllib.request import getproxies_environment
+
+from data_pipeline.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,32 @@ class DownloadOptions:
     """Who runs the downloaders: processes here, or Spark's executors; those need this data set folder and img2dataset, too."""
     spark_master: str | None = None
     """Spark's master, for example local[8] or spark://head:7077; not given: what spark-submit or Spark's own settings say."""
+    proxy: Literal["environment", "none"] | None = None
+    """Whether to go through the proxies that http_proxy, https_proxy, all_proxy and no_proxy name. Behind a proxy private addresses
+    can be refused only where they stand in the URL itself, so that it must be asked for; not given: an error if there are any."""
     user_agent_token: str = "sycoca-ds"
     """Name of the robot sent to servers; also the name under which robots directives may address it."""
     allow_host: tuple[str, ...] = ()
     """HOST:PORT that may be fetched from although it is private, for example 127.0.0.1:8731."""
+
+
+def chosen_proxies(choice: str | None) -> dict[str, str]:
+    """`Limits.proxies` for --proxy. UserError: the environment names a proxy and nothing was chosen, or one we cannot speak to."""
+    named = getproxies_environment()
+    ways = sorted(name for name in ("http", "https", "all") if named.get(name))
+    if choice == "none" or not ways:
+        return {}
+    variables = ", ".join(f"{name}_proxy" for name in ways)
+    if choice is None:
+        raise UserError(
+            f"{variables}: the environment names a proxy; expected --proxy environment (go through it; names of private hosts "
+            "behind it can then not be refused) or --proxy none (go past it)"
+        )
+    from data_pipeline.fetch.connection import read_proxy
+
+    for name in ways:
+        try:
+            read_proxy(named[name])
+        except ValueError:  # the value may hold a password
+            raise UserError(f"{name}_proxy: no proxy that can be used; expected http://HOST:PORT, or --proxy none") from None
+    return {name: named[name] for name in (*ways, "no") if named.get(name)}

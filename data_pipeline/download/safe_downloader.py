@@ -11,8 +11,10 @@ from img2dataset import downloader as downloader_module
 from img2dataset.downloader import Downloader
 from img2dataset.resizer import SuppressStdoutStderr
 
-from data_pipeline.download.fetch import Body, Limits, fetch_image
-from data_pipeline.download.robots import forbidden
+from data_pipeline.fetch.body import Body
+from data_pipeline.fetch.image import fetch_image
+from data_pipeline.fetch.limits import Limits
+from data_pipeline.fetch.robots import forbidden
 from data_pipeline.pictures.headers import FetchError
 from data_pipeline.pictures.maker import PictureMaker
 

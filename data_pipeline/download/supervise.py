@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.download.fetch import Limits
+from data_pipeline.fetch.limits import Limits
 from data_pipeline.files import write_json
 from data_pipeline.progress import Progress
 
@@ -52,6 +52,7 @@ def _job_settings(root: Path, options: DownloadOptions, allowed: frozenset, shar
     )
     return {
         "limits": asdict(limits) | {"allowed_hosts": sorted(allowed)},
+        "proxy": options.proxy,
         "spark_master": options.spark_master,
         "environment": worker_environment(options.max_pixels),
         "img2dataset": {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socketserver
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -17,6 +19,7 @@ PAGE = b"<!doctype html><title>parked</title><p>This domain is for sale.</p>"
 JPEG_START = PICTURE[:200]
 DRIP_SECONDS = 0.2
 LIE_BYTES = 10 << 30
+BOMB_BYTES = 64 << 20
 
 
 def answer(body: bytes, status: str = "200 OK", headers: str = "", length: int | None = -1) -> bytes:
@@ -32,6 +35,17 @@ def robots(*tags: str, name: str = "X-Robots-Tag") -> bytes:
 
 def moved(location: str, status: str = "302 Found") -> bytes:
     return answer(b"", status, f"Location: {location}\r\n")
+
+
+def chunked(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    """Behind the headers, so that they are lost with what a broken line among them hides."""
+    pieces = (body[place : place + 1000] for place in range(0, len(body), 1000))
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+    return answer(framed + b"0\r\n\r\n", status, f"{headers}Transfer-Encoding: chunked\r\n", length=None)
+
+
+def labelled(coding: str, body: bytes = PICTURE) -> bytes:
+    return answer(body, headers=f"Content-Encoding: {coding}\r\n")
 
 
 def fixed_answers(port: int) -> dict[str, bytes]:
@@ -52,12 +66,28 @@ def fixed_answers(port: int) -> dict[str, bytes]:
         "page": answer(PAGE, headers="Content-Type: image/jpeg\r\n"),
         "empty": answer(b""),
         "bomb": answer(bomb_png()),
-        "gzip": answer(PICTURE, headers="Content-Encoding: gzip\r\n"),
+        "gzip": labelled("gzip"),
+        "brotli": labelled("br"),
+        "gzipped": labelled("gzip", gzip.compress(PICTURE)),
+        "gzipped-unsaid": answer(gzip.compress(PICTURE)),
+        "deflated": labelled("deflate", zlib.compress(PICTURE)),
+        "gzip-bomb": labelled("gzip", gzip.compress(PICTURE + bytes(BOMB_BYTES))),
+        "gzip-cut": labelled("gzip", gzip.compress(PICTURE)[:-20]),
+        "brotlied": labelled("br", b"\x0b\x02\x80" + PAGE),
+        "broken-line": chunked(PICTURE, headers="P3P CP=NOI\r\n"),
+        "early-hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + answer(PICTURE),
+        "two-lengths": answer(PICTURE, headers="Content-Length: 7\r\n"),
+        "203": answer(PICTURE, "203 Non-Authoritative Information"),
+        "204": answer(b"", "204 No Content", length=None),
+        "206-part": answer(PICTURE[:99], "206 Partial Content", f"Content-Range: bytes 0-98/{len(PICTURE)}\r\n"),
+        "nothing": b"",
         "404": answer(b"", "404 Not Found"),
         "403": answer(b"", "403 Forbidden"),
         "429": answer(b"", "429 Too Many Requests", "Retry-After: 3600\r\n"),
         "500": answer(b"", "500 Internal Server Error"),
         "to-ok": moved("/ok"),
+        "to-utf8": moved("/\u00fcber\u732b a.jpg?\u00fc"),
+        "%C3%BCber%E7%8C%AB%20a.jpg?%C3%BC": answer(PICTURE),
         "to-file": moved("file:///etc/hostname"),
         "to-ftp": moved(f"ftp://127.0.0.1:{port}/x"),
         "to-data": moved("data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="),
@@ -75,6 +105,7 @@ def fixed_answers(port: int) -> dict[str, bytes]:
         "many-headers": answer(PICTURE, headers="".join(f"X-{number}: x\r\n" for number in range(200))),
         "continues": b"HTTP/1.1 100 Continue\r\n\r\n" * 20000,
         "noai": robots("noai"),
+        "noai-behind": answer(PICTURE, headers="P3P CP=NOI\r\nX-Robots-Tag: noai\r\n"),
     }
 
 

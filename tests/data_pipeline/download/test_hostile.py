@@ -59,7 +59,13 @@ REFUSED = {
     "page": "not an image",
     "empty": "not an image",
     "truncated": "truncated image",
-    "gzip": "encoded body",
+    "gzip-bomb": "too many bytes",
+    "gzip-cut": "encoded body",
+    "brotlied": "encoded body",
+    "two-lengths": "bad http answer",
+    "204": "http 204",
+    "206-part": "http 206",
+    "nothing": "connection failed",
     "404": "http 404",
     "403": "http 403",
     "429": "http 429",
@@ -84,6 +90,7 @@ REFUSED = {
     "header-drip": "timeout",
     "silent": "timeout",
     "noai": "forbidden by robots directive",
+    "noai-behind": "forbidden by robots directive",
     "noml-second": "forbidden by robots directive",
     "tdm": "forbidden by robots directive",
     "bomb": "too many pixels",
@@ -122,7 +129,9 @@ def pictures(server: HostileServer) -> dict[str, np.ndarray]:
         "frames.gif": made.many_frames_gif(),
         "long.png": made.long_data_png(),
     }
-    good = dict.fromkeys(("ok", "chunked", "no-length", "called-html", "to-ok", "for-others", "heavy", "heavy-chunked"), shown)
+    plain = ("ok", "chunked", "no-length", "called-html", "to-ok", "to-utf8", "for-others", "heavy", "heavy-chunked")
+    odd = ("gzip", "brotli", "gzipped", "gzipped-unsaid", "deflated", "broken-line", "early-hints", "203")
+    good = dict.fromkeys((*plain, *odd), shown)
     good |= {"frames.gif": np.full((64, 64, 3), 1), "long.png": made.scene(32, 32)}
     for name, (data, picture) in awkward().items():
         bodies[name], good[name] = data, picture

@@ -1,17 +1,18 @@
 """The bounded fetch against a hostile server on loopback: each case ends in time, under its own reason."""
 
 import gc
+import os
 import socket
-import threading
 import time
-from email.message import Message
 
 import pytest
 
-from data_pipeline.download import fetch
-from data_pipeline.download.fetch import ROOM_BYTES, SMALL_BYTES, FetchError, Limits, fetch_bytes, fetch_image
-from data_pipeline.download.robots import forbidden
-from data_pipeline.download.room import Room, Share
+from data_pipeline.fetch.body import ROOM_BYTES, SMALL_BYTES
+from data_pipeline.fetch.image import fetch_bytes, fetch_image
+from data_pipeline.fetch.limits import Limits
+from data_pipeline.fetch.robots import forbidden
+from data_pipeline.fetch.room import Room
+from data_pipeline.pictures.headers import FetchError
 from tests.worlds.hostile_server import PICTURE, answer, running
 
 pytestmark = pytest.mark.timeout(60)
@@ -48,7 +49,13 @@ CASES = {
     "page": "not an image",
     "empty": "not an image",
     "bomb": "too many pixels",
-    "gzip": "encoded body",
+    "gzip-bomb": "too many bytes",
+    "gzip-cut": "encoded body",
+    "brotlied": "encoded body",
+    "two-lengths": "bad http answer",
+    "204": "http 204",
+    "206-part": "http 206",
+    "nothing": "connection failed",
     "404": "http 404",
     "403": "http 403",
     "429": "http 429",
@@ -82,9 +89,21 @@ def test_hostile(server, name):
     assert time.monotonic() - start < 2.5, "the timeout is for everything together"
 
 
-@pytest.mark.parametrize("name", ["ok", "chunked", "one-byte-chunks", "no-length", "called-html", "to-ok"])
+GOOD = ("ok", "chunked", "one-byte-chunks", "no-length", "called-html", "to-ok", "to-utf8", "gzip", "brotli", "gzipped")
+GOOD += ("gzipped-unsaid", "deflated", "broken-line", "early-hints", "203")
+
+
+@pytest.mark.parametrize("name", GOOD)
 def test_good(server, name):
     assert got(server, name) == (PICTURE, None)
+
+
+def test_no_connection_is_left_open(server):
+    got(server, "ok")
+    before = os.listdir("/proc/self/fd")
+    for name in (*CASES, *GOOD):
+        got(server, name, timeout=0.5)
+    assert len(os.listdir("/proc/self/fd")) <= len(before) + 2, "what the server has not yet closed on its side"
 
 
 def test_the_cap_on_bytes_is_one_of_the_body(server):
@@ -123,7 +142,7 @@ def test_urls_that_are_no_use(server, url, reason):
 
 
 def test_a_slow_name_server_does_not_outlast_the_timeout(server, monkeypatch):
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3))
     start = time.monotonic()
     assert fetch_image("http://slow.example/x", limits(server, timeout=0.5))[1] == "timeout"
     assert time.monotonic() - start < 1.5
@@ -131,7 +150,7 @@ def test_a_slow_name_server_does_not_outlast_the_timeout(server, monkeypatch):
 
 def test_one_private_address_among_public_ones_is_enough(server, monkeypatch):
     entries = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 80)) for address in ("93.184.216.34", "10.0.0.1")]
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", lambda *args, **kwargs: entries)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: entries)
     assert fetch_image("http://rebinding.example/x", limits(server))[1] == "private address refused"
 
 
@@ -145,6 +164,87 @@ def test_passing_failures_are_tried_again_and_lasting_ones_not(server):
     assert len(server.requests) == before + 1
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "reason"),
+    [
+        ("200 OK", "", None),
+        ("201 Created", "", None),
+        ("202 Accepted", "", None),
+        ("226 IM Used", "", None),
+        ("299 Fine", "", None),
+        ("205 Reset Content", "", "http 205"),
+        ("206 Partial Content", "", None),
+        ("206 Partial Content", f"Content-Range: bytes 0-{len(PICTURE) - 1}/{len(PICTURE)}\r\n", None),
+        ("206 Partial Content", f"Content-Range: bytes 0-{len(PICTURE) - 1}/{len(PICTURE) + 9}\r\n", "http 206"),
+        ("206 Partial Content", f"Content-Range: bytes 9-{len(PICTURE) + 8}/{len(PICTURE) + 9}\r\n", "http 206"),
+        ("206 Partial Content", f"Content-Range: bytes 0-{len(PICTURE) - 1}/*\r\n", "http 206"),
+        ("300 Multiple Choices", "Location: /ok\r\n", "http 300"),
+        ("304 Not Modified", "", "http 304"),
+        ("404 Not Found", "", "http 404"),
+        ("999 Denied", "", "http 999"),
+    ],
+)
+def test_which_answers_count(server, status, headers, reason):
+    server.answers["status"] = answer(PICTURE, status, headers)
+    assert got(server, "status") == (PICTURE if reason is None else None, reason)
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/ok/\u00fc\u732b?\u00fc", "/ok/%C3%BC%E7%8C%AB?%C3%BC"),
+        ("/ok/\udcfc", "/ok/%FC"),
+        ("/ok/%C3%BC%20", "/ok/%C3%BC%20"),
+        ("/ok/a b?c d", "/ok/a%20b?c%20d"),
+        ("\\ok\\a", "/ok/a"),
+        ("/x/../ok/./a#b", "/ok/a"),
+        ("ok?a", "/ok?a"),
+        ("//{host}/ok/a", "/ok/a"),
+        ("http:/ok/a", "/ok/a"),
+        ("http:///{host}/ok/a", "/ok/a"),
+        ("\thttp://{host}/ok/\ta ", "/ok/a"),
+        ("http://user:word@{host}/ok", "/ok"),
+        ("/ok/a\r\nLocation: /404", "/ok/a"),
+        ("/ok/a\r\n  b", "/ok/a%20b"),
+    ],
+)
+def test_where_redirects_lead(server, location, asked):
+    head = f"HTTP/1.1 302 Found\r\nLocation: {location.format(host=server.host)}\r\nContent-Length: 0\r\n\r\n"
+    server.answers["away"] = head.encode("utf-8", "surrogateescape")
+    server.answers["ok?a"] = server.answers["ok"]
+    assert got(server, "away") == (PICTURE, None)
+    lines = server.requests[-1].split("\r\n")
+    assert lines[0] == f"GET {asked} HTTP/1.1"
+    assert not [line for line in lines if line.lower().startswith(("authorization:", "cookie:"))]
+
+
+def test_a_request_says_what_everybodys_says(server):
+    got(server, "ok/a b|c?d=\u00fc#e")
+    assert server.requests[-1].split("\r\n") == [
+        "GET /ok/a%20b|c?d=%C3%BC HTTP/1.1",
+        f"Host: {server.host}",
+        "User-Agent: Mozilla/5.0 (compatible; sycoca-ds)",
+        "Accept: image/*,*/*;q=0.5",
+        "Accept-Encoding: identity",
+        "Connection: close",
+        "",
+        "",
+    ]
+
+
+def test_a_lost_connection_is_tried_again(server):
+    before = len(server.requests)
+    assert got(server, "nothing", retries=1, timeout=5) == (None, "connection failed")
+    assert len(server.requests) == before + 2
+
+
+def test_headers_behind_a_broken_line_may_forbid(server):
+    def refuses(headers) -> bool:
+        return forbidden(headers, "sycoca-ds", {"noai"})
+
+    assert fetch_image(server.url("noai-behind"), limits(server), refuses) == (None, "forbidden by robots directive")
+
+
 def test_headers_may_forbid(server):
     with pytest.raises(FetchError, match="forbidden by robots directive"):
         fetch_bytes(server.url("noai"), limits(server), lambda headers: forbidden(headers, "sycoca-ds", {"noai"}))
@@ -152,106 +252,9 @@ def test_headers_may_forbid(server):
     fetch_bytes(server.url("noai"), limits(server), lambda headers: forbidden(headers, "sycoca-ds", {"noindex"})).close()
 
 
-OPT_OUTS = {"noai", "noimageai", "noindex", "noimageindex", "noml"}
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ([], False),
-        (["all"], False),
-        (["noarchive, nofollow"], False),
-        (["noai"], True),
-        (["NoAI"], True),
-        (["noarchive , noimageai"], True),
-        (["noindex"], True),
-        (["noimageindex"], True),
-        (["noml"], True),
-        (["none"], True),
-        (["all", "noai"], True),
-        (["sycoca-ds: noai"], True),
-        (["Sycoca-DS : noai"], True),
-        (["*: noai"], True),
-        (["otherbot: noai"], False),
-        (["otherbot: noai", "noarchive"], False),
-        (["otherbot: nofollow, noai"], False),
-        (["otherbot: noai, sycoca-ds: noarchive"], False),
-        (["otherbot: nofollow, sycoca-ds: noarchive, noai"], True),
-        (["sycoca-ds: nofollow, otherbot: noai"], False),
-        (["max-snippet: 20, noai"], True),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noindex"], True),
-        (["otherbot: unavailable_after: 25 Jun 2010 15:00:00 PST, noindex"], False),
-        (["max-image-preview: none"], False),
-        (["noaixyz"], False),
-        ([""], False),
-        ([":,::,"], False),
-    ],
-)
-def test_robots_tags(tags, expected):
-    headers = Message()
-    for tag in tags:
-        headers["X-Robots-Tag"] = tag
-    assert forbidden(headers, "sycoca-ds", OPT_OUTS) is expected
-    assert forbidden(headers, "sycoca-ds", ()) is False
-
-
-def test_reserved_rights():
-    for values, expected in ((["1"], True), (["0"], False), (["0", " 1 "], True), (["10"], False)):
-        headers = Message()
-        for value in values:
-            headers["tdm-reservation"] = value
-        assert forbidden(headers, None, ()) is expected
-
-
-def test_a_room_is_never_overfull_and_serves_in_turn():
-    room, order, most, lock = Room(100), [], [0, 0], threading.Lock()
-
-    def hold(name: int, size: int) -> None:
-        share = Share(room)
-        assert share.take(size, time.monotonic() + 20)
-        with lock:
-            order.append(name)
-            most[0] += share.taken
-            most[1] = max(most)
-        time.sleep(0.01)
-        with lock:
-            most[0] -= share.taken
-        share.give_back()
-
-    first = Share(room)
-    assert first.take(1000, time.monotonic()), "what is larger than the room takes all of it"
-    assert first.taken == 100
-    threads = []
-    for name in range(12):
-        threads.append(threading.Thread(target=hold, args=(name, 60 if name % 3 else 30)))
-        threads[-1].start()
-        while len(room.queue) <= name:
-            time.sleep(0.001)
-    first.shrink(95)
-    first.give_back()
-    for thread in threads:
-        thread.join()
-    # Two of neighbouring turns may pass each other between taking and noting it.
-    assert most[1] <= 100 and all(abs(place - name) <= 1 for place, name in enumerate(order))
-    assert room.free == 100 and not room.queue
-
-
-def test_who_waits_too_long_for_room_leaves_the_queue():
-    room = Room(100)
-    first, second, third = Share(room), Share(room), Share(room)
-    assert first.take(60, time.monotonic())
-    start = time.monotonic()
-    assert not second.take(60, time.monotonic() + 0.2)
-    assert 0.15 < time.monotonic() - start < 2
-    assert third.take(40, time.monotonic()), "who gave up is not in the way"
-    del first
-    gc.collect()
-    assert room.free == 60, "what is forgotten is given back"
-
-
 def test_large_bodies_hold_room_until_closed_whatever_happens(server, monkeypatch):
     room = Room(3 << 20)
-    monkeypatch.setattr(fetch, "_room", lambda: room)
+    monkeypatch.setattr("data_pipeline.fetch.body._room", lambda: room)
     size = 1 << 20
     server.answers["large"] = answer(PICTURE + bytes(size - len(PICTURE)))
     server.answers["large-chunked"] = answer(
