@@ -13,6 +13,7 @@ from img2dataset.resizer import SuppressStdoutStderr
 
 from data_pipeline.download.fetch import Body, Limits, fetch_image
 from data_pipeline.download.robots import forbidden
+from data_pipeline.paths import read_local_paths_literally
 from data_pipeline.pictures.headers import FetchError
 from data_pipeline.pictures.maker import PictureMaker
 
@@ -78,5 +79,6 @@ class SafeDownloader(Downloader):
 
     def __call__(self, row):
         give_memory_back()
+        read_local_paths_literally()
         downloader_module.download_image = functools.partial(bounded_download, limits=self.limits)
         return super().__call__(row)
