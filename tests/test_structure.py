@@ -22,7 +22,7 @@ ROOMS = {  # of data_pipeline, each with what it may import beside the ground an
     "tokenizer": {"catalogue", "shards"},
     "world": {"catalogue"},
 }
-GROUND = {"errors", "files", "lock", "progress", "command_line"}
+GROUND = {"errors", "files", "paths", "duck", "lock", "progress", "command_line"}
 ENTRIES = {"build", "parts", "__main__"}
 
 

@@ -20,8 +20,20 @@ from typing import Literal
 from data_pipeline.catalogue.curation_sql import REASONS, distinct_sql, scored_sql
 from data_pipeline.catalogue.engines import DuckDB, Engine, EngineError, Spark, part_path
 from data_pipeline.catalogue.hosts import parse_allowed_hosts, parse_blocked_hosts
-from data_pipeline.catalogue.sources import CANONICAL, CUTOFFS, SCHEMAS, Cutoffs, find_files, select_sql
-from data_pipeline.catalogue.text_catalogues import TEXT_KINDS, to_parquet
+from data_pipeline.catalogue.parquet_catalogues import parquet_columns
+from data_pipeline.catalogue.sources import (
+    CANONICAL,
+    CUTOFFS,
+    SCHEMAS,
+    TEXT,
+    TEXT_KINDS,
+    Column,
+    Cutoffs,
+    choose,
+    find_files,
+    select_sql,
+)
+from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
@@ -45,7 +57,8 @@ class CurateOptions:
     url_col: str | None = None
     """Column of the URL, where it is not the source's own."""
     caption_col: str | None = None
-    """Column of the caption, where it is not the source's own."""
+    """Column of the caption, where it is not the source's own; `caption.en` for a field of a struct, `captions[]` for lists of
+    texts, each of which becomes a row."""
     min_side: int | None = None
     """Smallest allowed side in pixels, by the catalogue. Of this and the further bounds: rows without a value pass; not given, they
     are those of the source's authors (sources.py: CUTOFFS); 0 is no lower bound."""
@@ -198,15 +211,12 @@ def _run_on(
     columns = ", ".join(CANONICAL)
     with Progress("curate", 100, "%") as bar:
         bar.note("read")
-        parquet = files
-        if files[0].suffix in TEXT_KINDS:
-            parquet = [scratch / "catalogue.parquet"]
-            to_parquet(files, SCHEMAS[options.source].headerless, parquet[0], bar)
+        parquet, chosen = read_columns(files, scratch, options, bar)
         try:
-            found = engine.open(parquet)
+            engine.open(parquet, chosen)
         except EngineError as error:
             raise UserError(f"--metadata {files[0]}: cannot be read ({error})") from None
-        raw = select_sql(options.source, "catalogue", found, files[0].name, options.url_col, options.caption_col)
+        raw = select_sql(options.source, "catalogue", chosen)
         bar.note("filter and clean")
         with _following(engine, bar, 5, 60):
             engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
@@ -244,6 +254,22 @@ def _run_on(
         "dedup": options.dedup,
         "cutoffs": asdict(cutoffs),
     }
+
+
+def read_columns(
+    files: list[Path], scratch: Path, options: CurateOptions, bar: Progress | None = None
+) -> tuple[list[Path], dict[str, Column]]:
+    """The catalogue as parquet files, and which of their columns are taken: {canonical name: column}."""
+    headerless, is_text = SCHEMAS[options.source].headerless, files[0].suffix in TEXT_KINDS
+    columns = text_columns(files, headerless) if is_text else parquet_columns(files)
+    chosen, ignored = choose(options.source, columns, files[0].name, options.url_col, options.caption_col)
+    for column in ignored:
+        print(f"{files[0].name}: the column {column.name} holds {column.kind}, which is left out", file=sys.stderr, flush=True)
+    if not is_text:
+        return files, chosen
+    parquet = scratch / "catalogue.parquet"
+    to_parquet(files, headerless, chosen, parquet, bar)
+    return [parquet], {name: Column(name, TEXT, (name,)) for name in chosen}
 
 
 @contextmanager

@@ -6,7 +6,8 @@ Letters of scripts that are newer than the Unicode of Spark's Java are letters f
 
 from __future__ import annotations
 
-from data_pipeline.catalogue.sources import CANONICAL, Cutoffs, quote
+from data_pipeline.catalogue.sources import CANONICAL, Cutoffs
+from data_pipeline.duck import quote
 
 REASONS = (
     "no url",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from data_pipeline.catalogue.captions import unescape
 from data_pipeline.catalogue.hosts import is_public_host
-from data_pipeline.catalogue.sources import quote
+from data_pipeline.catalogue.parquet_catalogues import mend_text
+from data_pipeline.catalogue.sources import EMPTY, LIST_OF_TEXTS, TEXT, Column, identifier
 from data_pipeline.catalogue.spark import open_session
+from data_pipeline.duck import Duck, quote
 from data_pipeline.errors import UserError, one_line
 
 BATCH_ROWS = 122_880
@@ -26,8 +28,10 @@ class EngineError(Exception):
 class Engine(Protocol):
     """Runs SQL written for DuckDB."""
 
-    def open(self, files: list[Path]) -> list[tuple[str, bool]]:
-        """Makes the parquet files the view `catalogue`; returns its columns: (name, whether it is text). Raises `EngineError`."""
+    def open(self, files: list[Path], columns: Mapping[str, Column]) -> None:
+        """Makes columns of the parquet files the view `catalogue`, under the names that they have in `columns`. Of lists of texts
+        it has a row for every text, for an empty one a row with null. Bytes that are not UTF-8 come out as U+FFFD. Raises
+        `EngineError`."""
 
     def save(self, name: str, sql: str) -> None:
         """Runs a SELECT and keeps its rows, on disk, as the table `name`. Raises `EngineError`."""
@@ -60,17 +64,11 @@ class DuckDB:
         import duckdb
         import pyarrow as pa
 
-        self._error = duckdb.Error
-        settings = {
-            "memory_limit": memory_limit,
-            "temp_directory": str(scratch),
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-        }
-        try:
-            self.connection = duckdb.connect(str(scratch / "work.duckdb"), config=settings)
-        except duckdb.Error as error:
-            raise UserError(f"--memory-limit {memory_limit}: {one_line(error)}") from None
+        self._error, self._scratch = duckdb.Error, scratch
+        self._duck = Duck(
+            scratch, memory_limit, on_disk=True, autoinstall_known_extensions="false", autoload_known_extensions="false"
+        )
+        self.connection = self._duck.connection
         self.connection.execute("SET enable_progress_bar = true")  # for `share`; nothing is printed
         self.connection.execute("SET enable_progress_bar_print = false")
         self.connection.execute("SET preserve_insertion_order = false")  # it costs memory, and nothing here hangs on it
@@ -79,13 +77,49 @@ class DuckDB:
             duck, arrow = ("VARCHAR", pa.string()) if kind == "string" else ("BOOLEAN", pa.bool_())
             self.connection.create_function(name, _on_arrow(function, arrow), ["VARCHAR"], duck, type="arrow")
 
-    def open(self, files: list[Path]) -> list[tuple[str, bool]]:
-        names = ", ".join(quote(str(file)) for file in files)
-        self._run(f"CREATE VIEW catalogue AS SELECT * FROM read_parquet([{names}], union_by_name = true, binary_as_string = true)")
-        return [(row[0], row[1] == "VARCHAR") for row in self.rows("DESCRIBE catalogue")]
+    def open(self, files: list[Path], columns: Mapping[str, Column]) -> None:
+        self._files, self._columns, self._mended = list(files), columns, False
+        self._view()
+
+    def _view(self) -> None:
+        values = []
+        for name, column in self._columns.items():
+            if column.kind == EMPTY:
+                continue
+            value, *fields = column.path
+            value = identifier(value)
+            for field in fields:
+                value = f"struct_extract({value}, {quote(field)})"
+            if column.kind == LIST_OF_TEXTS:
+                value = f"unnest(CASE WHEN len({value}) > 0 THEN {value} ELSE [NULL] END)"
+            values.append(f"{value} AS {identifier(name)}")
+        source = self._duck.parquet(self._files, "union_by_name = true", "binary_as_string = true")
+        self._run(f"CREATE OR REPLACE VIEW catalogue AS SELECT {', '.join(values or ['NULL'])} FROM {source}")
 
     def save(self, name: str, sql: str) -> None:
-        self._run(f"CREATE TABLE {name} AS {sql}")
+        try:
+            self._run(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+        except EngineError as error:
+            if self._mended or "UTF8" not in str(error):
+                raise
+            # Looked for only now: to read all texts twice would cost every catalogue what few need.
+            self._mend()
+            self._run(f"CREATE OR REPLACE TABLE {name} AS {sql}")
+
+    def _mend(self) -> None:
+        """Puts copies in the place of files with texts that DuckDB refuses (its `utf8_validation = 'replace'` makes ? of them)."""
+        import pyarrow as pa
+
+        taken = [path[0] for column in self._columns.values() for path in (column.path, *column.spellings)]
+        for number, file in enumerate(self._files):
+            target = self._scratch / f"mended-{number:05d}.parquet"
+            try:
+                if mend_text(file, taken, target):
+                    self._files[number] = target
+            except (OSError, pa.ArrowException) as error:
+                raise EngineError(f"{file}: {one_line(error)}") from None
+        self._mended = True
+        self._view()
 
     def rows(self, sql: str) -> list[tuple]:
         return self._run(sql).fetchall()
@@ -125,7 +159,7 @@ class DuckDB:
                 writer.close()
 
     def close(self) -> None:
-        self.connection.close()
+        self._duck.close()
 
     def _run(self, sql: str):
         try:
@@ -164,17 +198,36 @@ class Spark:
         for name, function, kind in FUNCTIONS:
             self.spark.udf.register(name, udf(_or_none(function), kind, useArrow=True))
 
-    def open(self, files: list[Path]) -> list[tuple[str, bool]]:
+    def open(self, files: list[Path], columns: Mapping[str, Column]) -> None:
+        from pyspark.sql import functions as F
+
         with self._errors():
-            frame = self.spark.read.option("mergeSchema", "true").parquet(*(file.resolve().as_uri() for file in files))
-            frame.createOrReplaceTempView("catalogue")
-            return [(name, kind == "string") for name, kind in frame.dtypes]
+            frame = self._reader.option("mergeSchema", "true").parquet(*map(_spark_path, files))
+            known = set(frame.columns)
+            values = []
+            for name, column in columns.items():
+                if column.kind == EMPTY:
+                    continue
+                paths = [path for path in (column.path, *column.spellings) if path[0] in known]
+                value = F.coalesce(*(F.col(".".join("`" + part.replace("`", "``") + "`" for part in path)) for path in paths))
+                if column.kind == TEXT:
+                    value = _valid(value.cast("string"))
+                if column.kind == LIST_OF_TEXTS:
+                    value = F.explode_outer(F.transform(value, _valid))
+                values.append(value.alias(name))
+            frame.select(*values or [F.lit(None)]).createOrReplaceTempView("catalogue")
+
+    @property
+    def _reader(self):
+        """Of parquet files, or folders of them, under whatever names: no patterns (the first option is Spark's own, for paths that
+        it has resolved itself), and no columns from the names of folders."""
+        return self.spark.read.options(__globPaths__="false", recursiveFileLookup="true")
 
     def save(self, name: str, sql: str) -> None:
-        target = (self.scratch / name).resolve().as_uri()
+        target = self.scratch / name
         with self._errors():
-            self.spark.sql(self._translate(sql)).write.mode("overwrite").parquet(target)
-            self.spark.read.parquet(target).createOrReplaceTempView(name)
+            self.spark.sql(self._translate(sql)).write.mode("overwrite").parquet(_spark_path(target))
+            self._reader.parquet(_spark_path(target)).createOrReplaceTempView(name)
 
     def rows(self, sql: str) -> list[tuple]:
         with self._errors():
@@ -192,7 +245,7 @@ class Spark:
             prefix = F.conv(F.substring("uid", 1, 8), 16, 10).cast("long")
             frame = self.spark.sql(self._translate(sql)).withColumn("part", F.floor(prefix * number / PREFIX_VALUES).cast("int"))
             ordered = frame.repartition(number, "part").sortWithinPartitions("part", "uid", "url", "caption")
-            ordered.write.mode("overwrite").partitionBy("part").parquet(target.resolve().as_uri())
+            ordered.write.mode("overwrite").partitionBy("part").parquet(_spark_path(target))
         for index in range(number):
             files = sorted((target / f"part={index}").glob("*.parquet"))
             if len(files) > 1:
@@ -212,6 +265,19 @@ class Spark:
             yield
         except self._error as error:
             raise EngineError(one_line(error)) from None
+
+
+def _spark_path(path: Path) -> str:
+    """As Hadoop wants it: `Path.as_uri` would name another file, `%20` is no blank there."""
+    return f"file://{path.resolve()}"
+
+
+def _valid(text):
+    """A column of texts with U+FFFD for bytes that are not UTF-8, as Python decodes them."""
+    from pyspark.sql import functions as F
+
+    # Before Spark 4 there was no function for it, and `decode` did not refuse.
+    return F.make_valid_utf8(text) if hasattr(F, "make_valid_utf8") else F.decode(text.cast("binary"), "UTF-8")
 
 
 def _or_none(function):

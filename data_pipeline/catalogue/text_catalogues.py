@@ -1,8 +1,8 @@
 """Catalogues that are text (tsv, csv, jsonl) -> parquet of strings, so that every engine reads the same rows.
 
 Engines' own CSV readers disagree on what a line is, and lose rows: a lone carriage return ends a row of DuckDB's, a byte that is
-not UTF-8 ends its whole run. Here a row of a tsv ends at a line feed, nothing else, and nothing is quoted; wrong bytes become
-U+FFFD."""
+not UTF-8 ends its whole run. Here a row of a tsv ends at a line feed, nothing else, and nothing is quoted; a quote in a csv that
+takes whole rows for its text is an error; wrong bytes become U+FFFD."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_pipeline.catalogue.sources import LIST_OF_TEXTS, TEXT, Column, merged
 from data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,47 +23,118 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 100_000
 FIELD_BYTES = 4 << 20
+JSON_LINE_BYTES = 256 << 20
+"""Pictures may be in it."""
 JSON_LINES_FOR_NAMES = 10_000
 """Lines of a jsonl whose keys are taken for its columns."""
-TEXT_KINDS = (".tsv", ".csv", ".jsonl", ".ndjson")
+JSON_KINDS = (".jsonl", ".ndjson")
+LINE_END = re.compile(r"\r\n|\r|\n")
+URL_FIELD = re.compile(r"https?://\S+", re.IGNORECASE)
 
 
-def tsv_rows(path: Path) -> Iterator[list[str]]:
-    """Fields of every line that is not empty."""
+def lines_of(path: Path, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Lines that end at a line feed, with their numbers from 1, without line end and byte order mark. UserError for one that is too
+    long, and for a file whose lines all end at carriage returns."""
     with open(path, "rb") as file:
         for number in itertools.count(1):
-            line = file.readline(FIELD_BYTES)
+            line = file.readline(most_bytes)
             ended, line = line.endswith(b"\n"), line.rstrip(b"\r\n")
-            if not ended and (len(line) >= FIELD_BYTES - 1 or number == 1 and b"\r" in line):
+            if not ended and (len(line) >= most_bytes - 1 or number == 1 and b"\r" in line):
                 raise UserError(
-                    f"--metadata {path}: line {number} is longer than {FIELD_BYTES} bytes, or ends with a carriage return alone; "
+                    f"--metadata {path}: line {number} is longer than {most_bytes} bytes, or ends with a carriage return alone; "
                     "expected rows that end with a line feed"
                 )
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if not line and not ended:
                 return
-            if line:
-                yield line.decode("utf-8", "replace").split("\t")
+            yield number, line
+
+
+def tsv_rows(path: Path) -> Iterator[list[str]]:
+    """Fields of every line that is not empty."""
+    for _, line in lines_of(path, FIELD_BYTES):
+        if line:
+            yield line.decode("utf-8", "replace").split("\t")
 
 
 def csv_rows(path: Path) -> Iterator[list[str]]:
-    """Fields of every row by RFC 4180: fields in quotes may hold commas, line feeds and doubled quotes."""
+    """Fields of every row by RFC 4180: fields in quotes may hold commas, line feeds and doubled quotes. UserError for a quote that
+    nobody closes, or that takes whole rows for its text."""
     csv.field_size_limit(FIELD_BYTES)
+    own: list[str] = []
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        yield from (row for row in csv.reader(line.replace("\0", " ") for line in file) if row)  # 3.10 refuses NUL
+
+        def noted() -> Iterator[str]:
+            for line in file:
+                own.append(line.replace("\0", " "))  # 3.10 refuses NUL
+                yield own[-1]
+
+        reader, columns, first = csv.reader(noted()), None, 1
+        while True:
+            own.clear()
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if len(own) == 1:
+                    raise UserError(f"--metadata {path}: line {first}: {error}") from None
+                raise _stray_quote(path, first, "no quote closes it within 4 MiB") from None
+            if len(own) > 1:
+                _check_quotes(path, row, own, first, columns or len(row))
+            first = reader.line_num + 1
+            if row:
+                columns = columns or len(row)
+                yield row
 
 
-def json_rows(path: Path) -> Iterator[dict]:
-    """Objects of every line that is not empty; a line that holds none gives an empty one."""
-    with open(path, "rb") as file:
-        for line in file:
-            if line.strip():
-                try:
-                    record = json.loads(line.decode("utf-8-sig", "replace"))
-                except (ValueError, RecursionError):
-                    record = None
-                yield {as_text(name): value for name, value in record.items()} if isinstance(record, dict) else {}
+def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, columns: int) -> None:
+    """Whether the lines of a row belong to it: its quotes are closed before a comma or a line end, and no line in a field looks
+    like a row by itself, with a URL between commas and as many fields as there is room for."""
+    opened, broken = first, first
+    for place, field in enumerate(row):
+        inside = LINE_END.split(field)
+        for number, line in enumerate(inside) if len(inside) > 1 else ():
+            alone = next(csv.reader([line]), [])
+            room = columns - place if number == 0 else place + 1 if number == len(inside) - 1 else columns
+            if len(alone) >= max(room, 2) and any(URL_FIELD.fullmatch(value.strip()) for value in alone):
+                raise _stray_quote(path, opened, "the lines after it are rows")
+        if len(inside) > 1 and broken == first:
+            broken = opened
+        opened += len(inside) - 1
+    try:
+        list(csv.reader(lines, strict=True))
+    except csv.Error as error:
+        raise _stray_quote(path, broken, str(error)) from None
+
+
+def _stray_quote(path: Path, line: int, why: str) -> UserError:
+    return UserError(
+        f"--metadata {path}: line {line}: a quote opens a field there and is not closed as it should be ({why}); expected quotes "
+        "around whole fields, and those in a text doubled: mend the line, or write the catalogue as tsv, where nothing is quoted"
+    )
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line, object) of every line that is not empty; a line that holds none gives an empty one. Objects in it are fields of their
+    own, `caption.en`."""
+    for number, line in lines_of(path, JSON_LINE_BYTES):
+        if line.strip():
+            try:
+                record = json.loads(line.decode("utf-8-sig", "replace"), strict=False)
+            except (ValueError, RecursionError):
+                record = None
+            yield number, dict(_flat(record, "")) if isinstance(record, dict) else {}
+
+
+def _flat(record: dict, before: str) -> Iterator[tuple[str, object]]:
+    for name, value in record.items():
+        name = before + as_text(name)
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
 
 
 def as_text(value: object) -> str | None:
@@ -72,30 +145,87 @@ def as_text(value: object) -> str | None:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
-def columns_of(path: Path, headerless: Sequence[str] | None) -> list[str]:
-    """Names of the columns, in order. `headerless`: those of a tsv that has no header. Raises `UserError` for an empty file."""
+def text_columns(files: Sequence[Path], headerless: Sequence[str] | None) -> list[Column]:
+    """The columns of all files together. `headerless`: those of a tsv that has no header.
+
+    Raises:
+        UserError: a file that cannot be read, or nothing in any of them.
+    """
+    layouts = [(file, _layout(file, headerless)) for file in files]
+    if not any(layout for _, layout in layouts):
+        raise UserError(f"--metadata {files[0]}: empty; expected a header and rows")
+    return merged(layouts)
+
+
+def _layout(path: Path, headerless: Sequence[str] | None) -> list[tuple[tuple[str, ...], str]]:
+    try:
+        kinds = _json_kinds(path).items() if path.suffix in JSON_KINDS else ((name, TEXT) for name in _names(path, headerless))
+        return [((name,), kind) for name, kind in kinds]
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--metadata {path}: cannot be read ({error})") from None
+
+
+def _json_kinds(path: Path) -> dict[str, str]:
+    """{key: kind} by the first lines; objects that are nowhere anything else are there themselves, too."""
+    kinds: dict[str, str] = {}
+    spelt: dict[str, str] = {}
+    for _, row in itertools.islice(json_rows(path), JSON_LINES_FOR_NAMES):
+        twins = len({name.lower() for name in row}) < len(row)
+        for name, value in row.items():
+            name = name if twins else spelt.setdefault(name.lower(), name)
+            if isinstance(value, list) or name not in kinds:
+                kinds[name] = LIST_OF_TEXTS if isinstance(value, list) else TEXT
+    parents = dict.fromkeys(name.rsplit(".", 1)[0] for name in kinds if "." in name)
+    return {parent: "objects" for parent in parents if parent not in kinds} | kinds
+
+
+def _names(path: Path, headerless: Sequence[str] | None) -> list[str]:
+    """Columns of a tsv or csv."""
     if path.suffix == ".tsv" and headerless:
         return list(headerless)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return list(dict.fromkeys(name for row in itertools.islice(json_rows(path), JSON_LINES_FOR_NAMES) for name in row))
     return next(tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path), [])
 
 
-def _values(path: Path, headerless: Sequence[str] | None, columns: Sequence[str]) -> Iterator[list[str | None]]:
-    """Rows of one file in the order of `columns` (lower case). Fields that a row lacks are None, further ones are dropped; but
-    where there is no header they are the caption's, which held a tab."""
-    if path.suffix in (".jsonl", ".ndjson"):
-        for record in json_rows(path):
-            row = {name.lower(): value for name, value in record.items()}
-            yield [as_text(row.get(name)) for name in columns]
+def _json_values(path: Path, chosen: Mapping[str, Column]) -> Iterator[list[str | None]]:
+    """Rows of a jsonl, values in the order of `chosen`; of a list of captions a row for each, where those are wanted."""
+    wanted = {name: column.name.lower() for name, column in chosen.items()}
+    for number, record in json_rows(path):
+        row = {name.lower(): value for name, value in record.items()}
+        values = {name: row.get(key) for name, key in wanted.items()}
+        for name in ("url", "caption"):
+            if wrong := _not_text(values[name], wanted[name], row, chosen[name].kind == LIST_OF_TEXTS):
+                raise UserError(
+                    f"--metadata {path}: line {number}: {chosen[name].name} holds {wrong}; expected {chosen[name].kind}: choose "
+                    f"another with --{name}-col, or write it as text"
+                )
+        captions = values["caption"] if isinstance(values["caption"], list) else [values["caption"]]
+        for caption in captions or [None]:
+            yield [as_text(caption if name == "caption" else value) for name, value in values.items()]
+
+
+def _not_text(value: object, key: str, row: dict, lists: bool) -> str:
+    """What stands where a text should, in words; empty where one does, or nothing."""
+    fields = [other for other in row if other.startswith(f"{key}.")] if value is None else []
+    if fields:
+        return f"an object ({', '.join(fields)[:200]})"
+    if isinstance(value, list) and not (lists and all(entry is None or isinstance(entry, str) for entry in value)):
+        return "a list of more than texts" if lists else "a list"
+    return ""
+
+
+def _values(path: Path, headerless: Sequence[str] | None, chosen: Mapping[str, Column]) -> Iterator[list[str | None]]:
+    """Rows of one file, values in the order of `chosen` (compared without case). Fields that a row lacks are None, further ones are
+    dropped; but where there is no header they are the caption's, which held a tab."""
+    if path.suffix in JSON_KINDS:
+        yield from _json_values(path, chosen)
         return
     rows, surplus = tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path), None
     if path.suffix == ".tsv" and headerless:
         surplus = list(headerless).index("caption")
     else:
         next(rows, None)
-    own = [name.lower() for name in columns_of(path, headerless)]
-    places = [own.index(name) if name in own else -1 for name in columns]
+    own = [name.lower() for name in _names(path, headerless)]
+    places = [own.index(name) if name in own else -1 for name in (column.name.lower() for column in chosen.values())]
     for row in rows:
         if surplus is not None and len(row) > len(own):
             end = surplus + 1 + len(row) - len(own)
@@ -103,38 +233,33 @@ def _values(path: Path, headerless: Sequence[str] | None, columns: Sequence[str]
         yield [row[place] if 0 <= place < len(row) else None for place in places]
 
 
-def to_parquet(files: Sequence[Path], headerless: Sequence[str] | None, target: Path, bar: Progress | None = None) -> list[str]:
-    """Writes all rows of `files` as one parquet of strings and returns its columns (of all files together, compared
-    without case).
+def to_parquet(
+    files: Sequence[Path],
+    headerless: Sequence[str] | None,
+    chosen: Mapping[str, Column],
+    target: Path,
+    bar: Progress | None = None,
+) -> None:
+    """Writes the chosen columns of all `files`, under their canonical names, as one parquet of strings.
 
     Raises:
-        UserError: a file that cannot be read, or has no columns.
+        UserError: a file that cannot be read, and what in it is no text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = files[0]
+    schema = pa.schema([(name, pa.string()) for name in chosen])
     try:
-        names: dict[str, str] = {}
-        for path in files:
-            own = columns_of(path, headerless)
-            if len({name.lower() for name in own}) < len(own):
-                raise UserError(f"--metadata {path}: columns that differ in case only: {', '.join(own)[:300]}; rename one of them")
-            names = {name.lower(): name for name in own} | names
-        columns = list(names.values())
-        if not columns:
-            raise UserError(f"--metadata {files[0]}: empty; expected a header and rows")
-        schema = pa.schema([(name, pa.string()) for name in columns])
         count = 0
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
             for path in files:
-                rows = _values(path, headerless, list(names))
+                rows = _values(path, headerless, chosen)
                 while batch := list(itertools.islice(rows, ROWS_PER_BATCH)):
                     arrays = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
                     writer.write_batch(pa.record_batch(arrays, schema=schema))
                     count += len(batch)
                     if bar is not None:
                         bar.note(f"{count} rows read")
-        return columns
-    except (OSError, UnicodeError, csv.Error, io.UnsupportedOperation) as error:
+    except (OSError, UnicodeError, io.UnsupportedOperation) as error:
         raise UserError(f"--metadata {path}: cannot be read ({error})") from None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from data_pipeline.download.options import chosen_proxies
 from data_pipeline.fetch.limits import Limits
+from data_pipeline.paths import read_local_paths_literally
 
 OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
 
@@ -50,6 +51,7 @@ def main() -> None:
         _open_spark(settings)
     else:
         _share_one_import()
+    read_local_paths_literally()
     main_module = importlib.import_module("img2dataset.main")  # by name: the package's attribute is a function that hides it
     from data_pipeline.download.safe_downloader import SafeDownloader
 

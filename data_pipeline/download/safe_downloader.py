@@ -15,6 +15,7 @@ from data_pipeline.fetch.body import Body
 from data_pipeline.fetch.image import fetch_image
 from data_pipeline.fetch.limits import Limits
 from data_pipeline.fetch.robots import forbidden
+from data_pipeline.paths import read_local_paths_literally
 from data_pipeline.pictures.headers import FetchError
 from data_pipeline.pictures.maker import PictureMaker
 
@@ -80,5 +81,6 @@ class SafeDownloader(Downloader):
 
     def __call__(self, row):
         give_memory_back()
+        read_local_paths_literally()
         downloader_module.download_image = functools.partial(bounded_download, limits=self.limits)
         return super().__call__(row)

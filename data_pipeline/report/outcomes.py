@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.catalogue.curation_sql import HOST, SUSPECT
 from data_pipeline.catalogue.hosts import is_public_host
-from data_pipeline.catalogue.sources import quote
+from data_pipeline.duck import Duck, quote
 from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import atomic_path
 
@@ -115,66 +114,60 @@ def check_stats(folder: Path, stats: Sequence[ShardStats], downloaded: dict) -> 
 
 
 @contextmanager
-def _database(folder: Path) -> Iterator[Any]:
+def _database(folder: Path) -> Iterator[Duck]:
     """DuckDB with bounded memory; what does not fit goes to files in `folder`."""
-    import duckdb
-
     for left_over in folder.glob(".outcomes.*"):  # of a report that was killed
         shutil.rmtree(left_over, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".outcomes.", dir=folder) as scratch:
-        with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": scratch}) as database:
-            database.execute("SET enable_progress_bar = false")
-            database.execute("SET preserve_insertion_order = false")
-            yield database
+    with tempfile.TemporaryDirectory(prefix=".outcomes.", dir=folder) as scratch, Duck(Path(scratch), MEMORY_LIMIT) as duck:
+        duck.connection.execute("SET enable_progress_bar = false")
+        duck.connection.execute("SET preserve_insertion_order = false")
+        yield duck
 
 
-def _files(paths: Iterable[Path]) -> str:
-    return f"read_parquet([{', '.join(quote(str(path)) for path in paths)}], filename = true)"
-
-
-def _write(database: Any, select: str, target: Path, left_out: dict[str, str]) -> None:
+def _write(duck: Duck, select: str, target: Path, left_out: dict[str, str]) -> None:
     said = quote(json.dumps({"format": FORMAT, "left_out": left_out}))
     with atomic_path(target) as temporary:
-        database.execute(
-            f"COPY (SELECT host, outcome, rows FROM ({select}) ORDER BY host, outcome) TO {quote(str(temporary))} "
+        duck.connection.execute(
+            f"COPY (SELECT host, outcome, rows FROM ({select}) ORDER BY host, outcome) TO {quote(duck.name(temporary))} "
             f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{outcomes: {said}}})"
         )
 
 
-def _count_lines(database: Any, shards: Sequence[ShardStats]) -> None:
+def _count_lines(duck: Duck, shards: Sequence[ShardStats]) -> None:
     """Table `counted`: rows by (file, outcome) where `host` is null, and by (host, outcome) where `file` is null, in one pass."""
-    database.execute(f"""CREATE OR REPLACE TABLE counted AS
+    duck.connection.execute(f"""CREATE OR REPLACE TABLE counted AS
         SELECT file, host, outcome, count(*) AS rows FROM (
           SELECT filename AS file, coalesce(lower(rtrim(regexp_extract(url, {quote(HOST)}, 1), '.')), '') AS host,
             CASE WHEN status = '{SUCCESS}' THEN status ELSE coalesce(error_message, status, 'no status') END AS outcome
-          FROM {_files(shard.sidecar for shard in shards)})
+          FROM {duck.parquet((shard.sidecar for shard in shards), "filename = true")})
         GROUP BY GROUPING SETS ((file, outcome), (host, outcome))""")
 
 
-def _unreadable(database: Any, shards: Sequence[ShardStats], failure: type[Exception]) -> dict[Path, str]:
+def _unreadable(duck: Duck, shards: Sequence[ShardStats], failure: type[Exception]) -> dict[Path, str]:
     found = {}
     for shard in shards:
         try:
-            _count_lines(database, [shard])
+            _count_lines(duck, [shard])
         except failure as error:
             found[shard.shard] = f"its sidecar cannot be read ({one_line(error)})"
     return found
 
 
-def _disagreeing(database: Any, shards: Sequence[ShardStats]) -> dict[Path, str]:
+def _disagreeing(duck: Duck, shards: Sequence[ShardStats]) -> dict[Path, str]:
     """Shards whose sidecar counts other than their stats file, with the first outcome for which it does."""
     names, outcomes, rows, places = [], [], [], {}
     for shard in shards:
-        places[str(shard.sidecar)] = shard.shard
-        names += [str(shard.sidecar)] * len(shard.statuses)
+        name = duck.name(shard.sidecar)
+        places[name] = shard.shard
+        names += [name] * len(shard.statuses)
         outcomes += shard.statuses.keys()
         rows += shard.statuses.values()
     types = (("file", names, pa.string()), ("outcome", outcomes, pa.string()), ("rows", rows, pa.int64()))
-    database.register("said", pa.table({name: pa.array(values, kind) for name, values, kind in types}))
-    differing = database.execute("""SELECT file, outcome, coalesce(c.rows, 0), coalesce(s.rows, 0)
+    duck.connection.register("said", pa.table({name: pa.array(values, kind) for name, values, kind in types}))
+    differing = duck.connection.execute("""SELECT file, outcome, coalesce(c.rows, 0), coalesce(s.rows, 0)
         FROM (SELECT * FROM counted WHERE file IS NOT NULL) c FULL JOIN said s USING (file, outcome)
         WHERE coalesce(c.rows, 0) <> coalesce(s.rows, 0) ORDER BY file DESC, outcome DESC""").fetchall()
-    database.unregister("said")
+    duck.connection.unregister("said")
     return {
         places[file]: f"its sidecar has {lines} rows {outcome!a}, its stats file {said}" for file, outcome, lines, said in differing
     }
@@ -193,17 +186,17 @@ def count_outcomes(folder: Path, stats: Sequence[ShardStats], without: dict[Path
     import duckdb
 
     left_out = without | {shard.shard: NO_SIDECAR for shard in stats if not shard.sidecar.exists()}
-    with _database(folder) as database:
+    with _database(folder) as duck:
         while shards := [shard for shard in stats if shard.shard not in left_out]:
             try:
-                _count_lines(database, shards)
-                bad = _disagreeing(database, shards)
+                _count_lines(duck, shards)
+                bad = _disagreeing(duck, shards)
             except duckdb.Error as error:
-                bad = _unreadable(database, shards, duckdb.Error)
+                bad = _unreadable(duck, shards, duckdb.Error)
                 if not bad:
                     raise UserError(f"{folder}: the outcomes of its rows cannot be counted: {one_line(error)}") from None
             if not bad:
-                _write(database, "SELECT * FROM counted WHERE file IS NULL", folder / OUTCOMES, _named(folder, left_out))
+                _write(duck, "SELECT * FROM counted WHERE file IS NULL", folder / OUTCOMES, _named(folder, left_out))
                 return read_outcomes(folder)
             left_out |= bad
     return Outcomes(folder / OUTCOMES, {}, _named(folder, left_out))
@@ -272,9 +265,9 @@ def outcomes_of(folder: Path, stats: Sequence[ShardStats], without: dict[Path, s
         return Outcomes(folder / OUTCOMES, {}, left_out)
     old = read_outcomes(folder)
     if old is None or old.left_out != left_out or any(path.stat().st_mtime > old.path.stat().st_mtime for path in files):
-        with _database(folder) as database:
-            summed = f"SELECT host, outcome, sum(rows)::BIGINT AS rows FROM {_files(files)} GROUP BY host, outcome"
-            _write(database, summed, folder / OUTCOMES, left_out)
+        with _database(folder) as duck:
+            summed = f"SELECT host, outcome, sum(rows)::BIGINT AS rows FROM {duck.parquet(files)} GROUP BY host, outcome"
+            _write(duck, summed, folder / OUTCOMES, left_out)
     return read_outcomes(folder)
 
 
@@ -282,10 +275,11 @@ def worst_hosts(outcomes: Sequence[Outcomes], most: int = WORST_HOSTS) -> dict:
     """Of one or several folders together: `distinct` hosts, `rows`, `silent` ones that gave nothing at all ({hosts, rows, share of
     rows}), `private` ones, by the look of their names ({hosts, rows}), and the `worst`: [{host, rows, success, outcomes {reason:
     rows}}], most failures first."""
-    with _database(outcomes[0].path.parent) as database:
+    with _database(outcomes[0].path.parent) as duck:
+        database, counted = duck.connection, duck.parquet(entry.path for entry in outcomes)
         database.execute(f"""CREATE TABLE hosts AS
             SELECT host, sum(rows)::BIGINT AS rows, coalesce(sum(rows) FILTER (outcome = '{SUCCESS}'), 0)::BIGINT AS success
-            FROM {_files(entry.path for entry in outcomes)} GROUP BY host""")
+            FROM {counted} GROUP BY host""")
         distinct, rows, silent, silent_rows = database.execute("""
             SELECT count(*) FILTER (host <> ''), coalesce(sum(rows), 0)::BIGINT,
               count(*) FILTER (success = 0 AND host <> ''), coalesce(sum(rows) FILTER (success = 0), 0)::BIGINT
@@ -297,7 +291,7 @@ def worst_hosts(outcomes: Sequence[Outcomes], most: int = WORST_HOSTS) -> dict:
         database.register("chosen", pa.table({"host": pa.array([host for host, _, _ in worst], pa.string())}))
         reasons: dict[str, dict[str, int]] = defaultdict(dict)
         for host, outcome, count in database.execute(f"""SELECT host, outcome, sum(rows)::BIGINT AS failed
-            FROM {_files(entry.path for entry in outcomes)} SEMI JOIN chosen USING (host)
+            FROM {counted} SEMI JOIN chosen USING (host)
             WHERE outcome <> '{SUCCESS}' GROUP BY host, outcome ORDER BY host, failed DESC, outcome""").fetchall():
             reasons[host][outcome] = count
     return {

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
+from data_pipeline.duck import Duck
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from data_pipeline.progress import Progress
@@ -75,8 +76,6 @@ def mark(
     Raises:
         UserError: no folder, an unverified one, one given twice, bits out of range, or a folder of which nothing would be left.
     """
-    import duckdb
-
     if not folders:
         raise UserError("expected at least one data set folder")
     for name, bits, least in (("--duplicate-bits", duplicate_bits, -1), ("--evaluation-bits", evaluation_bits, 0)):
@@ -95,13 +94,9 @@ def mark(
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     scratch.mkdir()
     try:
-        try:
-            database = duckdb.connect(
-                str(scratch / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(scratch)}
-            )
-        except duckdb.Error as error:
-            raise UserError(f"--memory-limit {memory_limit}: {str(error).splitlines()[0]}") from None
-        with database, Progress("mark", 2 * sum(len(manifest.shards) for manifest in manifests), "shards") as bar:
+        total = 2 * sum(len(manifest.shards) for manifest in manifests)
+        with Duck(scratch, memory_limit, on_disk=True) as duck, Progress("mark", total, "shards") as bar:
+            database = duck.connection
             database.execute("SET enable_progress_bar = false")
             database.execute("CREATE TABLE looked (place BIGINT, mark UTINYINT, phash UBIGINT)")
             first = 0

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from data_pipeline.catalogue.laion import write_laion_catalogue
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_text, write_json
+from data_pipeline.world.laion import write_laion_catalogue
 from data_pipeline.world.server import HOST, TYPES, PictureServer, serve_until_interrupted
 
 HASH_SPACE = 1 << 32

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.catalogue.laion import write_laion_catalogue
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
+from data_pipeline.world.laion import write_laion_catalogue
 from data_pipeline.world.scenes import CLASSES, MAX_SCENES, Scene, class_templates, questions, sample_scenes
 from data_pipeline.world.server import HOST, PictureServer, serve_until_interrupted
 

@@ -8,10 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.catalogue.curate import CurateOptions, curate
+from data_pipeline.catalogue.curate import CurateOptions, curate, read_columns
 from data_pipeline.catalogue.engines import DuckDB
 from data_pipeline.catalogue.sources import SCHEMAS, find_files, select_sql
-from data_pipeline.catalogue.text_catalogues import to_parquet
 from data_pipeline.errors import UserError
 
 
@@ -20,20 +19,20 @@ def parquet(path, rows: list[dict]) -> str:
     return str(path)
 
 
-def read(tmp_path, source: str, pattern: str, **options) -> list[dict]:
+def read(tmp_path, source: str, pattern: str, **given) -> list[dict]:
     """Rows of a catalogue in canonical columns, raw."""
-    files = find_files(pattern)
-    if files[0].suffix != ".parquet":
-        to_parquet(files, SCHEMAS[source].headerless, tmp_path / "text.parquet")
-        files = [tmp_path / "text.parquet"]
-    (tmp_path / "scratch").mkdir(exist_ok=True)
-    engine = DuckDB(tmp_path / "scratch", "1GB")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    options = CurateOptions(metadata=pattern, out=tmp_path, source=source, **given)
+    files, chosen = read_columns(find_files(pattern), scratch, options)
+    engine = DuckDB(scratch, "1GB")
     try:
-        sql = select_sql(source, "catalogue", engine.open(files), files[0].name, **options)
-        return engine.connection.sql(sql).to_arrow_table().to_pylist()
+        engine.open(files, chosen)
+        engine.save("rows", select_sql(source, "catalogue", chosen))
+        return engine.connection.sql("SELECT * FROM rows ORDER BY rowid").to_arrow_table().to_pylist()
     finally:
         engine.close()
-        shutil.rmtree(tmp_path / "scratch")
+        shutil.rmtree(scratch)
 
 
 def test_cc3m_and_cc12m_without_header_with_quotes(tmp_path):
@@ -200,7 +199,7 @@ def test_rows_without_line_feeds_are_refused(tmp_path, text):
 
 def test_columns_that_differ_in_case_only_are_refused(tmp_path):
     (tmp_path / "b.csv").write_text("URL,url,caption\n1,2,3\n")
-    with pytest.raises(UserError, match="b.csv: columns that differ in case only: URL, url, caption"):
+    with pytest.raises(UserError, match="b.csv: the columns URL and url in b.csv differ in case only, if at all; rename"):
         read(tmp_path, "generic", str(tmp_path / "b.csv"))
     (tmp_path / "b.csv").write_text("URL,caption\n1,2\n")
     (tmp_path / "c.csv").write_text("Caption,url\n3,4\n")
@@ -236,8 +235,8 @@ def test_jsonl_keeps_what_it_can(tmp_path):
         "[1]",
         '{"url": "u3", "caption": "a\\ud800b"}',
     ]
-    lines += ['{"url": "u4", "caption": ["\\ud800"], "\\ud800": 1}']
-    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    lines += ['{"url": "u4", "caption": "nul \0 and tab\t", "\\ud800": 1}', "\r", '{"URL": "u5", "Caption": true}\r']
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
     rows = read(tmp_path, "generic", str(tmp_path / "a.jsonl"))
     assert [(row["url"], row["caption"]) for row in rows] == [
         ("u1", "2000"),
@@ -245,7 +244,8 @@ def test_jsonl_keeps_what_it_can(tmp_path):
         (None, None),
         (None, None),
         ("u3", "a?b"),
-        ("u4", '["?"]'),
+        ("u4", "nul \0 and tab\t"),
+        ("u5", "true"),
     ]
 
 
