@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipeline.pictures.decode_apart import decode_apart
 from data_pipeline.pictures.flatten import damage, flatten, on_white
-from data_pipeline.pictures.headers import APART, FetchError, Header, bare_png
+from data_pipeline.pictures.headers import APART, FetchError, Header, bare_png, read_header
 
 SPARE_REDUCTION = 4
 """A JPEG is reduced while it is decoded as long as so many times the wanted size are left: for a fraction of time and memory. What
@@ -47,6 +47,28 @@ def decode(
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         pixels = on_white(pixels)
     return pixels, size, header.orientation
+
+
+def as_shown(data: bytes | bytearray, max_pixels: int) -> np.ndarray:
+    """The picture as a viewer shows it on white: uint8 (H, W, 3) BGR, opacity matted, turned as its EXIF says. What verification
+    hashes and measures; training and evaluation see the same.
+
+    Raises:
+        FetchError: with one of picture_headers.REASONS.
+    """
+    import cv2
+
+    header = read_header(data, max_pixels)
+    if header.kind == "JPEG":  # has no opacity; OpenCV turns it itself
+        try:
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            pixels = None
+        if pixels is None:
+            raise FetchError("damaged image")
+        return pixels
+    pixels, _, orientation = decode(data, header, max_pixels)
+    return turn(pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), orientation)
 
 
 def _jpeg_flag(header: Header, wanted: int | None) -> int:

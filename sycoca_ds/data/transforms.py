@@ -12,20 +12,37 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 
 
+JPEG_START = b"\xff\xd8"
+PLAIN_SHARE = 8
+"""Pictures with a longer side of more than this many short ones are resized only where the crop will be: a spacer of 60,000 x 1 would
+otherwise take gigabytes to become one square."""
+
+
 def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
-    """Decodes to RGB uint8 (H, W, 3).
+    """Decodes to RGB uint8 (H, W, 3), opacity matted on white.
 
     Args:
         at_least: if the image is at least twice this on its short side, it is brought to less than twice, never below it: JPEGs
             while they are decoded, at a half, a quarter or an eighth (libjpeg's scaled DCT), the rest by averaging squares.
 
     Raises:
-        ValueError: not an image that OpenCV can decode.
+        ValueError: no picture, or none that verification would keep.
     """
     import cv2
 
+    image = _jpeg(data, at_least) if data[:2] == JPEG_START else _other(data)
+    height, width = image.shape[:2]
+    factor = min(height, width) // at_least if at_least else 1
+    if factor > 1:
+        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
+    return image
+
+
+def _jpeg(data: bytes, at_least: int | None) -> np.ndarray:
+    """Straight to OpenCV, since most pictures are JPEGs: they have no opacity."""
+    import cv2
+
     flag = cv2.IMREAD_COLOR_RGB
-    buffer = np.frombuffer(data, dtype=np.uint8)
     if at_least:
         short = min(jpeg_size(data) or (0, 0))
         for factor, reduced in (
@@ -37,21 +54,29 @@ def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
                 flag |= reduced  # which of itself says grey, and with the flag above RGB
                 break
     try:
-        image = cv2.imdecode(buffer, flag) if len(buffer) else None
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
     except cv2.error as error:  # a header that asks for more than OpenCV allows
         raise ValueError(f"{len(data)} bytes that OpenCV refuses: {' '.join(str(error).split())[:120]}") from None
     if image is None:
         raise ValueError(f"{len(data)} bytes that are no image OpenCV can decode")
-    height, width = image.shape[:2]
-    factor = min(height, width) // at_least if at_least else 1
-    if factor > 1:
-        image = cv2.resize(image, (width // factor, height // factor), interpolation=cv2.INTER_AREA)
     return image
+
+
+def _other(data: bytes) -> np.ndarray:
+    import cv2
+
+    from data_pipeline.pictures import FetchError, as_shown
+    from data_pipeline.shards.samples import MAX_PIXELS
+
+    try:
+        return cv2.cvtColor(as_shown(data, MAX_PIXELS), cv2.COLOR_BGR2RGB)
+    except FetchError as error:
+        raise ValueError(f"{len(data)} bytes that give no picture ({error.reason})") from None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) from a JPEG's frame header, None for anything else. Reads headers only."""
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != JPEG_START:
         return None
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
@@ -141,7 +166,8 @@ def jitter_colours(image_HWC: np.ndarray, most: tuple[float, float, float, float
 
 def eval_image(image_HWC: np.ndarray, size: int) -> Tensor:
     """Short side to `size` (bicubic, PIL), centre crop: uint8 (3, size, size). Bit-equal to torchvision's Resize and CenterCrop
-    on PIL images: the other side is truncated, the offset rounded."""
+    on PIL images: the other side is truncated, the offset rounded. Of a very thin picture only the part in the middle is resized:
+    the same but for the order of PIL's two passes."""
     from PIL import Image
 
     height, width = image_HWC.shape[:2]
@@ -149,9 +175,15 @@ def eval_image(image_HWC: np.ndarray, size: int) -> Tensor:
         new_width, new_height = size, int(size * height / width)
     else:
         new_width, new_height = int(size * width / height), size
-    picture = Image.fromarray(image_HWC)
-    if (new_width, new_height) != (width, height):
-        picture = picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
     left, top = round((new_width - size) / 2.0), round((new_height - size) / 2.0)
-    picture = picture.crop((left, top, left + size, top + size))
+    part = (left, top, left + size, top + size)
+    if max(height, width) > PLAIN_SHARE * min(height, width):
+        across, down = width / new_width, height / new_height
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        picture = Image.fromarray(image_HWC).resize((size, size), Image.Resampling.BICUBIC, box=box)
+    else:
+        picture = Image.fromarray(image_HWC)
+        if (new_width, new_height) != (width, height):
+            picture = picture.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        picture = picture.crop(part)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
