@@ -28,7 +28,7 @@ TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
         image=ImageEncoderConfig(image_size=48, patch_size=8, layers=4, width=128, heads=4),
-        text=TextEncoderConfig(context_length=40, vocab_size=512, layers=3, width=128, heads=4),
+        text=TextEncoderConfig(context_length=40, layers=3, width=128, heads=4),
         text_decoder=DecoderConfig(layers=2, width=128, heads=4),
         image_decoder=DecoderConfig(layers=2, width=128, heads=4),
         masking=MaskingConfig(similarity="centred_token_max"),
@@ -59,7 +59,7 @@ SMALL = TrainConfig(
 # deepspeed --hostfile HOSTS sycoca_ds/train.py --preset base --data.train DIR
 # open_clip's coca_base shapes (12 layers, 768 wide) at 224 px with patches of 16 px; the image decoder like the text decoder.
 BASE = TrainConfig(
-    model=ModelConfig(embed_dim=512, text=TextEncoderConfig(vocab_size=64000)),
+    model=ModelConfig(embed_dim=512),
     run=RunConfig(out="runs/base"),
 )
 
@@ -80,7 +80,7 @@ SYCOCA_930M = TrainConfig(
 # open_clip's three CoCa, field by field (its model_configs/*.json), for its weights: docs/open_clip.md. Without weights they train
 # CoCa as open_clip does. All three use CLIP's BPE, also coca_base, whose 64000 rows that tokenizer does not fill, and the padding
 # mask that open_clip's weights were trained with; --model.text.attention-mask exact is the better one for training afresh.
-_CLIP_TEXT = TextEncoderConfig(sot_id=49406, eot_id=49407, attention_mask="open_clip")
+_CLIP_TEXT = TextEncoderConfig(vocab_size=49408, sot_id=49406, eot_id=49407, attention_mask="open_clip")
 
 # deepspeed --hostfile HOSTS sycoca_ds/train.py --preset coca_base --data.train DIR
 # 440 M parameters: ViT-B at 288 px with patches of 18 px, no attention pooling: [CLS] and all 256 patches as they are.

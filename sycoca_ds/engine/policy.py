@@ -26,6 +26,8 @@ POLICY_KEYS = (
     "prescale_gradients",
     "gradient_predivide_factor",
 )
+LEAF_KEYS = ("leaf_module", "stage3_module_granularity_threshold", "module_granularity_threshold")
+"""Keys of zero_optimization that turn modules into leaves, by name or by size (with DeepSpeed's prefix or without)."""
 OWNED_ELSEWHERE = {
     "train_batch_size": "optim.global-batch-size",
     "train_micro_batch_size_per_gpu": "optim.global-batch-size, accumulation and the world size",
@@ -76,11 +78,12 @@ def read_policy(name: str) -> dict[str, Any]:
     for key in zero:
         if key not in known:
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
-    if zero.get("leaf_module"):
-        raise UserError(
-            f"{path}: zero_optimization.leaf_module must be left out: DeepSpeed 0.19.8 reduces the gradients of a leaf "
-            "twice when it runs twice a step, as the image encoder's blocks do, and stops"
-        )
+    for key in LEAF_KEYS:
+        if zero.get(key):
+            raise UserError(
+                f"{path}: zero_optimization.{key} must be left out, it makes leaf modules: DeepSpeed 0.19.8 reduces the gradients "
+                "of a leaf twice when it runs twice a step, as the image encoder's blocks do, and stops"
+            )
     if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
         raise UserError(
             f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
