@@ -152,6 +152,7 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         SystemExit: after `--help`.
     """
     arguments = [item for item in arguments if not item.startswith("--local_rank")]
+    arguments = ["--help" if item in ("-H", "--help-verbose") else item for item in arguments]
     preset, arguments = take_option(arguments, "preset")
     preset = preset or DEFAULT_PRESET
     if preset not in PRESETS:
@@ -165,7 +166,7 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         "a run's config.json."
     )
     config, unknown = parse_command(
-        TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True, compact_help=True
+        TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True
     )
     if unknown:
         name = unknown[0].split("=")[0]

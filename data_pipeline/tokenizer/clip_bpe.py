@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class ImportClipCommand:
-    """Writes CLIP's BPE as a tokenizer.json, whose ids are those of CLIP's own tokenizer."""
+    """Writes CLIP's BPE as a tokenizer.json, whose ids are those of open_clip's tokenizer."""
 
     out: Path
     """The tokenizer's file, for example clip.json."""

@@ -127,7 +127,7 @@ def _wait(until: float) -> None:
 
 
 def keep_launcher_waiting() -> None:
-    """Stops the launcher until this process has ended; called by one rank a machine at a Ctrl-C, and before a save that ends the run.
+    """Stops the launcher until this process has ended. By one rank a machine at a Ctrl-C and before a save that ends a run.
 
     A Ctrl-C, or a SIGTERM to the job, reaches the launcher, too, which kills its ranks 30 seconds later, saved or not. A helper
     with the other end of a pipe lets it go on whenever this process ends, however it does.

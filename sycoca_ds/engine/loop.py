@@ -22,7 +22,7 @@ from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.launcher import keep_launcher_waiting
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
+from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_note, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
 from sycoca_ds.engine.runtime import Runtime, seed_everything, write_text
@@ -185,7 +185,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     if first_step == 0:
         look()
-    with Progress(f"train {config.model.family}", total=steps, unit="steps", enabled=runtime.leads) as bar:
+    with Progress("train", total=steps, unit="steps", enabled=runtime.leads) as bar:
         bar.set(first_step)
         while step < steps:
             # ---------------------------------------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                         f"data_pipeline verify` on {' '.join(config.data.train)}"
                     )
                 metrics.scalars(step, record)
-                bar.note(format_record(step, steps, record))
+                bar.note(format_note(record))
                 runtime.say(format_record(step, steps, record))
                 chrono.restart()
             bar.set(step)

@@ -12,7 +12,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import BatchPlan, OptimConfig, TrainConfig
 from sycoca_ds.options import nearest, read_json_object
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 POLICY_KEYS = (
     "bf16",
@@ -43,15 +43,15 @@ OWNED_ELSEWHERE = {
 
 
 def find_policy(name: str) -> Path:
-    """The policy file, relative to the current folder or else to the repository.
+    """The policy file, relative to the current folder, else to the repository, else among those installed with the package.
 
     Raises:
-        UserError: in neither place.
+        UserError: in none of these places.
     """
-    for path in (Path(name), REPOSITORY / name):
+    for path in (Path(name), PACKAGE.parent / name, PACKAGE / name):
         if path.is_file():
             return path
-    shipped = ", ".join(sorted(f"ds_configs/{path.name}" for path in (REPOSITORY / "ds_configs").glob("*.json")))
+    shipped = ", ".join(sorted(f"ds_configs/{path.name}" for path in (PACKAGE / "ds_configs").glob("*.json")))
     raise UserError(f"run.ds-config = {name}: no such file (shipped: {shipped})")
 
 

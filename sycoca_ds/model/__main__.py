@@ -13,7 +13,7 @@ from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import forward_flops, passes, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import nearest
-from sycoca_ds.presets import PRESETS
+from sycoca_ds.presets import PRESETS, VOCABULARIES
 
 FORMULA = """\
 A block on n tokens of width d: 24 n d^2 + 4 n^2 d (half the second under a causal mask); on m tokens of width d' of the other
@@ -34,7 +34,7 @@ def describe(name: str) -> str:
     """A table of one preset: parameters by part, tokens and forward FLOPs of a sample by pass, FLOPs of a step."""
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}{nearest(name, list(PRESETS))} (expected {', '.join(PRESETS)})")
-    config = with_vocabulary(PRESETS[name].model, TrainTokenizerCommand.vocab_size)  # the default of `tokenizer train`
+    config = with_vocabulary(PRESETS[name].model, VOCABULARIES.get(name, TrainTokenizerCommand.vocab_size))
     image, text = config.image, config.text
     counts = parameters(config)
     lines = [
