@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, MaskingConfig, ModelConfig, TextEncoderConfig
+from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, MaskingConfig, ModelConfig, TextEncoderConfig, with_vocabulary
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = PRESETS[options.preset].model if options.preset else SHAPE
+    shape = with_vocabulary(PRESETS[options.preset].model, SHAPE.text.vocab_size) if options.preset else SHAPE
     if options.memory_of:
         print(f"{peak_mib(shape, options.memory_of.split(':')[0], options, device):.1f}")
         return

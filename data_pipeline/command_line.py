@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import inspect
 import io
 import re
+import shutil
+import textwrap
+import types
+import typing
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -26,6 +32,11 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     """
     import tyro
 
+    command = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+    give_help_texts(command)
+    if {"-h", "--help"} & set(arguments):
+        print(filled(options.get("description") or inspect.getdoc(command) or ""), end="\n\n")
+        options["description"] = ""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -34,6 +45,32 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
         if stop.code in (0, None):
             raise
         raise UserError(f"{one_line(complaint.getvalue(), program)}; see {program} --help") from None
+
+
+def give_help_texts(kind: type) -> None:
+    """Hands tyro the docstrings under a dataclass's fields, and under those of dataclasses in it, each as one line: broken as in
+    the source, lines would be broken a second time at the terminal's width."""
+    import docstring_parser
+
+    hints = typing.get_type_hints(kind)
+    texts = {
+        text.arg_name: " ".join(text.description.split())
+        for parent in reversed(kind.__mro__[:-1])
+        for text in docstring_parser.parse_from_object(parent).params
+        if text.description
+    }
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            give_help_texts(hints[item.name])
+        elif item.name in texts:
+            item.metadata = types.MappingProxyType({**item.metadata, "help": texts[item.name]})
+
+
+def filled(text: str) -> str:
+    """Paragraphs broken at the terminal's width; indented ones, which are examples, stay as they are."""
+    width = shutil.get_terminal_size().columns
+    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", text.strip("\n"))]
+    return "\n\n".join(part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width) for part in parts)
 
 
 def one_line(complaint: str, program: str) -> str:

@@ -7,8 +7,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 PROGRESS_FILE_VARIABLE = "SYCOCA_PROGRESS_FILE"
 LOG_SECONDS = 10.0
@@ -20,6 +26,26 @@ def format_seconds(seconds: float) -> str:
     minutes, secs = divmod(int(max(0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+def terminal_bar(before: list[Callable], after: list[Callable], last: str) -> Bar:
+    """A rich bar between columns, on one line of stderr at any width from 60 on: the text `last` takes what the others leave, and
+    is cut there, the first ones beyond a third. As rich lays them out by itself, a long text wraps them all and leaves no bar.
+
+    Args:
+        before, after: makers of the other columns, called with `table_column`.
+        last: a format as rich's TextColumn takes it.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+    from rich.table import Column
+
+    console = Console(stderr=True)
+    left = [make(table_column=Column(no_wrap=True, overflow="ellipsis", max_width=console.width // 3)) for make in before]
+    right = [make(table_column=Column(no_wrap=True)) for make in after]
+    text = TextColumn(last, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"), markup=False, style="dim")
+    return Bar(*left, BarColumn(min(40, console.width // 5)), *right, text, console=console, expand=True)
 
 
 class Progress:
@@ -41,18 +67,12 @@ class Progress:
     def __enter__(self) -> Progress:
         self._start = self._shown = time.monotonic()
         if self.enabled and self._file is None and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn(self.unit),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
+            self._bar = terminal_bar(
+                [partial(TextColumn, "{task.description}")],
+                [MofNCompleteColumn, partial(TextColumn, self.unit), TimeRemainingColumn],
+                "{task.fields[note]}",
             )
             self._bar.start()
             self._task = self._bar.add_task(self.what, total=self.total, note="")

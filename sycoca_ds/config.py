@@ -7,7 +7,7 @@ Sizes live here and flow into DeepSpeed's configuration; `ds_configs/*.json` hol
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
@@ -54,8 +54,9 @@ class TextEncoderConfig:
 
     context_length: int = 76
     """L, the longest caption in tokens, [SOT] and [EOT] counted, [CLS] not (open_clip's CoCa: 76)."""
-    vocab_size: int = 49408
-    """Rows of the token embedding; at least the tokenizer's vocabulary (49408 = CLIP's BPE)."""
+    vocab_size: int | None = None
+    """Rows of the token embedding; None: as many as the tokenizer has entries, of a run that has a checkpoint as many as that has.
+    A number has to be at least the tokenizer's; rows beyond it are never trained."""
     layers: int = 12
     """Transformer blocks."""
     width: int = 768
@@ -230,14 +231,15 @@ class RunConfig:
     fresh. Read at step 0 only: a run that has a checkpoint goes on from that."""
     ds_config: str = "ds_configs/zero3.json"
     """DeepSpeed policy (sharding, offload, communication); sizes in it are "auto". Relative to the current folder, then
-    to the repository."""
+    to the repository; the shipped ones are found from anywhere."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """`auto`: bf16 on GPUs that have it; on a CPU, whichever is measured faster at the start; fp32 without ZeRO."""
+    """`auto`: that of the run's checkpoint; at step 0 bf16 on GPUs that have it, on a CPU whichever is measured faster (2 s), and
+    fp32 without ZeRO. A run keeps its precision: another one given by hand is refused on resuming."""
     activation_checkpointing: bool = True
     """Recompute blocks in the backward pass instead of keeping their activations."""
     expected_world_size: int | None = None
-    """Stop at once if the launcher started another number of ranks. DeepSpeed only warns about a missing hostfile and
-    goes on with this machine alone."""
+    """Stop at once if the launcher started another number of ranks. DeepSpeed goes on with this machine alone where the file given
+    as --hostfile is missing; that is refused, unless this number says that so many ranks are meant."""
     log_every: int = 10
     """Steps between log lines and TensorBoard scalars."""
     picture_every: int = 500
@@ -285,10 +287,9 @@ def check_model(model: ModelConfig) -> None:
                 f"model.image.pooling-queries = {image.pooling_queries}: expected at least 2, one global and one for the decoder"
             )
     for name, value in (("sot-id", text.sot_id), ("eot-id", text.eot_id)):
-        if not 0 < value < text.vocab_size or text.sot_id == text.eot_id:
-            raise UserError(
-                f"model.text.{name} = {value}: expected an id of its own between 1 and {text.vocab_size - 1} (0 is padding)"
-            )
+        if not 0 < value < (text.vocab_size or math.inf) or text.sot_id == text.eot_id:
+            most = "" if text.vocab_size is None else f" and below {text.vocab_size}"
+            raise UserError(f"model.text.{name} = {value}: expected an id of its own, at least 1{most} (0 is padding)")
     if text.context_length < 3:
         raise UserError(f"model.text.context-length = {text.context_length}: expected at least 3 ([SOT], a word, [EOT])")
     if model.captions:
@@ -307,6 +308,11 @@ def check_model(model: ModelConfig) -> None:
                 f"model.masking.{name} = {ratio} hides {hidden} of {image.patches} patches: expected {lowest} to "
                 f"{image.patches - 1}"
             )
+
+
+def with_vocabulary(model: ModelConfig, size: int) -> ModelConfig:
+    """The model with `size` rows in its token embedding where its configuration leaves that open."""
+    return model if model.text.vocab_size is not None else replace(model, text=replace(model.text, vocab_size=size))
 
 
 def hidden_count(patches: int, ratio: float) -> int:
@@ -349,8 +355,10 @@ def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
         )
     lanes = config.data.lanes
     if lanes < 1 or lanes % world_size or optim.global_batch_size % lanes:
+        fitting = [n for n in range(world_size, optim.global_batch_size + 1, world_size) if optim.global_batch_size % n == 0]
+        near = sorted(sorted(fitting, key=lambda n: abs(math.log(n / max(1, lanes))))[:4])
         raise UserError(
             f"data.lanes = {lanes}: expected a multiple of the world size ({world_size}) that divides "
-            f"optim.global-batch-size ({optim.global_batch_size})"
+            f"optim.global-batch-size ({optim.global_batch_size}): choose among {', '.join(map(str, near))}"
         )
     return BatchPlan(optim.global_batch_size, optim.global_batch_size // pieces, optim.accumulation_steps, world_size)

@@ -105,13 +105,15 @@ def find_open_clip(path: Path) -> tuple[Path, dict[str, Any] | None]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """open_clip's state dict from a file: the wrappers of its training checkpoints ("state_dict", "module.") taken off.
+    """open_clip's state dict from a file: the wrappers of its training checkpoints ("state_dict", "module.", ...) taken off.
 
     Raises:
         UserError: not readable, or it holds more than tensors: pickles of strangers are not executed.
     """
     import torch
     from safetensors.torch import load_file
+
+    from sycoca_ds.model.shapes import unwrapped
 
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
@@ -127,9 +129,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     named = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
     if not named or not state:
         raise UserError(f"--from-open-clip {path}: expected tensors by name, or a training checkpoint with them in state_dict")
-    state = dict(state)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = unwrapped(state, f"--from-open-clip {path}")
     if "logit_scale" in state and state["logit_scale"].shape == (1,):
         state["logit_scale"] = state["logit_scale"].reshape(())  # open_clip has models of both shapes and loads either
     return state

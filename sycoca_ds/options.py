@@ -14,6 +14,15 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
 
+NO_MATTER = (
+    "run.out",  # the folder may have been moved
+    "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by the ablations
+    *(f"data.{name}" for name in ("validation", "workers", "cache", "cache_gib")),
+    *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
+    *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),
+)
+"""Fields that may change between two starts of a run: what is learned does not depend on them."""
+
 
 def nearest(name: str, known: list[str]) -> str:
     """`; did you mean X?` for the known name most like `name`, or nothing."""
@@ -29,6 +38,33 @@ def field_names(kind: type, prefix: str = "") -> list[str]:
         name = prefix + item.name.replace("_", "-")
         names += field_names(hints[item.name], f"{name}.") if dataclasses.is_dataclass(hints[item.name]) else [name]
     return names
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one of dotted names."""
+    parts = [
+        flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value} for key, value in values.items()
+    ]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any], found: dict[str, Any] | None = None) -> dict[str, tuple[Any, Any]]:
+    """The fields by which two starts of a run differ in what they learn: name as on the command line -> (old value, new value).
+
+    Args:
+        old, new: `dataclasses.asdict` of two `TrainConfig`, `old` perhaps read from JSON and without the youngest fields.
+        found: values that take the place of those that `new` leaves open (`run.precision`, `model.text.vocab_size`).
+    """
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value  # as JSON has it
+
+    before, now = flat(old), {**flat(new), **(found or {})}
+    return {
+        name.replace("_", "-"): (before[name], value)
+        for name, value in now.items()
+        if name in before and plain(before[name]) != plain(value) and name not in NO_MATTER
+    }
 
 
 def from_dict(kind: type, values: dict[str, Any], where: str, base: Any = None) -> Any:
@@ -116,6 +152,7 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         SystemExit: after `--help`.
     """
     arguments = [item for item in arguments if not item.startswith("--local_rank")]
+    arguments = ["--help" if item in ("-H", "--help-verbose") else item for item in arguments]
     preset, arguments = take_option(arguments, "preset")
     preset = preset or DEFAULT_PRESET
     if preset not in PRESETS:
@@ -129,7 +166,7 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
         "a run's config.json."
     )
     config, unknown = parse_command(
-        TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True, compact_help=True
+        TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True
     )
     if unknown:
         name = unknown[0].split("=")[0]

@@ -28,7 +28,7 @@ TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
         image=ImageEncoderConfig(image_size=48, patch_size=8, layers=4, width=128, heads=4),
-        text=TextEncoderConfig(context_length=40, vocab_size=512, layers=3, width=128, heads=4),
+        text=TextEncoderConfig(context_length=40, layers=3, width=128, heads=4),
         text_decoder=DecoderConfig(layers=2, width=128, heads=4),
         image_decoder=DecoderConfig(layers=2, width=128, heads=4),
         masking=MaskingConfig(similarity="centred_token_max"),
@@ -40,9 +40,10 @@ TINY = TrainConfig(
 )
 
 # deepspeed --num_gpus 1 sycoca_ds/train.py --preset small --data.train DIR
-# For one consumer GPU: ViT-S/16 (12 x 384) with decoders of half its depth, a batch of 1024 in four micro-batches. Learning rate of
-# CLIP's smaller models (Radford et al., 2021, Table 20: ViT-B/32). ZeRO-1: with one rank there is nothing to shard. Memory: at most
-# 10 GiB by an estimate (benchmarks/results/2026-11-25_step_cost.md); a smaller GPU takes more `optim.accumulation-steps`.
+# For one consumer GPU: ViT-S/16 (12 x 384), text encoder and text decoder 6 deep, image decoder 4, a batch of 1024 in four
+# micro-batches. Learning rate of CLIP's smaller models (Radford et al., 2021, Table 20: ViT-B/32). ZeRO-1: with one rank there is
+# nothing to shard. Memory: at most 10 GiB by an estimate (benchmarks/results/2026-11-25_step_cost.md); a smaller GPU takes more
+# `optim.accumulation-steps`.
 SMALL = TrainConfig(
     model=ModelConfig(
         embed_dim=384,
@@ -57,9 +58,10 @@ SMALL = TrainConfig(
 )
 
 # deepspeed --hostfile HOSTS sycoca_ds/train.py --preset base --data.train DIR
-# open_clip's coca_base shapes (12 layers, 768 wide) at 224 px with patches of 16 px; the image decoder like the text decoder.
+# open_clip's coca_base shapes (12 layers, 768 wide) at 224 px with patches of 16 px and the tokenizer's own vocabulary; the image
+# decoder like the text decoder.
 BASE = TrainConfig(
-    model=ModelConfig(embed_dim=512, text=TextEncoderConfig(vocab_size=64000)),
+    model=ModelConfig(embed_dim=512),
     run=RunConfig(out="runs/base"),
 )
 
@@ -77,10 +79,11 @@ SYCOCA_930M = TrainConfig(
     run=RunConfig(out="runs/930m"),
 )
 
-# open_clip's three CoCa, field by field (its model_configs/*.json), for its weights: docs/open_clip.md. Without weights they train
-# CoCa as open_clip does. All three use CLIP's BPE, also coca_base, whose 64000 rows that tokenizer does not fill, and the padding
-# mask that open_clip's weights were trained with; --model.text.attention-mask exact is the better one for training afresh.
-_CLIP_TEXT = TextEncoderConfig(sot_id=49406, eot_id=49407, attention_mask="open_clip")
+# open_clip's three CoCa, field by field (its model_configs/*.json), for its weights: docs/open_clip.md. The shapes are open_clip's,
+# the training is ours: open_clip's initial weights are scaled by width, and its defaults are a learning rate of 5e-4, a decay of
+# 0.2 and 10,000 warm-up steps. All three use CLIP's BPE, also coca_base, whose 64000 rows that tokenizer does not fill, and the
+# padding mask that open_clip's weights were trained with; --model.text.attention-mask exact is the better one for training afresh.
+_CLIP_TEXT = TextEncoderConfig(vocab_size=49408, sot_id=49406, eot_id=49407, attention_mask="open_clip")
 
 # deepspeed --hostfile HOSTS sycoca_ds/train.py --preset coca_base --data.train DIR
 # 440 M parameters: ViT-B at 288 px with patches of 18 px, no attention pooling: [CLS] and all 256 patches as they are.
@@ -129,3 +132,5 @@ PRESETS: dict[str, TrainConfig] = {
     "coca_ViT-L-14": OPEN_CLIP_L_14,
 }
 DEFAULT_PRESET = "930m"
+VOCABULARIES = {"tiny": 512}
+"""Entries of the tokenizer that a preset is meant for, where that is not the default one (`data_pipeline tokenizer train`)."""

@@ -41,7 +41,7 @@ from sycoca_ds.ablations.runs import (
     write_starts,
 )
 from sycoca_ds.ablations.tables import TITLES, Row, select
-from sycoca_ds.launch.display import Display, Stage
+from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
 from sycoca_ds.launch.processes import read_report, tail
 
 GUESSED_SECONDS = {"training": 60.0, "evaluation": 15.0}
@@ -114,7 +114,10 @@ class Runner:
             steps = [Step(run, None)] if final_checkpoint(run) is None else []
             steps += [Step(run, chosen) for chosen in sets if finished_evaluation(run, chosen) is None]
             self.steps += steps
-            stages += [Stage(f"run {number + 1} of {len(runs)}, {run.title}: {step.name}", [], 0) for step in steps]
+            title = f"run {number + 1} of {len(runs)}, {run.title}"
+            stages += [
+                Stage(f"{title}: {step.name}", [], 0, EVALUATION_PARTS if step.chosen else (), LOADS_TORCH) for step in steps
+            ]
         self.display = Display(stages) if stages else None
 
     def expect(self, number: int, at_this_pace: float | None = None) -> None:

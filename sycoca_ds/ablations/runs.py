@@ -24,17 +24,9 @@ from sycoca_ds.eval.classification import LabelSet, load_labels
 from sycoca_ds.eval.suite import SuiteOptions, finished_task, task_key
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
-from sycoca_ds.options import from_dict, parse_options, read_json_object
+from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
-NO_MATTER = (
-    "run.out",  # the folder may have been moved
-    "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by `final_checkpoint`
-    *(f"data.{name}" for name in ("validation", "workers")),
-    *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
-    *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),
-)
-"""Fields that may change between two starts of a run: what is learned does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +149,6 @@ def found_precision(out: Path) -> str | None:
     return None
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one of dotted names."""
-    parts = [
-        flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value} for key, value in values.items()
-    ]
-    return {key: value for part in parts for key, value in part.items()}
-
-
 def check_same(run: Run, precision: str | None) -> bool:
     """Whether the run has been started before.
 
@@ -174,11 +158,11 @@ def check_same(run: Run, precision: str | None) -> bool:
     saved = saved_config(run.folder)
     if saved is None:
         return False
-    old, new = flat(dataclasses.asdict(saved)), flat(dataclasses.asdict(run.config))
-    if new["run.precision"] == "auto":
-        new["run.precision"] = precision or old["run.precision"]
-    changed = [name for name in new if old[name] != new[name] and name not in NO_MATTER]
-    other = [f"{name.replace('_', '-')} = {old[name]} (now {new[name]})" for name in changed]
+    found = {"run.precision": precision or saved.run.precision} if run.config.run.precision == "auto" else {}
+    if run.config.model.text.vocab_size is None:
+        found["model.text.vocab_size"] = saved.model.text.vocab_size
+    changes = changed_fields(dataclasses.asdict(saved), dataclasses.asdict(run.config), found)
+    other = [f"{name} = {old} (now {new})" for name, (old, new) in changes.items()]
     if other:
         raise UserError(
             f"{run.folder} was trained with {', '.join(other)}: give the options of then, or another --out, or delete that folder"

@@ -22,8 +22,9 @@ from pathlib import Path
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
-from sycoca_ds.launch.display import Display, Stage
+from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
 from sycoca_ds.launch.processes import REPOSITORY, child_environment, free_port, read_report, stop, tail, usable_accelerators
+from sycoca_ds.presets import VOCABULARIES
 
 FIRST_PORT = 8731
 REQUIREMENTS = (
@@ -34,6 +35,13 @@ REQUIREMENTS = (
     "reconstruction.gap>=5",
 )
 """What `make demo` must reach on the 500 held-out scenes, in the units of the results table."""
+
+SHOWN = {
+    "build": ((("curate", 0.1), ("download", 0.75), ("verify", 0.15)),),
+    "pretrain": ((), LOADS_TORCH),
+    "evaluate": (EVALUATION_PARTS, LOADS_TORCH),
+}
+"""By the first word of a stage's name: the parts it reports, what it does before (`Stage`)."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +118,9 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
     python, launcher = sys.executable, Path(sys.executable).with_name("deepspeed")
     train, evaluate = REPOSITORY / "sycoca_ds/train.py", REPOSITORY / "sycoca_ds/evaluate.py"
 
-    def stage(name: str, seconds: float, *parts: str, **values: object) -> Stage:
-        line = " ".join(parts).format_map({key: shlex.quote(str(value)) for key, value in values.items()})
-        return Stage(name, shlex.split(line), seconds)
+    def stage(name: str, seconds: float, *words: str, **values: object) -> Stage:
+        line = " ".join(words).format_map({key: shlex.quote(str(value)) for key, value in values.items()})
+        return Stage(name, shlex.split(line), seconds, *SHOWN.get(name.split()[0], ()))
 
     shared = {"python": python, "world": world, "port": port}
     return [
@@ -139,7 +147,8 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
         stage(
             "train the tokenizer",
             1,
-            "{python} -m data_pipeline tokenizer train --data {data} --out {data}/tokenizer.json --vocab-size 512",
+            "{python} -m data_pipeline tokenizer train --data {data} --out {data}/tokenizer.json --vocab-size {entries}",
+            entries=VOCABULARIES["tiny"],
             python=python,
             data=data / "train",
         ),

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-import torch
+
+def own_tools_first() -> str:
+    """PATH with the folder of this interpreter first, whether its environment is activated or not: there stands the ninja that
+    compiled DeepSpeed's operators. To another version of it all of them are out of date."""
+    own, given = str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)
+    return given if given.split(os.pathsep)[0] == own else f"{own}{os.pathsep}{given}"
 
 
 def prepare_deepspeed() -> None:
     """What DeepSpeed has to find in the environment; called before its first import, which warns otherwise.
 
-    That a machine without a GPU is meant to be one; and compiled operators inside the virtual environment they belong to: in the
-    home folder, torch's default, two environments would take turns compiling them anew.
+    That a machine without a GPU is meant to be one; this environment's tools; and compiled operators inside the virtual environment
+    they belong to: in the home folder, torch's default, two environments would take turns compiling them anew.
     """
+    import torch
+
+    os.environ["PATH"] = own_tools_first()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK):

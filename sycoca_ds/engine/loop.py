@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,16 +20,17 @@ from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint import restoring, saving
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.feed import start_feed
+from sycoca_ds.engine.launcher import keep_launcher_waiting
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_record
+from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_note, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
-from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, total_steps
-from sycoca_ds.engine.runtime import Runtime, bf16_pays, seed_everything, write_text
+from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
+from sycoca_ds.engine.runtime import Runtime, seed_everything, write_text
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.model.sycoca import SyCoCa
-from sycoca_ds.options import to_json
+from sycoca_ds.options import from_dict, to_json
 
 log = logging.getLogger(__name__)
 
@@ -38,15 +39,22 @@ MAX_STAND_IN_SHARE = 0.01
 
 
 class StopSignal:
-    """SIGTERM and SIGUSR1 set a flag; the loop saves and ends at the next step, on all ranks together."""
+    """SIGTERM, SIGUSR1 and the first Ctrl-C set a flag; the loop saves and ends at the next step, on all ranks together. A second
+    Ctrl-C ends the process at once."""
 
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+    def __init__(self, runtime: Runtime) -> None:
+        self.received, self.runtime = False, runtime
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if self.runtime.local_rank == 0:
+                keep_launcher_waiting()
+            if self.runtime.leads:  # unbuffered: what the signal interrupted may be in the middle of a print
+                os.write(2, b"\nCtrl-C: saving after this step, then the end; once more ends at once, unsaved\n")
 
 
 def check_gradients(engine, step: int) -> None:
@@ -78,7 +86,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     """
     import deepspeed
 
-    stop = StopSignal()
+    stop = StopSignal(runtime)
     run = Path(config.run.out)
 
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
@@ -88,10 +96,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
-    if config.run.precision == "auto":
-        bf16 = policy["zero_optimization"]["stage"] > 0 and runtime.agree(bf16_pays(runtime.device))
-        config = replace(config, run=replace(config.run, precision="bf16" if bf16 else "fp32"))
-    policy = deepspeed_config(policy, config, batches)
+    stage = policy["zero_optimization"]["stage"]
     validation = None
     if config.data.validation is not None:
         pictures = Collection(config.data.validation, config.model.image.image_size)
@@ -107,6 +112,11 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     found = runtime.agree(_newest(run) if runtime.leads else None)
     if isinstance(found, UserError):
         raise found
+    state = saving.read_state(found) if found is not None else None
+    config = settle(config, state and state["config"], tokenizer, stage, runtime)
+    if found is not None:
+        restoring.check_resumable(state, found, config, manifest_digest=sources.digest, zero_stage=stage)
+    policy = deepspeed_config(policy, config, batches)
 
     # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
     model = SyCoCa(config.model, config.loss, seed=config.run.seed)
@@ -115,16 +125,19 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    if found is not None and restoring.needs_resharding(saving.read_state(found), runtime.world_size):
+    if found is not None and restoring.needs_resharding(state, runtime.world_size):
         policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
     seed_everything(config.run.seed + runtime.rank)
     first_step, skipped_before, replaced = 0, 0, 0
     if found is not None:
-        state = restoring.restore(engine, runtime, found, config, sources.digest)
+        restoring.restore(engine, runtime, found, state)
         first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
         replaced = state["extra"]["stand_ins"]
         runtime.say(f"resumed from {found} at step {first_step}")
+        then = from_dict(TrainConfig, state["config"], str(found / saving.STATE_FILE))
+        for sentence in restoring.changes(state, config, old_steps=total_steps(then, plan), steps=steps):
+            runtime.say(sentence)
     if runtime.leads:
         write_text(run / "config.json", to_json(config))
         if tokenizer.path.resolve() != (run / "tokenizer.json").resolve():
@@ -172,7 +185,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     if first_step == 0:
         look()
-    with Progress(f"train {config.model.family}", total=steps, unit="steps", enabled=runtime.leads) as bar:
+    with Progress("train", total=steps, unit="steps", enabled=runtime.leads) as bar:
         bar.set(first_step)
         while step < steps:
             # ---------------------------------------------------------------------------------------------------------------
@@ -228,7 +241,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                         f"data_pipeline verify` on {' '.join(config.data.train)}"
                     )
                 metrics.scalars(step, record)
-                bar.note(format_record(step, steps, record))
+                bar.note(format_note(record))
                 runtime.say(format_record(step, steps, record))
                 chrono.restart()
             bar.set(step)
@@ -242,7 +255,9 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                     f"step {step}: {said}: the same command then resumes from the last checkpoint (with other data it would mean "
                     "other samples)"
                 )
-            if step % config.run.picture_every == 0 or step == steps:
+            if stopping and runtime.local_rank == 0:
+                keep_launcher_waiting()
+            if (step % config.run.picture_every == 0 and not stopping) or step == steps:
                 look()
             due = step % config.run.checkpoint_every == 0 or step == steps
             if due or late or stopping:

@@ -141,3 +141,8 @@ def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
         f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record.get('grad_norm', float('nan')):.2f} "
         f"lr {record['lr']:.1e} | {record['samples_per_second']:.0f} samples/s, data wait {100 * record['data_wait']:.1f} %"
     )
+
+
+def format_note(record: dict[str, Any]) -> str:
+    """The same beside a bar, where there is little room."""
+    return f"loss {record['loss']:.3f}, {record['samples_per_second']:.0f} samples/s"

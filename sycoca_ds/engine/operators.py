@@ -7,9 +7,13 @@ there.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from data_pipeline.errors import UserError, run_command
 
 STALE_SECONDS = 180.0
 """A lock in whose folder nothing has changed for so long is left over; one file compiles in about 45 s."""
+COMPILE_TIME = "about 45 s, minutes on a busy machine; once, later starts find it there"
 
 
 def wait_for_lock(folder: Path, stale_seconds: float = STALE_SECONDS) -> bool:
@@ -50,6 +55,29 @@ def wait_for_builds() -> None:
         wait_for_lock(folder)
 
 
+@contextlib.contextmanager
+def said_if_compiling(after: float = 2.0) -> Iterator[None]:
+    """Says so, once and on one rank a machine, if an operator is being compiled for longer than `after` seconds in the block."""
+    over = threading.Event()
+
+    def watch() -> None:
+        locked = {folder: 0.0 for _, folder in _operators()}
+        while not over.wait(0.5):
+            for folder in locked:
+                locked[folder] = locked[folder] + 0.5 if (folder / "lock").exists() else 0.0
+                if locked[folder] > after:
+                    print(f"compiling DeepSpeed's operators into {folder}: {COMPILE_TIME}", flush=True)
+                    return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 def _operators() -> list[tuple[Any, Path]]:
     """(builder, torch's extension folder) of each operator. `prepare_deepspeed` comes first."""
     from deepspeed.accelerator import get_accelerator
@@ -70,17 +98,19 @@ def build_operators() -> list[str]:
     Raises:
         UserError: no C++ compiler, or no ninja on PATH.
     """
+    from sycoca_ds.engine.environment import prepare_deepspeed
+
+    prepare_deepspeed()
     for tool, package in (("c++", "g++"), ("ninja", "ninja")):
         if shutil.which(tool) is None:
             raise UserError(
                 f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
             )
-    from sycoca_ds.engine.environment import prepare_deepspeed
-
-    prepare_deepspeed()
     operators = _operators()
     for builder, folder in operators:
         wait_for_lock(folder)
+        if not (folder / f"{builder.NAME}.so").exists():
+            print(f"compiling DeepSpeed's {builder.NAME}: {COMPILE_TIME}", flush=True)
         builder.load(verbose=False)
     return [builder.NAME for builder, _ in operators]
 

@@ -12,7 +12,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import BatchPlan, OptimConfig, TrainConfig
 from sycoca_ds.options import nearest, read_json_object
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
 
 POLICY_KEYS = (
     "bf16",
@@ -26,6 +26,8 @@ POLICY_KEYS = (
     "prescale_gradients",
     "gradient_predivide_factor",
 )
+LEAF_KEYS = ("leaf_module", "stage3_module_granularity_threshold", "module_granularity_threshold")
+"""Keys of zero_optimization that turn modules into leaves, by name or by size (with DeepSpeed's prefix or without)."""
 OWNED_ELSEWHERE = {
     "train_batch_size": "optim.global-batch-size",
     "train_micro_batch_size_per_gpu": "optim.global-batch-size, accumulation and the world size",
@@ -41,15 +43,15 @@ OWNED_ELSEWHERE = {
 
 
 def find_policy(name: str) -> Path:
-    """The policy file, relative to the current folder or else to the repository.
+    """The policy file, relative to the current folder, else to the repository, else among those installed with the package.
 
     Raises:
-        UserError: in neither place.
+        UserError: in none of these places.
     """
-    for path in (Path(name), REPOSITORY / name):
+    for path in (Path(name), PACKAGE.parent / name, PACKAGE / name):
         if path.is_file():
             return path
-    shipped = ", ".join(sorted(f"ds_configs/{path.name}" for path in (REPOSITORY / "ds_configs").glob("*.json")))
+    shipped = ", ".join(sorted(f"ds_configs/{path.name}" for path in (PACKAGE / "ds_configs").glob("*.json")))
     raise UserError(f"run.ds-config = {name}: no such file (shipped: {shipped})")
 
 
@@ -76,11 +78,12 @@ def read_policy(name: str) -> dict[str, Any]:
     for key in zero:
         if key not in known:
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
-    if zero.get("leaf_module"):
-        raise UserError(
-            f"{path}: zero_optimization.leaf_module must be left out: DeepSpeed 0.19.8 reduces the gradients of a leaf "
-            "twice when it runs twice a step, as the image encoder's blocks do, and stops"
-        )
+    for key in LEAF_KEYS:
+        if zero.get(key):
+            raise UserError(
+                f"{path}: zero_optimization.{key} must be left out, it makes leaf modules: DeepSpeed 0.19.8 reduces the gradients "
+                "of a leaf twice when it runs twice a step, as the image encoder's blocks do, and stops"
+            )
     if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
         raise UserError(
             f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import BatchPlan, TrainConfig, check_model
+from sycoca_ds.config import BatchPlan, TrainConfig, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
+from sycoca_ds.engine.launcher import check_hostfile
 from sycoca_ds.engine.policy import check_precision, read_policy
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.runtime import Runtime, bf16_pays
 from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 
@@ -40,16 +43,42 @@ def find_tokenizer(config: TrainConfig, sources: Sources) -> Tokenizer:
         UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
     tokenizer = Tokenizer(config.data.tokenizer or sources.manifests[0].root / "tokenizer.json")
-    if tokenizer.vocab_size > config.model.text.vocab_size:
-        raise UserError(
-            f"model.text.vocab-size = {config.model.text.vocab_size}: expected at least {tokenizer.vocab_size}, the "
-            f"vocabulary of {tokenizer.path}"
-        )
+    check_vocabulary(config.model.text.vocab_size, tokenizer)
     for name in ("sot_id", "eot_id"):
         wanted, found = getattr(tokenizer, name), getattr(config.model.text, name)
         if wanted != found:
             raise UserError(f"model.text.{name.replace('_', '-')} = {found}: expected {wanted}, the id in {tokenizer.path}")
     return tokenizer
+
+
+def check_vocabulary(rows: int | None, tokenizer: Tokenizer) -> None:
+    """Raises `UserError` for an embedding with fewer rows than the tokenizer has entries."""
+    if rows is not None and rows < tokenizer.vocab_size:
+        raise UserError(
+            f"model.text.vocab-size = {rows}: expected at least {tokenizer.vocab_size}, the vocabulary of {tokenizer.path}; a new "
+            "run takes that by itself"
+        )
+
+
+def settle(config: TrainConfig, saved: dict[str, Any] | None, tokenizer: Tokenizer, stage: int, runtime: Runtime) -> TrainConfig:
+    """The configuration with nothing left open: what a run's checkpoint has, else what the tokenizer and this machine say.
+
+    A measured precision may come out otherwise an hour later or on other machines, a run's must not. Every rank calls it.
+
+    Args:
+        saved: `config` of the checkpoint that the run goes on from.
+        stage: the run's ZeRO stage; without ZeRO there is no bf16.
+    """
+    rows = tokenizer.vocab_size if saved is None else saved["model"]["text"]["vocab_size"]
+    config = replace(config, model=with_vocabulary(config.model, rows))
+    check_vocabulary(config.model.text.vocab_size, tokenizer)
+    if config.run.precision == "auto":
+        if saved is not None:
+            precision = saved["run"]["precision"]
+        else:  # rank 0 measures while the others wait
+            precision = "bf16" if runtime.agree(runtime.leads and stage > 0 and bf16_pays(runtime.device)) else "fp32"
+        config = replace(config, run=replace(config.run, precision=precision))
+    return config
 
 
 def augmentation(config: TrainConfig) -> Augmentation:
@@ -126,6 +155,7 @@ def check_before_start(config: TrainConfig) -> None:
     Raises:
         UserError: naming the field.
     """
+    check_hostfile(config.run.expected_world_size)
     check_model(config.model)
     if not config.data.train:
         raise UserError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +18,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from sycoca_ds.engine.operators import wait_for_builds
+from sycoca_ds.engine.launcher import meet_on_a_free_port
+from sycoca_ds.engine.operators import said_if_compiling, wait_for_builds
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """Longest wait in a collective; a save of a large model to a slow disk happens between two of them."""
@@ -120,9 +123,12 @@ def start_runtime() -> Runtime:
         # ranks of one machine share its cores: more threads than cores makes every kernel wait
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
     if device.type == "cpu":
-        # the group's start loads an operator, and would wait without end, and without a word, for the lock of a killed build
+        # the group's start loads an operator; it would wait without end, and without a word, for the lock of a killed build
         wait_for_builds()
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", timeout=GROUP_TIMEOUT, verbose=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with said_if_compiling():
+        meet_on_a_free_port(backend, device, GROUP_TIMEOUT)
+        deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
     runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device, local_world)
     if device.type == "cpu":
         _free_at_exit(runtime)
@@ -167,20 +173,38 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def bf16_pays(device: torch.device, seconds: float = 0.3) -> bool:
+def bf16_pays(device: torch.device) -> bool:
     """Whether bf16 is worth it here: on a GPU, if it has it; on a CPU, if forward and backward of a linear layer of the size
-    of the tiny model's are at least 1.2 times as fast as in float32, measured for `seconds`."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+    of the tiny model's are at least 1.2 times as fast as in float32."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_speed_up() > 1.2
 
-    def rate(dtype: torch.dtype) -> float:
+
+def bf16_speed_up(seconds: float = 2.0) -> float:
+    """How many times as fast as in float32 such a layer runs in bf16, measured for `seconds`.
+
+    The fastest of many calls of a millisecond, the two types in turn, in processor seconds of one thread: what else the machine
+    does can only make a call slower, and hardly all of one type. Means of wall-clock time differ by a factor of two on a busy machine.
+    """
+
+    def layer_of(dtype: torch.dtype) -> Callable[[], float]:
         layer = torch.nn.Linear(128, 512, dtype=dtype)
-        x = torch.randn(4096, 128, dtype=dtype, requires_grad=True)
-        layer(x).sum().backward()  # the first call chooses and compiles kernels
-        start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds / 2:
-            layer(x).sum().backward()
-            count += 1
-        return count / (time.perf_counter() - start)
+        x = torch.randn(256, 128, dtype=dtype, requires_grad=True)
 
-    return rate(torch.bfloat16) > 1.2 * rate(torch.float32)
+        def call() -> float:
+            start = time.thread_time()
+            layer(x).sum().backward()
+            return time.thread_time() - start
+
+        call()  # chooses and compiles kernels
+        return call
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        narrow, wide = layer_of(torch.bfloat16), layer_of(torch.float32)
+        end, fastest = time.perf_counter() + seconds, [math.inf, math.inf]
+        while time.perf_counter() < end:
+            fastest = [min(fastest[0], narrow()), min(fastest[1], wide())]
+    finally:
+        torch.set_num_threads(threads)
+    return fastest[1] / fastest[0]

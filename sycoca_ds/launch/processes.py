@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE
+from sycoca_ds.engine.environment import own_tools_first
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SAVE_SECONDS = 300.0
+"""How long a stage that is stopped may take to end by itself: a training saves first."""
 
 
 def free_port(first: int) -> int:
@@ -30,24 +35,45 @@ def free_port(first: int) -> int:
 
 
 def child_environment(progress: Path) -> dict[str, str]:
-    """The environment of every stage: tools that stand beside the interpreter (ninja) first on PATH, where to report."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, PROGRESS_FILE_VARIABLE: str(progress), "TOKENIZERS_PARALLELISM": "false"}
+    """The environment of every stage: this environment's tools first on PATH, where to report."""
+    return {
+        **os.environ,
+        "PATH": own_tools_first(),
+        PROGRESS_FILE_VARIABLE: str(progress),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ends a stage and everything it started: its own signal first, then the whole process group."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            pass
+    """Ends a stage and everything it started: SIGTERM to its process group, SIGKILL to what is left of it after SAVE_SECONDS, or at
+    once if the wait is interrupted (a second Ctrl-C).
+
+    To the whole group and until it is empty: DeepSpeed's launcher is gone at once, while its ranks still save.
+    """
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            until, said = time.monotonic() + SAVE_SECONDS, time.monotonic() + 2
+            while _lives(process) and time.monotonic() < until:
+                if said and time.monotonic() > said:
+                    print("stopping: what runs saves first; Ctrl-C ends it at once", file=sys.stderr, flush=True)
+                    said = None
+                time.sleep(0.1)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _lives(process: subprocess.Popen) -> bool:
+    """Whether a process of the group that `process` leads is still there, zombies left out."""
+    process.poll()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = path.read_text().rsplit(")", 1)[1].split()[:3]
+            if int(group) == process.pid and state != "Z":
+                return True
+    return False
 
 
 def read_report(progress: Path) -> dict:

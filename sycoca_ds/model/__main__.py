@@ -8,10 +8,12 @@ import sys
 import torch
 
 from data_pipeline.errors import UserError, run_command
+from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
+from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import forward_flops, passes, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import nearest
-from sycoca_ds.presets import PRESETS
+from sycoca_ds.presets import PRESETS, VOCABULARIES
 
 FORMULA = """\
 A block on n tokens of width d: 24 n d^2 + 4 n^2 d (half the second under a causal mask); on m tokens of width d' of the other
@@ -20,10 +22,10 @@ Step = 3 x forward (backward costs two), scores once; checkpointing adds one for
 (8 n d^2), several micro-batches one of both encoders."""
 
 
-def parameters(name: str) -> dict[str, int]:
+def parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters by part, from a model on the meta device."""
     with torch.device("meta"):
-        model = SyCoCa(PRESETS[name].model, seed=None)
+        model = SyCoCa(config, seed=None)
     parts = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
     return {**parts, "logit_scale": model.logit_scale.numel()}
 
@@ -32,9 +34,9 @@ def describe(name: str) -> str:
     """A table of one preset: parameters by part, tokens and forward FLOPs of a sample by pass, FLOPs of a step."""
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}{nearest(name, list(PRESETS))} (expected {', '.join(PRESETS)})")
-    config = PRESETS[name].model
+    config = with_vocabulary(PRESETS[name].model, VOCABULARIES.get(name, TrainTokenizerCommand.vocab_size))
     image, text = config.image, config.text
-    counts = parameters(name)
+    counts = parameters(config)
     lines = [
         f"{name}: {config.family}, {image.image_size} px, patches of {image.patch_size} px ({image.patches}), "
         f"captions of {text.context_length} tokens, vocabulary {text.vocab_size}"

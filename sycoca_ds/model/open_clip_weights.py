@@ -17,7 +17,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.open_clip_config import check_held
-from sycoca_ds.model.shapes import Shape, check_tensors, our_shapes
+from sycoca_ds.model.shapes import Shape, check_tensors, our_shapes, unwrapped
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     """Our state dict from open_clip's; values and dtypes stay as they are, bit for bit.
 
     Args:
-        state: open_clip's, without wrappers or prefixes.
+        state: open_clip's; the names of wrappers (torch.compile, DDP, ...) are taken off.
         config: of family `coca` or `clip`.
 
     Raises:
@@ -164,6 +164,7 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
         raise UserError("model.family = sycoca: open_clip has no image decoder; load its weights as coca, then start from them")
     shapes, found = our_shapes(config), rules(config)
     expected = {name: shape for rule in found for name, shape in rule.their_shapes(shapes, config.image.patch_size).items()}
+    state = unwrapped(state, "open_clip's weights")
     check_tensors(state, expected, "open_clip's weights")
     result: dict[str, Tensor] = {}
     for rule in found:

@@ -15,6 +15,9 @@ Shape = tuple[int, ...]
 NAMES_SHOWN = 4
 """Tensor names an error lists before it says how many more there are."""
 
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Components that torch.compile, FSDP and activation checkpointing put into the names of what they wrap."""
+
 
 def our_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Name and shape of every parameter of a model, without allocating one."""
@@ -26,6 +29,24 @@ def _shorten(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def unwrapped(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """A state dict under the names of the model itself, without those of what it was wrapped in: DDP (`module.` before every name),
+    torch.compile, FSDP and activation checkpointing (components of their own, around the whole or any part), in any combination.
+
+    Raises:
+        UserError: two names become one; `where` is named.
+    """
+    cut = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in state}
+    while cut and all(parts[0] == "module" and len(parts) > 1 for parts in cut.values()):
+        cut = {name: parts[1:] for name, parts in cut.items()}
+    taken: dict[str, str] = {}
+    for name, parts in cut.items():
+        first = taken.setdefault(".".join(parts), name)
+        if first != name:
+            raise UserError(f"{where}: {first} and {name} are one name without wrappers: leave one of them out")
+    return {plain: state[name] for plain, name in taken.items()}
 
 
 def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Shape], whose: str) -> None:

@@ -23,17 +23,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(options: list[str], ranks: int, script: Path = REPOSITORY / "sycoca_ds/train.py") -> subprocess.Popen:
-    """Starts a run in a process group of its own; `ranks` 0 runs the script without a launcher."""
+def start(
+    options: list[str],
+    ranks: int,
+    script: Path = REPOSITORY / "sycoca_ds/train.py",
+    launch: list[str] | None = None,
+    **environment: str,
+) -> subprocess.Popen:
+    """Starts a run in a process group of its own; `ranks` 0 runs the script without a launcher, `launch` are more words for it in
+    place of a port."""
     program = [sys.executable, str(script)]
     if ranks:
         launcher = Path(sys.executable).with_name("deepspeed")
-        program = [str(launcher), "--num_accelerators", str(ranks), "--master_port", str(free_port()), program[1]]
+        port = ["--master_port", str(free_port())] if launch is None else launch
+        program = [str(launcher), "--num_accelerators", str(ranks), *port, program[1]]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # ninja stands beside the interpreter
     return subprocess.Popen(
         [*program, *options],
         cwd=REPOSITORY,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -23,7 +23,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, sync_folder
 from sycoca_ds.config import ModelConfig, check_model
-from sycoca_ds.model.shapes import check_tensors, our_shapes
+from sycoca_ds.model.shapes import check_tensors, our_shapes, unwrapped
 from sycoca_ds.options import from_dict, read_json_object
 
 FORMAT = 1
@@ -159,7 +159,8 @@ def read_exported(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[st
             raise UserError(f"{path} is missing, {CONFIG_FILE} beside it names it: export the model again")
         if sha256_file(path) != record[key].get("sha256"):
             raise UserError(f"{path} is damaged (its sha256 is not what {CONFIG_FILE} beside it says): export the model again")
-    config, state = from_dict(ModelConfig, record["model"], f"{config_path}: model"), load_file(folder / WEIGHTS_FILE)
+    config = from_dict(ModelConfig, record["model"], f"{config_path}: model")
     check_model(config)
+    state = unwrapped(load_file(folder / WEIGHTS_FILE), str(folder / WEIGHTS_FILE))
     check_tensors(state, our_shapes(config), f"{folder / WEIGHTS_FILE}: its tensors")
     return config, state, record

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.engine.checkpoint.weights import open_weights
-from sycoca_ds.model.shapes import check_tensors
+from sycoca_ds.model.shapes import check_tensors, unwrapped
 from sycoca_ds.model.sycoca import SyCoCa
 
 _SHAPES: dict[str, str] = {
@@ -61,6 +61,7 @@ def initialise_from(model: SyCoCa, path: str | Path) -> str:
 
 def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor], where: str) -> str:
     """`initialise_from` on weights that are already read; `config` is theirs, `where` names them in errors."""
+    weights = unwrapped(weights, where)
     own = dict(model.named_parameters())
     parts = {part: [name for name in own if _part(name) == part] for part in _SHAPES}
     given = {part: [name for name in weights if _part(name) == part] for part in _SHAPES}

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import ModelConfig, TrainConfig
+from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
 from sycoca_ds.engine.checkpoint import resharding
-from sycoca_ds.engine.checkpoint.saving import STATE_FILE, read_state
+from sycoca_ds.engine.checkpoint.saving import STATE_FILE
 from sycoca_ds.engine.runtime import Runtime, restore_random_state
-from sycoca_ds.options import from_dict
+from sycoca_ds.engine.schedule import learning_rate
+from sycoca_ds.options import changed_fields, from_dict
 
 CONVERTED = "for_other_ranks"
 """Folder beside the checkpoints in which one is converted for another number of ranks, while it is loaded."""
@@ -40,16 +41,15 @@ def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) ->
     compare(dataclasses.asdict(old), dataclasses.asdict(model), "model")
 
 
-def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifest_digest: str) -> dict[str, Any]:
-    """Loads weights, optimizer and random states of a verified checkpoint on all ranks; returns its state.
+def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, *, manifest_digest: str, zero_stage: int) -> None:
+    """Refuses a checkpoint that this run cannot go on from, before anything is loaded.
 
-    At another number of ranks the random states stay those of the run's seed: nothing in training draws from them, masks and
-    augmentation are keyed by the sample.
+    Args:
+        config: with the precision and the vocabulary resolved, see `preparation.settle`.
 
     Raises:
-        UserError: another model, data set, sample order or ZeRO stage than the run's.
+        UserError: another model, data set, sample order, ZeRO stage or precision than the run's.
     """
-    state = read_state(folder)
     check_same_model(state, config.model, folder)
     if state["manifest_digest"] != manifest_digest:
         raise UserError(
@@ -73,20 +73,63 @@ def restore(engine, runtime: Runtime, folder: Path, config: TrainConfig, manifes
                 f"checkpoint {folder} has {section}.{key.replace('_', '-')} = {was}, this run "
                 f"{wanted}: the sample order depends on it; use the same value or another --run.out"
             )
-    stage, wanted = state["zero_stage"], engine.zero_optimization_stage()
-    if stage != wanted:
-        raise UserError(f"checkpoint {folder} was saved with {stage} as ZeRO stage, this run has {wanted}: resume with {stage}")
+    if state["zero_stage"] != zero_stage:
+        stage = state["zero_stage"]
+        raise UserError(f"checkpoint {folder} was saved with {stage} as ZeRO stage, this run has {zero_stage}: resume with {stage}")
+    if saved["run"]["precision"] != config.run.precision:
+        raise UserError(
+            f"checkpoint {folder} was trained in {saved['run']['precision']}, this run has run.precision = {config.run.precision}: "
+            "leave run.precision out (auto takes the checkpoint's), or choose another --run.out"
+        )
+
+
+def changes(state: dict[str, Any], config: TrainConfig, *, old_steps: int, steps: int) -> list[str]:
+    """What a resumed run does otherwise than the run that saved the checkpoint, a sentence each; empty if nothing.
+
+    Args:
+        config: as in `check_resumable`, which it has passed.
+        old_steps, steps: length of the whole run then and now.
+    """
+    step = state["step"]
+    before = from_dict(OptimConfig, state["config"]["optim"], STATE_FILE)
+    changed = changed_fields(state["config"], dataclasses.asdict(config))
+    ignored = changed.pop("run.weights", None)
+    said = []
+    if changed:
+        listed = ", ".join(f"{name} = {new} (was {old})" for name, (old, new) in changed.items())
+        said.append(f"from step {step} on with other settings than the checkpoint's: {listed}")
+    if ignored is not None and config.run.weights is not None:
+        said.append(f"run.weights = {config.run.weights} is not read: the run goes on from its checkpoint")
+    rates = [
+        learning_rate(step, peak=optim.lr, warmup_steps=optim.warmup_steps, steps=length)
+        for optim, length in ((before, old_steps), (config.optim, steps))
+    ]
+    if steps <= step:
+        said.append(f"the run has {steps} steps and the checkpoint is of step {step}: there is nothing left to do")
+    elif rates[0] != rates[1]:
+        said.append(
+            f"learning rate {rates[1]:.1e} at step {step} (by the checkpoint's settings {rates[0]:.1e}), falling to 0 at step "
+            f"{steps}: the schedule is that of a run which had these settings from its first step"
+        )
+    return said
+
+
+def restore(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> None:
+    """Loads weights, optimizer and random states of a checkpoint that `check_resumable` has accepted, on all ranks.
+
+    At another number of ranks the random states stay those of the run's seed: nothing in training draws from them, masks and
+    augmentation are keyed by the sample.
+    """
     if runtime.leads:
         shutil.rmtree(folder.parent / CONVERTED, ignore_errors=True)  # of a start that was killed
     if needs_resharding(state, runtime.world_size):
         _restore_for_other_ranks(engine, runtime, folder, state)
-        return state
+        return
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
     if path is None:
         raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
     if state["world_size"] == runtime.world_size:
         restore_random_state(torch.load(folder / f"random_rank_{runtime.rank:05d}.pt", weights_only=True))
-    return state
 
 
 def needs_resharding(state: dict[str, Any], world_size: int) -> bool:

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig
+from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
@@ -25,7 +25,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 def test_parameter_counts_are_open_clips() -> None:
     """open_clip's docs/model_profile.csv gives coca_base 440.34 M; its parts by hand: ViT 86.395, text 134.661, decoder 219.281."""
-    base = PRESETS["base"].model
+    base = with_vocabulary(PRESETS["base"].model, 64000)
     image = dataclasses.replace(base.image, image_size=288, patch_size=18)
     parts = parameters(dataclasses.replace(base, family="coca", image=image))
     assert {name: round(count / 1e6, 3) for name, count in parts.items()} == {
@@ -37,13 +37,13 @@ def test_parameter_counts_are_open_clips() -> None:
 
 def test_the_930m_preset_has_930m_parameters() -> None:
     """The paper prints 930M; DESIGN allows 1 %."""
-    assert abs(sum(parameters(PRESETS["930m"].model).values()) - 930e6) < 9.3e6
+    assert abs(sum(parameters(with_vocabulary(PRESETS["930m"].model, 49152)).values()) - 930e6) < 9.3e6
 
 
 @pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
 def test_every_parameter_starts_as_the_paper_says(family: str) -> None:
     """N(0, 0.01) for matrices and embeddings, 1 for norms, 0 for biases, ln(1 / 0.07) for the logit scale, all finite."""
-    config = dataclasses.replace(PRESETS["tiny"].model, family=family, init_std=0.01)
+    config = dataclasses.replace(with_vocabulary(PRESETS["tiny"].model, 512), family=family, init_std=0.01)
     model = SyCoCa(config, seed=3)
     norms = {id(p) for m in model.modules() if isinstance(m, torch.nn.LayerNorm) for p in m.parameters()}
     for name, p in model.named_parameters():

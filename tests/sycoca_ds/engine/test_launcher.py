@@ -1,0 +1,96 @@
+"""DeepSpeed's own launcher around real ranks: ports, hostfiles, and what a Ctrl-C leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from sycoca_ds.engine.checkpoint.saving import sealed
+from tests.sycoca_ds.engine.test_loop import SMALL
+from tests.worlds.launching import LIMIT, REPOSITORY, finish, start
+
+PATIENCE = 3
+"""Seconds before the launcher kills, in place of its 30."""
+SAVE = 6
+"""Seconds of the slow save below."""
+
+
+def test_two_launches_at_once_meet_on_ports_of_their_own(tmp_path: Path) -> None:
+    """No port is given: DeepSpeed gives both of them 29500, where one of them would end in a traceback."""
+    script = tmp_path / "meet.py"
+    script.write_text(
+        f"import os, sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.environment import prepare_deepspeed\n"
+        "from sycoca_ds.engine.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
+        "prepare_deepspeed()\nruntime = start_runtime()\ntime.sleep(3)\n"
+        "runtime.say(f'met: {sum(runtime.gather(2 + runtime.rank))} {os.environ[\"MASTER_PORT\"]}')\n"
+        "runtime.leave()\nend_process(0)\n"
+    )
+    both = [start([], ranks=2, script=script, launch=[], TMPDIR=str(tmp_path)) for _ in range(2)]
+    ports = set()
+    for status, output in map(finish, both):
+        assert status == 0, output[-3000:]
+        total, port = output.split("met: ")[1].split()[:2]
+        assert total == "5"
+        ports.add(port)
+    assert len(ports) == 2 and "29500" not in ports
+    assert not list(tmp_path.glob("sycoca_ds_*")), "the note that names the port is left behind"
+
+
+def test_a_hostfile_that_does_not_exist_is_refused_unless_the_ranks_are_meant() -> None:
+    """Without data a run is refused anyway, one question later."""
+    status, output = finish(start([], ranks=1, launch=["-H", "nowhere"]))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
+    assert f"--hostfile {REPOSITORY}/nowhere does not exist" in lines[0] and "--run.expected-world-size 1" in lines[0]
+    output = finish(start(["--run.expected-world-size", "1"], ranks=1, launch=["--hostfile=nowhere"]))[1]
+    assert "error: data.train is not set" in output and "nowhere does not exist" not in output, output[-3000:]
+
+
+def slow_saves(tmp_path: Path, data: Path, **launch) -> tuple[Path, object]:
+    """A run whose saves take `SAVE` seconds, in the middle of its steps; under a launcher that kills after `PATIENCE`."""
+    script, out = tmp_path / "slow.py", tmp_path / "run"
+    script.write_text(
+        f"import sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.checkpoint import saving\n"
+        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain = saving.save\n"
+        f"def save(*args, **more):\n    print('saving now', flush=True)\n    time.sleep({SAVE})\n    return plain(*args, **more)\n"
+        "saving.save = save\nend_process(run_command(on_every_rank))\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(
+        "try:\n    import psutil\nexcept ImportError:\n    pass\nelse:\n    plain = psutil.wait_procs\n"
+        f"    psutil.wait_procs = lambda procs, timeout=None, callback=None: plain(procs, {PATIENCE}, callback)\n"
+    )
+    words = [*SMALL, "--data.train", str(data), "--run.out", str(out), "--optim.steps", "5000", "--run.checkpoint-every", "5000"]
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = start(words, script=script, PYTHONPATH=path, **launch)
+    deadline = time.monotonic() + LIMIT
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    return out, process
+
+
+def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) -> None:
+    """As a terminal sends it: to runner, launcher and ranks at once."""
+    out, process = slow_saves(tmp_path, data_set, ranks=2)
+    os.killpg(process.pid, signal.SIGINT)
+    output = finish(process)[1]
+    stopped = json.loads((out / "run_status.json").read_text())
+    assert stopped["status"] == "preempted" and 0 < stopped["step"] < 5000, output[-3000:]
+    assert [folder.name for folder in sealed(out / "checkpoints")] == [f"step_{stopped['step']:08d}"]
+    assert output.count("Ctrl-C: saving after this step") == 1
+
+
+def test_a_second_ctrl_c_ends_at_once(data_set: Path, tmp_path: Path) -> None:
+    out, process = slow_saves(tmp_path, data_set, ranks=0)
+    process.send_signal(signal.SIGINT)
+    for line in process.stdout:
+        if line == "saving now\n":
+            break
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    status, output = finish(process)
+    assert status == -signal.SIGINT and time.monotonic() - began < SAVE / 2, output
+    assert not sealed(out / "checkpoints")

@@ -1,0 +1,47 @@
+"""A plain `pip install .`: what the programs need stands in site-packages, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like site-packages with the project in it, not editable, built from a copy of the sources."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    for name in ("sycoca_ds", "data_pipeline", "tests", "ds_configs", "hostfiles"):
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", site, source]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return site
+
+
+def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) -> None:
+    def files(root: Path) -> set[str]:
+        found = (path for name in ("sycoca_ds", "data_pipeline") for path in (root / name).rglob("*") if path.is_file())
+        policies = {f"sycoca_ds/ds_configs/{path.name}" for path in (root / "sycoca_ds/ds_configs").iterdir()}
+        return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts} | policies
+
+    assert files(installed) == files(REPOSITORY)
+    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"sycoca_ds", "data_pipeline"}
+
+
+def test_training_from_any_folder_finds_the_default_policy(installed: Path, data_set: Path, tmp_path: Path) -> None:
+    """It is read before the weights that this command lacks."""
+    words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2 and "error: run.weights = nowhere does not exist" in done.stderr, done.stderr[-3000:]
+    done = subprocess.run([sys.executable, *words, "--run.ds-config", "zero3"], cwd=tmp_path, env=environment, capture_output=True)
+    assert b"run.ds-config = zero3: no such file (shipped: ds_configs/zero0.json, " in done.stderr
