@@ -26,24 +26,13 @@ from data_pipeline.shards.mark import IN_EVALUATION, mark
 from data_pipeline.shards.verify import verify
 from data_pipeline.world.on_disk import ROW_TROUBLES, SLOW_ROWS, trouble_count
 from tests.worlds import REPOSITORY
-from tests.worlds.chain import GOOD, alive_in, build, content, flags, options, start_world
+from tests.worlds.chain import GOOD, content, flags, options
+from tests.worlds.watching import alive_in, wait_until
 
 pytestmark = pytest.mark.timeout(150)
 COUNTS = {
     kind: sum(ROW_TROUBLES[number % len(ROW_TROUBLES)] == kind for number in range(trouble_count(GOOD))) for kind in ROW_TROUBLES
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain") / "world"
-    with start_world(folder) as server:
-        yield folder, server
-
-
-@pytest.fixture(scope="module")
-def built(world, tmp_path_factory) -> Path:
-    return build(*world, tmp_path_factory.mktemp("chain") / "train")
 
 
 def test_every_good_row_arrives_and_every_bad_one_is_counted(world, built):
@@ -229,8 +218,5 @@ def test_a_killed_verify_leaves_no_process_behind(built, tmp_path):
     assert process.poll() is None and len(alive_in(process.pid)) >= 3
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 10
-    while alive_in(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert alive_in(process.pid) == []
+    assert wait_until(lambda: not alive_in(process.pid), 10), alive_in(process.pid)
     assert not (root / "manifest/manifest.json").exists()

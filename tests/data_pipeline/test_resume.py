@@ -20,22 +20,11 @@ from data_pipeline.download.supervise import ENDED, OUTAGE, START_SECONDS, run_i
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
 from tests.worlds import REPOSITORY
-from tests.worlds.chain import SHARD_SIZE, alive_in, build, content, flags, options, session_of, start_world
+from tests.worlds.chain import SHARD_SIZE, build, content, flags, options, session_of
+from tests.worlds.watching import alive_in, processes, wait_until
 
 pytestmark = pytest.mark.timeout(150)
 KILLS = 20
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chain") / "world"
-    with start_world(folder) as server:
-        yield folder, server
-
-
-@pytest.fixture(scope="module")
-def built(world, tmp_path_factory) -> Path:
-    return build(*world, tmp_path_factory.mktemp("chain") / "train")
 
 
 def curated(folder: Path, server, out: Path) -> list[int]:
@@ -43,13 +32,6 @@ def curated(folder: Path, server, out: Path) -> list[int]:
     allow = options(server)["allow_host"]
     record = curate(CurateOptions(metadata=str(folder / "catalogue/train.parquet"), out=out, source="laion2b", allow_host=allow))
     return expected_shards({"rows": [["part", record["rows_out"], ""]], "shard_size": SHARD_SIZE})
-
-
-def none_left_in(session: int, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive_in(session) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return alive_in(session) == []
 
 
 def interrupted_download(root: Path, server, number: int, group: bool, shards: int, more: tuple | list = ()) -> subprocess.Popen:
@@ -86,7 +68,7 @@ def interrupted_download(root: Path, server, number: int, group: bool, shards: i
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    assert none_left_in(session)
+    assert wait_until(lambda: not alive_in(session), 10)
     return process
 
 
@@ -100,12 +82,10 @@ def resumed_with_a_killed_worker(root: Path, server, done: int) -> str:
         while not killed and time.monotonic() < deadline and process.poll() is None:
             session = session_of(process.pid)
             if session and len(list((root / "shards").glob("*_stats.json"))) > done:
-                parents = {
-                    pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in alive_in(session)
-                }
-                workers = [pid for pid, parent in parents.items() if str(parent) in parents and parent != session]
+                parents = {process.pid: process.parent for process in processes() if process.session == session}
+                workers = [pid for pid, parent in parents.items() if parent in parents and parent != session]
                 for pid in workers:
-                    os.kill(int(pid), signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL)
                 killed = bool(workers)
             time.sleep(0.05)
         assert killed
@@ -187,7 +167,7 @@ def test_killed_at_twenty_random_moments_the_content_is_the_same(world, built, t
             process.wait()
             process.stderr.close()
             stages.append(reached(root))
-            assert none_left_in(process.pid) and (session is None or none_left_in(session)), stages
+            assert all(wait_until(lambda own=own: not alive_in(own), 10) for own in (process.pid, session) if own), stages
     finally:
         server.pause = 0.0
     for root in roots:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from data_pipeline.build import BuildCommand
 from data_pipeline.shards.manifest import Manifest
 from data_pipeline.world.on_disk import build_world
 from data_pipeline.world.server import PictureServer
+from tests.worlds.launching import free_port
+from tests.worlds.watching import processes
 
 GOOD = 220
 SHARD_SIZE = 30
@@ -33,9 +34,7 @@ class SlowServer(PictureServer):
 
 def start_world(folder: Path) -> SlowServer:
     """Draws the world into `folder` and serves it; to be used as a context manager."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     build_world(folder, {"train": GOOD, "val": 2, "test": 2}, seed=0, port=port)
     return SlowServer(folder / "images", port, troubles=True)
 
@@ -83,23 +82,5 @@ def content(root: Path) -> dict[str, tuple[str, str, str]]:
 
 def session_of(parent: int) -> int | None:
     """Session (= pid) of the img2dataset process that a supervisor started."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and int(fields[3]) != os.getsid(parent):
-            return int(fields[3])
-    return None
-
-
-def alive_in(session: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(stat.parent.name)
-    return found
+    own = os.getsid(parent)
+    return next((process.session for process in processes() if process.parent == parent and process.session != own), None)

@@ -45,6 +45,11 @@ def sample(number: int, key: str | None = None, caption: bytes | None = None, im
     ]
 
 
+def parts(key: str, **data: bytes) -> list:
+    """The members of one sample: suffix=content."""
+    return [member(f"{key}.{suffix}", content, mtime=0) for suffix, content in data.items()]
+
+
 def write_tar(path: Path, members: list) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -72,30 +77,27 @@ def write_data_set(folder: Path, samples_per_shard: list[int], seed: int = 0, si
     """
     random = np.random.default_rng(seed)
     colours = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "white": (240, 240, 240), "black": (10, 10, 10)}
-    (folder / "shards").mkdir(parents=True)
     count = 0
     for number, size in enumerate(samples_per_shard):
-        with tarfile.open(folder / "shards" / f"{number:05d}.tar", "w") as tar:
-            for place in range(size):
-                left, right = random.choice(list(colours), 2)
-                picture = np.empty((side, side, 3), np.uint8)
-                picture[:, : side // 2], picture[:, side // 2 :] = colours[left], colours[right]
-                picture[random.integers(side - 6) :][:4] = random.integers(0, 255, 3)
-                caption = " ".join([left, "beside", right, *random.choice(WORDS, random.integers(0, 6))])
-                jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-                facts = {
-                    "uid": f"{count:016x}",
-                    "url": f"http://example.org/{seed}/{count}.jpg",
-                    "caption": caption,
-                    "width": side,
-                    "height": side,
-                    "status": "success",
-                }
-                for suffix, data in (("jpg", jpeg), ("txt", caption.encode()), ("json", json.dumps(facts).encode())):
-                    member = tarfile.TarInfo(f"{number:05d}{place:04d}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
-                count += 1
+        members = []
+        for place in range(size):
+            left, right = random.choice(list(colours), 2)
+            picture = np.empty((side, side, 3), np.uint8)
+            picture[:, : side // 2], picture[:, side // 2 :] = colours[left], colours[right]
+            picture[random.integers(side - 6) :][:4] = random.integers(0, 255, 3)
+            caption = " ".join([left, "beside", right, *random.choice(WORDS, random.integers(0, 6))])
+            jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+            facts = {
+                "uid": f"{count:016x}",
+                "url": f"http://example.org/{seed}/{count}.jpg",
+                "caption": caption,
+                "width": side,
+                "height": side,
+                "status": "success",
+            }
+            members += parts(f"{number:05d}{place:04d}", jpg=jpeg, txt=caption.encode(), json=json.dumps(facts).encode())
+            count += 1
+        write_tar(folder / "shards" / f"{number:05d}.tar", members)
     verify(folder, processes=1)
     train_tokenizer(folder, folder / "tokenizer.json", vocab_size=320)
     return folder
@@ -116,24 +118,21 @@ def write_labels(data: Path, path: Path) -> Path:
 def write_mirror(folder: Path, tars: int = 2, each: int = 4) -> Path:
     """As pixparse/cc12m-wds: cc12m-train-0000.tar with KEY.jpg, KEY.txt and a KEY.json that has url and key, no uid; keys repeat in
     every tar. One sample has no json, one an unreadable one, one no caption."""
-    folder.mkdir(parents=True)
     for number in range(tars):
-        with tarfile.open(folder / f"cc12m-train-{number:04d}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
-            for place in range(each):
-                picture = np.random.default_rng(number * each + place).integers(0, 255, (40, 50, 3)).astype(np.uint8)
-                key = f"{place:09d}"
-                facts = {"key": key, "status": "success", "url": f"http://example.org/{number}/{place}.jpg", "width": 999}
-                members = {
-                    "jpg": cv2.imencode(".jpg", picture)[1].tobytes(),
-                    "json": b"{" if place == 2 else json.dumps(facts).encode(),
-                    "txt": f"caption {place} of {number}".encode(),
-                }
-                if place == 1:
-                    del members["json"]
-                if place == 3 and number == 1:
-                    del members["txt"]
-                for suffix, data in members.items():
-                    member = tarfile.TarInfo(f"{key}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+        members = []
+        for place in range(each):
+            picture = np.random.default_rng(number * each + place).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+            key = f"{place:09d}"
+            facts = {"key": key, "status": "success", "url": f"http://example.org/{number}/{place}.jpg", "width": 999}
+            own = {
+                "jpg": cv2.imencode(".jpg", picture)[1].tobytes(),
+                "json": b"{" if place == 2 else json.dumps(facts).encode(),
+                "txt": f"caption {place} of {number}".encode(),
+            }
+            if place == 1:
+                del own["json"]
+            if place == 3 and number == 1:
+                del own["txt"]
+            members += parts(key, **own)
+        write_tar(folder / f"cc12m-train-{number:04d}.tar", members)
     return folder

@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import torch
@@ -20,6 +18,7 @@ from sycoca_ds.config import (
     TextEncoderConfig,
     TrainConfig,
 )
+from tests.worlds.data_sets import parts, write_tar
 
 SMALL = ModelConfig(
     embed_dim=32,
@@ -37,22 +36,18 @@ def url_of(number: int) -> str:
 
 def make_data(folder: Path, images: int = 24, captions: int = 1, shards: int = 2) -> Path:
     """A data set folder with `images` scenes, each with `captions` captions (samples of one url), in `shards` tars."""
-    (folder / "shards").mkdir(parents=True)
     scenes = sample_scenes(images, seed=5)
     samples = [(image, caption) for image in range(images) for caption in range(captions)]
     per_shard = -(-len(samples) // shards)
     for shard in range(shards):
-        with tarfile.open(folder / "shards" / f"{shard:05d}.tar", "w") as tar:
-            for place, (image, caption) in enumerate(samples[shard * per_shard : (shard + 1) * per_shard]):
-                text = scenes[image].caption if caption == 0 else f"picture number {caption}: {scenes[image].caption}"
-                uid = hashlib.sha256(f"{url_of(image)} {text}".encode()).hexdigest()[:16]
-                meta = {"uid": uid, "url": url_of(image), "caption": text, "width": 64, "height": 64}
-                key = f"{shard:05d}{place:04d}"
-                members = {"jpg": encode_jpeg(draw(scenes[image], (5, image))), "txt": text.encode()}
-                for extension, data in {**members, "json": json.dumps(meta).encode()}.items():
-                    entry = tarfile.TarInfo(f"{key}.{extension}")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
+        members = []
+        for place, (image, caption) in enumerate(samples[shard * per_shard : (shard + 1) * per_shard]):
+            text = scenes[image].caption if caption == 0 else f"picture number {caption}: {scenes[image].caption}"
+            uid = hashlib.sha256(f"{url_of(image)} {text}".encode()).hexdigest()[:16]
+            meta = {"uid": uid, "url": url_of(image), "caption": text, "width": 64, "height": 64}
+            jpeg = encode_jpeg(draw(scenes[image], (5, image)))
+            members += parts(f"{shard:05d}{place:04d}", jpg=jpeg, txt=text.encode(), json=json.dumps(meta).encode())
+        write_tar(folder / "shards" / f"{shard:05d}.tar", members)
     verify(folder, 1)
     return folder
 

@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.worlds import REPOSITORY
+from tests.worlds.watching import members, wait_until
 
 LIMIT = 240
 
@@ -49,20 +49,6 @@ def start(
     )
 
 
-def members(group: int) -> list[int]:
-    """Live processes of a process group."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
     try:
@@ -70,11 +56,8 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"no end within {LIMIT} s:\n{process.communicate()[0][-3000:]}")
-    deadline = time.monotonic() + 10
-    while members(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = members(process.pid)
-    if left:
+    if not wait_until(lambda: not members(process.pid), 10):
+        left = members(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"processes {left} outlived their launcher:\n{output[-3000:]}")
     port = process.args[process.args.index("--master_port") + 1] if "--master_port" in process.args else "none"

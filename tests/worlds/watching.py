@@ -1,12 +1,67 @@
-"""Follows the processes of a run from outside: what each takes, and which are left."""
+"""Processes seen from outside, by /proc: which there are, what each takes, and which are left."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that has not ended."""
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+
+
+def processes() -> Iterator[Process]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                state, *numbers = Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[:4]
+            except OSError:
+                continue
+            if state not in "ZX":
+                yield Process(int(entry.name), *map(int, numbers))
+
+
+def descendants(root: int) -> set[int]:
+    parents = {process.pid: process.parent for process in processes()}
+    found, size = {root}, 0
+    while len(found) != size:
+        size = len(found)
+        found |= {pid for pid, parent in parents.items() if parent in found}
+    return found - {root}
+
+
+def members(group: int) -> list[int]:
+    """Processes of a process group."""
+    return [process.pid for process in processes() if process.group == group]
+
+
+def alive_in(session: int) -> list[int]:
+    return [process.pid for process in processes() if process.session == session]
+
+
+def mentioning(text: str) -> list[int]:
+    """Processes other than this one with `text` among their words."""
+    others = (process.pid for process in processes() if process.pid != os.getpid())
+    return [pid for pid in others if text in _words(pid)]
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @dataclass
@@ -39,9 +94,9 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.stopping.wait(self.pause):
             counting = self.begun.is_set()
-            for pid in {self.root} | descendants(self.root) | {pid for pid in self.seen if alive(pid)}:
+            for pid in {self.root, *descendants(self.root), *self.still_there()}:
                 now, peak = memory(pid)
-                command = _command(pid)
+                command = _words(pid)[:160]
                 if not now or not command:
                     continue
                 if pid not in self.seen or self.seen[pid].command != command:  # the second: a child became another program
@@ -56,15 +111,16 @@ class Watch(threading.Thread):
 
     def left(self, seconds: float = 10.0) -> list[int]:
         """Processes that are still there after so long: some end by noticing that their parent is gone."""
-        deadline = time.monotonic() + seconds
-        while any(alive(pid) for pid in self.seen) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return [pid for pid in self.seen if alive(pid)]
+        wait_until(lambda: not self.still_there(), seconds)
+        return self.still_there()
+
+    def still_there(self) -> list[int]:
+        return [process.pid for process in processes() if process.pid in self.seen]
 
 
-def _command(pid: int) -> str:
+def _words(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:160]
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
 
@@ -77,25 +133,3 @@ def memory(pid: int) -> tuple[float, float]:
         return 0.0, 0.0
     found = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
     return found.get("VmRSS", 0.0), found.get("VmHWM", 0.0)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def descendants(root: int) -> set[int]:
-    parents = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int(Path(entry.path, "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-    found, size = {root}, 0
-    while len(found) != size:
-        size = len(found)
-        found |= {pid for pid, parent in parents.items() if parent in found}
-    return found - {root}

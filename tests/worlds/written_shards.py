@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.files import image_id, write_json
-from data_pipeline.report.outcomes import (
-    LOST,
-)
+from data_pipeline.report.outcomes import LOST
+from tests.worlds.data_sets import parts, write_tar
 
 ODD = (
     "http://Example.COM/1.jpg",
@@ -98,22 +95,16 @@ def write_stats(path: Path, rows: Sequence[tuple[str, str]], start: float = 1000
     path.write_text(json.dumps(record))
 
 
-def write_tar(path: Path, rows: Sequence[tuple[str, str]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for place, (url, outcome) in enumerate(rows):
-            if outcome != "success":
-                continue
-            noise = np.random.default_rng(int(image_id(url), 16)).integers(0, 255, (30, 40, 3)).astype(np.uint8)
-            facts = {"uid": image_id(url), "url": url, "width": 40, "height": 30}
-            members = {
-                "jpg": cv2.imencode(".jpg", noise)[1].tobytes(),
-                "txt": f"<i>caption</i> of {place}".encode(),
-                "json": json.dumps(facts).encode(),
-            }
-            for suffix, data in members.items():
-                member = tarfile.TarInfo(f"{place:04d}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+def write_arrived(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    members = []
+    for place, (url, outcome) in enumerate(rows):
+        if outcome != "success":
+            continue
+        noise = np.random.default_rng(int(image_id(url), 16)).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+        jpeg, caption = cv2.imencode(".jpg", noise)[1].tobytes(), f"<i>caption</i> of {place}".encode()
+        facts = {"uid": image_id(url), "url": url, "width": 40, "height": 30}
+        members += parts(f"{place:04d}", jpg=jpeg, txt=caption, json=json.dumps(facts).encode())
+    write_tar(path, members)
 
 
 def write_folder(folder: Path, shards: Sequence[Sequence[tuple[str, str]]], lost: int = 0, **curated: object) -> Path:
@@ -124,7 +115,7 @@ def write_folder(folder: Path, shards: Sequence[Sequence[tuple[str, str]]], lost
     for number, rows in enumerate(shards):
         base = folder / "shards" / f"{number:05d}"
         write_sidecar(base.with_suffix(".parquet"), rows)
-        write_tar(base.with_suffix(".tar"), rows)
+        write_arrived(base.with_suffix(".tar"), rows)
         start = 1000.0 + 5 * number
         write_stats(base.with_name(f"{base.name}_stats.json"), rows, start, start + 10, lost if number == 0 else 0)
         found = Counter(outcome for _, outcome in rows)

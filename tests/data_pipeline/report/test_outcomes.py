@@ -35,14 +35,6 @@ from tests.worlds.written_shards import rows_of, slow_counts, slow_host, write_f
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two shards, verified."""
-    root = write_folder(tmp_path / "data", [rows_of(230, 1), rows_of(150, 2)])
-    verify(root, processes=1)
-    return root
-
-
 def downloads(folder: Path) -> dict:
     return json.loads((folder / "download.json").read_text())
 

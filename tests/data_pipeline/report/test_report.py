@@ -30,14 +30,6 @@ from tests.worlds.written_shards import ODD, rows_of, slow_counts, write_folder
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two shards, verified."""
-    root = write_folder(tmp_path / "data", [rows_of(230, 1), rows_of(150, 2)])
-    verify(root, processes=1)
-    return root
-
-
 def funnel_of(source: str, rows_in: int, kept: int, rps: float | None = 10.0, adopted: bool = False) -> dict:
     failed = {"http 404": rows_in // 10, "timeout": 1} if not adopted else {}
     requested = kept + sum(failed.values())

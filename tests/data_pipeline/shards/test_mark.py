@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import cv2
@@ -18,6 +16,7 @@ from data_pipeline.shards import mark as marking
 from data_pipeline.shards.manifest import Manifest, ManifestError
 from data_pipeline.shards.mark import MARKS, bands, mark, near
 from data_pipeline.shards.verify import read_summary, verify
+from tests.worlds.data_sets import parts, write_tar
 
 
 def distance(a: int, b: int) -> int:
@@ -66,18 +65,15 @@ def picture(number: int) -> np.ndarray:
 
 
 def write_folder(folder: Path, samples: list[tuple[np.ndarray, str]], quality: int, each: int = 5) -> Path:
-    (folder / "shards").mkdir(parents=True)
     for shard in range(-(-len(samples) // each)):
-        with tarfile.open(folder / "shards" / f"{shard:05d}.tar", "w") as tar:
-            for place, (image, caption) in enumerate(samples[shard * each : (shard + 1) * each]):
-                number = shard * each + place
-                jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-                facts = {"uid": f"{number:016x}", "url": f"http://example.org/{folder.name}/{number}.jpg", "caption": caption}
-                facts |= {"width": image.shape[1], "height": image.shape[0], "status": "success"}
-                for suffix, data in (("jpg", jpeg), ("txt", caption.encode()), ("json", json.dumps(facts).encode())):
-                    member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data))
+        members = []
+        for place, (image, caption) in enumerate(samples[shard * each : (shard + 1) * each]):
+            number = shard * each + place
+            jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+            facts = {"uid": f"{number:016x}", "url": f"http://example.org/{folder.name}/{number}.jpg", "caption": caption}
+            facts |= {"width": image.shape[1], "height": image.shape[0], "status": "success"}
+            members += parts(f"{number:08d}", jpg=jpeg, txt=caption.encode(), json=json.dumps(facts).encode())
+        write_tar(folder / "shards" / f"{shard:05d}.tar", members)
     verify(folder, processes=1)
     return folder
 

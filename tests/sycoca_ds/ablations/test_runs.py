@@ -9,7 +9,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from sycoca_ds.ablations.launch import guarded
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_labels
+from tests.worlds.watching import mentioning, wait_until
 
 STARTER = """
 import os, sys, time
@@ -35,29 +35,6 @@ with only_one(folder / ".lock", "taken") as lock:
     with guarded([sys.executable, "-c", child, str(folder)], folder / "log", folder / "progress", lock) as process:
         time.sleep(100)
 """
-
-
-def mentioning(text: str) -> list[int]:
-    """Processes other than this one with `text` among their words."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if text in words:
-                found.append(int(entry.name))
-    return found
-
-
-def wait_until(condition, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
