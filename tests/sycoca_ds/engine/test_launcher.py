@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from sycoca_ds.engine.checkpoint.saving import sealed
-from tests.sycoca_ds.engine.test_loop import SMALL
 from tests.worlds.launching import LIMIT, REPOSITORY, finish, start
+from tests.worlds.training import SMALL
 
 PATIENCE = 3
 """Seconds before the launcher kills, in place of its 30."""

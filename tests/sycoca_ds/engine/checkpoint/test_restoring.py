@@ -12,8 +12,8 @@ import torch
 from sycoca_ds.engine.checkpoint.restoring import changes
 from sycoca_ds.engine.runtime import bf16_speed_up
 from sycoca_ds.presets import PRESETS
-from tests.sycoca_ds.engine.test_loop import SMALL
 from tests.worlds.launching import finish, start
+from tests.worlds.training import SMALL
 
 
 @pytest.fixture(scope="module")
