@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, MaskingConfig, M
 from sycoca_ds.model.sycoca import SyCoCa
 
 torch.set_num_threads(1)  # models this small lose time to thread hand-over, and test processes share the cores
+
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]  # all servers of the tests are on loopback
 
 SMALL_MODEL = ModelConfig(
     embed_dim=24,
