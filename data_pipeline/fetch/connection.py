@@ -48,7 +48,7 @@ def failures_named() -> Iterator[None]:
     """What sockets, TLS, http.client and urllib3 raise becomes a `FetchError`."""
     try:
         yield
-    except (OSError, http.client.HTTPException, HTTPError, CertificateError) as error:
+    except (OSError, http.client.HTTPException, HTTPError, ValueError) as error:
         cause = error.__cause__ if isinstance(error, ProtocolError) and error.__cause__ else error
         if isinstance(cause, http.client.IncompleteRead):
             raise FetchError("body shorter than announced", transient=True) from None
@@ -58,6 +58,8 @@ def failures_named() -> Iterator[None]:
             raise FetchError("tls failed") from None
         if isinstance(cause, OSError):  # RemoteDisconnected, too
             raise FetchError("connection failed", transient=True) from None
+        if isinstance(cause, ValueError) and not isinstance(cause, HTTPError):  # a name that only a proxy or TLS refuses to encode
+            raise FetchError("malformed url") from None
         raise FetchError("bad http answer") from None
 
 
@@ -120,6 +122,14 @@ class _Checked:
 
     def _new_conn(self) -> socket.socket:
         return connect_to_one(self._addresses, self._clock)
+
+    def _tunnel(self) -> None:
+        connection, self.sock = self.sock, _Socket(self.sock, self._clock)
+        try:
+            super()._tunnel()
+            connection.settimeout(self._clock.left())  # for the whole handshake that follows
+        finally:
+            self.sock = connection
 
     def connect(self) -> None:
         super().connect()

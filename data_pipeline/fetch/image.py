@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+from urllib3 import HTTPHeaderDict
 from urllib3.response import HTTPResponse
 
 from data_pipeline.fetch.body import Body, read_body
@@ -26,10 +27,10 @@ RETRY_PAUSE_SECONDS = 0.5
 _WHOLE_RANGE = re.compile(r"bytes 0-(\d+)/(\d+)")
 
 
-def fetch_bytes(url: str, limits: Limits, refuses: Callable[[Mapping[str, str]], bool] | None = None) -> Body:
+def fetch_bytes(url: str, limits: Limits, refuses: Callable[[HTTPHeaderDict], bool] | None = None) -> Body:
     """The body behind a URL; to be closed. Raises FetchError with its reason.
 
-    Args: refuses: given the final response's headers (with `get_all`), says whether they forbid the use (robots directives).
+    Args: refuses: given the final response's headers, says whether they forbid the use (robots directives).
     """
     clock = Clock(limits.timeout)
     for attempt in range(limits.retries + 1):

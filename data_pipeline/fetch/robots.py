@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from http.client import HTTPMessage
+from email.message import Message
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPHeaderDict
 
 VALUED = ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after")
 """Directives that are followed by a colon and a value, as a robot's name is followed by its directives."""
 ALSO = {"none": ("noindex", "nofollow")}
 
 
-def forbidden(headers: HTTPMessage, robot: str | None, directives: Collection[str]) -> bool:
+def forbidden(headers: Message | HTTPHeaderDict, robot: str | None, directives: Collection[str]) -> bool:
     """Whether any `X-Robots-Tag` holds one of the directives for everybody or for us, or `TDM-Reservation` is 1.
 
     Args:

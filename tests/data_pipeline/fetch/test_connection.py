@@ -265,6 +265,38 @@ def test_through_a_tunnel(certificate, secure, monkeypatch):
         assert got("https://other.example/ok", proxies={"https": proxy.url}, allowed_hosts=frozenset()) == "tls failed"
 
 
+def test_a_proxy_keeps_to_the_time():
+    """One that says nothing, and one that drips."""
+    ending = threading.Event()
+
+    def serve() -> None:
+        for number in range(3):
+            connection = listener.accept()[0]
+            with contextlib.suppress(OSError):
+                connection.recv(1 << 16)
+                while number and not ending.wait(0.1):
+                    connection.sendall(b"H")
+            kept.append(connection)
+
+    kept: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        proxies = {"all": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+        start = time.monotonic()
+        for url in ("https://a.invalid/", "https://a.invalid/", "http://a.invalid/"):
+            assert got(url, timeout=0.6, proxies=proxies) == "timeout"
+        assert time.monotonic() - start < 3
+        ending.set()
+
+
+@pytest.mark.parametrize("host", [f"{'a' * 64}.invalid", ".invalid", "a..invalid"])
+def test_names_that_cannot_be_asked_for(server, host):
+    with proxy_to(server.port) as proxy:
+        for url in (f"http://{host}/ok", f"https://{host}/ok"):
+            assert got(url) == "name not found"
+        assert got(f"https://{host}/ok", proxies={"all": proxy.url}) in ("malformed url", "tls failed")
+
+
 def test_which_proxy():
     proxies = {"http": "http://one:3128", "all": "two:3129", "no": "localhost,.inside.example,10.0.0.1:8080"}
     table = {
