@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_pipeline.errors import UserError, one_line
-from data_pipeline.paths import PlainPaths
+from data_pipeline.paths import PlainPaths, is_plain
 
 
 def quote(text: str) -> str:
@@ -34,7 +34,9 @@ class Duck:
         folder = self._plain(scratch)
         settings |= {"memory_limit": memory_limit, "temp_directory": str(folder)}
         try:
-            self.connection = duckdb.connect(str(folder / "work.duckdb") if on_disk else ":memory:", config=settings)
+            # It looks through links for its file, and finds none behind ? and \: then tables go to `scratch` as they get too large.
+            file = str(folder / "work.duckdb") if on_disk and is_plain(scratch.resolve()) else ":memory:"
+            self.connection = duckdb.connect(file, config=settings)
         except duckdb.Error as error:
             self._plain.close()
             raise UserError(f"--memory-limit {memory_limit}: {one_line(error)}") from None

@@ -28,6 +28,11 @@ def find(pattern: str, recursive: bool = False) -> list[Path]:
     return []
 
 
+def is_plain(path: Path | str) -> bool:
+    """Whether a path holds nothing that any library reads as more than a letter."""
+    return not NOT_PLAIN.search(str(path))
+
+
 class PlainPaths:
     """Other names for paths, free of signs that may mean something to DuckDB or Java: links in a temporary folder of this machine,
     made where they are needed and gone with `close`. DuckDB 2.0 knows no escape: it lists whole folders for `[[]`, and fails at a
@@ -41,7 +46,7 @@ class PlainPaths:
         """A path, absolute, of the same file or folder (which need not be there yet, its folder must). Raises `UserError` where
         the folder for temporary files has no plain name either."""
         path = path.absolute()
-        if not NOT_PLAIN.search(str(path)):
+        if is_plain(path):
             return path
         if NOT_PLAIN.search(path.name):
             return self._link(path)
@@ -51,7 +56,7 @@ class PlainPaths:
         if path not in self._links:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="plain.")
-                if NOT_PLAIN.search(self._folder.name):
+                if not is_plain(self._folder.name):
                     raise UserError(f"TMPDIR {tempfile.gettempdir()}: expected a name of letters, digits and . _ - + = @ ~")
             link = Path(self._folder.name) / str(len(self._links))
             link.symlink_to(path)

@@ -15,6 +15,7 @@ from data_pipeline.catalogue.sources import EMPTY, LIST_OF_TEXTS, TEXT, Column, 
 from data_pipeline.catalogue.spark import open_session
 from data_pipeline.duck import Duck, quote
 from data_pipeline.errors import UserError, one_line
+from data_pipeline.paths import PlainPaths
 
 BATCH_ROWS = 122_880
 PREFIX_VALUES = 1 << 32
@@ -179,9 +180,10 @@ class Spark:
             import sqlglot
         except ImportError:
             raise UserError("--engine spark: sqlglot is missing; install it: pip install 'sycoca-ds[spark]'") from None
+        self._plain = PlainPaths()
         self.spark = open_session(
             master,
-            scratch,
+            self._plain(scratch),
             memory_limit,
             spark__sql__caseSensitive="true",  # a catalogue may have both URL and url
             spark__sql__ansi__enabled="true",
@@ -258,6 +260,7 @@ class Spark:
 
     def close(self) -> None:
         self.spark.stop()
+        self._plain.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

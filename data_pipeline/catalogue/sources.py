@@ -254,7 +254,7 @@ def _check_text(name: str, column: Column, columns: Sequence[Column], where: str
         raise UserError(f"--metadata {where}: the columns {column.twins} differ in case only, if at all; rename one of them")
     if column.kind not in (expected, *AS_TEXT, EMPTY):
         mend = f"choose another with --{name}-col"
-        if fields := [known.name for known in columns if known.name.startswith(f"{column.name}.")]:
+        if fields := [known.name for known in columns if known.name.startswith(f"{column.name}.") and known.kind in AS_TEXT]:
             mend = f"take a field of it, --{name}-col {fields[0]}"
         elif column.kind == LIST_OF_TEXTS and name == "caption":
             mend = f"make a row of each, --caption-col '{column.name}[]' --dedup url_caption"

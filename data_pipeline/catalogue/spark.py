@@ -26,7 +26,8 @@ def open_session(master: str | None, scratch: Path, memory: str | None = None, *
 
     Args:
         master: `local[8]`, `spark://head:7077`, ...; None: what spark-submit or Spark's own configuration says.
-        scratch: folder for what is shipped and, on one machine, for Spark's own files.
+        scratch: folder for what is shipped and, on one machine, for Spark's own files; Spark takes its name for a list of URLs
+            (`PlainPaths` has others).
         memory: of Spark on one machine (`4GB`); clusters have settings of their own.
         settings: Spark's, with `__` for dots.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_pipeline.download.options import chosen_proxies
 from data_pipeline.fetch.limits import Limits
-from data_pipeline.paths import read_local_paths_literally
+from data_pipeline.paths import PlainPaths, read_local_paths_literally
 
 OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
 
@@ -82,5 +82,7 @@ def _open_spark(settings: dict) -> None:
     shutil.rmtree(scratch, ignore_errors=True)  # of a download that was killed
     scratch.mkdir()
     executors = {f"spark.executorEnv.{name}": value for name, value in settings["environment"].items()}
-    open_session(settings["spark_master"], scratch, **executors)
+    plain = PlainPaths()
+    open_session(settings["spark_master"], plain(scratch), **executors)
+    atexit.register(plain.close)
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -67,6 +68,78 @@ def test_spark_names_what_is_missing(tmp_path, spark):
     with pytest.raises(UserError, match="needs the columns url .link.; found URL, TEXT"):
         curate(options(tmp_path / "catalogue", tmp_path / "ds", url_col="link", **spark))
     assert [path.name for path in (tmp_path / "ds").iterdir()] == [".curate.lock"]
+
+
+TEXTS = 40 * [
+    b"plain words",
+    b"caf\xe9 au lait",
+    b"cut \xf0\x9f\x98",
+    b"\xed\xa0\x80\xff half",
+    "b\u00fccher \U0001f600".encode(),
+    b"",
+]
+KINDS = ("text", "binary", "dictionary", "large", "struct.en", "list[]")
+
+
+def write_kinds(path: Path) -> None:
+    """One row a text of TEXTS, in every kind of column that holds texts; the bytes of some are not UTF-8."""
+    binary = pa.array(TEXTS, pa.binary())
+    offsets, data = binary.buffers()[1:]
+    text = pa.StringArray.from_buffers(len(TEXTS), offsets, data)  # says that it is UTF-8
+    pairs = pa.array([[None, "a second text"][number % 2] for number in range(len(TEXTS))], pa.string())
+    places = pa.array(range(0, 2 * len(TEXTS) + 2, 2), pa.int32())
+    both = pa.chunked_array([pa.StringArray.from_buffers(len(TEXTS), offsets, data), pairs]).combine_chunks()
+    both = both.take(pa.array([part * len(TEXTS) + number for number in range(len(TEXTS)) for part in (0, 1)]))
+    columns = {
+        "url": [f"http://pictures.example/{number}.jpg" for number in range(len(TEXTS))],
+        "text": text,
+        "binary": binary,
+        "dictionary": text.dictionary_encode(),
+        "large": text.cast(pa.large_binary()),
+        "struct": pa.StructArray.from_arrays([binary, pairs], ["en", "de"]),
+        "list": pa.ListArray.from_arrays(places, both),
+        "width": pa.array([300] * len(TEXTS), pa.int64()),
+        "height": pa.StructArray.from_arrays([pa.array([1] * len(TEXTS))], ["pixels"]),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def kept_of(out: Path) -> list[tuple]:
+    rows = pq.read_table(out / "canonical/part-00000.parquet").to_pylist()
+    return sorted((row["url"], row["caption"], row["original_caption"]) for row in rows)
+
+
+@pytest.mark.parametrize("column", KINDS)
+def test_wrong_bytes_become_replacement_characters_in_every_kind_of_column(tmp_path, column, capsys):
+    write_kinds(tmp_path / "c.parquet")
+    given = CurateOptions(
+        metadata=str(tmp_path / "c.parquet"), out=tmp_path / "ds", caption_col=column, dedup="none", min_letters=0
+    )
+    record = curate(given)
+    expected = [(f"http://pictures.example/{number}.jpg", text.decode("utf-8", "replace")) for number, text in enumerate(TEXTS)]
+    more = []
+    if column == "list[]":
+        more = [(f"http://pictures.example/{number}.jpg", "a second text") for number in range(1, len(TEXTS), 2)]
+        assert record["rows_in"] == 2 * len(TEXTS) and record["dropped"] == {"empty caption": len(TEXTS) // 2 + 40}
+    else:
+        assert record["rows_in"] == len(TEXTS) and record["dropped"] == {"empty caption": 40}
+    kept = sorted((url, caption) for url, caption, _ in kept_of(tmp_path / "ds"))
+    assert kept == sorted([*((url, text) for url, text in expected if text), *more])
+    assert "the column height holds structs of pixels, which is left out" in capsys.readouterr().err
+
+
+def test_spark_reads_every_kind_of_column_as_duckdb_does(tmp_path, spark):
+    """Under a name of every trouble, and in two columns only, since every start of Spark takes seconds."""
+    folder = tmp_path / "url=x [v1]" / "a::b?{c,d}#%20"
+    folder.mkdir(parents=True)
+    write_kinds(folder / "part[0].parquet")
+    for number, column in enumerate(("struct.en", "list[]")):
+        given = {"metadata": str(folder), "caption_col": column, "dedup": "none", "min_letters": 0}
+        duck = curate(CurateOptions(out=folder / f"duck{number}", **given))
+        other = curate(CurateOptions(out=folder / f"spark{number}", **given, **spark))
+        assert other["dropped"] == duck["dropped"] and other["rows_in"] == duck["rows_in"] >= len(TEXTS)
+        ours, theirs = (pq.read_table(folder / f"{name}{number}" / "canonical/part-00000.parquet") for name in ("duck", "spark"))
+        assert theirs.equals(ours), column
 
 
 def test_sizes_as_java_writes_them():

@@ -285,3 +285,178 @@ def test_missing_columns_and_files_are_named(tmp_path):
     with pytest.raises(UserError, match="broken.parquet: cannot be read"):
         curate(CurateOptions(metadata=str(tmp_path / "broken.parquet"), out=tmp_path / "ds"))
     assert set(SCHEMAS) == {"laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic"}
+
+
+NAMES = "cc12m [v1]|a*b|a?b|a{b,c}|a\\b|url=x|caption=y|width=10|a::b|s3:x|it's|50%20|a#b|$HOME|~x|x ".split("|")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_catalogue_and_its_rows_may_lie_in_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / name / "cat"
+    folder.mkdir(parents=True)
+    for number in (0, 1):
+        rows = [{"url": f"http://a.example/{number}{i}.jpg", "caption": f"picture number {i}"} for i in range(20)]
+        parquet(folder / f"part-{number}[{number}].parquet", rows)
+    for metadata in (folder, folder / "part-0[0].parquet", folder / "part-*.parquet"):
+        out = tmp_path / name / metadata.name
+        record = curate(CurateOptions(metadata=str(metadata), out=out))
+        assert record["rows_out"] == record["rows_in"] == (20 if metadata.name == "part-0[0].parquet" else 40)
+        row = pq.read_table(out / "canonical/part-00000.parquet").to_pylist()[0]
+        assert row["url"].startswith("http://a.example/") and row["caption"].startswith("picture") and row["src_width"] is None
+
+
+def table_of(tmp_path, **columns) -> str:
+    columns = {"url": [f"http://a.example/{i}.jpg" for i in range(3)]} | columns
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet")
+    return str(tmp_path / "c.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (
+            pa.array([["a", "b"], ["c"], None]),
+            "caption holds lists of text; expected text: make a row of each, --caption-col",
+        ),
+        (
+            pa.array([{"en": "a", "de": "b"}] * 3),
+            "holds structs of en, de; expected text: take a field of it, --caption-col caption.en",
+        ),
+        (pa.array([[{"raw": "a"}]] * 3), "holds list<.*raw.*>; expected text: choose another with --caption-col"),
+        (pa.array([[("en", "a")]] * 3, pa.map_(pa.string(), pa.string())), "holds map<string, string.*>; expected text"),
+        (pa.array([0.5, 1.5, 2.5]), "holds numbers; expected text"),
+        (pa.array([0, 1, 2], pa.timestamp("us")), r"holds timestamp\[us\]; expected text"),
+        (pa.array([b"abcd"] * 3, pa.binary(4)), r"holds fixed_size_binary\[4\]; expected text"),
+    ],
+)
+def test_captions_that_are_no_text_are_refused_by_name(tmp_path, column, message):
+    with pytest.raises(UserError, match=f"--metadata c.parquet: .*{message}"):
+        read(tmp_path, "generic", table_of(tmp_path, caption=column))
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        (pa.array(["a", "b", None]).dictionary_encode(), ["a", "b", None]),
+        (pa.array(["a", "b", None], pa.large_string()), ["a", "b", None]),
+        (pa.array([b"a", "\u732b".encode(), None]), ["a", "\u732b", None]),
+        (pa.array([1, None, 1954]), ["1", None, "1954"]),
+        (pa.array([0, 1, None], pa.date32()), ["1970-01-01", "1970-01-02", None]),
+        (pa.nulls(3), [None] * 3),
+    ],
+)
+def test_captions_of_other_kinds_are_the_text_that_they_are(tmp_path, column, texts):
+    rows = read(tmp_path, "generic", table_of(tmp_path, caption=column))
+    assert [row["caption"] for row in rows] == texts
+
+
+def test_a_list_gives_a_row_a_text_and_a_struct_its_field(tmp_path):
+    lists = pa.array([["a", "b"], [], None])
+    rows = read(tmp_path, "generic", table_of(tmp_path, captions=lists), caption_col="captions[]")
+    assert [(row["url"][-5], row["caption"]) for row in rows] == [("0", "a"), ("0", "b"), ("1", None), ("2", None)]
+    structs = pa.array([{"en": {"long": "a"}}, {"en": {"long": None}}, None])
+    rows = read(tmp_path, "generic", table_of(tmp_path, texts=structs), caption_col="texts.en.long")
+    assert [row["caption"] for row in rows] == ["a", None, None]
+    with pytest.raises(UserError, match="the column url holds lists of text; expected text: choose another with --url-col"):
+        read(tmp_path, "generic", table_of(tmp_path, url=lists, caption=["a", "b", "c"]))
+    with pytest.raises(UserError, match=r"needs the columns caption .captions\[\].; found url, captions"):
+        read(tmp_path, "generic", table_of(tmp_path, captions=["a", "b", "c"]), caption_col="captions[]")
+
+
+def test_files_that_disagree_on_captions_are_refused(tmp_path):
+    parquet(tmp_path / "a.parquet", [{"url": "u1", "caption": "one"}])
+    parquet(tmp_path / "b.parquet", [{"url": "u2", "caption": ["one", "two"]}])
+    with pytest.raises(UserError, match="the column caption holds text and in b.parquet lists of text; expected text"):
+        read(tmp_path, "generic", str(tmp_path))
+    parquet(tmp_path / "b.parquet", [{"url": "u2", "caption": {"en": "two"}}])
+    with pytest.raises(UserError, match="the column caption holds text and in b.parquet structs of en; expected text"):
+        read(tmp_path, "generic", str(tmp_path))
+    parquet(tmp_path / "b.parquet", [{"URL": "u2", "CAPTION": None}])
+    assert [(row["url"], row["caption"]) for row in read(tmp_path, "generic", str(tmp_path))] == [("u1", "one"), ("u2", None)]
+
+
+def test_lists_and_objects_in_a_jsonl(tmp_path):
+    lines = [{"url": "u1", "caption": ["a", "b\ud800"]}, {"url": "u2", "Caption": "c"}, {"url": "u3", "caption": []}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="a.jsonl: the column caption holds lists of text; expected text: make a row of each"):
+        read(tmp_path, "generic", str(tmp_path / "a.jsonl"))
+    rows = read(tmp_path, "generic", str(tmp_path / "a.jsonl"), caption_col="caption[]")
+    assert [(row["url"], row["caption"]) for row in rows] == [("u1", "a"), ("u1", "b?"), ("u2", "c"), ("u3", None)]
+    lines = [{"url": "u1", "caption": {"en": "a", "more": {"x": 1}}}, {"url": "u2", "caption": {"en": None}}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="caption holds objects; expected text: take a field of it, --caption-col caption.en"):
+        read(tmp_path, "generic", str(tmp_path / "b.jsonl"))
+    rows = read(tmp_path, "generic", str(tmp_path / "b.jsonl"), caption_col="caption.en")
+    assert [(row["url"], row["caption"]) for row in rows] == [("u1", "a"), ("u2", None)]
+    for late, held in (({"en": "x"}, "an object .caption.en."), (["x"], "a list"), ([["x"]], "a list")):
+        lines = [*({"url": f"u{i}", "caption": "a"} for i in range(10_000)), {"url": "u", "caption": late}]
+        (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(UserError, match=f"c.jsonl: line 10001: caption holds {held}; expected text"):
+            read(tmp_path, "generic", str(tmp_path / "c.jsonl"))
+
+
+def csv_of(tmp_path, rows: list[str], end: str = "\n", header: str = "url,caption") -> str:
+    (tmp_path / "c.csv").write_bytes((end.join([header, *rows]) + end).encode())
+    return str(tmp_path / "c.csv")
+
+
+def plain_rows(first: int, last: int) -> list[str]:
+    return [f"http://a.example/{number}.jpg,picture number {number}" for number in range(first, last)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "closing",
+    [
+        [],
+        ['http://a.example/c.jpg,a 3" pipe of steel'],
+        ['http://a.example/c.jpg,5 ft 10"'],
+        ['http://a.example/c.jpg,"Another one, 1960"'],
+        ['http://a.example/c.jpg,""'],
+        ['"http://a.example/c.jpg","x"'],
+    ],
+)
+def test_a_quote_that_takes_rows_for_its_text_is_named(tmp_path, end, closing):
+    for between in (0, 1, 30):
+        stray = ['http://a.example/s.jpg,"Quoted film title, 1954']
+        rows = [*plain_rows(0, 10), *stray, *plain_rows(0, between), *closing, *plain_rows(40, 50)]
+        with pytest.raises(UserError, match=r"c.csv: line 12: a quote opens a field there and is not closed"):
+            read(tmp_path, "generic", csv_of(tmp_path, rows, end))
+
+
+def test_a_stray_quote_where_the_caption_comes_first_and_after_a_good_one(tmp_path):
+    good = 'one\nmore,"two\nlines",http://a.example/1.jpg'.replace("one", '"one').replace("more", 'more"')
+    rows = [good, 'x,"Quoted film,http://a.example/2.jpg', "y,z 5 ft,http://a.example/3.jpg", 'y,5 ft 10",http://a.example/4.jpg']
+    for stray in (rows, [good, 'x,"Quoted', *["film, " * 200] * 5000]):
+        with pytest.raises(UserError, match="c.csv: line 5: a quote opens"):
+            read(tmp_path, "generic", csv_of(tmp_path, stray, header="id,caption,url"))
+
+
+def test_quotes_that_are_closed_or_harm_no_row_are_read_as_ever(tmp_path):
+    rows = [
+        'http://a.example/0.jpg,"two\nlines, and ""quotes"""',
+        'http://a.example/1.jpg,"see\nhttp://b.example/x.html\nfor more, please"',
+        'http://a.example/2.jpg,"Quoted" in front',
+        'http://a.example/3.jpg,a 3" pipe, and 5" more',
+        'http://a.example/4.jpg,""',
+        '"http://a.example/5.jpg","\n"',
+        'http://a.example/6.jpg,"the last one',
+    ]
+    found = read(tmp_path, "generic", csv_of(tmp_path, rows))
+    assert [row["caption"].rstrip("\n") for row in found] == [
+        'two\nlines, and "quotes"',
+        "see\nhttp://b.example/x.html\nfor more, please",
+        "Quoted in front",
+        'a 3" pipe',
+        "",
+        "",
+        "the last one",
+    ]
+    assert [row["url"][-5] for row in found] == list("0123456")
+
+
+def test_columns_named_twice_matter_only_where_they_are_taken(tmp_path):
+    rows = read(tmp_path, "generic", csv_of(tmp_path, ["u,c,1,2"], header="url,caption,x,x"))
+    assert [(row["url"], row["caption"]) for row in rows] == [("u", "c")]
+    with pytest.raises(UserError, match="the columns caption and caption in c.csv differ in case only, if at all"):
+        read(tmp_path, "generic", csv_of(tmp_path, ["u,c,d"], header="url,caption,caption"))
