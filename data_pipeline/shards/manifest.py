@@ -59,6 +59,11 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+IN_EVALUATION = "picture of an evaluation set"
+CAPTION_IN_EVALUATION = "caption of an evaluation set"
+NEAR_DUPLICATE = "near-duplicate"
+MARKS = (IN_EVALUATION, CAPTION_IN_EVALUATION, NEAR_DUPLICATE)
+"""Reasons that `mark` gives, the first that applies."""
 OPTIONAL = {"captions": (pa.int32(), 1)}
 """Columns that an index has where a row needs them: their type, and what holds without them. captions: how many the text holds, one
 a line; caption_hash then has the hash of each, with blanks between."""

@@ -250,6 +250,7 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     if processes < 1:
         raise UserError(f"--processes {processes}: expected at least 1")
     known = _on_record(root)
+    marked = _marks(root)
     rows, reused = {}, 0
     if accept_changed:
         known |= {name: known[name]._replace(sha256=None) for name in names if name in known}
@@ -284,12 +285,24 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
         ],
         reused,
     )
+    if marked and not _marks(root):
+        print(f"{root}: verified anew, so what `mark` had left out is in it again: run `mark` again", file=sys.stderr, flush=True)
     if not summary["kept"]:
         raise UserError(
             f"{root}/shards: no sample is left to train on ({len(damaged)} of {len(names)} tars damaged, rejected: "
             f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then download again"
         )
     return summary
+
+
+def _marks(root: Path) -> bool:
+    """Whether the last verification knows of samples that `mark` has left out."""
+    from data_pipeline.shards.manifest import MARKS
+
+    try:
+        return not set(MARKS).isdisjoint(read_summary(root)["rejected"])
+    except (UserError, KeyError, TypeError):
+        return False
 
 
 def read_summary(root: Path) -> dict:
