@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data_pipeline.catalogue.curate import CurateOptions, curate
@@ -15,6 +15,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.report.command import report
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
+
+ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
+"""Options of `build` that mean something for tars that are there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +34,7 @@ class AdoptCommand:
     def run(self) -> int:
         linked = adopt(self.tars, self.out)
         print(f"{self.out / 'shards'}: {linked} tars", file=sys.stderr, flush=True)
-        print_summary(self.out, verify(self.out, self.processes))
-        report(self.out)
-        print(f"{self.out}: built; the funnel is {self.out / 'funnel.html'}", file=sys.stderr, flush=True)
-        return 0
+        return _finish(self.out, self.processes, "mend them in the mirror (git lfs pull, or download them again)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,34 @@ class BuildCommand(DownloadOptions, CurateOptions):
 
     def run(self) -> int:
         if self.source == "wds":
-            return AdoptCommand(tars=self.metadata, out=self.out, processes=self.verify_processes).run()
+            return self._adopt()
         check_options(self)
         curate(self)
         state = download(self.out, self)
         if not state["downloaded"]:
             raise UserError(f"{self.out}: none of {state['requested']} rows arrived ({most_frequent(state['failed'])})")
-        print_summary(self.out, verify(self.out, self.verify_processes))
-        report(self.out)
-        print(f"{self.out}: built; the funnel is {self.out / 'funnel.html'}", file=sys.stderr, flush=True)
-        return 0
+        return _finish(self.out, self.verify_processes, "delete them")
+
+    def _adopt(self) -> int:
+        """Adopts the tars whole. UserError: an option is given that is for what is curated or downloaded; it is said before the
+        work, too, and the work is kept."""
+        given = [field.name for field in fields(self) if field.name not in ADOPTION and getattr(self, field.name) != field.default]
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        if given:
+            print(f"{options}: without effect on tars that are there; this will end with an error", file=sys.stderr, flush=True)
+        status = AdoptCommand(tars=self.metadata, out=self.out, processes=min(self.processes, self.verify_processes)).run()
+        if given:
+            raise UserError(f"{options}: without effect with --source wds, its tars were taken whole; leave that out")
+        return status
+
+
+def _finish(folder: Path, processes: int, mend: str) -> int:
+    """Verifies and reports; returns the status: 1 if tars were left out."""
+    summary = verify(folder, processes)
+    print_summary(folder, summary)
+    report(folder)
+    print(f"{folder}: built; the funnel is {folder / 'funnel.html'}", file=sys.stderr, flush=True)
+    if summary["damaged"]:
+        left_out = f"without {len(summary['damaged'])} of {summary['tars']} tars, named above"
+        print(f"{folder}: {left_out}: {mend} and give the same command again", file=sys.stderr, flush=True)
+    return 1 if summary["damaged"] else 0

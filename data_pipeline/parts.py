@@ -17,8 +17,7 @@ from data_pipeline.download.record import PARTS, part_folders
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
-from data_pipeline.shards.manifest import Manifest, ManifestError
-from data_pipeline.shards.mark import MARKS
+from data_pipeline.shards.manifest import MARKS, Manifest, ManifestError
 from data_pipeline.shards.verify import read_summary, write_summary
 
 

@@ -37,6 +37,11 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
+def lines_of(text: str) -> list[str]:
+    """The captions of a text that holds one a line, as CLIP_benchmark's COCO and Flickr sets do."""
+    return [line.strip() for line in text.removeprefix("\ufeff").split("\n") if line.strip()]
+
+
 def comparable(text: str) -> str:
     """Letters and digits of a cleaned caption in lower case, one space between words: equal for captions that differ in case,
     punctuation and spacing only."""

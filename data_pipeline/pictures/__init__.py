@@ -1,6 +1,7 @@
 """From a picture's bytes as a stranger sent them to pixels, or to the JPEG that is stored, in bounded memory.
 
-In: bytes of any kind. Out: pixels (`decode`, `as_shown`), a stored JPEG (`PictureMaker`), or `FetchError` with one of `headers.REASONS`.
+In: bytes of any kind. Out: pixels (`decode`, `as_shown`), a stored JPEG (`PictureMaker`), or `FetchError` with one of
+`headers.REASONS`.
 
     headers (what the bytes say, without a decoder) -> decoding, rare kinds in a bounded child (decode_apart) -> maker
 """

@@ -27,6 +27,7 @@ from data_pipeline.report.outcomes import (
     worst_hosts,
 )
 from data_pipeline.report.projection import project
+from data_pipeline.shards.adopt import is_mirror
 
 if TYPE_CHECKING:
     pass
@@ -134,7 +135,7 @@ def report(folder: Path, project_to: int | None = None) -> dict:
     from data_pipeline.report.page import render
 
     folder = Path(folder)
-    if (folder / "mirror.json").exists():  # adopted: the way begins with the tars that could be read
+    if is_mirror(folder):  # adopted: the way begins with the tars that could be read
         verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
         total = verified["samples"]
         curated = {"source": "wds", "rows_in": total, "dropped": {}}

@@ -8,7 +8,7 @@ from collections import Counter
 
 from data_pipeline.errors import UserError
 from data_pipeline.report.outcomes import SUCCESS
-from data_pipeline.shards.mark import CAPTION_IN_EVALUATION, IN_EVALUATION, NEAR_DUPLICATE
+from data_pipeline.shards.manifest import CAPTION_IN_EVALUATION, IN_EVALUATION, NEAR_DUPLICATE
 
 FORMAT = 1
 # Messages of img2dataset's own parts, and of ours that differ only in detail, under one name. First match wins.

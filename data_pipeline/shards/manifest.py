@@ -59,6 +59,16 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
+IN_EVALUATION = "picture of an evaluation set"
+CAPTION_IN_EVALUATION = "caption of an evaluation set"
+NEAR_DUPLICATE = "near-duplicate"
+MARKS = (IN_EVALUATION, CAPTION_IN_EVALUATION, NEAR_DUPLICATE)
+"""Reasons that `mark` gives, the first that applies."""
+OPTIONAL = {"captions": (pa.int32(), 1)}
+"""Columns that an index has where a row needs them: their type, and what holds without them. captions: how many the text holds, one
+a line; caption_hash then has the hash of each, with blanks between."""
+
+
 class ManifestError(UserError):
     """The manifest is missing, empty or damaged. Names the file and the command that mends it."""
 
@@ -183,7 +193,8 @@ class Manifest:
         return pc.sum(self.shards.table["bytes"]).as_py()
 
     def index(self, shard_number: int, columns: Sequence[str] | None = None, file: BinaryIO | None = None) -> pa.Table:
-        """Kept rows of one shard's index, in tar order. Its sha256 is checked the first time. ManifestError: damaged.
+        """Kept rows of one shard's index, in tar order; by default its columns of INDEX_SCHEMA. Its sha256 is checked the first
+        time. ManifestError: damaged.
 
         Args: file: the index, opened; None: it is read from its place."""
         shard = self.shards[shard_number]
@@ -198,7 +209,12 @@ class Manifest:
                     )
                 self._checked.add(shard_number)
             wanted = list(columns) if columns is not None else INDEX_SCHEMA.names
-            table = pq.read_table(pa.BufferReader(data), columns=list(dict.fromkeys([*wanted, "keep"])))
+            there = pq.read_schema(pa.BufferReader(data)).names
+            read = [name for name in dict.fromkeys([*wanted, "keep"]) if name in there or name not in OPTIONAL]
+            table = pq.read_table(pa.BufferReader(data), columns=read)
+            for name in set(wanted) - set(read):
+                kind, value = OPTIONAL[name]
+                table = table.append_column(name, pa.repeat(pa.scalar(value, kind), table.num_rows))
         except (OSError, pa.ArrowException) as error:
             raise ManifestError(f"{shard.index_path}: {' '.join(str(error).split())[:120]}; {mend}") from None
         table = table.filter(pc.equal(table["keep"], True)).select(wanted).replace_schema_metadata(None)
@@ -220,10 +236,12 @@ def write_index(folder: Path, name: str, table: pa.Table) -> tuple[str, str]:
     """Writes DIR/manifest/index/<name>.parquet (whole or not at all); returns its path relative to DIR and its
     sha256."""
     path = Path(folder) / "manifest" / "index" / f"{name}.parquet"
-    metadata = table.schema.metadata
+    metadata, schema = table.schema.metadata, INDEX_SCHEMA
+    for column, (kind, _) in OPTIONAL.items():
+        schema = schema.append(pa.field(column, kind)) if column in table.column_names else schema
     with atomic_path(path) as temporary:
         pq.write_table(
-            table.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA).replace_schema_metadata(metadata),
+            table.select(schema.names).cast(schema).replace_schema_metadata(metadata),
             temporary,
             compression="zstd",
         )

@@ -23,14 +23,18 @@ from data_pipeline.duck import Duck
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from data_pipeline.progress import Progress
-from data_pipeline.shards.manifest import Manifest, ManifestError, write_index
+from data_pipeline.shards.manifest import (
+    CAPTION_IN_EVALUATION,
+    IN_EVALUATION,
+    MARKS,
+    NEAR_DUPLICATE,
+    Manifest,
+    ManifestError,
+    write_index,
+)
 from data_pipeline.shards.verify import read_summary, write_summary
 
-IN_EVALUATION = "picture of an evaluation set"
-CAPTION_IN_EVALUATION = "caption of an evaluation set"
-NEAR_DUPLICATE = "near-duplicate"
-MARKS = (IN_EVALUATION, CAPTION_IN_EVALUATION, NEAR_DUPLICATE)
-"""Reasons that this command gives, the first that applies."""
+__all__ = ["CAPTION_IN_EVALUATION", "IN_EVALUATION", "MARKS", "NEAR_DUPLICATE", "MarkCommand", "bands", "mark", "near"]
 MOST_BITS = 15
 COMPARED_AT_ONCE = 1 << 22
 
@@ -147,8 +151,8 @@ def _evaluation_hashes(manifests: Sequence[Manifest]) -> tuple[np.ndarray, set[s
         for table in _tables(manifest):
             rows = table.filter(pa.array(_open_to_marks(table)))
             pictures.append(_hashes(rows))
-            captions.update(rows["caption_hash"].to_pylist())
-    return np.unique(np.concatenate(pictures)), captions - {""}
+            captions.update(value for values in rows["caption_hash"].to_pylist() for value in values.split())
+    return np.unique(np.concatenate(pictures)), captions
 
 
 def _judged(table: pa.Table, first: int, pictures: np.ndarray, captions: set[str], bits: int) -> pa.Table:
@@ -156,7 +160,7 @@ def _judged(table: pa.Table, first: int, pictures: np.ndarray, captions: set[str
     chosen = np.flatnonzero(_open_to_marks(table))
     rows = table.take(pa.array(chosen))
     phash = _hashes(rows)
-    known = np.array([value in captions for value in rows["caption_hash"].to_pylist()], dtype=bool)
+    known = np.array([not captions.isdisjoint(values.split()) for values in rows["caption_hash"].to_pylist()], dtype=bool)
     marks = np.where(near(phash, pictures, bits), 1, np.where(known, 2, 0)).astype(np.uint8)
     return pa.table({"place": chosen + first, "mark": marks, "phash": phash})
 

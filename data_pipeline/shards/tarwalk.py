@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 BLOCK = 512
 MAX_PAX_BYTES = 1 << 16
+PIECE_BYTES = 1 << 20
 # What a pax header may say beside these would change where the data is or what it is called.
 HARMLESS_PAX = {"mtime", "atime", "ctime", "uid", "gid", "uname", "gname", "comment"}
 
@@ -26,11 +27,13 @@ class Member:
     """One file inside a tar."""
 
     name: str
-    """Its name: no folders."""
+    """Its name; no folders, but in mirrors' tars."""
     offset: int
     """Byte of the tar at which its data begins."""
     size: int
     """Bytes of data."""
+    is_link: bool = False
+    """A link to another member or file, without data of its own; only in mirrors' tars."""
 
 
 @dataclass
@@ -55,19 +58,38 @@ def _check_name(name: str) -> None:
         raise TarError(f"member name {name!r} is not a plain file name KEY.EXTENSION")
 
 
-def _pax_keys(data: bytes) -> set[str]:
-    keys, rest = set(), data.rstrip(b"\0")
+def pax_records(data: bytes) -> dict[str, bytes]:
+    """What an extended header says. Raises `TarError`."""
+    records, rest = {}, data.rstrip(b"\0")
     while rest:
         try:
             length = int(rest.split(b" ", 1)[0])
             record = rest[:length]
-            keys.add(record.split(b" ", 1)[1].split(b"=", 1)[0].decode("utf-8"))
+            name, value = record.split(b" ", 1)[1].split(b"=", 1)
+            records[name.decode("utf-8")] = value.removesuffix(b"\n")
         except (ValueError, IndexError, UnicodeDecodeError):
             raise TarError("damaged extended header") from None
         if length <= 0 or len(record) != length:
             raise TarError("damaged extended header")
         rest = rest[length:]
-    return keys
+    return records
+
+
+def read_header(block: bytes, position: int, size: int, errors: str = "strict") -> tarfile.TarInfo:
+    """The header at byte `position` of a tar of `size` bytes. TarError: damaged, or what it announces is not there.
+
+    Args:
+        errors: what becomes of names that are not UTF-8, as of `bytes.decode`.
+    """
+    if len(block) < BLOCK:
+        raise TarError(f"cut off at byte {size}: no end mark")
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", errors)
+    except (tarfile.HeaderError, UnicodeDecodeError):
+        raise TarError(f"damaged header at byte {position}") from None
+    if info.size < 0 or position + BLOCK + info.size > size:
+        raise TarError(f"cut off: {info.name!r} should end at byte {position + BLOCK + info.size}, the file has {size}")
+    return info
 
 
 def walk(file: BinaryIO) -> Iterator[Member]:
@@ -77,29 +99,36 @@ def walk(file: BinaryIO) -> Iterator[Member]:
     while True:
         file.seek(position)
         block = file.read(BLOCK)
-        if len(block) < BLOCK:
-            raise TarError(f"cut off at byte {size}: no end mark")
-        if not any(block):
-            rest = file.read()
-            if len(rest) < BLOCK or any(rest):
+        if len(block) == BLOCK and not any(block):
+            if size - position < 2 * BLOCK or first_byte(file, position) is not None:
                 raise TarError(f"damaged end mark at byte {position}")
             return
-        try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
-        except (tarfile.HeaderError, UnicodeDecodeError):
-            raise TarError(f"damaged header at byte {position}") from None
+        info = read_header(block, position, size)
         data = position + BLOCK
-        if info.size < 0 or data + info.size > size:
-            raise TarError(f"cut off: {info.name!r} should end at byte {data + info.size}, the file has {size}")
         if info.type == tarfile.XHDTYPE:
-            if info.size > MAX_PAX_BYTES or _pax_keys(file.read(info.size)) - HARMLESS_PAX:
+            if info.size > MAX_PAX_BYTES or pax_records(file.read(info.size)).keys() - HARMLESS_PAX:
                 raise TarError(f"extended header at byte {position} renames or resizes a member")
         elif info.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
             _check_name(info.name)
             yield Member(info.name, data, info.size)
         else:
             raise TarError(f"member {info.name!r} is not a regular file (type {info.type!r})")
-        position = data + -(-info.size // BLOCK) * BLOCK
+        position = end_of(data, info.size)
+
+
+def end_of(data: int, size: int) -> int:
+    """Where the next header begins."""
+    return data + -(-size // BLOCK) * BLOCK
+
+
+def first_byte(file: BinaryIO, position: int) -> int | None:
+    """Where from `position` on the first byte is that is not 0; None: nowhere."""
+    file.seek(position)
+    while piece := file.read(PIECE_BYTES):
+        if rest := piece.lstrip(b"\0"):
+            return position + len(piece) - len(rest)
+        position += len(piece)
+    return None
 
 
 def groups(path: Path) -> Iterator[Group]:

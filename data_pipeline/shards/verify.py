@@ -19,9 +19,11 @@ from typing import NamedTuple
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, write_json
 from data_pipeline.progress import Progress
+from data_pipeline.shards.adopt import is_mirror
 
 VERSION = 3
-"""Raised when a check is added, so that indices of older checks are not reused."""
+MIRROR_VERSION = 4
+"""Raised when a check is added, so that indices of older checks are not reused; of downloaded tars, and of a mirror's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,10 @@ class Known(NamedTuple):
         if self.downloaded == (stat.st_size, stat.st_mtime_ns):
             return None
         return f"changed since it was verified: sha256 {sha256[:12]}, the manifest says {self.sha256[:12]}"
+
+
+def _version(root: Path) -> int:
+    return MIRROR_VERSION if is_mirror(root) else VERSION
 
 
 def _on_record(root: Path) -> dict[str, Known]:
@@ -118,7 +124,7 @@ def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> d
     seen = _last_seen(root, tar)
     try:
         stat = tar.stat()
-        if seen is None or seen["version"] != VERSION or seen["bytes"] != stat.st_size:
+        if seen is None or seen["version"] != _version(root) or seen["bytes"] != stat.st_size:
             return None
         if (sha256_file(tar) != seen["sha256"]) if hashing else (seen["mtime_ns"] != stat.st_mtime_ns):
             return None
@@ -134,6 +140,7 @@ def _read_reusable(root: Path, tar: Path, hashing: bool, known: str | None) -> d
             "sha256": seen["sha256"],
             "index": f"manifest/index/{path.name}",
             "index_sha256": digest,
+            "several": seen.get("several", 0),
         }
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
@@ -144,7 +151,7 @@ def check_shard(root: Path, name: str, known: Known) -> tuple[str, dict | None, 
     check)."""
     import pyarrow as pa
 
-    from data_pipeline.shards.manifest import INDEX_SCHEMA, write_index
+    from data_pipeline.shards.manifest import INDEX_SCHEMA, OPTIONAL, write_index
     from data_pipeline.shards.samples import check_tar
     from data_pipeline.shards.tarwalk import TarError
 
@@ -153,17 +160,24 @@ def check_shard(root: Path, name: str, known: Known) -> tuple[str, dict | None, 
     if row is not None:
         return name, row, None, True
     try:
+        if tar.is_symlink() and not tar.exists():
+            raise TarError(f"leads to {os.path.realpath(tar)}, which is not there")
         stat = tar.stat()
         digest = sha256_file(tar)
-        rows = check_tar(tar, mirror=(root / "mirror.json").exists())
+        rows = check_tar(tar, mirror=is_mirror(root))
         if tar.stat().st_mtime_ns != stat.st_mtime_ns:
             raise TarError("changed while it was read; is a download still running?")
         if objection := known.objection(digest, stat, _last_seen(root, tar)):
             raise TarError(objection)
     except (TarError, OSError) as error:
         return name, None, str(error), False
-    seen = {"version": VERSION, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
-    table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"verify": json.dumps(seen)}))
+    several = sum("captions" in entry for entry in rows)
+    seen = {"version": _version(root), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest, "several": several}
+    schema = INDEX_SCHEMA
+    if several:
+        kind, one = OPTIONAL["captions"]
+        schema, rows = schema.append(pa.field("captions", kind)), [{"captions": one} | entry for entry in rows]
+    table = pa.Table.from_pylist(rows, schema.with_metadata({"verify": json.dumps(seen)}))
     index, index_sha256 = write_index(root, tar.stem, table)
     row = {
         "path": f"shards/{name}",
@@ -173,6 +187,7 @@ def check_shard(root: Path, name: str, known: Known) -> tuple[str, dict | None, 
         "sha256": digest,
         "index": index,
         "index_sha256": index_sha256,
+        "several": several,
     }
     return name, row, None, False
 
@@ -235,12 +250,13 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     if processes < 1:
         raise UserError(f"--processes {processes}: expected at least 1")
     known = _on_record(root)
+    marked = _marks(root)
     rows, reused = {}, 0
     if accept_changed:
         known |= {name: known[name]._replace(sha256=None) for name in names if name in known}
     damaged = {name: "is missing" for name in sorted(known.keys() - set(names))}
-    again = "restore it as it was" if (root / "mirror.json").exists() else "download again"
-    mend = again if (root / "mirror.json").exists() else f"delete it and {again}"
+    again = "restore it as it was" if is_mirror(root) else "download again"
+    mend = "download it to the mirror again, then the same command" if is_mirror(root) else f"delete it and {again}"
     for name, reason in damaged.items():
         print(f"damaged: {root / 'shards' / name}: {reason}; left out ({again})", file=sys.stderr, flush=True)
     kept = 0
@@ -256,6 +272,9 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
                 reused += old
                 kept += row["kept"]
             bar.note(f"{kept} samples kept")
+    if several := sum(row["several"] for row in rows.values()):
+        said = "evaluation takes all of them, training one an epoch, in turn"
+        print(f"{root}: {several} pictures have several captions, a line each: {said}", file=sys.stderr, flush=True)
     _drop_old_indices(root, rows.keys() | damaged.keys())
     summary = write_summary(
         root,
@@ -266,12 +285,24 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
         ],
         reused,
     )
+    if marked and not _marks(root):
+        print(f"{root}: verified anew, so what `mark` had left out is in it again: run `mark` again", file=sys.stderr, flush=True)
     if not summary["kept"]:
         raise UserError(
             f"{root}/shards: no sample is left to train on ({len(damaged)} of {len(names)} tars damaged, rejected: "
             f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then download again"
         )
     return summary
+
+
+def _marks(root: Path) -> bool:
+    """Whether the last verification knows of samples that `mark` has left out."""
+    from data_pipeline.shards.manifest import MARKS
+
+    try:
+        return not set(MARKS).isdisjoint(read_summary(root)["rejected"])
+    except (UserError, KeyError, TypeError):
+        return False
 
 
 def read_summary(root: Path) -> dict:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data_pipeline.catalogue.captions import lines_of
 from data_pipeline.errors import UserError
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.resampling import resize_crops
@@ -42,8 +43,8 @@ class ShardReader:
     def __getstate__(self) -> dict:
         return {**vars(self), "_open": OrderedDict()}  # file descriptors do not travel to worker processes
 
-    def read(self, shard: int, position: int) -> tuple[bytes, str]:
-        """(image bytes, caption).
+    def read(self, shard: int, position: int, epoch: int = 0) -> tuple[bytes, str]:
+        """(image bytes, caption). Of several captions each epoch takes the next.
 
         Raises:
             OSError: the tar cannot be read, ends before the member does, or holds other bytes than those that were verified.
@@ -51,12 +52,13 @@ class ShardReader:
             ManifestError: the shard's index is damaged.
         """
         descriptor, places = self._shard(shard)
-        image_at, image_bytes, text_at, text_bytes, crc32 = places[position].tolist()
+        image_at, image_bytes, text_at, text_bytes, crc32, captions = places[position].tolist()
         image, text = self._bytes(descriptor, shard, image_at, image_bytes), self._bytes(descriptor, shard, text_at, text_bytes)
         if zlib.crc32(text, zlib.crc32(image)) != crc32:  # a flipped bit seldom stops a decoder; it paints something else
             self._forget(shard)
             raise OSError(f"sample {position} of {self.sources.name(shard)} is not what was verified (crc32)")
-        return image, text.decode()
+        caption = text.decode()
+        return image, caption if captions == 1 else lines_of(caption)[epoch % captions]
 
     def _bytes(self, descriptor: int, shard: int, offset: int, count: int) -> bytes:
         data = os.pread(descriptor, count, offset)
@@ -74,7 +76,7 @@ class ShardReader:
         if shard in self._open:
             self._open.move_to_end(shard)
         else:
-            names = ["image_offset", "image_bytes", "text_offset", "text_bytes", "crc32"]
+            names = ["image_offset", "image_bytes", "text_offset", "text_bytes", "crc32", "captions"]
             table = self.sources.index(shard, names)
             places = np.stack([table[name].to_numpy() for name in names], axis=1)
             self._open[shard] = (self.sources.open(shard), places)
@@ -179,7 +181,7 @@ class TrainSet(Dataset):
             try:
                 if lost:  # this step will not be saved: nothing more is read for it
                     raise LostSample(lost)
-                image, caption, replaced = self._read_or_stand_in(sample, shard, position)
+                image, caption, replaced = self._read_or_stand_in(epoch, sample, shard, position)
             except LostSample as reason:
                 # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops all
                 size = self.augmentation.size
@@ -194,11 +196,11 @@ class TrainSet(Dataset):
         keys = [((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample) % (1 << 62) for epoch, sample in wanted]
         return Batch(pixels.tensor(), torch.tensor(sizes), torch.from_numpy(text_BL), torch.tensor(keys), stand_ins, lost)
 
-    def _read(self, shard: int, position: int) -> tuple[np.ndarray, str]:
-        data, caption = self.reader.read(shard, position)
+    def _read(self, epoch: int, shard: int, position: int) -> tuple[np.ndarray, str]:
+        data, caption = self.reader.read(shard, position, epoch)
         return load_image(data, at_least=self.augmentation.size), caption
 
-    def _read_or_stand_in(self, sample: int, shard: int, position: int) -> tuple[np.ndarray, str, int]:
+    def _read_or_stand_in(self, epoch: int, sample: int, shard: int, position: int) -> tuple[np.ndarray, str, int]:
         """(picture, caption, 0), or the next readable sample in its place, the same one on every run, and 1.
 
         Raises:
@@ -210,7 +212,7 @@ class TrainSet(Dataset):
                 number %= self.plan.samples
                 shard, position = (int(value) for value in self.plan.locate(np.int64(number)))
             try:
-                return *self._read(shard, position), int(number != sample)
+                return *self._read(epoch, shard, position), int(number != sample)
             except UNREADABLE as error:
                 name, reason = self.reader.sources.name(shard), error
                 if isinstance(error, OSError) and self.reader.sources.remote(shard):

@@ -13,8 +13,8 @@ from data_pipeline.errors import UserError
 
 JPEG_START = b"\xff\xd8"
 PLAIN_SHARE = 8
-"""Pictures with a longer side of more than this many short ones are resized only where the crop will be: a spacer of 60,000 x 1 would
-otherwise take gigabytes to become one square."""
+"""Pictures with a longer side of more than this many short ones are resized only where the crop will be: a spacer of 60,000 x 1
+would otherwise take gigabytes to become one square."""
 
 
 def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What is evaluated: the distinct images of a data set folder and all their captions.
 
-Legend: I distinct images (by image_id, in tar order), T captions (one a kept sample), S image side.
+Legend: I distinct images (by image_id, in tar order), T captions (one a kept sample, or one a line of it), S image side.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data_pipeline.catalogue.captions import lines_of
 from data_pipeline.errors import UserError
 from data_pipeline.shards.manifest import Manifest, ManifestError
 
-COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes"]
+COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes", "captions"]
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ class Collection:
                                 row["image_bytes"],
                             )
                         )
-                    caption = os.pread(file.fileno(), row["text_bytes"], row["text_offset"])
-                    self.captions.append(caption.decode("utf-8", "replace").strip())
-                    image_of_text.append(number_of[row["image_id"]])
+                    text = os.pread(file.fileno(), row["text_bytes"], row["text_offset"]).decode("utf-8", "replace")
+                    captions = [text.strip()] if row["captions"] == 1 else lines_of(text)
+                    self.captions += captions
+                    image_of_text += [number_of[row["image_id"]]] * len(captions)
         if not self.pictures:
             raise UserError(f"--data {folder}: the manifest keeps no sample; run: python -m data_pipeline verify --data {folder}")
         self.image_of_text_T = np.array(image_of_text, dtype=np.int64)

@@ -54,7 +54,7 @@ def test_what_stands_behind_nested_entities_is_read() -> None:
 
 def test_ordinary_captions_are_cleaned_as_openai_and_open_clip_do() -> None:
     pieces = (
-        "caf\u00e9|&amp;|&amp;amp;quot;|a dog|\u201cquoted\u201d|\u00c3\u00a9t\u00e9|<b>x</b>|&#39;|&lt;br&gt;|\ufb01sh|\uff21\uff22|"
+        "caf\u00e9|&amp;|&amp;amp;quot;|dog|\u201cquoted\u201d|\u00c3\u00a9t\u00e9|<b>x</b>|&#39;|&lt;br&gt;|\ufb01sh|\uff21\uff22|"
         "na\u00efve|e\u0301|\n|\r\n|\x07|\u4f8b\u3048|;|&nbsp;|&eacute;|&amp;amp;amp;amp;lt;|&" + "amp;" * 12 + "|red,"
     ).split("|")
     chosen = random.Random(0)
