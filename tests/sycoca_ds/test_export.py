@@ -222,7 +222,9 @@ def test_files_and_wrappers_of_open_clip_are_read(tmp_path: Path) -> None:
     wrapped = {"epoch": 3, "name": "run", "state_dict": {f"module.{name}": value for name, value in state.items()}, "optimizer": {}}
     torch.save(wrapped, tmp_path / "epoch_3.pt")
     torch.save({**state, "logit_scale": state["logit_scale"].reshape(1)}, tmp_path / "one_scale.pt")
-    for name in ("plain.safetensors", "plain.bin", "epoch_3.pt", "one_scale.pt"):
+    save_file({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "compiled.safetensors")
+    torch.save({"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "both.pt")
+    for name in ("plain.safetensors", "plain.bin", "epoch_3.pt", "one_scale.pt", "compiled.safetensors", "both.pt"):
         out = tmp_path / f"out_{name}"
         assert run_export("--from-open-clip", tmp_path / name, "--model", tmp_path / "model.json", "--out", out) == 0
         loaded = load_for_inference(out)
