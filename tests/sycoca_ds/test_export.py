@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Bpe
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import clip_bpe
-from sycoca_ds.config import DecoderConfig, ModelConfig
+from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
 from sycoca_ds.data.transforms import eval_image
 from sycoca_ds.engine.checkpoint import exported
 from sycoca_ds.engine.checkpoint.exported import new_folder
@@ -403,6 +403,7 @@ def test_the_documented_way_from_open_clips_largest_model_to_sycoca() -> None:
     """docs/open_clip.md's options make `930m` share every part of coca_ViT-L-14."""
     words = "--preset 930m --model.image.pooling attention --model.text.sot-id 49406 --model.text.eot-id 49407"
     ours = parse_options([*words.split(), "--model.text.attention-mask", "open_clip"]).model
+    ours = with_vocabulary(ours, 49408)  # of the tokenizer that the command names
     theirs = PRESETS["coca_ViT-L-14"].model
     assert ours.text == theirs.text and ours.image == theirs.image and ours.text_decoder == theirs.text_decoder
     shapes = our_shapes(ours)
