@@ -23,7 +23,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
-from sycoca_ds.ablations.launch import guarded, launcher, reason_in, with_port
+from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.record import make_record
 from sycoca_ds.ablations.report import markdown
 from sycoca_ds.ablations.runs import (
@@ -42,7 +42,7 @@ from sycoca_ds.ablations.runs import (
 )
 from sycoca_ds.ablations.tables import TITLES, Row, select
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
-from sycoca_ds.launch.processes import read_report, tail
+from sycoca_ds.launch.processes import guarded, read_report, tail
 
 GUESSED_SECONDS = {"training": 60.0, "evaluation": 15.0}
 """For the estimate of what is left, until a step of that kind has said more."""
@@ -134,7 +134,7 @@ class Runner:
         progress = step.log.with_suffix(".progress.json")
         self.expect(number)
         self.display.begin(number)
-        with guarded(command, step.log, progress, lock) as process:
+        with guarded(command, step.log, progress, (lock,)) as process:
             while process.poll() is None:
                 report = read_report(progress)
                 # an evaluation has several bars one after another, which say little about the whole

@@ -1,4 +1,4 @@
-"""Starting the public commands one after another, so that none outlives us and no two of our kind work in one folder."""
+"""The launcher of each training, and what its log says when it ends."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from sycoca_ds.launch.processes import child_environment, free_port, stop, usable_accelerators
+from sycoca_ds.launch.processes import free_port, usable_accelerators
 
-GUARD = Path(__file__).with_name("guard.py")
 FIRST_PORT = 29500
 
 
@@ -42,35 +39,6 @@ def with_port(launch: Sequence[str]) -> list[str]:
     given = any(word.replace("-", "_").startswith("__master_port") for word in launch)
     port = ["--master_port", str(free_port(FIRST_PORT + os.getpid() % 1000))] if needs and not given else []
     return [launch[0], *port, *launch[1:]]
-
-
-@contextmanager
-def guarded(command: Sequence[str], log: Path, progress: Path, lock: int) -> Iterator[subprocess.Popen]:
-    """The command in a process group of its own that ends with the block, and with this process however it ends.
-
-    Args:
-        log: takes its output, after a line with the command itself.
-        progress: file for `data_pipeline.progress`.
-        lock: handle that the guard holds as long as it lives.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    progress.unlink(missing_ok=True)
-    with open(log, "w") as file:
-        print("$", shlex.join(command), file=file, flush=True)
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(GUARD), *command],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(lock,),
-            env=child_environment(progress),
-        )
-        try:
-            yield process
-        finally:
-            stop(process)
-            process.stdin.close()
 
 
 def reason_in(log: Path) -> str:

@@ -23,7 +23,7 @@ from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
-from sycoca_ds.launch.processes import REPOSITORY, child_environment, free_port, read_report, stop, tail, usable_accelerators
+from sycoca_ds.launch.processes import REPOSITORY, free_port, guarded, read_report, tail, usable_accelerators
 from sycoca_ds.presets import VOCABULARIES
 
 FIRST_PORT = 8731
@@ -68,25 +68,11 @@ def world_port(world: Path) -> int:
 
 @contextmanager
 def started(stage: Stage, number: int, folder: Path) -> Iterator[tuple[subprocess.Popen, Path, Path]]:
-    """A stage's process, in a group of its own that ends with the block: (process, progress file, log)."""
+    """A stage's process, which ends with the block or with this process: (process, progress file, log)."""
     logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
     log, progress = logs / f"{number + 1}_{stage.name.replace(' ', '_')}.log", logs / f"progress_{number + 1}.json"
-    progress.unlink(missing_ok=True)
-    with open(log, "w") as file:
-        print("$", *stage.command, file=file, flush=True)
-        process = subprocess.Popen(
-            stage.command,
-            cwd=REPOSITORY,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=child_environment(progress),
-        )
-        try:
-            yield process, progress, log
-        finally:
-            stop(process)
+    with guarded(stage.command, log, progress, folder=REPOSITORY) as process:
+        yield process, progress, log
 
 
 def run_stage(stage: Stage, number: int, folder: Path, display: Display, allowed: tuple[int, ...] = (0,)) -> int:

@@ -183,7 +183,7 @@ def bf16_speed_up(seconds: float = 2.0) -> float:
     """How many times as fast as in float32 such a layer runs in bf16, measured for `seconds`.
 
     The fastest of many calls of a millisecond, the two types in turn, in processor seconds of one thread: what else the machine
-    does can only make a call slower, and hardly all of one type. Means of wall-clock time differ by a factor of two on a busy machine.
+    does can only make a call slower, and hardly all of one type. Means of wall-clock time differ by a factor of two.
     """
 
     def layer_of(dtype: torch.dtype) -> Callable[[], float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -17,6 +19,7 @@ from data_pipeline.progress import PROGRESS_FILE_VARIABLE
 from sycoca_ds.engine.environment import own_tools_first
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+GUARD = Path(__file__).with_name("guard.py")
 SAVE_SECONDS = 300.0
 """How long a stage that is stopped may take to end by itself: a training saves first."""
 
@@ -42,6 +45,39 @@ def child_environment(progress: Path) -> dict[str, str]:
         PROGRESS_FILE_VARIABLE: str(progress),
         "TOKENIZERS_PARALLELISM": "false",
     }
+
+
+@contextlib.contextmanager
+def guarded(
+    command: Sequence[str], log: Path, progress: Path, handles: Sequence[int] = (), folder: Path | None = None
+) -> Iterator[subprocess.Popen]:
+    """The command in a process group of its own that ends with the block, and with this process however it ends.
+
+    Args:
+        log: takes its output, after a line with the command itself.
+        progress: file for `data_pipeline.progress`.
+        handles: open files that the guard holds as long as it lives, for a lock.
+        folder: where it runs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    progress.unlink(missing_ok=True)
+    with open(log, "w") as file:
+        print("$", shlex.join(command), file=file, flush=True)
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(GUARD), *command],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(handles),
+            env=child_environment(progress),
+        )
+        try:
+            yield process
+        finally:
+            stop(process)
+            process.stdin.close()
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -34,6 +34,8 @@ class SyCoCa(nn.Module):
         check_model(config)
         self.config, self.loss = config, loss or LossConfig()
         image, text = config.image, config.text
+        if text.vocab_size is None:
+            raise ValueError("model.text.vocab_size is open: build the model with_vocabulary(config, entries of the tokenizer)")
         self.image_encoder = ImageEncoder(image, config.embed_dim)
         self.text_encoder = TextEncoder(text, config.embed_dim)
         # shape [1]: DeepSpeed's stages crash on a 0-dim parameter when it is broadcast

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Bpe
 
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import clip_bpe
-from sycoca_ds.config import DecoderConfig, ModelConfig
+from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
 from sycoca_ds.data.transforms import eval_image
 from sycoca_ds.engine.checkpoint import exported
 from sycoca_ds.engine.checkpoint.exported import new_folder
@@ -223,7 +223,9 @@ def test_files_and_wrappers_of_open_clip_are_read(tmp_path: Path) -> None:
     wrapped = {"epoch": 3, "name": "run", "state_dict": {f"module.{name}": value for name, value in state.items()}, "optimizer": {}}
     torch.save(wrapped, tmp_path / "epoch_3.pt")
     torch.save({**state, "logit_scale": state["logit_scale"].reshape(1)}, tmp_path / "one_scale.pt")
-    for name in ("plain.safetensors", "plain.bin", "epoch_3.pt", "one_scale.pt"):
+    save_file({f"_orig_mod.{name}": value for name, value in state.items()}, tmp_path / "compiled.safetensors")
+    torch.save({"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}}, tmp_path / "both.pt")
+    for name in ("plain.safetensors", "plain.bin", "epoch_3.pt", "one_scale.pt", "compiled.safetensors", "both.pt"):
         out = tmp_path / f"out_{name}"
         assert run_export("--from-open-clip", tmp_path / name, "--model", tmp_path / "model.json", "--out", out) == 0
         loaded = load_for_inference(out)
@@ -402,6 +404,7 @@ def test_the_documented_way_from_open_clips_largest_model_to_sycoca() -> None:
     """docs/open_clip.md's options make `930m` share every part of coca_ViT-L-14."""
     words = "--preset 930m --model.image.pooling attention --model.text.sot-id 49406 --model.text.eot-id 49407"
     ours = parse_options([*words.split(), "--model.text.attention-mask", "open_clip"]).model
+    ours = with_vocabulary(ours, 49408)  # of the tokenizer that the command names
     theirs = PRESETS["coca_ViT-L-14"].model
     assert ours.text == theirs.text and ours.image == theirs.image and ours.text_decoder == theirs.text_decoder
     shapes = our_shapes(ours)

@@ -16,7 +16,7 @@ from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.report import markdown, pooled_error, ranks, spearman, spread, tables
 from sycoca_ds.ablations.runs import check_same, found_precision, parse_sets, plan_runs
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, ROWS, TITLES, configurations, row_options, select, trained_as
-from sycoca_ds.config import LossConfig, MaskingConfig, check_model
+from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabulary
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
@@ -66,7 +66,7 @@ def test_a_row_changes_its_fields_and_nothing_else_and_builds_the_right_parts(na
 
     check_model(config.model)
     with torch.device("meta"):
-        built = SyCoCa(config.model, config.loss)
+        built = SyCoCa(with_vocabulary(config.model, 49152), config.loss)
     assert (built.text_decoder is not None) == (family != "clip")
     assert (built.image_decoder is not None) == (mim in ("plain", "text_guided"))
     if built.image_decoder is not None:

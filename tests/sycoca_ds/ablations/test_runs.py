@@ -16,7 +16,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
-from sycoca_ds.ablations.launch import guarded
+from sycoca_ds.launch.processes import guarded
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_labels
@@ -26,13 +26,13 @@ STARTER = """
 import os, sys, time
 from pathlib import Path
 from data_pipeline.lock import only_one
-from sycoca_ds.ablations.launch import guarded
+from sycoca_ds.launch.processes import guarded
 import signal
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 child = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(100)', {!r}])".format(str(folder))
 with only_one(folder / ".lock", "taken") as lock:
-    with guarded([sys.executable, "-c", child, str(folder)], folder / "log", folder / "progress", lock) as process:
+    with guarded([sys.executable, "-c", child, str(folder)], folder / "log", folder / "progress", (lock,)) as process:
         time.sleep(100)
 """
 
@@ -63,7 +63,7 @@ def test_a_guarded_command_gives_its_status_and_its_output(tmp_path: Path) -> No
     code = "import os; print('hello'); raise SystemExit(7)"
     with (
         only_one(tmp_path / ".lock", "taken") as lock,
-        guarded([sys.executable, "-c", code], tmp_path / "log", tmp_path / "p", lock) as process,
+        guarded([sys.executable, "-c", code], tmp_path / "log", tmp_path / "p", (lock,)) as process,
     ):
         assert process.wait(30) == 7
     assert (tmp_path / "log").read_text().splitlines()[1:] == ["hello"]

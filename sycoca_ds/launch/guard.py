@@ -1,10 +1,10 @@
-"""Runs a command that must not outlive its starter, however that one ends. Started by launch.py, never by hand:
+"""Runs a command that must not outlive its starter, however that one ends. Started by processes.py, never by hand:
 
     python -I guard.py COMMAND...
 
 Its standard input is a pipe whose other end the starter holds and never writes to: when the starter is gone, even by `kill -9`,
 that end closes, and the guard ends its whole process group, the command's children and theirs included. SIGTERM is handed on to the
-command. Imports nothing of the project: -I leaves this folder off the module path, where `tables` or `report` would answer.
+command. Imports nothing of the project: -I leaves this folder off the module path, where `display` or `processes` would answer.
 """
 
 import os
