@@ -57,14 +57,16 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, output
 
 
-def run_on_ranks(folder: Path, module: str, *arguments: str) -> None:
-    """Runs `on_a_rank(runtime, *arguments)` of a test module on two ranks under DeepSpeed's launcher."""
-    script = folder / "rank.py"
+def run_on_ranks(folder: Path, module: str, *arguments: str, ranks: int = 2) -> str:
+    """Runs `on_a_rank(runtime, *arguments)` of a module on ranks of their own, `ranks` 0 without a launcher; what they said."""
+    folder.mkdir(exist_ok=True)
+    script = folder / f"on_{ranks}_ranks.py"
     script.write_text(
         f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
         "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
         "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
-    status, output = finish(start([], ranks=2, script=script))
+    status, output = finish(start([], ranks=ranks, script=script))
     assert status == 0, output[-3000:]
+    return output
