@@ -81,8 +81,8 @@ def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str)
 
 @pytest.fixture(scope="module")
 def runs(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For each case a folder with the runs "2", which went through, and "0" or "3", which went on with a copy of it as it was at its
-    first checkpoint, step 2 of 4."""
+    """For each case a folder with the run "2", which went through, and "0" or "3", which went on with a copy of it as it was at
+    its first checkpoint, step 2 of 4."""
     folder = tmp_path_factory.mktemp("runs")
     run_on_ranks(folder, __name__, str(folder), str(data_set), "2", *map(" ".join, CASES), ranks=2)
     for ranks in (0, 3):
