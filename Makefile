@@ -14,7 +14,7 @@ BIN = $(VENV)/bin
 demo: install
 	$(BIN)/python -m sycoca_ds.demo $(DEMO)
 
-# Two workers share the files of tests between them: two cores are busy, and nothing that is slow enough fails for want of time.
+# Two processes side by side, a file of tests at a time; WORKERS=0 is this process alone, for pytest's -s and --pdb.
 WORKERS ?= 2
 RUN_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

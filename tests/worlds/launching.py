@@ -15,6 +15,7 @@ from tests.worlds import REPOSITORY
 from tests.worlds.watching import members, wait_until
 
 LIMIT = 240
+"""Seconds that any command may take."""
 
 
 def free_port() -> int:
@@ -41,13 +42,13 @@ def start(options: list[str], ranks: int, script: Path = REPOSITORY / "sycoca_ds
     )
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def finish(process: subprocess.Popen, limit: float = LIMIT) -> tuple[int, str]:
     """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"no end within {LIMIT} s:\n{process.communicate()[0][-3000:]}")
+        pytest.fail(f"no end within {limit} s:\n{process.communicate()[0][-3000:]}")
     if not wait_until(lambda: not members(process.pid), 10):
         left = members(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
@@ -67,6 +68,6 @@ def run_on_ranks(folder: Path, module: str, *arguments: str, ranks: int = 2) -> 
         "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
-    status, output = finish(start([], ranks=ranks, script=script))
+    status, output = finish(start([], ranks=ranks, script=script), limit=3 * LIMIT)  # several runs
     assert status == 0, output[-3000:]
     return output

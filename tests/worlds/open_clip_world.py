@@ -22,9 +22,7 @@ from sycoca_ds.engine.checkpoint.exported import new_folder, write_exported
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds import REPOSITORY
-
-LIMIT = 240
-"""Seconds that any command may take."""
+from tests.worlds.launching import LIMIT
 
 SMALL = ModelConfig(
     family="coca",

@@ -25,7 +25,7 @@ from tests.worlds import REPOSITORY
 from tests.worlds.launching import LIMIT, finish, run_on_ranks, start
 from tests.worlds.training import SMALL, STEPS, assert_same_run, in_turn, losses, run, train_here, weights, with_validation
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.worlds.training import SMALL, assert_same_run, train_here
 if TYPE_CHECKING:
     from sycoca_ds.engine.runtime import Runtime
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all the runs
 OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0"]
 CASES = {  # each with the numbers of ranks that go on with what two ranks saved; 0: without a launcher
     ("zero0", "fp32"): [0],  # every rank holds everything
