@@ -27,7 +27,7 @@ test-all: install
 
 # open_clip 3.3 beside the environment, 180 MB, for the tests that compare with it; without it they skip.
 peer: install
-	tests/worlds/open_clip_peer.sh build/open_clip $(BIN)/python
+	tests/worlds/open_clip/peer.sh build/open_clip $(BIN)/python
 
 # Spark for curation and download, 450 MB, for the tests that compare it with DuckDB; without it, or without Java, they skip.
 spark: install

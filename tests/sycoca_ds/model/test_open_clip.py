@@ -29,7 +29,7 @@ from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import TextEncoder
 from sycoca_ds.presets import PRESETS
-from tests.worlds.open_clip_world import (
+from tests.worlds.open_clip.world import (
     DIRTY,
     SMALL,
     VARIANTS,
@@ -76,7 +76,7 @@ def text_answers(model: SyCoCa, text_BL: Tensor, seen_BSD: Tensor | None, encode
 
 @torch.no_grad()
 def our_answers(model: SyCoCa, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `open_clip_peer.answers` returns, from our model."""
+    """What `peer.answers` returns, from our model."""
     seen_BSD = image_tokens(model, inputs) if model.text_decoder is not None else None
     return {
         "image_vector": model("image_features", image_BCHW=inputs["image"]),

@@ -9,7 +9,7 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config
 from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
-from tests.worlds.open_clip_world import (
+from tests.worlds.open_clip.world import (
     SMALL,
     pooled,
     random_weights,

@@ -16,7 +16,7 @@ from sycoca_ds.model.image_encoder import patchify
 from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config, what_changes
 from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
 from sycoca_ds.presets import PRESETS
-from tests.worlds.open_clip_world import (
+from tests.worlds.open_clip.world import (
     SMALL,
     VARIANTS,
     assert_same_tensors,

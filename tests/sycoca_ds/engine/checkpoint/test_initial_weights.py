@@ -16,7 +16,7 @@ from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
 from tests.worlds.eval_world import SMALL, make_run
-from tests.worlds.open_clip_world import assert_same_tensors, run_export
+from tests.worlds.open_clip.world import assert_same_tensors, run_export
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def ask(jobs: list[dict], folder: Path) -> None:
     python, environment = peer()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
     process = subprocess.Popen(
-        [python, str(Path(__file__).with_name("open_clip_peer.py")), str(folder / "jobs.json")],
+        [python, str(Path(__file__).with_name("peer.py")), str(folder / "jobs.json")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
