@@ -1,6 +1,6 @@
 # Two commands for a fresh machine with Python 3.10 to 3.12, a C++ compiler and make:
 #   make demo    the whole way on a small drawn world: runs/demo/report.html
-#   make test    the whole test suite
+#   make test    the test suite: every check, of large grids a part; make test-all: all of it
 # A faster way to install (another index, a wheel folder) goes through pip's own variables, e.g. PIP_FIND_LINKS.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -8,18 +8,26 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test peer spark install lint clean
+.PHONY: demo test test-all peer spark install lint clean
 .DELETE_ON_ERROR:
 
 demo: install
 	$(BIN)/python -m sycoca_ds.demo $(DEMO)
 
+# Two processes side by side, a file of tests at a time; WORKERS=0 is this process alone, for pytest's -s and --pdb.
+WORKERS ?= 2
+RUN_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST)
+	$(RUN_TESTS) $(PYTEST)
+
+# Nightly: with the cells of grids that `make test` leaves out.
+test-all: install
+	$(RUN_TESTS) -m "" $(PYTEST)
 
 # open_clip 3.3 beside the environment, 180 MB, for the tests that compare with it; without it they skip.
 peer: install
-	tests/worlds/open_clip_peer.sh build/open_clip $(BIN)/python
+	tests/worlds/open_clip/peer.sh build/open_clip $(BIN)/python
 
 # Spark for curation and download, 450 MB, for the tests that compare it with DuckDB; without it, or without Java, they skip.
 spark: install

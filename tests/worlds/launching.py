@@ -15,6 +15,7 @@ from tests.worlds import REPOSITORY
 from tests.worlds.watching import members, wait_until
 
 LIMIT = 240
+"""Seconds that any command may take."""
 
 
 def free_port() -> int:
@@ -49,13 +50,13 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
+def finish(process: subprocess.Popen, limit: float = LIMIT) -> tuple[int, str]:
     """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"no end within {LIMIT} s:\n{process.communicate()[0][-3000:]}")
+        pytest.fail(f"no end within {limit} s:\n{process.communicate()[0][-3000:]}")
     if not wait_until(lambda: not members(process.pid), 10):
         left = members(process.pid)
         os.killpg(process.pid, signal.SIGKILL)
@@ -65,14 +66,16 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, output
 
 
-def run_on_ranks(folder: Path, module: str, *arguments: str) -> None:
-    """Runs `on_a_rank(runtime, *arguments)` of a test module on two ranks under DeepSpeed's launcher."""
-    script = folder / "rank.py"
+def run_on_ranks(folder: Path, module: str, *arguments: str, ranks: int = 2) -> str:
+    """Runs `on_a_rank(runtime, *arguments)` of a module on ranks of their own, `ranks` 0 without a launcher; what they said."""
+    folder.mkdir(exist_ok=True)
+    script = folder / f"on_{ranks}_ranks.py"
     script.write_text(
         f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
         "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
         "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
-    status, output = finish(start([], ranks=2, script=script))
+    status, output = finish(start([], ranks=ranks, script=script), limit=3 * LIMIT)  # several runs
     assert status == 0, output[-3000:]
+    return output

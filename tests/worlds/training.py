@@ -1,15 +1,24 @@
-"""Short real runs of `sycoca_ds/train.py`, and what they leave."""
+"""Short real runs of `sycoca_ds/train.py`, and what they leave.
+
+A start costs more than a run: importing torch and DeepSpeed takes a rank longer than the steps. What is no test of starting,
+stopping or being killed goes through `in_turn`: the same runs, one after the other, in processes that start once.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from tests.worlds.launching import finish, start
+from tests.worlds.launching import finish, run_on_ranks, start
+
+if TYPE_CHECKING:
+    from sycoca_ds.engine.runtime import Runtime
 
 STEPS = 4
 SMALL = [
@@ -55,6 +64,39 @@ def run(out: Path, data: Path, *options: str, ranks: int, **script: Path) -> Pat
     assert status == 0, output[-4000:]
     assert json.loads((out / "run_status.json").read_text())["status"] == "completed", output[-2000:]
     return out
+
+
+def train_here(runtime: Runtime, options: list[str]) -> None:
+    """`train.main` in a process whose ranks have met: they meet once for all their runs."""
+    from sycoca_ds.engine.loop import train
+    from sycoca_ds.engine.preparation import check_before_start
+    from sycoca_ds.options import parse_options
+
+    config = parse_options(options)
+    check_before_start(config)
+    assert train(config, runtime) == "completed"
+
+
+def on_a_rank(runtime: Runtime, file: str) -> None:
+    """A line for each run, in the file's folder: why it was refused, or nothing."""
+    said = []
+    for options in json.loads(Path(file).read_text()):
+        try:
+            train_here(runtime, options)
+            said.append("")
+        except UserError as error:
+            said.append(str(error))
+    if runtime.leads:
+        Path(file).with_name("refused.json").write_text(json.dumps(said))
+
+
+def in_turn(folder: Path, data: Path, runs: list[tuple[Path, list[str]]], *, ranks: int) -> list[str]:
+    """Runs of the same ranks, (run folder, options), in the order given; each one's refusal, "" for those that completed."""
+    words = [[*SMALL, "--data.train", str(data), "--run.out", str(out), *options] for out, options in runs]
+    folder.mkdir(exist_ok=True)
+    (folder / "runs.json").write_text(json.dumps(words))
+    run_on_ranks(folder, __name__, str(folder / "runs.json"), ranks=ranks)
+    return json.loads((folder / "refused.json").read_text())
 
 
 def losses(out: Path) -> list[dict[str, float]]:

@@ -35,7 +35,7 @@ from tests.worlds.awkward_pictures import awkward
 from tests.worlds.hostile_server import HostileServer, answer, moved, robots, running
 from tests.worlds.watching import Seen, Watch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
 
 MOST_MB = 512
 """What a process may take beyond what it had when the first request arrived."""

@@ -97,7 +97,8 @@ def planned(folders: list[Path]) -> list[list[int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, count", [(2, 1), (3, 2)])
+# two ranks and one folder also stand in the tests of kills and of copies; the full grid adds them with bad samples and no kill
+@pytest.mark.parametrize("ranks, count", [pytest.param(2, 1, marks=pytest.mark.full), (3, 2)])
 def test_all_ranks_are_fed_the_plan_and_nothing_else(ranks: int, count: int, folders: list[Path], tmp_path: Path) -> None:
     chosen = folders[:count]
     status, output = finish(start(options(chosen, tmp_path / "run"), ranks, script=script_in(tmp_path)))

@@ -17,11 +17,15 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.restoring import check_same_model
 from sycoca_ds.engine.checkpoint.saving import damage, newest_whole, sealed
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import LIMIT, finish, start
-from tests.worlds.training import SMALL, STEPS, assert_same_run, losses, run, weights, with_validation
+from tests.worlds.launching import LIMIT, finish, run_on_ranks, start
+from tests.worlds.training import SMALL, STEPS, assert_same_run, in_turn, losses, run, train_here, weights, with_validation
+
+pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +44,32 @@ def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Pa
     assert_same_run(two_ranks, alone)
 
 
+STAGES = {"zero0": (0, 4), "zero1": (2, 2), "zero2": (2, 2), "zero3": (2, 2), "zero3_offload": (2, 2)}
+"""Ranks and micro-batches."""
+
+
+def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
+    """Runs with the captioning loss in pieces whose number differs from rank to rank."""
+    decoders.LOGITS_AT_ONCE = 10 * 512
+    for stage in stages:
+        options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", str(STAGES[stage][1])]
+        train_here(runtime, [*SMALL, "--data.train", data, "--run.out", f"{folder}/{stage}", *options])
+
+
+@pytest.fixture(scope="module")
+def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("in_pieces")
+    for ranks in (0, 2):
+        run_on_ranks(folder, __name__, str(folder), str(data_set), *(s for s in STAGES if STAGES[s][0] == ranks), ranks=ranks)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "stage, ranks, micro_batches", [("zero0", 0, 4), ("zero1", 2, 2), ("zero2", 2, 2), ("zero3", 2, 2), ("zero3_offload", 2, 2)]
-)
-def test_stages_and_accumulation_equal_one_batch_without_zero(
-    stage: str, ranks: int, micro_batches: int, data_set: Path, alone: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_and_accumulation_equal_one_batch_without_zero(stage: str, in_pieces: Path, alone: Path) -> None:
     """Every ZeRO stage, k micro-batches against one k times as large (the contrast over all pairs, the mean over all tokens of
-    captions of different lengths), and the captioning loss in pieces whose number differs from rank to rank."""
-    script = tmp_path / "train_in_pieces.py"
-    script.write_text(
-        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model import decoders\n"
-        "from sycoca_ds.train import end_process, main\ndecoders.LOGITS_AT_ONCE = 10 * 512\nend_process(main())\n"
-    )
-    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", str(micro_batches)]
-    assert_same_run(run(tmp_path / stage, data_set, *options, ranks=ranks, script=script), alone)
+    captions of different lengths)."""
+    assert_same_run(in_pieces / stage, alone)
 
 
 def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> None:
@@ -63,7 +77,8 @@ def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> 
     every step has them: the first two are those of `mask_by = random`, the others those of attention."""
     options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
     ways = {"warm": ["--model.masking.mask-warmup", "2"], "random": ["--model.masking.mask-by", "random"], "attention": []}
-    warm, random, attention = (losses(run(tmp_path / way, data_set, *options, *more, ranks=0)) for way, more in ways.items())
+    in_turn(tmp_path, data_set, [(tmp_path / way, [*options, *more]) for way, more in ways.items()], ranks=0)
+    warm, random, attention = (losses(tmp_path / way) for way in ways)
     for name in ("ic", "mim"):
         found, noise, scores = ([record[name] for record in records] for records in (warm, random, attention))
         assert found == noise[:2] + scores[2:] and not set(noise) & set(scores)
@@ -166,16 +181,25 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+@pytest.fixture(scope="module")
+def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that went through, and copies of them that resumed at step 2 in other processes."""
+    folder = tmp_path_factory.mktemp("bf16")
+    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", "bf16"] for stage in ("zero1", "zero3")}
+    for way in ("through", "resumed"):
+        if way == "resumed":
+            for stage in options:
+                shutil.copytree(folder / "through" / stage, folder / way / stage)
+                shutil.rmtree(folder / way / stage / "checkpoints/step_00000004")
+        assert in_turn(folder, data_set, [(folder / way / stage, words) for stage, words in options.items()], ranks=2) == ["", ""]
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["zero1", "zero3"])
-def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, data_set: Path, tmp_path: Path) -> None:
+def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, bf16: Path) -> None:
     """What GPUs train in. The float32 weights behind the bf16 ones are what is opened: rounded, they are those of the model."""
-    options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", "bf16"]
-    through = run(tmp_path / "through", data_set, *options, ranks=2)
-    resumed = tmp_path / "resumed"
-    shutil.copytree(through, resumed)
-    shutil.rmtree(resumed / "checkpoints/step_00000004")
-    run(resumed, data_set, *options, ranks=2)
+    through, resumed = bf16 / "through" / stage, bf16 / "resumed" / stage
     assert losses(resumed) == losses(through)
     mine, theirs = weights(resumed), weights(through)
     assert all(value.dtype == torch.float32 and torch.equal(value, mine[name]) for name, value in theirs.items())
@@ -237,13 +261,15 @@ def refusal(data: Path, out: Path, *options: str) -> str:
     return lines[0]
 
 
-def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path) -> None:
+def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path, tmp_path: Path) -> None:
     assert "saved with model.image.layers = 2, this run has 3" in refusal(
         data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
     )
     assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
-    for option, value, was in (("weights", "2", "()"), ("lanes", "8", "4"), ("window", "9", "512")):
-        said = refusal(data_set, alone, "--run.ds-config", "ds_configs/zero0.json", f"--data.{option}", value)
+    others = (("weights", "2", "()"), ("lanes", "8", "4"), ("window", "9", "512"))
+    zero0 = ["--run.ds-config", "ds_configs/zero0.json"]
+    runs = [(alone, [*zero0, f"--data.{option}", value]) for option, value, _ in others]
+    for said, (option, _, was) in zip(in_turn(tmp_path, data_set, runs, ranks=0), others, strict=True):
         assert f"has data.{option} = {was}, this run" in said and "the sample order depends on it" in said
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sycoca_ds.engine.environment import prepare_deepspeed
-from sycoca_ds.engine.operators import _operators, wait_for_lock
+from sycoca_ds.engine.operators import STALE_SECONDS, _operators, wait_for_lock
 from tests.worlds.launching import finish, start
 
 
@@ -33,13 +33,13 @@ def test_a_left_over_lock_is_removed_and_a_live_one_is_waited_for(tmp_path: Path
 def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process that starts as train.py does, with copies of the compiled operators and a lock of long ago beside them."""
     prepare_deepspeed()
-    old = time.time() - 1000
+    old = time.time() - 1.1 * STALE_SECONDS
     folder = next(folder for builder, folder in _operators() if builder.NAME == "deepspeed_shm_comm")
     copy = tmp_path / "extensions" / folder.name
     shutil.copytree(folder, copy)
     (copy / "lock").touch()
-    for path in copy.iterdir():
-        os.utime(path, (old, old))
+    for path in copy.iterdir():  # what is older keeps its time: older than its sources it would be compiled again, for minutes
+        os.utime(path, (old, min(old, path.stat().st_mtime)))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     script = tmp_path / "begin.py"
     script.write_text(

@@ -15,23 +15,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_pipeline.errors import UserError
 from data_pipeline.tokenizer import clip_bpe
-from sycoca_ds.config import DecoderConfig, ModelConfig
+from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
 from sycoca_ds.model.image_encoder import patchify
-from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config, what_changes
+from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config
 from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import TextEncoder
 from sycoca_ds.presets import PRESETS
-from tests.worlds.open_clip_world import (
+from tests.worlds.open_clip.world import (
     DIRTY,
     SMALL,
     VARIANTS,
@@ -41,14 +39,13 @@ from tests.worlds.open_clip_world import (
     export_for_open_clip,
     make_inputs,
     needs_open_clip,
-    pooled,
     random_weights,
     texts,
 )
 
 REAL = ("coca_base", "coca_ViT-B-32", "coca_ViT-L-14")
 ALL = "SYCOCA_OPEN_CLIP_ALL" in os.environ
-"""Whether all of them are compared at full depth (docs/open_clip.md)."""
+"""Whether all of them are compared at full depth, both ways (docs/open_clip.md)."""
 TOLERANCE = 1e-4
 """Largest difference of a float32 logit or vector entry; what is seen is below 1e-5."""
 
@@ -79,7 +76,7 @@ def text_answers(model: SyCoCa, text_BL: Tensor, seen_BSD: Tensor | None, encode
 
 @torch.no_grad()
 def our_answers(model: SyCoCa, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `open_clip_peer.answers` returns, from our model."""
+    """What `peer.answers` returns, from our model."""
     seen_BSD = image_tokens(model, inputs) if model.text_decoder is not None else None
     return {
         "image_vector": model("image_features", image_BCHW=inputs["image"]),
@@ -106,14 +103,17 @@ def assert_equal_answers(ours: dict[str, Tensor], theirs: dict[str, Tensor], wha
     assert "logits" not in theirs or theirs["logits"].std() > 0.3
 
 
-# ---- against open_clip ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Path]:
     """A folder for gigabytes of weights, emptied at once: pytest keeps its own for three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
+
+
+def real(*always: str) -> list:
+    """All of `REAL`, and which of them run always. The others differ from it in sizes and pooling, which `VARIANTS` have at sizes
+    that take no time; the full grid adds that nothing depends on the real ones."""
+    return [pytest.param(name, marks=() if ALL or name in always else pytest.mark.full) for name in REAL]
 
 
 def sized(name: str, full: str | None = None) -> ModelConfig:
@@ -128,7 +128,7 @@ def sized(name: str, full: str | None = None) -> ModelConfig:
 
 @needs_open_clip
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", real("coca_ViT-B-32"))
 def test_open_clips_weights_give_open_clips_numbers(name: str, room: Path, all_threads: None) -> None:
     """Every parameter random. Then the control: with the exact mask, padded captions are another matter."""
     config = sized(name, full="coca_ViT-B-32")
@@ -164,7 +164,7 @@ def test_open_clips_weights_give_open_clips_numbers(name: str, room: Path, all_t
 
 @needs_open_clip
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", real("coca_base"))
 def test_our_weights_give_our_numbers_in_open_clip(name: str, room: Path, all_threads: None) -> None:
     """`local-dir:` on what the command wrote, by `open_clip.create_model_and_transforms`."""
     config = sized(name)
@@ -239,168 +239,3 @@ def test_open_clip_reads_the_tokenizer_beside_the_weights(data_set: Path, tmp_pa
     captions = ["red beside blue", "Small  ROUND\tgreen on white!", "", "black " * 30, "un\u00e9 word", *DIRTY]
     ask([{"tokenize": captions, "of": folder, "folder": tmp_path}], tmp_path)
     assert json.loads((tmp_path / "ids.json").read_text()) == ours.encode(captions, text.context_length).tolist()
-
-
-# ---- without open_clip ---------------------------------------------------------------------------------------------------------
-
-BLOCK = (
-    "ln_1.weight ln_1.bias attn.in_proj_weight attn.in_proj_bias attn.out_proj.weight attn.out_proj.bias ln_2.weight ln_2.bias "
-    "mlp.c_fc.weight mlp.c_fc.bias mlp.c_proj.weight mlp.c_proj.bias"
-)
-OPEN_CLIP_NAMES = {
-    "": "logit_scale",
-    "visual.": "class_embedding positional_embedding proj conv1.weight ln_pre.weight ln_pre.bias ln_post.weight ln_post.bias "
-    "attn_pool.query attn_pool.ln_q.weight attn_pool.ln_q.bias attn_pool.ln_k.weight attn_pool.ln_k.bias "
-    "attn_pool.attn.q_proj_weight attn_pool.attn.k_proj_weight attn_pool.attn.v_proj_weight attn_pool.attn.in_proj_bias "
-    "attn_pool.attn.out_proj.weight attn_pool.attn.out_proj.bias",
-    "text.": "cls_emb positional_embedding text_projection token_embedding.weight ln_final.weight ln_final.bias",
-    "text_decoder.": "text_projection ln_final.weight ln_final.bias",
-    "visual.transformer.resblocks.0.": BLOCK,
-    "text.transformer.resblocks.0.": BLOCK,
-    "text_decoder.resblocks.0.": BLOCK,
-    "text_decoder.cross_attn.0.": BLOCK + " ln_1_kv.weight ln_1_kv.bias",
-}
-"""Names of open_clip 3.3's CoCa with attention pooling and one layer each, as its `state_dict` prints them."""
-
-
-def one_layer() -> ModelConfig:
-    base = VARIANTS["pooled"]
-    return dataclasses.replace(
-        base,
-        image=dataclasses.replace(base.image, layers=1),
-        text=dataclasses.replace(base.text, layers=1),
-        text_decoder=dataclasses.replace(base.text_decoder, layers=1),
-    )
-
-
-def test_names_and_shapes_are_open_clips() -> None:
-    config = one_layer()
-    state = to_open_clip(random_weights(config), config)
-    assert set(state) == {prefix + name for prefix, names in OPEN_CLIP_NAMES.items() for name in names.split()}
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    assert shapes["logit_scale"] == () and shapes["visual.conv1.weight"] == (48, 3, 6, 6) and shapes["visual.proj"] == (32, 32)
-    assert shapes["visual.attn_pool.attn.q_proj_weight"] == (32, 32) and shapes["visual.attn_pool.attn.v_proj_weight"] == (32, 48)
-    assert shapes["text.positional_embedding"] == (13, 32) and shapes["text_decoder.text_projection"] == (32, 50)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_there_and_back_is_bit_for_bit(name: str) -> None:
-    config, weights = VARIANTS[name], random_weights(VARIANTS[name])
-    state = to_open_clip(weights, config)
-    assert_same_tensors(from_open_clip(state, config), weights)
-    assert_same_tensors(to_open_clip(from_open_clip(state, config), config), state)
-    assert sum(value.numel() for value in state.values()) == sum(value.numel() for value in weights.values())
-    assert config_from_open_clip(json.loads(json.dumps(open_clip_config(config))), 1, 2) == config
-
-
-@torch.no_grad()
-def test_layouts_mean_what_torchs_own_layers_compute() -> None:
-    """Convolution, attention of one and of two widths, and projections from the right, each as torch itself computes it."""
-    for name in ("pooled", "pooled_one_width"):
-        config = VARIANTS[name]
-        weights = random_weights(config)
-        model, state = built(config, weights), to_open_clip(weights, config)
-        image, e = torch.randn(2, 3, 24, 24), config.embed_dim
-        patches = F.conv2d(image, state["visual.conv1.weight"], stride=6).flatten(2).transpose(1, 2)
-        torch.testing.assert_close(model.image_encoder.patch_embed(patchify(image, 6)), patches)
-
-        width, prefix = config.image.width, "visual.attn_pool.attn."
-        theirs = nn.MultiheadAttention(e, 2, kdim=width, vdim=width, batch_first=True)
-        theirs.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-        ours, query, other = model.image_encoder.pool.attention, torch.randn(2, 5, e), torch.randn(2, 9, width)
-        torch.testing.assert_close(ours(query, ours.keys_values(other)), theirs(query, other, other)[0], rtol=1e-4, atol=1e-5)
-
-        prefix, x = "text.transformer.resblocks.1.attn.", torch.randn(2, 5, 32)
-        theirs = nn.MultiheadAttention(32, 2, batch_first=True)
-        theirs.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
-        ours = model.text_decoder.self_blocks[0].attention
-        ours.load_state_dict(model.text_encoder.blocks[1].attention.state_dict())
-        ours.heads = 2
-        mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
-        torch.testing.assert_close(ours(x), theirs(x, x, x, attn_mask=mask)[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(model.text_decoder.head(x), x @ state["text_decoder.text_projection"])
-
-
-def test_tensors_that_do_not_fit_are_named() -> None:
-    config = VARIANTS["pooled"]
-    state = to_open_clip(random_weights(config), config)
-    missing = {name: value for name, value in state.items() if name != "visual.attn_pool.query"}
-    for wrong, message in (
-        (missing, "missing: visual.attn_pool.query"),
-        ({**state, "logit_bias": torch.zeros(())}, "unknown: logit_bias"),
-        ({**state, "visual.proj": state["visual.proj"][:, 1:]}, r"visual.proj \(32, 31\) instead of \(32, 32\)"),
-        ({**state, "visual.conv1.weight": state["visual.conv1.weight"].flatten(1)}, r"visual.conv1.weight \(48, 108\) instead of"),
-        ({"a": torch.zeros(1)}, "missing: .* and [0-9]+ more; unknown: a"),
-    ):
-        with pytest.raises(UserError, match=message):
-            from_open_clip(wrong, config)
-    weights = random_weights(config)
-    del weights["text_encoder.cls_embedding"]
-    with pytest.raises(UserError, match="missing: text_encoder.cls_embedding"):
-        to_open_clip(weights, config)
-
-
-def test_what_open_clip_cannot_hold_is_refused_by_field() -> None:
-    for config, field in (
-        (dataclasses.replace(SMALL, image=dataclasses.replace(SMALL.image, width=64)), "model.text-decoder.width = 32.*64"),
-        (dataclasses.replace(SMALL, embed_dim=24, image=pooled(32)), r"model.text-decoder.width = 32.*24 \(model.embed-dim\)"),
-    ):
-        for convert in (lambda c: to_open_clip(random_weights(c), c), open_clip_config):
-            with pytest.raises(UserError, match=field):
-                convert(config)
-    with pytest.raises(UserError, match="model.family = sycoca"):
-        from_open_clip({}, dataclasses.replace(SMALL, family="sycoca"))
-
-
-def test_the_image_decoder_is_left_out_and_said() -> None:
-    config = dataclasses.replace(SMALL, family="sycoca", image_decoder=DecoderConfig(layers=1, width=32, heads=2))
-    weights = random_weights(config)
-    state = to_open_clip(weights, config)
-    kept = {name: value for name, value in weights.items() if not name.startswith("image_decoder.")}
-    assert len(kept) < len(weights)
-    assert_same_tensors(from_open_clip(state, dataclasses.replace(config, family="coca")), kept)
-    exact = dataclasses.replace(config, text=dataclasses.replace(config.text, attention_mask="exact"))
-    said = " ".join(what_changes(exact, True))
-    assert "image decoder is left out" in said and "shifted padding mask" in said and "id 1 and end with 2" in said
-    assert "transformers" in said and "--tokenizer" in " ".join(what_changes(exact, False))
-    assert what_changes(PRESETS["coca_ViT-L-14"].model, False) == []
-
-
-@pytest.mark.parametrize(
-    ("section", "key", "value", "message"),
-    [
-        ("vision_cfg", "ls_init_value", 1e-5, "vision_cfg.ls_init_value = 1e-05"),
-        ("vision_cfg", "attentional_pool", "parallel", "vision_cfg.attentional_pool = 'parallel'"),
-        ("vision_cfg", "timm_model_name", "vit_base", "vision_cfg.timm_model_name"),
-        ("vision_cfg", "layers", [3, 4, 6, 3], "vision_cfg.layers"),
-        ("vision_cfg", "image_size", [24, 30], "vision_cfg.image_size"),
-        ("vision_cfg", "pool_type", "avg", "vision_cfg.pool_type"),
-        ("vision_cfg", "head_width", 5, "vision_cfg.head_width = 5 does not divide width = 32"),
-        ("vision_cfg", "output_tokens", False, "vision_cfg.output_tokens"),
-        ("text_cfg", "embed_cls", False, "text_cfg.embed_cls"),
-        ("text_cfg", "hf_model_name", "roberta-base", "text_cfg.hf_model_name"),
-        ("text_cfg", "pad_id", 1, "text_cfg.pad_id"),
-        ("text_cfg", "colour", "red", "text_cfg has a key .* colour"),
-        ("multimodal_cfg", "width", 64, "model.text-decoder.width"),
-        ("multimodal_cfg", "context_length", 5, "multimodal_cfg.context_length"),
-        ("model_cfg", "quick_gelu", True, "model_cfg.quick_gelu"),
-        ("model_cfg", "custom_text", False, "model_cfg.custom_text"),
-        ("model_cfg", "vision_cfg", 3, "vision_cfg = 3"),
-        ("vision_cfg", "head_width", 1000, "vision_cfg.head_width = 1000 does not divide"),
-    ],
-)
-def test_configurations_of_other_models_are_refused_by_key(section: str, key: str, value: object, message: str) -> None:
-    values = open_clip_config(SMALL)
-    (values if section == "model_cfg" else values[section])[key] = value
-    with pytest.raises(UserError, match=message):
-        config_from_open_clip(values, 1, 2)
-
-
-def test_keys_without_effect_are_known() -> None:
-    """Those of the shipped configurations that open_clip itself never reads."""
-    values = open_clip_config(SMALL)
-    values["multimodal_cfg"] |= {"mlp_ratio": 3, "dim_head": 64, "n_queries": 256, "attn_pooler_heads": 12}
-    values["vision_cfg"] |= {"image_size": [24, 24]}
-    assert config_from_open_clip(values, 1, 2) == SMALL
-    with pytest.raises(UserError, match="vocab_size = 50 has no room .* 49406 and 49407.*--tokenizer"):
-        config_from_open_clip(values)

@@ -2,8 +2,8 @@
 
 Runs under the Python that has open_clip 3.3 (`make peer`).
 
-    open_clip_peer.py JOBS.json     runs each job of a list, in order
-    open_clip_peer.py version
+    peer.py JOBS.json     runs each job of a list, in order
+    peer.py version
 
 A job is {"model": NAME or FILE.json, "seed": S, "folder": F, "inputs": I, "answers": A}: a shipped or given configuration with
 random weights, saved to F as open_clip saves them; without "model": F is loaded as open_clip's `local-dir:F`. I and A are

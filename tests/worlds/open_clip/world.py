@@ -22,9 +22,7 @@ from sycoca_ds.engine.checkpoint.exported import new_folder, write_exported
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds import REPOSITORY
-
-LIMIT = 240
-"""Seconds that any command may take."""
+from tests.worlds.launching import LIMIT
 
 SMALL = ModelConfig(
     family="coca",
@@ -163,7 +161,7 @@ def ask(jobs: list[dict], folder: Path) -> None:
     python, environment = peer()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
     process = subprocess.Popen(
-        [python, str(Path(__file__).with_name("open_clip_peer.py")), str(folder / "jobs.json")],
+        [python, str(Path(__file__).with_name("peer.py")), str(folder / "jobs.json")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

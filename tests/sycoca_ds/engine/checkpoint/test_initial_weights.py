@@ -1,0 +1,110 @@
+"""Starting from given weights: which parts are taken, and which differences are refused by field."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
+from sycoca_ds.engine.checkpoint.initial_weights import initialise_from, read_weights
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.model.shapes import our_shapes
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.options import parse_options
+from sycoca_ds.presets import PRESETS
+from tests.worlds.eval_world import SMALL, make_run
+from tests.worlds.open_clip.world import assert_same_tensors, run_export
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported SyCoCa run."""
+    run, out = make_run(tmp_path_factory.mktemp("run") / "run"), tmp_path_factory.mktemp("exported") / "run"
+    assert run_export("--checkpoint", run, "--out", out) == 0
+    return out
+
+
+def changed(**parts: object) -> ModelConfig:
+    return dataclasses.replace(SMALL, **parts)
+
+
+def test_coca_weights_start_a_sycoca_whose_image_decoder_stays_fresh(tmp_path: Path) -> None:
+    make_run(tmp_path / "coca", changed(family="coca"), seed=3)
+    fresh, model = SyCoCa(SMALL, seed=5).state_dict(), SyCoCa(SMALL, seed=5)
+    said = initialise_from(model, tmp_path / "coca")
+    taken = read_weights(tmp_path / "coca")[1]
+    assert any(name.startswith("text_decoder.") for name in taken)
+    assert_same_tensors(dict(model.state_dict()), {name: taken.get(name, value) for name, value in fresh.items()})
+    total, count = (sum(value.numel() for value in state.values()) / 1e6 for state in (fresh, taken))
+    assert said == (
+        f"weights of {tmp_path / 'coca' / 'checkpoints' / 'step_00000007'} (step 7): logit_scale, image_encoder, text_encoder, "
+        f"text_decoder taken ({count:.1f} M of {total:.1f} M parameters); image_decoder fresh"
+    )
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_parts_the_new_model_lacks_are_left_and_changed_switches_said(folder: Path) -> None:
+    text = dataclasses.replace(SMALL.text, attention_mask="open_clip")
+    model = SyCoCa(changed(family="clip", text=text), seed=5)
+    said = initialise_from(model, folder)
+    before = load_for_inference(folder).model.state_dict()
+    assert_same_tensors(dict(model.state_dict()), {name: before[name] for name in model.state_dict()})
+    assert "logit_scale, image_encoder, text_encoder taken" in said and "text_decoder, image_decoder not used" in said
+    assert said.endswith("model.text.attention-mask was exact, is open_clip")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("embed_dim", 64),
+        ("image.image_size", 64),
+        ("image.patch_size", 6),
+        ("image.layers", 1),
+        ("image.heads", 4),
+        ("image.pooling", "attention"),
+        ("text.vocab_size", 320),
+        ("text.context_length", 30),
+        ("text.heads", 4),
+        ("text.eot_id", 9),
+        ("text_decoder.layers", 2),
+        ("text_decoder.heads", 1),
+        ("image_decoder.width", 48),
+        ("masking.mim", "plain"),
+    ],
+)
+def test_shared_parts_that_differ_are_refused_by_field(field: str, value: object, folder: Path) -> None:
+    """Heads and special ids too: they change no shape, and everything that is computed."""
+    *section, name = field.split(".")
+    config = changed(
+        **({section[0]: dataclasses.replace(getattr(SMALL, section[0]), **{name: value})} if section else {name: value})
+    )
+    model = SyCoCa(config, seed=5)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=f"has model.{field.replace('_', '-')} = .*, this model {value}"):
+        initialise_from(model, folder)
+    assert_same_tensors(dict(model.state_dict()), before)
+
+
+def test_fields_of_parts_that_are_not_shared_do_not_matter(tmp_path: Path) -> None:
+    pooling = dataclasses.replace(SMALL.image, pooling="attention", pooling_queries=5, pooling_heads=2)
+    make_run(tmp_path / "run", changed(image=pooling))
+    assert "image_decoder taken" in initialise_from(SyCoCa(changed(image=pooling)), tmp_path / "run")
+    with pytest.raises(UserError, match="model.image.pooling-heads = 2, this model 4"):
+        initialise_from(SyCoCa(changed(image=dataclasses.replace(pooling, pooling_heads=4))), tmp_path / "run")
+    make_run(tmp_path / "coca", changed(family="coca", image_decoder=DecoderConfig(width=999)))
+    other_pooling = changed(image=dataclasses.replace(SMALL.image, pooling_queries=9))
+    assert "image_decoder fresh" in initialise_from(SyCoCa(other_pooling), tmp_path / "coca")
+
+
+def test_the_documented_way_from_open_clips_largest_model_to_sycoca() -> None:
+    """docs/open_clip.md's options make `930m` share every part of coca_ViT-L-14."""
+    words = "--preset 930m --model.image.pooling attention --model.text.sot-id 49406 --model.text.eot-id 49407"
+    ours = parse_options([*words.split(), "--model.text.attention-mask", "open_clip"]).model
+    ours = with_vocabulary(ours, 49408)  # of the tokenizer that the command names
+    theirs = PRESETS["coca_ViT-L-14"].model
+    assert ours.text == theirs.text and ours.image == theirs.image and ours.text_decoder == theirs.text_decoder
+    shapes = our_shapes(ours)
+    assert {name: shape for name, shape in shapes.items() if not name.startswith("image_decoder.")} == our_shapes(theirs)

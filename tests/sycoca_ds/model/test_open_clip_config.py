@@ -1,0 +1,68 @@
+"""open_clip's JSON of a model: what it cannot hold, and what of it we cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from data_pipeline.errors import UserError
+from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config
+from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
+from tests.worlds.open_clip.world import (
+    SMALL,
+    pooled,
+    random_weights,
+)
+
+
+def test_what_open_clip_cannot_hold_is_refused_by_field() -> None:
+    for config, field in (
+        (dataclasses.replace(SMALL, image=dataclasses.replace(SMALL.image, width=64)), "model.text-decoder.width = 32.*64"),
+        (dataclasses.replace(SMALL, embed_dim=24, image=pooled(32)), r"model.text-decoder.width = 32.*24 \(model.embed-dim\)"),
+    ):
+        for convert in (lambda c: to_open_clip(random_weights(c), c), open_clip_config):
+            with pytest.raises(UserError, match=field):
+                convert(config)
+    with pytest.raises(UserError, match="model.family = sycoca"):
+        from_open_clip({}, dataclasses.replace(SMALL, family="sycoca"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("vision_cfg", "ls_init_value", 1e-5, "vision_cfg.ls_init_value = 1e-05"),
+        ("vision_cfg", "attentional_pool", "parallel", "vision_cfg.attentional_pool = 'parallel'"),
+        ("vision_cfg", "timm_model_name", "vit_base", "vision_cfg.timm_model_name"),
+        ("vision_cfg", "layers", [3, 4, 6, 3], "vision_cfg.layers"),
+        ("vision_cfg", "image_size", [24, 30], "vision_cfg.image_size"),
+        ("vision_cfg", "pool_type", "avg", "vision_cfg.pool_type"),
+        ("vision_cfg", "head_width", 5, "vision_cfg.head_width = 5 does not divide width = 32"),
+        ("vision_cfg", "output_tokens", False, "vision_cfg.output_tokens"),
+        ("text_cfg", "embed_cls", False, "text_cfg.embed_cls"),
+        ("text_cfg", "hf_model_name", "roberta-base", "text_cfg.hf_model_name"),
+        ("text_cfg", "pad_id", 1, "text_cfg.pad_id"),
+        ("text_cfg", "colour", "red", "text_cfg has a key .* colour"),
+        ("multimodal_cfg", "width", 64, "model.text-decoder.width"),
+        ("multimodal_cfg", "context_length", 5, "multimodal_cfg.context_length"),
+        ("model_cfg", "quick_gelu", True, "model_cfg.quick_gelu"),
+        ("model_cfg", "custom_text", False, "model_cfg.custom_text"),
+        ("model_cfg", "vision_cfg", 3, "vision_cfg = 3"),
+        ("vision_cfg", "head_width", 1000, "vision_cfg.head_width = 1000 does not divide"),
+    ],
+)
+def test_configurations_of_other_models_are_refused_by_key(section: str, key: str, value: object, message: str) -> None:
+    values = open_clip_config(SMALL)
+    (values if section == "model_cfg" else values[section])[key] = value
+    with pytest.raises(UserError, match=message):
+        config_from_open_clip(values, 1, 2)
+
+
+def test_keys_without_effect_are_known() -> None:
+    """Those of the shipped configurations that open_clip itself never reads."""
+    values = open_clip_config(SMALL)
+    values["multimodal_cfg"] |= {"mlp_ratio": 3, "dim_head": 64, "n_queries": 256, "attn_pooler_heads": 12}
+    values["vision_cfg"] |= {"image_size": [24, 24]}
+    assert config_from_open_clip(values, 1, 2) == SMALL
+    with pytest.raises(UserError, match="vocab_size = 50 has no room .* 49406 and 49407.*--tokenizer"):
+        config_from_open_clip(values)
