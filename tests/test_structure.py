@@ -148,3 +148,33 @@ def test_no_test_is_imported_by_another_file() -> None:
     imported = {(name, other) for name, path in files.items() for other in imports_of(path, set(files)) if name != other}
     assert ("tests.worlds.training", "tests.worlds.launching") in imported
     assert not [pair for pair in imported if pair[1].rsplit(".", 1)[1].startswith(("test_", "conftest"))]
+
+
+def tree_in_the_readme() -> dict[str, bool]:
+    """Path -> whether the tree shows what is in it."""
+    block = (REPOSITORY / "README.md").read_text().split("## Where things are")[1].split("```text\n")[1].split("```")[0]
+    found, above = {}, []
+    for line in block.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
+        assert len(line.split()) > 1, f"{name} has no description"
+        path = "/".join([*above[:depth], name.rstrip("/")])
+        assert path not in found, f"{path} stands twice"
+        above[depth:] = [name.rstrip("/")]
+        found[path] = False
+        if depth:
+            found["/".join(above[:depth])] = True
+        assert (REPOSITORY / path).is_dir() == name.endswith("/"), f"{path} is not there, or no folder"
+    return found
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    tree = tree_in_the_readme()
+    assert {package for package in PACKAGES} <= {path for path, unfolded in tree.items() if unfolded}
+    listed = {path for path, unfolded in tree.items() if not unfolded}
+    files = [path.relative_to(REPOSITORY).as_posix() for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")]
+    missing = [
+        name
+        for name in files
+        if not name.endswith("__init__.py") and not any(name == path or name.startswith(f"{path}/") for path in listed)
+    ]
+    assert not missing, "files that the README's tree does not name"
