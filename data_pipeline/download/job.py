@@ -158,8 +158,8 @@ def download(folder: Path, options: DownloadOptions) -> dict:
 
 def longest_seconds(options: DownloadOptions, rows: list[int]) -> float:
     """Within what these shards are downloaded whatever servers do: rounds of URLs that all take their whole time, a shard at a time
-    in every process, in any order (Graham's bound); with the start, without decoding, without pauses for an outage, and without
-    waits for a place among hundreds of dead names (fetch.names)."""
+    in every process, in any order (Graham's bound). The start is in it; decoding, pauses for an outage and waits for a place among
+    hundreds of dead names (fetch.names) are not."""
     rounds = [math.ceil(count / options.threads) for count in rows]
     busiest = (sum(rounds) + (options.processes - 1) * max(rounds, default=0)) / options.processes
     return START_SECONDS + busiest * options.timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 from concurrent.futures import Future
@@ -12,18 +13,22 @@ from data_pipeline.fetch.limits import Clock, Limits
 from data_pipeline.fetch.urls import Url
 from data_pipeline.pictures.headers import FetchError
 
+IDLE_SECONDS = 30.0
+"""After which a thread that nobody needs ends."""
 MOST_LOOKUPS = 512
 """At the same time, of a process. 32 connections whose names all take 160 s under a timeout of 10 s."""
 
 
 class Resolver:
-    """Looks every name up in a thread of its own: `socket.getaddrinfo` cannot be ended, and takes 10 to 30 s where a name's servers
-    do not answer. In a pool of as many threads as there are connections the living queue behind the dead. The threads are daemons,
-    so that no process waits for the dead when it ends."""
+    """Looks names up beside each other: `socket.getaddrinfo` cannot be ended, and takes 10 to 30 s where a name's servers do not
+    answer. In a pool of as many threads as there are connections the living queue behind the dead. Here who finds no idle thread
+    starts one. They are daemons, so that no process waits for the dead when it ends."""
 
     def __init__(self, most: int):
         self._places, self._lock = threading.Semaphore(most), threading.Lock()
         self._running: dict[tuple[str, int], Future] = {}
+        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
 
     def look_up(self, host: str, port: int, clock: Clock) -> list[tuple]:
         """What `socket.getaddrinfo` returns for TCP. Raises `FetchError`: name not found, timeout. Waiting for a place is not
@@ -42,19 +47,29 @@ class Resolver:
         job: Future = Future()
         with self._lock:
             self._running[host, port] = job
-        try:
-            threading.Thread(target=self._work, args=(host, port, job), name="resolve", daemon=True).start()
-        except RuntimeError:  # the system has no thread left
-            self._end(host, port, job)
-            raise FetchError("connection failed", transient=True) from None
+        if not self._idle.acquire(blocking=False):
+            try:
+                threading.Thread(target=self._work, name="resolve", daemon=True).start()
+            except RuntimeError as error:  # the system has no thread left
+                job.set_exception(OSError(str(error)))  # for those who have joined
+                self._end(host, port, job)
+                raise FetchError("connection failed", transient=True) from None
+        self._jobs.put((host, port, job))
         return job
 
-    def _work(self, host: str, port: int, job: Future) -> None:
-        try:
-            job.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except BaseException as error:
-            job.set_exception(error)
-        finally:
+    def _work(self) -> None:
+        while True:
+            try:
+                host, port, job = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                if self._idle.acquire(blocking=False):
+                    return
+                continue  # somebody counts on this thread
+            try:
+                job.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            except BaseException as error:
+                job.set_exception(error)
+            self._idle.release()
             self._end(host, port, job)
 
     def _end(self, host: str, port: int, job: Future) -> None:

@@ -94,6 +94,29 @@ def test_a_name_is_looked_up_once_at_a_time(names):
     assert asked == ["dead", "dead"]
 
 
+def test_threads_are_used_again_and_end(monkeypatch):
+    used = []
+
+    def look_up(*args, **kwargs):
+        used.append(threading.current_thread())
+        return [ENTRY]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr("data_pipeline.fetch.names.IDLE_SECONDS", 1.0)
+    resolver = Resolver(4)
+    for number in range(50):
+        assert outcome(resolver, f"a{number}", 5) == [ENTRY]
+        time.sleep(0.001)
+    assert len(set(used)) <= 3
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(lambda number: outcome(resolver, f"b{number}", 20), range(500))) == [[ENTRY]] * 500
+    assert len(set(used)) <= 12, "as many as there are places, and a few that ended between"
+    for thread in set(used):
+        thread.join(5)
+        assert not thread.is_alive()
+    assert outcome(resolver, "c", 5) == [ENTRY]
+
+
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
