@@ -12,8 +12,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 LOCK_SECONDS = 10.0
 """Granted to the processes of a killed command to be gone."""
@@ -107,3 +111,16 @@ def _claimed(path: Path, refusal: str) -> Iterator[None]:
         yield
     finally:
         owner.unlink(missing_ok=True)
+
+
+def open_scratch(folder: Path, settings: dict[str, str]) -> DuckDBPyConnection:
+    """A DuckDB database in a file in `folder`; where the file system knows no locks, without which DuckDB opens none, one in memory, which goes
+    on in unlocked files of `temp_directory`. Raises `duckdb.Error`."""
+    import duckdb
+
+    try:
+        return duckdb.connect(str(folder / "work.duckdb"), config=settings)
+    except duckdb.IOException as error:
+        if "lock" not in str(error):
+            raise
+        return duckdb.connect(":memory:", config=settings)

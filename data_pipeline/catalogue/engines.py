@@ -13,6 +13,7 @@ from data_pipeline.catalogue.hosts import is_public_host
 from data_pipeline.catalogue.sources import quote
 from data_pipeline.catalogue.spark import open_session
 from data_pipeline.errors import UserError, one_line
+from data_pipeline.lock import open_scratch
 
 BATCH_ROWS = 122_880
 PREFIX_VALUES = 1 << 32
@@ -68,7 +69,7 @@ class DuckDB:
             "autoload_known_extensions": "false",
         }
         try:
-            self.connection = duckdb.connect(str(scratch / "work.duckdb"), config=settings)
+            self.connection = open_scratch(scratch, settings)
         except duckdb.Error as error:
             raise UserError(f"--memory-limit {memory_limit}: {one_line(error)}") from None
         self.connection.execute("SET enable_progress_bar = true")  # for `share`; nothing is printed

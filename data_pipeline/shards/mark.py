@@ -21,6 +21,7 @@ import tyro
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
+from data_pipeline.lock import open_scratch
 from data_pipeline.progress import Progress
 from data_pipeline.shards.manifest import (
     CAPTION_IN_EVALUATION,
@@ -100,9 +101,7 @@ def mark(
     scratch.mkdir()
     try:
         try:
-            database = duckdb.connect(
-                str(scratch / "work.duckdb"), config={"memory_limit": memory_limit, "temp_directory": str(scratch)}
-            )
+            database = open_scratch(scratch, {"memory_limit": memory_limit, "temp_directory": str(scratch)})
         except duckdb.Error as error:
             raise UserError(f"--memory-limit {memory_limit}: {str(error).splitlines()[0]}") from None
         with database, Progress("mark", 2 * sum(len(manifest.shards) for manifest in manifests), "shards") as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,36 @@ from data_pipeline.lock import only_one
 with only_one(Path({path!r}), "taken"):
     print("held", flush=True)
     time.sleep(60)
+"""
+
+WITHOUT_LOCKS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#define ANSWER(name) int name(int fd, int command, ...) { \
+    va_list more; va_start(more, command); void *value = va_arg(more, void *); va_end(more); \
+    if (command == F_SETLK || command == F_SETLKW) { errno = CODE; return -1; } \
+    return ((int (*)(int, int, ...)) dlsym(RTLD_NEXT, #name))(fd, command, value); }
+ANSWER(fcntl)
+ANSWER(fcntl64)
+"""
+PROGRAM = """
+import sys
+from pathlib import Path
+import duckdb
+from data_pipeline.lock import open_scratch
+folder = Path(sys.argv[1])
+try:
+    duckdb.connect(str(folder / "other.duckdb"))
+    print("has locks")
+except duckdb.IOException:
+    print("has none")
+database = open_scratch(folder, {"memory_limit": "100MB", "temp_directory": str(folder)})
+database.execute("CREATE TABLE a AS SELECT range AS i, md5(range::varchar) AS s FROM range(2000000)")
+print(*database.execute("SELECT count(*), count(DISTINCT s) FROM a").fetchone())
+print(sum(path.stat().st_size for path in folder.iterdir()) > 30 << 20)
 """
 
 
@@ -152,3 +183,20 @@ def test_a_file_is_whole_where_folders_cannot_be_synced(tmp_path: Path, monkeypa
         temporary.write_bytes(b"too")
     sync(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"whole", "b": b"too"}
+
+
+@pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_tables_beyond_memory_fit_with_and_without_locks(tmp_path: Path, code: int | None) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    if code is not None:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("no C compiler")
+        (tmp_path / "answer.c").write_text(WITHOUT_LOCKS)
+        library = tmp_path / "answer.so"
+        subprocess.run([compiler, "-shared", "-fPIC", f"-DCODE={code}", "-o", library, tmp_path / "answer.c", "-ldl"], check=True)
+        environment["LD_PRELOAD"] = str(library)
+    (tmp_path / "scratch").mkdir()
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path / "scratch")]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert said.stdout.splitlines() == ["has locks" if code is None else "has none", "2000000 2000000", "True"], said.stderr
