@@ -114,8 +114,8 @@ def _claimed(path: Path, refusal: str) -> Iterator[None]:
 
 
 def open_scratch(folder: Path, settings: dict[str, str]) -> DuckDBPyConnection:
-    """A DuckDB database in a file in `folder`; where the file system knows no locks, without which DuckDB opens none, one in memory, which goes
-    on in unlocked files of `temp_directory`. Raises `duckdb.Error`."""
+    """A DuckDB database in a file in `folder`; where the file system knows no locks, without which DuckDB opens none, one in
+    memory, which goes on in unlocked files of `temp_directory`. Raises `duckdb.Error`."""
     import duckdb
 
     try:

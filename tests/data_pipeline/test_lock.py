@@ -57,6 +57,7 @@ try:
 except duckdb.IOException:
     print("has none")
 database = open_scratch(folder, {"memory_limit": "100MB", "temp_directory": str(folder)})
+database.execute("SET enable_progress_bar = false")
 database.execute("CREATE TABLE a AS SELECT range AS i, md5(range::varchar) AS s FROM range(2000000)")
 print(*database.execute("SELECT count(*), count(DISTINCT s) FROM a").fetchone())
 print(sum(path.stat().st_size for path in folder.iterdir()) > 30 << 20)
