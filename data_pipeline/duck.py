@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError, one_line
 from data_pipeline.paths import PlainPaths, is_plain
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 def quote(text: str) -> str:
@@ -34,12 +38,24 @@ class Duck:
         folder = self._plain(scratch)
         settings |= {"memory_limit": memory_limit, "temp_directory": str(folder)}
         try:
-            # It looks through links for its file, and finds none behind ? and \: then tables go to `scratch` as they get too large.
-            file = str(folder / "work.duckdb") if on_disk and is_plain(scratch.resolve()) else ":memory:"
-            self.connection = duckdb.connect(file, config=settings)
+            self.connection = self._open(folder, on_disk and is_plain(scratch.resolve()), settings)
         except duckdb.Error as error:
             self._plain.close()
             raise UserError(f"--memory-limit {memory_limit}: {one_line(error)}") from None
+
+    @staticmethod
+    def _open(folder: Path, on_disk: bool, settings: dict[str, str]) -> DuckDBPyConnection:
+        """In a file, unless DuckDB cannot have one: it looks through links for its file and finds none behind ? and a backslash;
+        and it opens none where the file system knows no locks. Tables in memory go to `temp_directory` as they get too large."""
+        import duckdb
+
+        if on_disk:
+            try:
+                return duckdb.connect(str(folder / "work.duckdb"), config=settings)
+            except duckdb.IOException as error:
+                if "lock" not in str(error):
+                    raise
+        return duckdb.connect(":memory:", config=settings)
 
     def __enter__(self) -> Duck:
         return self

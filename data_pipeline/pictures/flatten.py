@@ -41,6 +41,9 @@ def flatten(picture: Image) -> np.ndarray:
     width, height = picture.size
     clear = not deep and (picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info)
     grey = deep or picture.mode in ("1", "L") and not clear
+    colour = picture.info.get("transparency")
+    if clear and isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits; Pillow gives the pixels as their high 8
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
     pixels = np.empty((height, width) if grey else (height, width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):

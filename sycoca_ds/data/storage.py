@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -21,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import sync
+from data_pipeline.lock import machine_lock
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class ShardCache:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"data.cache = {folder}: {error}; expected a folder on a local disk that can be written to") from None
+        with self._lock("room"):  # says now if there are no locks
+            pass
 
     def open(self, remote: Remote) -> int:
         """A descriptor of the local copy, fetched if need be; the caller closes it.
@@ -123,9 +126,8 @@ class ShardCache:
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        """Held by one process, or one thread of one, at a time; the kernel lets go of a killed one's."""
-        with open(self.folder / "locks" / name, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Held by one process of this machine, or one thread of one, at a time; the kernel lets go of a killed one's."""
+        with machine_lock(self.folder / "locks" / name):
             yield
 
     def _fetch(self, remote: Remote, path: Path) -> int:
@@ -190,8 +192,7 @@ def copy(url: str, target: Path, most_bytes: int) -> str:
             digest.update(block)
             out.write(block)
             left -= len(block)
-        out.flush()
-        os.fsync(out.fileno())
+    sync(target)
     return digest.hexdigest()
 
 
@@ -209,7 +210,7 @@ def mirror(url: str, cache: ShardCache) -> Path:
             if data is None:
                 (root / name).unlink(missing_ok=True)
             elif not (root / name).exists() or (root / name).read_bytes() != data:
-                temporary = root / f".{Path(name).name}"
+                temporary = root / f".{Path(name).name}.{os.getpid()}"
                 temporary.write_bytes(data)
                 os.replace(temporary, root / name)
     return root

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import write_text
 from data_pipeline.progress import Progress, format_seconds
 from sycoca_ds.config import TrainConfig, plan_batches
 from sycoca_ds.data.loader import Batch
@@ -25,7 +26,7 @@ from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_note, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
-from sycoca_ds.engine.runtime import Runtime, seed_everything, write_text
+from sycoca_ds.engine.runtime import Runtime, seed_everything
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.validation import Validation
 from sycoca_ds.eval.collection import Collection

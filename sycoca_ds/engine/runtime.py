@@ -1,4 +1,4 @@
-"""The process's place in the job: rank, device, collectives of small Python values, files that appear whole."""
+"""The process's place in the job: rank, device, collectives of small Python values."""
 
 from __future__ import annotations
 
@@ -23,21 +23,6 @@ from sycoca_ds.engine.operators import said_if_compiling, wait_for_builds
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """Longest wait in a collective; a save of a large model to a slow disk happens between two of them."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import sha256_file, sync_folder
+from data_pipeline.files import sha256_file, sync, sync_folder
 from sycoca_ds.config import ModelConfig, check_model
 from sycoca_ds.model.shapes import check_tensors, our_shapes, unwrapped
 from sycoca_ds.options import from_dict, read_json_object
@@ -54,8 +54,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
+            sync(path)
         sync_folder(temporary)
         check_free(out)
         os.replace(temporary, out)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import sync, write_text
 from sycoca_ds.config import TrainConfig
-from sycoca_ds.engine.runtime import Runtime, random_state, write_text
+from sycoca_ds.engine.runtime import Runtime, random_state
 
 FORMAT = 1
 STATE_FILE = "state.json"
@@ -70,8 +70,7 @@ def save(
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     hashed = {}
     for name in names[runtime.rank :: runtime.world_size]:
-        with open(folder / name, "rb") as file:
-            os.fsync(file.fileno())
+        sync(folder / name)
         hashed[name] = {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
     files = {name: facts for part in runtime.gather(hashed) for name, facts in part.items()}
     if runtime.leads:

@@ -13,10 +13,12 @@ from data_pipeline.build import AdoptCommand, BuildCommand
 from data_pipeline.catalogue.curate import curate
 from data_pipeline.errors import UserError
 from data_pipeline.shards.adopt import adopt, find_tars
-from data_pipeline.shards.manifest import Manifest
+from data_pipeline.shards.manifest import INDEX_SCHEMA, Manifest
+from data_pipeline.shards.mark import mark
 from sycoca_ds.data.loader import ShardReader
 from sycoca_ds.data.sources import Sources
-from tests.worlds.data_sets import write_mirror
+from sycoca_ds.eval.collection import Collection
+from tests.worlds.data_sets import parts, picture, write_mirror, write_tar
 
 
 def test_a_mirror_becomes_a_data_set(tmp_path: Path) -> None:
@@ -92,3 +94,133 @@ def test_what_cannot_be_adopted_is_refused(tmp_path: Path) -> None:
     (tmp_path / "built/canonical").mkdir(parents=True)
     with pytest.raises(UserError, match="holds rows that were curated"):
         adopt(str(mirror), tmp_path / "built")
+
+
+def hub(root: Path, blobs: bool = True) -> Path:
+    """A folder as huggingface_hub leaves it: relative links into a store of blobs."""
+    write_mirror(root / "blobs", tars=2)
+    snapshot = root / "snapshots/abc"
+    snapshot.mkdir(parents=True)
+    for number, tar in enumerate(sorted((root / "blobs").iterdir())):
+        (snapshot / f"train-{number}.tar").symlink_to(f"../../blobs/{tar.name}")
+        if number and not blobs:
+            tar.unlink()
+    return snapshot
+
+
+def test_links_of_a_hubs_cache_are_followed(tmp_path: Path) -> None:
+    snapshot, out = hub(tmp_path / "hub"), tmp_path / "data"
+    assert AdoptCommand(tars=f"{snapshot}/*.tar", out=out, processes=1).run() == 0
+    assert [shard.path.name for shard in Manifest.load(out).shards] == ["train-0.tar", "train-1.tar"]
+    assert not any(tar.is_symlink() for tar in (out / "shards").iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_named_until_it_leads_somewhere(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    snapshot, out = hub(tmp_path / "hub", blobs=False), tmp_path / "data"
+    command = AdoptCommand(tars=str(snapshot), out=out, processes=1)
+    for _ in range(2):
+        assert command.run() == 1
+        said = capsys.readouterr().err
+        assert f"train-1.tar: leads to {tmp_path}/hub/blobs/cc12m-train-0001.tar, which is not there" in said
+        assert "without 1 of 2 tars" in said and Manifest.load(out).kept == 4
+    write_mirror(tmp_path / "again", tars=2)
+    (tmp_path / "again/cc12m-train-0001.tar").rename(tmp_path / "hub/blobs/cc12m-train-0001.tar")
+    assert command.run() == 0 and Manifest.load(out).kept == 7
+
+
+def test_what_is_not_downloaded_ends_with_1_and_is_taken_when_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    mirror, out = write_mirror(tmp_path / "mirror"), tmp_path / "data"
+    whole = (mirror / "cc12m-train-0001.tar").read_bytes()
+    (mirror / "cc12m-train-0001.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    command = BuildCommand(source="wds", metadata=str(mirror), out=out, verify_processes=1)
+    for _ in range(2):
+        assert command.run() == 1 and Manifest.load(out).kept == 4
+        said = capsys.readouterr().err
+        assert "run git lfs pull in the mirror" in said and "without 1 of 2 tars, named above: mend them in the mirror" in said
+    (mirror / "new").write_bytes(whole)
+    os.rename(mirror / "new", mirror / "cc12m-train-0001.tar")  # as git does: another file, not the linked one
+    assert command.run() == 0 and Manifest.load(out).kept == 7
+    (mirror / "new").write_bytes(whole + bytes(512))
+    os.rename(mirror / "new", mirror / "cc12m-train-0001.tar")
+    with pytest.raises(UserError, match="there already, and not"):  # what was verified is not exchanged
+        command.run()
+
+
+def test_the_same_command_again_where_the_glob_reaches_its_own_folder(tmp_path: Path) -> None:
+    write_mirror(tmp_path / "m/a")
+    command = AdoptCommand(tars=f"{tmp_path}/m/**/*.tar", out=tmp_path / "m/out", processes=1)
+    for _ in range(2):
+        assert command.run() == 0 and Manifest.load(tmp_path / "m/out").kept == 7
+    assert AdoptCommand(tars=f"{tmp_path}/m/**/*.tar", out=tmp_path / "m/other", processes=1).run() == 0, "the same files twice"
+    inside = AdoptCommand(tars=str(tmp_path / "m/out/shards"), out=tmp_path / "m/out", processes=1)
+    assert inside.run() == 0 and Manifest.load(tmp_path / "m/out").kept == 7, "tars that lie there already"
+    assert [tar.name for tar in find_tars(str(tmp_path / "m/a/cc12m-train-0001.tar"))] == ["cc12m-train-0001.tar"]
+
+
+def test_options_of_curation_and_download_are_not_ignored(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    given = {"min_caption": 500, "block_host": ("x.example",), "image_size": 64, "spark_master": "local"}
+    build = BuildCommand(source="wds", metadata=str(mirror), out=tmp_path / "data", verify_processes=1, **given)
+    with pytest.raises(UserError, match="^--min-caption, --block-host, --spark-master, --image-size: without effect") as refusal:
+        build.run()
+    assert "\n" not in str(refusal.value)
+    defaults = {"image_size": 288, "dedup": "url", "processes": 1, "min_caption": None}
+    assert BuildCommand(source="wds", metadata=str(mirror), out=tmp_path / "data", verify_processes=1, **defaults).run() == 0
+
+
+def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **more: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    mirror, out = write_mirror(tmp_path / "mirror"), tmp_path / "data"
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "symlink", refused)
+    with pytest.raises(UserError, match="neither a hard nor a symbolic link .*not permitted.*put the tars into .*/data/shards"):
+        adopt(str(mirror), out)
+    for tar in mirror.iterdir():
+        tar.rename(out / "shards" / tar.name)
+    assert AdoptCommand(tars=str(out / "shards"), out=out, processes=1).run() == 0 and Manifest.load(out).kept == 7
+
+
+def test_a_folder_that_was_adopted_before_lines_were_captions_loads_as_it_did(tmp_path: Path) -> None:
+    """Its indices have no column for them; the whole text is one caption."""
+    mirror, out = write_mirror(tmp_path / "mirror", tars=1), tmp_path / "data"
+    AdoptCommand(tars=str(mirror), out=out, processes=1).run()
+    index = Manifest.load(out).shards[0].index_path
+    assert "captions" not in pq.read_schema(index).names
+    assert Manifest.load(out).index(0, ["captions", "key"]).to_pylist()[0] == {"captions": 1, "key": "000000000"}
+    assert Manifest.load(out).index(0).column_names == INDEX_SCHEMA.names
+
+
+def write_lines(folder: Path, captions: int = 5, pictures: int = 6, more: list = ()) -> Path:
+    """As CLIP_benchmark writes COCO and Flickr: sNNNNNNN.jpg, and a .txt with a caption a line."""
+    texts = ["\n".join(f"caption {place} of picture {number}" for place in range(captions)) + "\n" for number in range(pictures)]
+    samples = [parts(f"s{number:07d}", jpg=picture(50, 40), txt=text.encode()) for number, text in enumerate(texts)]
+    write_tar(folder / "0.tar", [*(member for sample in samples for member in sample), *more])
+    return folder
+
+
+def test_captions_a_line_each_are_all_evaluated_and_trained_on_in_turn(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "data"
+    for _ in range(2):  # also of what was checked before
+        assert AdoptCommand(tars=str(write_lines(tmp_path / "m") if not out.exists() else tmp_path / "m"), out=out).run() == 0
+        said = "6 pictures have several captions, a line each: evaluation takes all of them, training one an epoch, in turn"
+        assert said in capsys.readouterr().err
+    collection = Collection(out, 32)
+    assert len(collection) == 6 and len(collection.captions) == 30
+    assert collection.captions_of_image[4] == [f"caption {place} of picture 4" for place in range(5)]
+    assert collection.image_of_text_T.tolist() == [number for number in range(6) for _ in range(5)]
+    reader = ShardReader(Sources.load([out]))
+    assert [reader.read(0, 2, epoch)[1] for epoch in range(7)] == [f"caption {epoch % 5} of picture 2" for epoch in range(7)]
+
+
+def test_every_line_of_an_evaluation_set_is_looked_for_in_training(tmp_path: Path) -> None:
+    training, evaluation = tmp_path / "training", tmp_path / "evaluation"
+    write_mirror(tmp_path / "mirror")
+    AdoptCommand(tars=str(tmp_path / "mirror"), out=training, processes=1).run()
+    more = parts("t", jpg=picture(50, 40), txt=b"something else\nCaption 2, of 1!\n")
+    lines = write_lines(tmp_path / "m", more=more)
+    AdoptCommand(tars=str(lines), out=evaluation, processes=1).run()
+    counts = mark([training], [evaluation], duplicate_bits=-1, evaluation_bits=0)
+    assert counts == {training: {"caption of an evaluation set": 1}}
+    assert Manifest.load(training).kept == 6
