@@ -43,8 +43,8 @@ class PlainPaths:
         self._links: dict[Path, Path] = {}
 
     def __call__(self, path: Path) -> Path:
-        """A path, absolute, of the same file or folder (which need not be there yet, its folder must). Raises `UserError` where
-        the folder for temporary files has no plain name either."""
+        """A path, absolute, of the same file or folder; a file that is not there yet needs a plain name of its own. Raises
+        `UserError` where the folder for temporary files has no plain name."""
         path = path.absolute()
         if is_plain(path):
             return path

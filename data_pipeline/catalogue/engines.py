@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,7 +102,7 @@ class DuckDB:
         try:
             self._run(f"CREATE OR REPLACE TABLE {name} AS {sql}")
         except EngineError as error:
-            if self._mended or "UTF8" not in str(error):
+            if self._mended or not re.search("Invalid (string encoding|unicode)|UTF-?8", str(error)):
                 raise
             # Looked for only now: to read all texts twice would cost every catalogue what few need.
             self._mend()

@@ -36,17 +36,20 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); gap: 22px 26px; } .charts p { font-size: 13px; }
 svg { display: block; width: 100%; max-width: 620px; } svg text { font: 12px system-ui, sans-serif; fill: var(--soft); } .grid { stroke: var(--line); } .axis { stroke: #9aa5b1; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 14px; }
-th { text-align: right; font-size: 13px; font-weight: 600; color: var(--soft); padding: 4px 8px; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; vertical-align: bottom; }
-td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--wash); font-variant-numeric: tabular-nums; } th:first-child, td:first-child, .left { text-align: left; }
-td small { color: var(--soft); display: inline-block; min-width: 52px; } td .track { height: 6px; margin-top: 2px; } td .track.tall { height: 14px; } .host { overflow-wrap: anywhere; min-width: 150px; max-width: 300px; }
+th { text-align: right; font-size: 13px; font-weight: 600; color: var(--soft); padding: 4px 8px; border-bottom: 1px solid var(--line); vertical-align: bottom; max-width: 200px; overflow-wrap: break-word; }
+td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--wash); font-variant-numeric: tabular-nums; white-space: nowrap; } th:first-child, td:first-child, .left { text-align: left; } td:first-child, td.left { white-space: normal; } td:first-child { min-width: 120px; }
+td small { color: var(--soft); display: inline-block; min-width: 52px; } td .track { height: 6px; margin-top: 2px; } td .track.tall { height: 14px; } td.host { overflow-wrap: anywhere; min-width: 150px; max-width: 300px; }
 tr.total td { font-weight: 600; } tr.lost td { font-size: 13px; color: var(--soft); padding-top: 2px; padding-bottom: 2px; } tr.lost td:first-child { padding-left: 22px; } tr.lost .bar { background: var(--lost); }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 13px; color: var(--soft); margin-bottom: 8px; } .legend i { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 16px; }
 figure { margin: 0; } figure img { width: 100%; height: 180px; object-fit: contain; background: var(--wash); border-radius: 6px; }
 figcaption { font-size: 13px; margin-top: 6px; overflow-wrap: anywhere; } figcaption small { color: var(--soft); }
 code { font-size: 13px; overflow-wrap: anywhere; } .bad { color: #b3261e; }
-@media (max-width: 760px) { main { padding: 20px 14px 32px; } .row { grid-template-columns: 150px 1fr 150px; gap: 10px; } .wide { display: none; } }
-@media (max-width: 480px) { .row { grid-template-columns: 1fr; gap: 2px; } .row .n { text-align: left; } }
+@media (max-width: 760px) { main { padding: 20px 14px 32px; } .row { grid-template-columns: 150px 1fr 150px; gap: 10px; } .wide { display: none; }
+.scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: var(--paper); } }
+@media (max-width: 480px) { .row { grid-template-columns: 1fr; gap: 2px; } .row .n { text-align: left; }
+.hosts, .hosts tbody { display: block; } .hosts tr { display: grid; grid-template-columns: 1fr 1.3fr 1fr; gap: 2px 10px; padding: 8px 0; border-bottom: 1px solid var(--line); } .hosts tr:first-child { display: none; }
+.hosts td { text-align: left; padding: 0; border: 0; } .hosts td.host, .hosts td.left { grid-column: 1 / -1; max-width: none; } .hosts td.wide { display: block; color: var(--soft); } .hosts td[data-label]::before { content: attr(data-label) " "; color: var(--soft); } }
 </style></head><body><main>
 {% macro tile_row(tiles) %}<div class="tiles">
 {% for value, label in tiles %}<div class="tile"><b>{{ value }}</b><span>{{ label }}</span></div>
@@ -92,8 +95,8 @@ Links that die until then, another network, and duplicates that show only among 
 {% if not adopted %}<section><h2>Hosts</h2>
 {% if hosts %}<p>{{ hosts.said }}</p>
 {% if hosts.lines %}<div class="legend">{% for color, label in hosts.legend %}<span><i style="background:{{ color }}"></i>{{ label }}</span>{% endfor %}</div>
-<div class="scroll"><table><tr><th>host</th><th>rows</th><th>arrived</th><th>failed</th><th class="left" style="width:22%">what became of its rows</th><th class="left wide">most frequent failure</th></tr>
-{% for line in hosts.lines %}<tr><td class="host">{% if line.host %}<bdi>{{ line.host }}</bdi>{% else %}<small>(no host)</small>{% endif %}</td><td>{{ line.rows | n }}</td><td>{{ line.arrived }}</td><td>{{ line.failed | n }}</td>
+<div class="scroll"><table class="hosts"><tr><th>host</th><th>rows</th><th>arrived</th><th>failed</th><th class="left" style="width:22%">what became of its rows</th><th class="left wide">most frequent failure</th></tr>
+{% for line in hosts.lines %}<tr><td class="host">{% if line.host %}<bdi>{{ line.host }}</bdi>{% else %}<small>(no host)</small>{% endif %}</td><td data-label="rows">{{ line.rows | n }}</td><td data-label="arrived">{{ line.arrived }}</td><td data-label="failed">{{ line.failed | n }}</td>
 <td class="left"><div class="track tall">{% for part in line.parts %}<div class="part" style="width:{{ part.width }}%;background:{{ part.color }}" title="{{ part.title }}"></div>{% endfor %}</div></td><td class="left wide">{{ line.reason }}</td></tr>
 {% endfor %}</table></div>{% endif %}{% endif %}
 {% for line in missing %}<p class="bad"{% if loop.first %} style="margin-top:14px"{% endif %}>{{ line }}</p>{% endfor %}</section>{% endif %}

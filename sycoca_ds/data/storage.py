@@ -12,6 +12,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -33,13 +34,15 @@ MOST_BYTES = 1 << 30
 """Of a file whose size is not known beforehand."""
 BLOCK_BYTES = 1 << 23
 STALE_SECONDS = 3600.0
+URL = re.compile(r"(?:[a-z][\w+.-]*::)*[a-z][\w+.-]*://", re.IGNORECASE)
+"""How one begins: a folder may have `::` or `://` in its name."""
 NOT_THE_STORES = (ImportError, TypeError, AttributeError, NameError, AssertionError, MemoryError)
 """Errors that no second try mends: stores' libraries raise exceptions of their own, so everything else is theirs."""
 
 
 def is_url(folder: str | Path) -> bool:
     """Whether a data set folder is reached through fsspec (s3://, gs://, https://, file://, ...)."""
-    return "://" in str(folder)
+    return URL.match(str(folder)) is not None
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ def test_on_spark_comes_what_comes_here_also_after_a_kill(world, built, tmp_path
     if not shutil.which("java"):
         pytest.skip("needs Java")
     folder, server = world
-    root = tmp_path / "train"
+    root = tmp_path / "a::b [v1]#%20," / "train"
     curated(folder, server, root)
     on_spark = ["--distributor", "pyspark", "--spark-master", "local[2]"]
     server.pause = 0.15

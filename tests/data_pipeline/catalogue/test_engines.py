@@ -71,6 +71,7 @@ def test_spark_names_what_is_missing(tmp_path, spark):
 
 
 TEXTS = 40 * [
+    b"long " * 150 + b"\xff",  # first, since DuckDB's message has the whole of it
     b"plain words",
     b"caf\xe9 au lait",
     b"cut \xf0\x9f\x98",

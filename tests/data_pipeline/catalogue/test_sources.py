@@ -425,7 +425,7 @@ def test_a_quote_that_takes_rows_for_its_text_is_named(tmp_path, end, closing):
 
 
 def test_a_stray_quote_where_the_caption_comes_first_and_after_a_good_one(tmp_path):
-    good = 'one\nmore,"two\nlines",http://a.example/1.jpg'.replace("one", '"one').replace("more", 'more"')
+    good = '"one\nmore","two\nlines",http://a.example/1.jpg'
     rows = [good, 'x,"Quoted film,http://a.example/2.jpg', "y,z 5 ft,http://a.example/3.jpg", 'y,5 ft 10",http://a.example/4.jpg']
     for stray in (rows, [good, 'x,"Quoted', *["film, " * 200] * 5000]):
         with pytest.raises(UserError, match="c.csv: line 5: a quote opens"):

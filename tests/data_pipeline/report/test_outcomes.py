@@ -62,6 +62,15 @@ def test_hosts_and_outcomes_are_those_of_a_slow_loop(folder: Path) -> None:
     assert counted(folder).total() == 380 and not list(folder.glob(".outcomes*"))
 
 
+@pytest.mark.parametrize("name", ["cc12m [v1]", "host=x", "outcome=y", "a*b", "a?b", "a\\b", "a::b", "it's", "50%", "a#b"])
+def test_outcomes_of_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    """DuckDB took `[v1]` for a pattern and `host=x` for a column."""
+    root = write_folder(tmp_path / name / "data", [rows_of(60, 1), rows_of(50, 2)])
+    found = outcomes(root)
+    assert found.left_out == {} and counted(root) == slow_counts(rows_of(60, 1) + rows_of(50, 2))
+    assert worst_hosts([found])["rows"] == 110 and not list(root.glob(".outcomes*"))
+
+
 def test_the_worst_hosts_are_those_of_a_slow_loop(folder: Path) -> None:
     rows = rows_of(230, 1) + rows_of(150, 2)
     by_host: dict[str, Counter] = {}

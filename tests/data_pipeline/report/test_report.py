@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +23,7 @@ from data_pipeline.report.contents import histogram
 from data_pipeline.report.funnel import make_funnel
 from data_pipeline.report.page import hosts_of, render, visible
 from data_pipeline.report.projection import PUBLISHED_ROWS, project, share_interval
-from data_pipeline.report.total import add_up
+from data_pipeline.report.total import add_up, report_total
 from data_pipeline.shards.mark import NEAR_DUPLICATE, mark
 from data_pipeline.shards.verify import verify
 from tests.worlds.data_sets import write_mirror
@@ -289,3 +291,40 @@ def test_a_folder_that_moved_keeps_its_outcomes(folder: Path, tmp_path: Path) ->
     for sidecar in (tmp_path / "moved/shards").glob("*.parquet"):
         sidecar.unlink()
     assert report(tmp_path / "moved")["hosts"] == first["hosts"]
+
+
+# In a frame, since the browser's own window is never narrower than 500 pixels.
+MEASURE = """<iframe style="width: {width}px; border: 0" srcdoc="{page}"></iframe><script>window.onload = () => {
+  const page = document.querySelector('iframe').contentDocument, lines = [];
+  const walk = page.createTreeWalker(page.querySelector('main'), NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode, part = page.createRange();
+    part.selectNodeContents(node);
+    const tops = [...part.getClientRects()].map(box => Math.round(box.top));
+    if (node.parentElement.closest('th, td')) lines.push([node.data.trim(), new Set(tops).size]);
+  }
+  document.body.textContent = JSON.stringify({page: page.documentElement.scrollWidth, lines});
+};</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 760, 1080])
+def test_no_table_of_the_page_breaks_letter_by_letter(tmp_path: Path, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium")
+    host = "a-very-long-name-of-a-machine.images.example.org"
+    rows = [(f"https://{host}/{number}.jpg", "http 404" if number % 3 else "success") for number in range(30)]
+    folders = [write_folder(tmp_path / source, [rows_of(60, 1) + rows], source=source) for source in ("cc12m", "coyo700m")]
+    for folder in folders:
+        verify(folder, processes=1)
+    report_total(folders, [report(folder, 10**6) for folder in folders], tmp_path / "total.html")
+    for page in (folders[0] / "funnel.html", tmp_path / "total.html"):
+        measured = tmp_path / "measured.html"
+        text = html.escape(page.read_text())
+        measured.write_text("<!doctype html><meta charset=utf-8>" + MEASURE.replace("{width}", str(width)).replace("{page}", text))
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        words = [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", measured.as_uri()]
+        done = subprocess.run([browser, *flags, *words], capture_output=True, text=True, timeout=60)
+        found = json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)[1]))
+        assert found["page"] <= width and any(text == host for text, _ in found["lines"])
+        assert not [(text, lines) for text, lines in found["lines"] if lines > 1 + len(text) / 8]

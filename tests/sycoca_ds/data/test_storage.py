@@ -22,7 +22,7 @@ from sycoca_ds.data import storage
 from sycoca_ds.data.loader import PlannedBatches, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
-from sycoca_ds.data.storage import Prefetcher, Remote, ShardCache
+from sycoca_ds.data.storage import Prefetcher, Remote, ShardCache, is_url
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.preparation import check_cache
@@ -301,3 +301,9 @@ def test_the_tokenizer_is_missing_only_if_the_store_says_so(store: Store, tmp_pa
     Store.failing.clear()
     store.rm("/bucket/train/tokenizer.json")
     assert not (storage.mirror(URL, cache) / "tokenizer.json").exists()
+
+
+def test_what_is_a_url_and_what_a_folder():
+    urls = ("s3://bucket/a", "file:///a/b", "simplecache::s3://bucket/a", "HTTPS://a.example/b", "gs://a/b [v1]::c")
+    folders = ("/data/cc12m", "a::b", "data/s3:/x", "/data/a://b", "./s3://x", "x:y", "cc12m [v1]", "a::b/c://d e")
+    assert all(map(is_url, urls)) and not any(map(is_url, folders)) and not is_url(Path("a::b"))
