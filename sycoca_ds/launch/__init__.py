@@ -1,1 +1,1 @@
-"""What commands that run others share: `processes` (environment, ports, their end), the `guard` around each, `display` (how far)."""
+"""What commands that run others share: `processes` (environment, ports, their end), the `guard` around each, `display`."""
