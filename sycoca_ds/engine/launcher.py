@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,6 +36,18 @@ class Launcher:
     """What the user gave the runner as --hostfile; None: nothing, or it cannot be seen."""
     port_given: bool
     """Whether the user chose --master_port."""
+    _helpers: list[subprocess.Popen] = field(default_factory=list)
+
+    def wait_for_us(self) -> None:
+        """Stops the launcher until this process has ended. By one rank a machine, at a Ctrl-C and before a save that ends a run.
+
+        A Ctrl-C, or a SIGTERM to the job, reaches the launcher, too, which kills its ranks 30 seconds later, saved or not. A helper
+        with the other end of a pipe lets it go on whenever this process ends, however it does.
+        """
+        if not self._helpers and os.getppid() == self.pid:
+            words = ["/bin/sh", "-c", "trap '' HUP INT TERM USR1; kill -STOP $0; cat; kill -CONT $0", str(self.pid)]
+            helper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._helpers.append(helper)  # held to the end: the pipe closes with the process
 
 
 def find_launcher() -> Launcher | None:
@@ -124,19 +136,3 @@ def _wait(until: float) -> None:
     if time.monotonic() > until:
         raise TimeoutError("the ranks of this machine did not meet in time")
     time.sleep(0.05)
-
-
-def keep_launcher_waiting() -> None:
-    """Stops the launcher until this process has ended. By one rank a machine at a Ctrl-C and before a save that ends a run.
-
-    A Ctrl-C, or a SIGTERM to the job, reaches the launcher, too, which kills its ranks 30 seconds later, saved or not. A helper
-    with the other end of a pipe lets it go on whenever this process ends, however it does.
-    """
-    launcher = find_launcher() if not _helpers else None
-    if launcher is not None:
-        words = ["/bin/sh", "-c", "trap '' HUP INT TERM USR1; kill -STOP $0; cat; kill -CONT $0", str(launcher.pid)]
-        _helpers.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-
-
-_helpers: list[subprocess.Popen] = []
-"""Held to the end: the pipe closes with the process."""

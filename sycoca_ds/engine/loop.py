@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,13 +17,13 @@ import torch
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.progress import Progress, format_seconds
-from sycoca_ds.config import TrainConfig, plan_batches
+from sycoca_ds.config import OptimConfig, TrainConfig, plan_batches
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint import restoring, saving
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.feed import start_feed
-from sycoca_ds.engine.launcher import keep_launcher_waiting
+from sycoca_ds.engine.launcher import find_launcher
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_note, format_record
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
@@ -44,18 +46,24 @@ class StopSignal:
     Ctrl-C ends the process at once."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.received, self.runtime = False, runtime
+        self.received, self.leads = False, runtime.leads
+        self.launcher = find_launcher() if runtime.local_rank == 0 else None
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._receive)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what is to run in the background
+                signal.signal(number, self._receive)
+
+    def hold_launcher(self) -> None:
+        if self.launcher is not None:
+            self.launcher.wait_for_us()
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if self.runtime.local_rank == 0:
-                keep_launcher_waiting()
-            if self.runtime.leads:  # unbuffered: what the signal interrupted may be in the middle of a print
-                os.write(2, b"\nCtrl-C: saving after this step, then the end; once more ends at once, unsaved\n")
+            self.hold_launcher()
+            if self.leads:  # unbuffered: what the signal interrupted may be in the middle of a print
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nCtrl-C: saving after this step, then the end; once more ends at once, unsaved\n")
 
 
 def check_gradients(engine, step: int) -> None:
@@ -136,8 +144,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
         first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
         replaced = state["extra"]["stand_ins"]
         runtime.say(f"resumed from {found} at step {first_step}")
-        then = from_dict(TrainConfig, state["config"], str(found / saving.STATE_FILE))
-        for sentence in restoring.changes(state, config, old_steps=total_steps(then, plan), steps=steps):
+        then = replace(config, optim=from_dict(OptimConfig, state["config"]["optim"], str(found / saving.STATE_FILE)))
+        for sentence in restoring.changes(state, config, then.optim, old_steps=total_steps(then, plan), steps=steps):
             runtime.say(sentence)
     if runtime.leads:
         write_text(run / "config.json", to_json(config))
@@ -256,8 +264,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                     f"step {step}: {said}: the same command then resumes from the last checkpoint (with other data it would mean "
                     "other samples)"
                 )
-            if stopping and runtime.local_rank == 0:
-                keep_launcher_waiting()
+            if stopping:
+                stop.hold_launcher()
             if (step % config.run.picture_every == 0 and not stopping) or step == steps:
                 look()
             due = step % config.run.checkpoint_every == 0 or step == steps

@@ -58,10 +58,12 @@ def wait_for_builds() -> None:
 @contextlib.contextmanager
 def said_if_compiling(after: float = 2.0) -> Iterator[None]:
     """Says so, once and on one rank a machine, if an operator is being compiled for longer than `after` seconds in the block."""
-    over = threading.Event()
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        yield
+        return
+    over, locked = threading.Event(), {folder: 0.0 for _, folder in _operators()}
 
     def watch() -> None:
-        locked = {folder: 0.0 for _, folder in _operators()}
         while not over.wait(0.5):
             for folder in locked:
                 locked[folder] = locked[folder] + 0.5 if (folder / "lock").exists() else 0.0
@@ -69,9 +71,7 @@ def said_if_compiling(after: float = 2.0) -> Iterator[None]:
                     print(f"compiling DeepSpeed's operators into {folder}: {COMPILE_TIME}", flush=True)
                     return
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        watcher.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:

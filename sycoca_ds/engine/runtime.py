@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from data_pipeline.errors import UserError
 from sycoca_ds.engine.launcher import meet_on_a_free_port
 from sycoca_ds.engine.operators import said_if_compiling, wait_for_builds
 
@@ -111,9 +113,16 @@ def start_runtime() -> Runtime:
         # the group's start loads an operator; it would wait without end, and without a word, for the lock of a killed build
         wait_for_builds()
     backend = "nccl" if device.type == "cuda" else "gloo"
-    with said_if_compiling():
+    with said_if_compiling() if device.type == "cpu" else contextlib.nullcontext():
         meet_on_a_free_port(backend, device, GROUP_TIMEOUT)
-        deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
+        try:
+            deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
+        except dist.DistNetworkError as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+            raise UserError(
+                f"port {os.environ['MASTER_PORT']} is taken: give another one to the launcher (--master_port), or leave it out"
+            ) from error
     runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device, local_world)
     if device.type == "cpu":
         _free_at_exit(runtime)

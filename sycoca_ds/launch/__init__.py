@@ -1,1 +1,1 @@
-"""What commands that run other commands share: `processes` (environment, ports, their end) and `display` (how far they are)."""
+"""What commands that run others share: `processes` (environment, ports, their end), the `guard` around each, `display`."""

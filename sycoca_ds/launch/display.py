@@ -12,8 +12,8 @@ from data_pipeline.progress import format_seconds, terminal_bar
 LOG_SECONDS = 15.0
 LOADS_TORCH = "loads torch (seconds to a minute)"
 EVALUATION_PARTS = (
-    ("read captions", 0.05),
     ("look at images", 0.1),
+    ("read captions", 0.05),
     ("read class names", 0.05),
     ("write captions", 0.5),
     ("score captions", 0.1),

@@ -1,7 +1,9 @@
 """The command line: help, one-line errors with status 2, a folder of photographs as a catalogue."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from data_pipeline.__main__ import COMMANDS, parse
 from data_pipeline.build import BuildCommand
 from data_pipeline.catalogue.sources import SCHEMAS
+from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.report.command import report
@@ -35,6 +38,41 @@ def run(*arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess:
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"},
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wordy:
+    """A command whose own description is longer than a terminal of eighty columns is wide, so that it has to be
+    broken somewhere else than here.
+
+        an example --stays as it is, whatever its length, because it is to be copied --from the screen
+    """
+
+    size: int = 3
+    """Text that stands on two lines of the source, the first longer than eighty columns allow, and
+    goes on here."""
+
+
+WORDS = "Text that stands on two lines of the source, the first longer than eighty columns allow, and goes on here."
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_is_broken_once_at_the_terminals_width(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as stopped:
+        parse_command(Wordy, ["--help"], "wordy")
+    assert stopped.value.code == 0
+    head, _, options = capsys.readouterr().out.partition("usage: wordy")
+    lines = head.rstrip().split("\n")
+    assert " ".join(lines[:2]).split() == " ".join(Wordy.__doc__.split("\n")[:2]).split() and len(lines[0]) > columns - 15
+    assert lines[3] == "    an example --stays as it is, whatever its length, because it is to be copied --from the screen"
+    lines = [re.sub(r"[^ -{}~]", " ", line).strip() for line in options.split("\n") if len(line) <= columns]
+    first = next(number for number, line in enumerate(lines) if line.startswith("--size INT"))
+    said = " ".join(" ".join(lines[first:-2]).split())
+    assert said == f"--size INT {' '.join(WORDS.split())} (default: 3)"
+    assert len(lines[first:-2]) == 2, "broken where the source is, too, there would be three of eighty columns"
 
 
 ERRORS = {

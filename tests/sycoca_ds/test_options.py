@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import plan_batches
+from sycoca_ds.config import TrainConfig, plan_batches
 from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.engine.schedule import learning_rate
-from sycoca_ds.options import parse_options, to_json
+from sycoca_ds.options import field_names, parse_options, to_json
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 
@@ -35,6 +35,15 @@ def test_files_and_options_override_in_order(tmp_path: Path) -> None:
     assert config.model == PRESETS["tiny"].model
     path.write_text(to_json(config))
     assert parse_options(["--preset", "base", "--config", str(path)]) == config, "a run's config.json says everything"
+
+
+@pytest.mark.parametrize("word", ["--help", "-H"])
+def test_help_says_what_every_field_means(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options([word])
+    said = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert "--model.image.image-size INT Side of the square input, pixels. (default: 224)" in said
+    assert all(f"--{name}" in said for name in field_names(TrainConfig))
 
 
 @pytest.mark.parametrize(
@@ -175,6 +184,7 @@ def test_missing_data_tokenizer_and_empty_manifest_name_the_command_that_helps(d
     )
     assert "run.weights = nowhere does not exist" in message("--data.train", str(data_set), "--run.weights", "nowhere")
     check_before_start(parse_options(["--preset", "tiny", "--data.train", str(data_set)]))
+    assert parse_options(["--preset", "coca_base"]).model.text.vocab_size == 64000
 
 
 def test_learning_rate_by_hand() -> None:

@@ -83,15 +83,15 @@ def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, *,
         )
 
 
-def changes(state: dict[str, Any], config: TrainConfig, *, old_steps: int, steps: int) -> list[str]:
+def changes(state: dict[str, Any], config: TrainConfig, before: OptimConfig, *, old_steps: int, steps: int) -> list[str]:
     """What a resumed run does otherwise than the run that saved the checkpoint, a sentence each; empty if nothing.
 
     Args:
         config: as in `check_resumable`, which it has passed.
+        before: the checkpoint's.
         old_steps, steps: length of the whole run then and now.
     """
     step = state["step"]
-    before = from_dict(OptimConfig, state["config"]["optim"], STATE_FILE)
     changed = changed_fields(state["config"], dataclasses.asdict(config))
     ignored = changed.pop("run.weights", None)
     said = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -37,6 +38,18 @@ def test_two_launches_at_once_meet_on_ports_of_their_own(tmp_path: Path) -> None
         ports.add(port)
     assert len(ports) == 2 and "29500" not in ports
     assert not list(tmp_path.glob("sycoca_ds_*")), "the note that names the port is left behind"
+
+
+def test_a_port_that_is_given_and_taken_is_an_error_of_one_line(data_set: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        words = [*SMALL, "--data.train", str(data_set), "--run.out", str(tmp_path / "run")]
+        status, output = finish(start(words, ranks=1, launch=["--master_port", str(port)]))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
+    assert f"port {port} is taken" in lines[0]
 
 
 def test_a_hostfile_that_does_not_exist_is_refused_unless_the_ranks_are_meant() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sycoca_ds.engine.environment import prepare_deepspeed
-from sycoca_ds.engine.operators import STALE_SECONDS, _operators, wait_for_lock
+from sycoca_ds.engine.operators import STALE_SECONDS, _operators, said_if_compiling, wait_for_lock
 from tests.worlds.launching import finish, start
 
 
@@ -38,8 +38,7 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     copy = tmp_path / "extensions" / folder.name
     shutil.copytree(folder, copy)
     (copy / "lock").touch()
-    for path in copy.iterdir():  # what is older keeps its time: older than its sources it would be compiled again, for minutes
-        os.utime(path, (old, min(old, path.stat().st_mtime)))
+    os.utime(copy / "lock", (old, old))  # and nothing else: ninja would compile anew what has another time than it noted
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     script = tmp_path / "begin.py"
     script.write_text(
@@ -50,3 +49,18 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     status, output = finish(start([], ranks=0, script=script))
     assert status == 0 and "started 1" in output, output
     assert "deepspeed_shm_comm is being compiled (lock in" in output and not (copy / "lock").exists()
+
+
+def test_a_compilation_is_said_and_a_start_without_one_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_deepspeed()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    folder = _operators()[0][1]
+    with said_if_compiling(after=0.4):
+        time.sleep(1.2)
+    assert capsys.readouterr().out == ""
+    (folder / "lock").touch()
+    with said_if_compiling(after=0.4):
+        time.sleep(2)
+    assert capsys.readouterr().out.count(f"compiling DeepSpeed's operators into {folder}: about 45 s") == 1

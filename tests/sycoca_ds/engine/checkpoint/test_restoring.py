@@ -57,17 +57,17 @@ def test_what_a_longer_run_says_about_its_learning_rate() -> None:
         PRESETS["tiny"], optim=dataclasses.replace(PRESETS["tiny"].optim, lr=1.4e-3, warmup_steps=60, steps=300)
     )
     state = {"step": 300, "config": json.loads(json.dumps(dataclasses.asdict(config)))}
-    assert changes(state, config, old_steps=300, steps=300) == [
+    assert changes(state, config, config.optim, old_steps=300, steps=300) == [
         "the run has 300 steps and the checkpoint is of step 300: there is nothing left to do"
     ]
     longer = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=306))
-    said = changes(state, longer, old_steps=300, steps=306)
+    said = changes(state, longer, config.optim, old_steps=300, steps=306)
     assert said[0] == "from step 300 on with other settings than the checkpoint's: optim.steps = 306 (was 300)"
     assert said[1].startswith("learning rate 2.1e-06 at step 300 (by the checkpoint's settings 0.0e+00), falling to 0 at step 306")
     state["step"] = 100
-    assert changes(state, config, old_steps=300, steps=300) == []
+    assert changes(state, config, config.optim, old_steps=300, steps=300) == []
     bookkeeping = dataclasses.replace(config, run=dataclasses.replace(config.run, log_every=3, out="elsewhere", weights="w"))
-    assert changes(state, bookkeeping, old_steps=300, steps=300) == [
+    assert changes(state, bookkeeping, config.optim, old_steps=300, steps=300) == [
         "run.weights = w is not read: the run goes on from its checkpoint"
     ]
 
