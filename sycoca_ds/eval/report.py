@@ -44,6 +44,8 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
         rows = []
         for metric, wording in WORDINGS[task].items():
             value, verdict = record["metrics"].get(metric), required.get((task, metric))
+            if verdict is None and metric.removesuffix("_low").removesuffix("_high") in WORDINGS[task].keys() - {metric}:
+                continue  # a bound stands under its number
             shown = show(value, wording.unit)
             low, high = record["metrics"].get(f"{metric}_low"), record["metrics"].get(f"{metric}_high")
             shown_range = f"{show(low, '%')[:-2]} to {show(high, '%')}" if low is not None and high is not None else None

@@ -9,6 +9,7 @@ ahead.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,19 +88,22 @@ class Retrieval:
         return numbers
 
     def intervals(self, image_of_text_T: np.ndarray, seed: int = 0) -> dict[str, float]:
-        """95 % interval of R@1 both ways, percent, over resampled images as queries; what they are found among stays. An image
-        is drawn with all its captions: those of one picture fare alike."""
+        """95 % intervals of the recalls, percent, over resampled images as queries; what they are found among stays. An image is
+        drawn with all its captions: those of one picture fare alike."""
         images = len(self.i2t_rank_I)
-        hit_I, count_I = (np.bincount(image_of_text_T, weights, images) for weights in (self.t2i_rank_T < 1, None))
         numbers: dict[str, float] = {}
-        for name, found_I, asked_I in (("i2t", self.i2t_rank_I < 1, np.ones(images)), ("t2i", hit_I, count_I)):
-            low, high = bootstrap_interval(
-                lambda drawn, found_I=found_I, asked_I=asked_I: 100.0 * float(found_I[drawn].sum() / asked_I[drawn].sum()),
-                images,
-                seed,
-            )
-            numbers |= {f"{name}_r1_low": low, f"{name}_r1_high": high}
+        for name, rank, image in (("i2t", self.i2t_rank_I, np.arange(images)), ("t2i", self.t2i_rank_T, image_of_text_T)):
+            asked_I = np.bincount(image, minlength=images)
+            for k in KS:
+                found_I = np.bincount(image, rank < k, images)
+                share = partial(_share, found_I, asked_I)
+                numbers[f"{name}_r{k}_low"], numbers[f"{name}_r{k}_high"] = bootstrap_interval(share, images, seed)
         return numbers
+
+
+def _share(found_I: np.ndarray, asked_I: np.ndarray, drawn: np.ndarray) -> float:
+    """Percent of the drawn images' queries that were found."""
+    return 100.0 * float(found_I[drawn].sum() / asked_I[drawn].sum())
 
 
 def retrieve(image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 512) -> Retrieval:

@@ -64,9 +64,10 @@ def test_report_holds_the_pictures_and_nothing_from_outside(done, world):
     assert "1 of 2 requirements are not met: captioning.cider >= 9" in text
     numbers = done[1]["tasks"]["retrieval"]["metrics"]
     assert f"{numbers['i2t_r5']:.1f} %" in text
-    for name in ("i2t_r1", "t2i_r1"):
+    for name in ("i2t_r1", "i2t_r10", "t2i_r1", "t2i_r5"):
         assert numbers[f"{name}_low"] <= numbers[name] <= numbers[f"{name}_high"]
         assert f"{numbers[name]:.1f} % {numbers[f'{name}_low']:.1f} to {numbers[f'{name}_high']:.1f} %" in text
+    assert "R@1, lower bound" not in text and "Gap, upper bound" not in text, "a range stands under its number"
     assert "SyCoCa: what the checkpoint can do" in text
     heads = [
         table.split("</thead>")[0].count("<th") - 1 for table in page.text.split('<table class="numbers"')[1:] if "<thead>" in table

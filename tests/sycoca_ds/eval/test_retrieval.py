@@ -81,17 +81,18 @@ def test_hand_worked_case():
     }
 
 
-def test_interval_of_r1_is_that_of_a_share_of_images():
+def test_interval_of_a_recall_is_that_of_a_share_of_images():
     """With one caption an image the bootstrap of a share is the binomial's; with five that fare alike, captions count as one."""
-    images, found = 2000, 600
-    rank = np.where(np.arange(images) < found, 0, 3)
-    half = 100 * 1.96 * np.sqrt(0.3 * 0.7 / images)
+    images = 2000
+    rank = np.repeat([0, 3, 7, 20], [600, 400, 200, 800])
     for captions in (1, 5):
         owner = np.repeat(np.arange(images), captions)
         numbers = Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=1)
-        for name in ("i2t", "t2i"):
-            assert numbers[f"{name}_r1_low"] == pytest.approx(30 - half, abs=0.1 * half)
-            assert numbers[f"{name}_r1_high"] == pytest.approx(30 + half, abs=0.1 * half)
+        for k, share in ((1, 0.3), (5, 0.5), (10, 0.6)):
+            half = 100 * 1.96 * np.sqrt(share * (1 - share) / images)
+            for name in ("i2t", "t2i"):
+                assert numbers[f"{name}_r{k}_low"] == pytest.approx(100 * share - half, abs=0.1 * half)
+                assert numbers[f"{name}_r{k}_high"] == pytest.approx(100 * share + half, abs=0.1 * half)
         assert numbers == Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=1)
         assert numbers != Retrieval(rank, np.repeat(rank, captions)).intervals(owner, seed=2)
 
@@ -102,8 +103,7 @@ def test_interval_weighs_an_image_by_its_captions():
     assert result.metrics()["t2i_r1"] == 75 and result.metrics()["i2t_r1"] == 50
     numbers = result.intervals(np.array([0, 0, 0, 1]))
     assert [numbers[name] for name in ("t2i_r1_low", "t2i_r1_high", "i2t_r1_low", "i2t_r1_high")] == [0, 100, 0, 100]
-    alike = Retrieval(np.zeros(5, int), np.zeros(5, int)).intervals(np.arange(5))
-    assert set(alike.values()) == {100.0}
+    assert [numbers[name] for name in ("t2i_r10_low", "t2i_r10_high", "i2t_r5_low")] == [100, 100, 100]
 
 
 def test_all_equal_scores_rank_by_index():
