@@ -24,7 +24,8 @@ from tests.worlds.chain import SHARD_SIZE, build, content, flags, options, sessi
 from tests.worlds.watching import alive_in, processes, wait_until
 
 pytestmark = pytest.mark.timeout(150)
-KILLS = ("anywhere", "anywhere", "amid", "early", "late")
+KILLS = ("amid", "anywhere", "anywhere", "early", "late")
+"""Moments: amid the first download, anywhere, early in curation, late in verification or report."""
 
 
 def curated(folder: Path, server, out: Path) -> list[int]:
@@ -82,7 +83,7 @@ def resumed_with_a_killed_worker(root: Path, server, done: int) -> str:
         while not killed and time.monotonic() < deadline and process.poll() is None:
             session = session_of(process.pid)
             if session and len(list((root / "shards").glob("*_stats.json"))) > done:
-                parents = {process.pid: process.parent for process in processes() if process.session == session}
+                parents = {one.pid: one.parent for one in processes() if one.session == session}
                 workers = [pid for pid, parent in parents.items() if parent in parents and parent != session]
                 for pid in workers:
                     os.kill(pid, signal.SIGKILL)
@@ -136,8 +137,8 @@ def reached(root: Path) -> str:
 # five kills each; the full grid adds fifteen at other moments
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2, 3))])
 def test_killed_at_random_moments_the_content_is_the_same(seed, world, built, tmp_path):
-    """kill -9 of the whole build; the next start goes on. Most moments are anywhere; curation and verification are short, so some
-    are drawn within them. A build that ends before its kill is compared, and a new one begun."""
+    """kill -9 of the whole build; the next start goes on. Curation and verification are short, so some moments are drawn within
+    them. A build that ends before its kill is compared, and a new one begun."""
     folder, server = world
     dice = random.Random(seed)
     stages, roots = [], [tmp_path / "0"]
@@ -158,7 +159,7 @@ def test_killed_at_random_moments_the_content_is_the_same(seed, world, built, tm
                     time.sleep(dice.uniform(0.0, 0.15))
                     break
                 if kind == "amid" and session and reached(root) == "download":
-                    time.sleep(dice.uniform(0.0, 3.0))
+                    time.sleep(dice.uniform(0.0, 1.5))  # less than the timeout of the slow rows
                     break
                 if kind == "late" and reached(root) in ("verify", "report"):
                     time.sleep(dice.uniform(0.0, 0.5))
@@ -180,7 +181,7 @@ def test_killed_at_random_moments_the_content_is_the_same(seed, world, built, tm
     wanted = content(built)
     for root in roots:
         assert content(root) == wanted, (root, stages)
-    assert stages[KILLS.index("amid")] == "download" and len(set(stages)) >= 2, stages
+    assert stages[0] == "download" and len(set(stages)) >= 2, stages
 
 
 def test_an_outage_does_not_count_as_done(world, built, tmp_path, monkeypatch, capsys):

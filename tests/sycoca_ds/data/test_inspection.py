@@ -48,7 +48,8 @@ def test_counts_order_speed_and_pictures(data_set: Path, tmp_path: Path, capsys:
     assert lines[3].endswith("has 10 steps and leaves over 0 samples; before step 30: 3.00 epochs")
     assert "11 steps an epoch; the same batches on 1, 2, 3, 6 ranks" in lines[4]
     rate, processes = float(lines[6].split()[1].replace(",", "")), int(lines[6].split()[-3])
-    assert rate > 10 and 0 <= processes - 1e6 / rate < 1.5
+    # the rate is printed rounded: on a busy machine half a sample a second is many processes of a million
+    assert rate > 10 and 1e6 / (rate + 0.5) <= processes <= 1e6 / (rate - 0.5) + 1
 
     sources = Sources.load([data_set, other])
     plan = Plan(sources.kept, weights=(2, 1), global_batch_size=12, lanes=6, window=16, seed=0)
