@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tests.worlds import REPOSITORY
 
 
 @pytest.fixture(scope="module")
