@@ -23,6 +23,8 @@ MAX_PIXELS = 25_000_000
 MAX_TEXT_BYTES = 1 << 16
 MAX_JSON_BYTES = 1 << 20
 """A camera's notes, as img2dataset copies them there, are often beyond 64 kB."""
+MOST_CAPTIONS = 64
+"""Of one picture; a text with more lines is one."""
 MAX_PNG_SURPLUS = 1 << 16
 """Most bytes of a PNG that are not its picture. OpenCV, which decodes here and in training, makes 1,000 times as much of them."""
 
@@ -103,10 +105,10 @@ def mirrored(key: str, meta: bytes | None, tar: str, image: bytes | None, text: 
     """A mirror's json as verification expects it: its url if it has one, and ids of ours. Theirs repeat in every tar, and tars of
     other mirrors have the same names: what is not said is derived from what the sample holds."""
     url = json_of(meta).get("url")
-    named = isinstance(url, str) and url
+    named = isinstance(url, str) and url.encode("utf-8", "replace").decode()  # half a surrogate pair fits into no index
     uid = sha256(f"{tar}/{key}\n".encode() + (image or b"") + (text or b"")).hexdigest()[:16]
-    own = image_id(url) if named else sha256(image or b"").hexdigest()[:16]
-    return json.dumps({"uid": uid, "url": url if named else f"wds:{tar}/{key}", "image_id": own}).encode()
+    own = image_id(named) if named else sha256(image or b"").hexdigest()[:16]
+    return json.dumps({"uid": uid, "url": named or f"wds:{tar}/{key}", "image_id": own}).encode()
 
 
 def json_of(meta: bytes | None) -> dict:
@@ -168,7 +170,7 @@ def _check_mirror(path: Path) -> list[dict]:
                 row["reason"] = f".{pictures[0]} picture (expected {EXPECTED})"
             if row["keep"]:
                 captions = lines_of(os.pread(handle, text.size, text.offset).decode())
-                if len(captions) > 1:
+                if 1 < len(captions) <= MOST_CAPTIONS:
                     lines[len(rows)] = captions
             rows.append(row)
     finally:

@@ -11,9 +11,11 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from data_pipeline.shards.manifest import INDEX_SCHEMA
 from data_pipeline.shards.mirror_tars import MAX_PADDING, mirror_groups
 from data_pipeline.shards.samples import MAX_TEXT_BYTES, check_tar
 from data_pipeline.shards.tarwalk import TarError
@@ -101,6 +103,7 @@ READ = {
     "global": (archive(SAMPLES, format=tarfile.PAX_FORMAT, pax_headers={"comment": "3b18e5"}), KEYS),
     "json of 70 kB": (archive([*SAMPLES, ("002.json", json.dumps({"exif": "x" * 70_000}).encode())]), KEYS),
     "json of 2 MB": (archive([*SAMPLES, ("002.json", json.dumps({"exif": "x" * 2_000_000}).encode())]), KEYS),
+    "half a surrogate pair": (archive([*SAMPLES, ("002.json", b'{"url": "http://a.example/\\ud800.jpg"}')]), KEYS),
     "nested json": (archive([*SAMPLES, ("002.json", b"[" * 100_000)]), KEYS),
 }
 NAMED = {
@@ -160,6 +163,7 @@ def test_good_samples_are_read_however_they_are_packed(tmp_path: Path, kind: str
     assert [(row["key"], row["reason"]) for row in rows] == [(key, None) for key in keys]
     assert len({row["uid"] for row in rows}) == len(rows)
     texts = {bytes(content) for name, content in SAMPLES if name.endswith("txt")} | {b"b", b"c", b"x"}
+    pa.Table.from_pylist(rows, INDEX_SCHEMA)
     for row in rows:
         image = data[row["image_offset"] :][: row["image_bytes"]]
         assert data[row["text_offset"] :][: row["text_bytes"]].removeprefix(b"\xef\xbb\xbf") in texts
@@ -209,7 +213,9 @@ def test_lines_are_captions_where_most_samples_have_several(tmp_path: Path) -> N
     few = changed(lambda name, data: (name, b"one dog\non a lawn" if name == "000.txt" else data))
     rows = check_tar(written(tmp_path, many), mirror=True)
     assert [(row["captions"], row["caption_chars"], len(row["caption_hash"].split())) for row in rows] == [(3, 10, 3)] * 3
-    assert not any("captions" in row for row in check_tar(written(tmp_path, few), mirror=True))
+    poem = changed(lambda name, data: (name, b"a line\n" * 65 if "txt" in name else data))
+    for data in (few, poem):
+        assert not any("captions" in row for row in check_tar(written(tmp_path, data), mirror=True))
 
 
 def test_our_own_tars_are_read_as_strictly_as_before(tmp_path: Path) -> None:

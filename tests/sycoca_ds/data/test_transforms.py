@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import resource
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -48,6 +50,24 @@ def test_opacity_is_matted_on_white_as_in_what_is_downloaded() -> None:
             assert np.abs(load_image(file.getvalue())[55, 48].astype(int) - (204, 204, 244)).max() <= 1, name
     sixteen = cv2.imencode(".png", deep[..., [2, 1, 0, 3]])[1].tobytes()
     assert load_image(sixteen)[2, 2].tolist() == [255, 255, 255] and load_image(sixteen)[32, 48].tolist() == [0, 0, 0]
+
+
+def test_the_clear_colour_of_a_deep_png_is_white() -> None:
+    """16 bits a channel; Pillow compares them with the pixels' high 8."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    clear, other = b"\xff\xff\x00\x00\x80\x00", b"\x10\x00\x20\x00\x30\x00"
+    rows = b"".join(b"\0" + clear * 4 + other * 4 for _ in range(8))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)),
+        (b"tRNS", clear),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    seen = load_image(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    assert (seen[:, :4] == 255).all() and seen[0, 5].tolist() == [0x10, 0x20, 0x30]
 
 
 def test_jpegs_and_pictures_without_opacity_are_what_opencv_makes_of_them() -> None:
