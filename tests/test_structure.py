@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,3 +179,14 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
         if not name.endswith("__init__.py") and not any(name == path or name.startswith(f"{path}/") for path in listed)
     ]
     assert not missing, "files that the README's tree does not name"
+
+
+def test_files_that_pages_name_are_there() -> None:
+    pages = [path for pattern in ("*.md", "docs/*.md", "benchmarks/**/*.md", "hostfiles/*.md") for path in REPOSITORY.glob(pattern)]
+    named = [
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r"\b(?:data_pipeline|sycoca_ds|tests)/[\w/]+\.(?:py|sh)\b", page.read_text())
+    ]
+    assert len(named) > 40
+    assert not [(page, name) for page, name in named if not any((REPOSITORY / root / name).exists() for root in ("", "tests"))]
