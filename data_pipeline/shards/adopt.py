@@ -6,13 +6,13 @@ say little. What it does not say is derived: the uid from the tar's and the samp
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
+from data_pipeline.paths import find
 
 RECORD = "mirror.json"
 
@@ -33,10 +33,7 @@ def find_tars(pattern: str, out: Path | None = None) -> list[Path]:
         UserError: none, or two of the same name.
     """
     path = Path(pattern)
-    if path.is_dir():
-        found = sorted(path.glob("*.tar"))
-    else:
-        found = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    found = sorted(path.glob("*.tar")) if path.is_dir() else find(pattern, recursive=True)
     found = [tar.absolute() for tar in found if tar.suffix == ".tar" and not tar.name.startswith(".")]
     found = [tar for tar in found if tar.is_file() or tar.is_symlink() and not tar.exists()]
     if out is not None:

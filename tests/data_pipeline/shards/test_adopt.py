@@ -224,3 +224,14 @@ def test_every_line_of_an_evaluation_set_is_looked_for_in_training(tmp_path: Pat
     counts = mark([training], [evaluation], duplicate_bits=-1, evaluation_bits=0)
     assert counts == {training: {"caption of an evaluation set": 1}}
     assert Manifest.load(training).kept == 6
+
+
+@pytest.mark.parametrize("name", ["cc12m [v1]", "status=done", "a*b?c", "a::b"])
+def test_a_mirrors_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / name)
+    write_mirror(tmp_path / "a1bxc")  # what a pattern would take it for
+    wanted = ["cc12m-train-0000.tar", "cc12m-train-0001.tar"]
+    for pattern in (mirror, mirror / "*.tar", mirror / "**/*.tar"):
+        assert [(tar.parent, tar.name) for tar in find_tars(str(pattern))] == [(mirror, tar) for tar in wanted]
+    assert AdoptCommand(tars=f"{mirror}/*.tar", out=tmp_path / "data" / name, processes=1).run() == 0
+    assert Manifest.load(tmp_path / "data" / name).kept == 7
