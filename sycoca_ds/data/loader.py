@@ -265,7 +265,7 @@ def _as_is(batch: Batch) -> Batch:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """A stop signal reaches every process of a job, from Slurm as from DeepSpeed's launcher. A worker that died of it would end
     the run with an error before the trainer has saved; workers end when the trainer does."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -54,10 +54,12 @@ class Tokenizer:
         self._unspoken |= set() if pad is None else {pad}  # without <pad>, id 0 is an entry like others ("!" in CLIP's BPE)
         self._clips = bool(getattr(self._bpe.model, "end_of_word_suffix", None))  # CLIP's BPE, known by its marks at words' ends
 
-    @property
-    def vocab_size(self) -> int:
-        """Ids run from 0 to vocab_size - 1."""
-        return self._bpe.get_vocab_size()
+        self.vocab_size = 1 + max(self._bpe.get_vocab().values())
+        """Ids run from 0 to vocab_size - 1; an edited file may leave some out."""
+
+    def has_ids_of(self, other: Path) -> bool:
+        """Whether the tokenizer in another file gives the same entries the same ids."""
+        return self.path.read_bytes() == other.read_bytes() or self._bpe.get_vocab() == Tokenizer(other)._bpe.get_vocab()
 
     def encode(self, captions: Sequence[str], context_length: int) -> np.ndarray:
         """int64 (B, context_length): [SOT] words [EOT] pads, of cleaned captions. A longer one is cut and still ends in [EOT]."""

@@ -27,6 +27,8 @@ from sycoca_ds.launch.processes import REPOSITORY, free_port, guarded, read_repo
 from sycoca_ds.presets import VOCABULARIES
 
 FIRST_PORT = 8731
+GONE_SECONDS = 10.0
+"""Granted to the server of a demo that was killed to be gone."""
 REQUIREMENTS = (
     "retrieval.i2t_r1>=40",
     "retrieval.t2i_r1>=40",
@@ -141,12 +143,11 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
         stage(
             "pretrain",
             400,
-            "{launcher} --num_accelerators {ranks} --master_port {port} {train} --preset tiny --data.train {data}/train",
+            "{launcher} --num_accelerators {ranks} {train} --preset tiny --data.train {data}/train",
             "--data.validation {data}/val --run.out {run} --run.expected-world-size {ranks}",
             "--optim.steps {steps}" if options.steps else "",
             launcher=launcher,
             ranks=accelerators,
-            port=free_port(29500),
             train=train,
             data=data,
             run=run,
@@ -174,10 +175,17 @@ def demo(options: DemoOptions) -> int:
     stages = plan_stages(options, port)
     display = Display(stages)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the stages' processes
+    until = time.monotonic() + GONE_SECONDS
+    while answers(port):
+        if time.monotonic() > until:
+            raise UserError(
+                f"port {port} of 127.0.0.1, which the URLs of {world} name, is another server's: end it or choose another --out"
+            )
+        time.sleep(0.2)
     try:
         display.begin(0)
         with started(stages[0], 0, options.out) as (server, progress, log):
-            while not answers(port):
+            while server.poll() is not None or not answers(port):
                 if server.poll() is not None:
                     print(tail(log), file=sys.stderr)
                     raise UserError(f"the world's server ended with status {server.returncode}: see {log}")

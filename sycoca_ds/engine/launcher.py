@@ -21,8 +21,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
 
 LAUNCH = "deepspeed.launcher.launch"
-RUNNERS = ("deepspeed", "ds", "deepspeed.launcher.runner")
-"""How the runner's command line names it: two scripts of one content, and the module."""
+RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
+"""How the runner's command line names it: three scripts of one content, and the module."""
 
 
 @dataclass(frozen=True)

@@ -37,18 +37,23 @@ from sycoca_ds.options import from_dict, to_json
 
 log = logging.getLogger(__name__)
 
+STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 MAX_STAND_IN_SHARE = 0.01
 """Stop when more than this share of the samples had to be replaced: then the data is damaged, not a sample."""
 
 
 class StopSignal:
-    """SIGTERM, SIGUSR1 and the first Ctrl-C set a flag; the loop saves and ends at the next step, on all ranks together. A second
-    Ctrl-C ends the process at once."""
+    """SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C set a flag; the loop saves and ends at the next step, on all ranks together. A
+    second Ctrl-C ends the process at once.
+
+    SIGHUP comes with a Ctrl-C in a terminal: the runner of `deepspeed` dies of it, and the kernel sends one to a process group that
+    nobody's shell waits for any more and that has a stopped member, as the launcher is then.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.received, self.leads = False, runtime.leads
         self.launcher = find_launcher() if runtime.local_rank == 0 else None
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOPS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what is to run in the background
                 signal.signal(number, self._receive)
 
@@ -124,7 +129,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     state = saving.read_state(found) if found is not None else None
     config = settle(config, state and state["config"], tokenizer, stage, runtime)
     if found is not None:
-        restoring.check_resumable(state, found, config, manifest_digest=sources.digest, zero_stage=stage)
+        restoring.check_resumable(state, found, config, manifest_digest=sources.digest, zero_stage=stage, tokenizer=tokenizer)
     policy = deepspeed_config(policy, config, batches)
 
     # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
@@ -132,7 +137,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     model.set_activation_checkpointing(config.run.activation_checkpointing)
     runtime.say(arithmetic(config, batches, plan, steps, model))
     if config.run.weights is not None and found is None:
-        runtime.say(initialise_from(model, config.run.weights))
+        runtime.say(initialise_from(model, config.run.weights, tokenizer))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
     if found is not None and restoring.needs_resharding(state, runtime.world_size):
         policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}

@@ -55,8 +55,8 @@ def check_vocabulary(rows: int | None, tokenizer: Tokenizer) -> None:
     """Raises `UserError` for an embedding with fewer rows than the tokenizer has entries."""
     if rows is not None and rows < tokenizer.vocab_size:
         raise UserError(
-            f"model.text.vocab-size = {rows}: expected at least {tokenizer.vocab_size}, the vocabulary of {tokenizer.path}; a new "
-            "run takes that by itself"
+            f"model.text.vocab-size = {rows}: expected at least {tokenizer.vocab_size}, the vocabulary of {tokenizer.path}; with "
+            "--model.text.vocab-size None a new run takes that by itself"
         )
 
 

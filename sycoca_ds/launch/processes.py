@@ -42,7 +42,7 @@ def child_environment(progress: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": own_tools_first(),
-        PROGRESS_FILE_VARIABLE: str(progress),
+        PROGRESS_FILE_VARIABLE: str(progress.absolute()),  # the stage may run in another folder
         "TOKENIZERS_PARALLELISM": "false",
     }
 

@@ -38,7 +38,7 @@ def unwrapped(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     Raises:
         UserError: two names become one; `where` is named.
     """
-    cut = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in state}
+    cut = {name: [part for part in name.split(".") if part not in WRAPPERS] or [name] for name in state}
     while cut and all(parts[0] == "module" and len(parts) > 1 for parts in cut.values()):
         cut = {name: parts[1:] for name, parts in cut.items()}
     taken: dict[str, str] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.weights import open_weights
 from sycoca_ds.model.shapes import check_tensors, unwrapped
 from sycoca_ds.model.sycoca import SyCoCa
@@ -38,7 +39,7 @@ def read_weights(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     return stored.config.model, stored.weights
 
 
-def initialise_from(model: SyCoCa, path: str | Path) -> str:
+def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None = None) -> str:
     """Gives `model` the weights of every part that it shares with those at `path`, in place.
 
     To be called on every rank before DeepSpeed takes the model: the same files give the same weights everywhere.
@@ -46,14 +47,21 @@ def initialise_from(model: SyCoCa, path: str | Path) -> str:
     Args:
         model: built and initialised, on a CPU or a GPU, not yet partitioned.
         path: a run, a checkpoint or an exported folder.
+        tokenizer: the run's; None: nothing is said of ids.
 
     Returns:
         A sentence for the log: what was taken, what stays fresh, what was left.
 
     Raises:
-        UserError: nothing there, damaged, or a part that both have is not of the same shape, naming the field.
+        UserError: nothing there, damaged, other ids of words, or a part that both have is not of the same shape, naming the field.
     """
     stored = open_weights(path)
+    same_size = stored.config.model.text.vocab_size == model.config.text.vocab_size  # else that is named below
+    if tokenizer and stored.tokenizer and same_size and not tokenizer.has_ids_of(stored.tokenizer):
+        raise UserError(
+            f"the weights of {path} were trained with other ids than those of {tokenizer.path}: start from them with "
+            f"--data.tokenizer {stored.tokenizer}"
+        )
     said = take_shared(model, stored.config.model, stored.weights, str(path))
     step = stored.state.get("step")
     return f"weights of {stored.folder}{'' if step is None else f' (step {step})'}: {said}"

@@ -12,6 +12,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import resharding
 from sycoca_ds.engine.checkpoint.saving import STATE_FILE
 from sycoca_ds.engine.runtime import Runtime, restore_random_state
@@ -41,14 +42,16 @@ def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) ->
     compare(dataclasses.asdict(old), dataclasses.asdict(model), "model")
 
 
-def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, *, manifest_digest: str, zero_stage: int) -> None:
+def check_resumable(
+    state: dict[str, Any], folder: Path, config: TrainConfig, *, manifest_digest: str, zero_stage: int, tokenizer: Tokenizer
+) -> None:
     """Refuses a checkpoint that this run cannot go on from, before anything is loaded.
 
     Args:
         config: with the precision and the vocabulary resolved, see `preparation.settle`.
 
     Raises:
-        UserError: another model, data set, sample order, ZeRO stage or precision than the run's.
+        UserError: another model, data set, tokenizer, sample order, ZeRO stage or precision than the run's.
     """
     check_same_model(state, config.model, folder)
     if state["manifest_digest"] != manifest_digest:
@@ -56,6 +59,11 @@ def check_resumable(state: dict[str, Any], folder: Path, config: TrainConfig, *,
             f"checkpoint {folder} was trained on another manifest (digest {state['manifest_digest'][:12]}, data.train "
             f"has {manifest_digest[:12]}): its position in the data means nothing there; restore the data or choose "
             "another --run.out"
+        )
+    if not tokenizer.has_ids_of(folder / "tokenizer.json"):
+        raise UserError(
+            f"checkpoint {folder} was trained with other ids than those of {tokenizer.path}: its words would change their meaning; "
+            f"resume with --data.tokenizer {folder / 'tokenizer.json'}, or choose another --run.out"
         )
     saved = state["config"]
     for section, key in (

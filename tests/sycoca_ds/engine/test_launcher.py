@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import shlex
 import signal
 import socket
+import sys
+import threading
 import time
 from pathlib import Path
 
 from sycoca_ds.engine.checkpoint.saving import sealed
-from tests.worlds.launching import LIMIT, REPOSITORY, finish, start
+from tests.worlds import REPOSITORY
+from tests.worlds.launching import LIMIT, finish, free_port, start
 from tests.worlds.training import SMALL
+from tests.worlds.watching import mentioning, wait_until
 
 PATIENCE = 3
 """Seconds before the launcher kills, in place of its 30."""
@@ -62,8 +69,9 @@ def test_a_hostfile_that_does_not_exist_is_refused_unless_the_ranks_are_meant() 
     assert "error: data.train is not set" in output and "nowhere does not exist" not in output, output[-3000:]
 
 
-def slow_saves(tmp_path: Path, data: Path, **launch) -> tuple[Path, object]:
-    """A run whose saves take `SAVE` seconds, in the middle of its steps; under a launcher that kills after `PATIENCE`."""
+def slow_saves(tmp_path: Path, data: Path) -> tuple[Path, Path, list[str], dict[str, str]]:
+    """(run folder, script, its options, environment) of a run whose saves take `SAVE` seconds, under a launcher that kills after
+    `PATIENCE`."""
     script, out = tmp_path / "slow.py", tmp_path / "run"
     script.write_text(
         f"import sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.checkpoint import saving\n"
@@ -76,28 +84,68 @@ def slow_saves(tmp_path: Path, data: Path, **launch) -> tuple[Path, object]:
         f"    psutil.wait_procs = lambda procs, timeout=None, callback=None: plain(procs, {PATIENCE}, callback)\n"
     )
     words = [*SMALL, "--data.train", str(data), "--run.out", str(out), "--optim.steps", "5000", "--run.checkpoint-every", "5000"]
-    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    process = start(words, script=script, PYTHONPATH=path, **launch)
-    deadline = time.monotonic() + LIMIT
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
-        time.sleep(0.05)
-    return out, process
+    return out, script, words, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
-def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) -> None:
-    """As a terminal sends it: to runner, launcher and ranks at once."""
-    out, process = slow_saves(tmp_path, data_set, ranks=2)
-    os.killpg(process.pid, signal.SIGINT)
-    output = finish(process)[1]
+def wait_for_steps(out: Path) -> None:
+    """Until the run is in the middle of its steps."""
+    assert wait_until(lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text(), LIMIT)
+
+
+def check_it_was_saved(out: Path, output: str) -> None:
     stopped = json.loads((out / "run_status.json").read_text())
     assert stopped["status"] == "preempted" and 0 < stopped["step"] < 5000, output[-3000:]
     assert [folder.name for folder in sealed(out / "checkpoints")] == [f"step_{stopped['step']:08d}"]
     assert output.count("Ctrl-C: saving after this step") == 1
 
 
+def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) -> None:
+    """As it reaches a job without a terminal of its own: runner, launcher and ranks at once."""
+    out, script, words, environment = slow_saves(tmp_path, data_set)
+    process = start(words, script=script, ranks=2, **environment)
+    wait_for_steps(out)
+    os.killpg(process.pid, signal.SIGINT)
+    check_it_was_saved(out, finish(process)[1])
+
+
+def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
+    """The runner dies of it, the shell has its prompt back, and the kernel hangs up on the group, whose launcher is stopped."""
+    out, script, words, environment = slow_saves(tmp_path, data_set)
+    launcher = Path(sys.executable).with_name("deepspeed")
+    command = [str(launcher), "--num_accelerators", "2", "--master_port", str(free_port()), str(script), *words]
+    shell, terminal = pty.fork()
+    if shell == 0:
+        os.chdir(REPOSITORY)
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], {**os.environ, **environment})
+    said = bytearray()
+
+    def listen() -> None:
+        with contextlib.suppress(OSError):
+            while piece := os.read(terminal, 1 << 16):
+                said.extend(piece)
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        os.write(terminal, shlex.join(command).encode() + b"\n")
+        wait_for_steps(out)
+        os.write(terminal, b"\x03")
+        assert wait_until(lambda: json.loads((out / "run_status.json").read_text())["status"] == "preempted", LIMIT), said[-3000:]
+        assert wait_until(lambda: not mentioning(str(out)), 30)
+    finally:
+        for pid in mentioning(str(out)):
+            os.kill(pid, signal.SIGKILL)
+        os.kill(shell, signal.SIGKILL)
+        os.waitpid(shell, 0)
+        listener.join()
+        os.close(terminal)
+    check_it_was_saved(out, said.decode(errors="replace"))
+
+
 def test_a_second_ctrl_c_ends_at_once(data_set: Path, tmp_path: Path) -> None:
-    out, process = slow_saves(tmp_path, data_set, ranks=0)
+    out, script, words, environment = slow_saves(tmp_path, data_set)
+    process = start(words, script=script, ranks=0, **environment)
+    wait_for_steps(out)
     process.send_signal(signal.SIGINT)
     for line in process.stdout:
         if line == "saving now\n":
