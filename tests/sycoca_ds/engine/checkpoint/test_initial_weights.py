@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from, read_weights
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.model.shapes import our_shapes
@@ -44,6 +46,17 @@ def test_coca_weights_start_a_sycoca_whose_image_decoder_stays_fresh(tmp_path: P
         f"text_decoder taken ({count:.1f} M of {total:.1f} M parameters); image_decoder fresh"
     )
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_weights_for_other_ids_of_words_are_refused(folder: Path, tmp_path: Path) -> None:
+    file = json.loads((folder / "tokenizer.json").read_text())
+    entries = file["model"]["vocab"]
+    first, second = list(entries)[-2:]
+    entries[first], entries[second] = entries[second], entries[first]
+    (tmp_path / "other.json").write_text(json.dumps(file))
+    with pytest.raises(UserError, match=f"start from them with --data.tokenizer {folder / 'tokenizer.json'}"):
+        initialise_from(SyCoCa(SMALL, seed=5), folder, Tokenizer(tmp_path / "other.json"))
+    assert "text_encoder" in initialise_from(SyCoCa(SMALL, seed=5), folder, Tokenizer(folder / "tokenizer.json"))
 
 
 def test_parts_the_new_model_lacks_are_left_and_changed_switches_said(folder: Path) -> None:

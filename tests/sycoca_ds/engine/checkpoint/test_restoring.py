@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.restoring import changes
 from sycoca_ds.engine.runtime import bf16_speed_up
 from sycoca_ds.presets import PRESETS
@@ -37,6 +38,29 @@ def test_another_precision_given_by_hand_is_refused_before_anything_is_loaded(be
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(lines) == 1 and "Traceback" not in output and "M parameters" not in output, output[-3000:]
     assert f"was trained in {precision}, this run has run.precision = {other}" in lines[0]
+
+
+def other_words(path: Path, copy: Path) -> Path:
+    """A tokenizer in which two entries have changed places."""
+    file = json.loads(path.read_text())
+    entries = file["model"]["vocab"]
+    first, second = list(entries)[-2:]
+    entries[first], entries[second] = entries[second], entries[first]
+    copy.write_text(json.dumps(file))
+    return copy
+
+
+def test_other_ids_of_the_same_number_are_refused(begun: tuple[Path, list[str], str], data_set: Path, tmp_path: Path) -> None:
+    out, words, _ = begun
+    own = Tokenizer(data_set / "tokenizer.json")
+    other = other_words(own.path, tmp_path / "other.json")
+    (tmp_path / "same.json").write_text(json.dumps(json.loads(own.path.read_text())))  # other bytes, the same words
+    assert own.has_ids_of(tmp_path / "same.json") and not own.has_ids_of(other)
+    status, output = finish(start([*words, "--data.tokenizer", str(other)], ranks=0))
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status == 2 and len(lines) == 1 and "M parameters" not in output, output[-3000:]
+    assert f"other ids than those of {other}" in lines[0] and "resume with --data.tokenizer" in lines[0]
+    assert (out / "tokenizer.json").read_bytes() == own.path.read_bytes()
 
 
 def test_going_on_keeps_precision_and_vocabulary_and_says_what_changes(begun: tuple[Path, list[str], str]) -> None:
