@@ -162,14 +162,19 @@ def _parted(group: Group) -> Iterator[Group]:
         stem, _, last = extension.rpartition(".")
         parts.setdefault(stem, {})[last] = member
     plain = parts.pop("", {})
-    whole = {stem: part for stem, part in parts.items() if _has(part, PICTURES) and _has(part, TEXTS)}
-    rest = {f"{stem}.{last}": member for stem in parts.keys() - whole.keys() for last, member in parts[stem].items()}
-    if not plain and len({name.rpartition(".")[2] for name in rest}) == len(rest):  # a.image.jpg, a.caption.txt
-        rest = {name.rpartition(".")[2]: member for name, member in rest.items()}
-    if plain or rest and not whole:
-        yield Group(group.key, plain | rest)
-    for stem, part in whole.items():
-        yield Group(f"{group.key}.{stem}", part)
+    whole = any(_has(part, PICTURES) and _has(part, TEXTS) for part in parts.values())
+    if whole or not plain and any(sum(_has(part, kind) for part in parts.values()) > 1 for kind in (PICTURES, TEXTS)):
+        if plain:
+            yield Group(group.key, plain)
+        for stem, part in parts.items():
+            yield Group(f"{group.key}.{stem}", part)
+        return
+    last = [name.rpartition(".")[2] for name in group.members]
+    pair = all(sum(name in kind for name in last) == 1 for kind in (PICTURES, TEXTS))
+    if pair or not plain and len(set(last)) == len(last):  # a.image.jpg, a.caption.txt
+        yield Group(group.key, dict(zip(last, group.members.values(), strict=True)) | plain)
+    else:
+        yield group
 
 
 def _has(names: Iterable[str], wanted: tuple[str, ...]) -> bool:

@@ -218,6 +218,23 @@ def test_lines_are_captions_where_most_samples_have_several(tmp_path: Path) -> N
         assert not any("captions" in row for row in check_tar(written(tmp_path, data), mirror=True))
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("x.1.jpg x.1.txt x.2.jpg x.3.txt", {"x.1": None, "x.2": "no caption", "x.3": "no image"}),
+        ("x.2.jpg x.1.txt x.1.jpg x.txt x.jpg", {"x": None, "x.2": "no caption", "x.1": None}),
+        ("x.1.jpg x.1.json x.2.jpg x.2.json", dict.fromkeys(("x.1", "x.2"), "caption only in the json (expected .txt)")),
+        ("x.1.jpg x.2.png", {"x.1": "no caption", "x.2": "no caption"}),
+        ("x.1.txt x.2.txt", {"x.1": "no image", "x.2": "no image"}),
+        ("x.jpg x.txt x.seg.png x.depth.png", {"x": None}),
+    ],
+)
+def test_every_sample_of_a_dotted_name_is_a_row(tmp_path: Path, names: str, expected: dict[str, str | None]) -> None:
+    contents = {"jpg": picture(), "png": picture("PNG"), "txt": b"a dog", "json": b'{"caption": "a dog"}'}
+    data = archive([(name, contents[name.rpartition(".")[2]]) for name in names.split()])
+    assert {row["key"]: row["reason"] for row in check_tar(written(tmp_path, data), mirror=True)} == expected
+
+
 def test_our_own_tars_are_read_as_strictly_as_before(tmp_path: Path) -> None:
     for number, kind in enumerate(("./", "in a folder", "long pax", "one zero block", "one tar behind another", "folder")):
         (tmp_path / f"{number}/shards").mkdir(parents=True)
