@@ -27,11 +27,14 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
         options: passed on to `tyro.cli` (`default`, `description`, `return_unknown_args`, ...).
 
     Raises:
-        UserError: what tyro refuses, on one line.
+        UserError: what tyro refuses, on one line; arguments that are not UTF-8, which fit into no record.
         SystemExit: after `--help`, with status 0.
     """
     import tyro
 
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            raise UserError(f"{argument!r}: expected a name in UTF-8; rename it")
     command = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
     give_help_texts(command)
     if {"-h", "--help"} & set(arguments):

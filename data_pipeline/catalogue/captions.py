@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import unicodedata
 
 MOST_CHARACTERS = 4096
 """What is looked at of a caption; no model's context holds as many. ftfy's time grows with the square: one level of entities a
@@ -35,6 +36,11 @@ def clean(text: str) -> str:
 
         text = unescape(ftfy.fix_text(text))
     return " ".join(text.split())
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it shows: white space, marks of byte order, joiners, spaces without width, control characters."""
+    return all(char.isspace() or unicodedata.category(char) in ("Cf", "Cc") for char in text)
 
 
 def lines_of(text: str) -> list[str]:

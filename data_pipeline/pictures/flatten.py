@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STRIP_PIXELS = 1 << 20
 DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+DEPTHS = {"1": 1, "L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "I;16B": 16, "RGB;16B": 16}
+"""Bits a channel by what Pillow calls the bytes of a PNG without palette and alpha."""
 PLAIN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
@@ -37,20 +39,23 @@ def flatten(picture: Image) -> np.ndarray:
     deep = picture.mode in DEEP_MODES or picture.mode == "I" and picture.format == "PNG"
     if not deep and picture.mode not in PLAIN_MODES:
         raise FetchError("unsupported pixel format")
+    colour = _clear_colour(picture)
     picture.load()
     width, height = picture.size
     clear = not deep and (picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info)
     grey = deep or picture.mode in ("1", "L") and not clear
-    colour = picture.info.get("transparency")
-    if clear and isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits; Pillow gives the pixels as their high 8
-        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+    if clear and colour is not None:
+        picture.info["transparency"] = colour
     pixels = np.empty((height, width) if grey else (height, width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // width)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(height, top + rows))) if rows < height else picture
         out = pixels[top : top + rows]
         if deep:
-            out[...] = np.asarray(strip) >> 8
+            deep_strip = np.asarray(strip)
+            out[...] = deep_strip >> 8
+            if colour is not None:
+                out[deep_strip == colour] = 255
         elif grey:
             out[...] = np.asarray(strip.convert("L"))
         elif clear:
@@ -60,6 +65,18 @@ def flatten(picture: Image) -> np.ndarray:
             rgb = strip if strip.mode == "RGB" else strip.convert("RGB")
             out[...] = np.frombuffer(rgb.tobytes("raw", "BGR"), np.uint8).reshape(out.shape)
     return pixels
+
+
+def _clear_colour(picture: Image) -> int | tuple[int, ...] | None:
+    """The one colour of a PNG that is clear, scaled as Pillow scales the pixels, which it does not do itself. None: there is none,
+    or opacity is stored in another way. Only before the picture is loaded."""
+    colour, how = picture.info.get("transparency"), picture.tile[0].args if picture.tile else None
+    if picture.format != "PNG" or not isinstance(colour, int | tuple) or how not in DEPTHS:
+        return None
+    most = 2 ** DEPTHS[how] - 1
+    if isinstance(colour, tuple):
+        return tuple((value & most) >> DEPTHS[how] - 8 for value in colour)
+    return colour if most > 255 else (colour & most) * 255 // most
 
 
 def on_white(bgra: np.ndarray) -> np.ndarray:

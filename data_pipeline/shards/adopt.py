@@ -15,6 +15,8 @@ from data_pipeline.files import write_json
 from data_pipeline.paths import find
 
 RECORD = "mirror.json"
+MAX_NAME_BYTES = 200
+"""Of a tar; its index and what is written before it is whole have longer names, and file systems end at 255."""
 
 
 def is_mirror(folder: Path) -> bool:
@@ -30,7 +32,7 @@ def find_tars(pattern: str, out: Path | None = None) -> list[Path]:
         out: a data set folder whose own tars do not count, if there are others: a glob may reach it.
 
     Raises:
-        UserError: none, or two of the same name.
+        UserError: none, two of the same name, or a name that is not UTF-8 or too long.
     """
     path = Path(pattern)
     found = sorted(path.glob("*.tar")) if path.is_dir() else find(pattern, recursive=True)
@@ -43,6 +45,11 @@ def find_tars(pattern: str, out: Path | None = None) -> list[Path]:
         raise UserError(f"--tars {pattern}: no tars there; expected a folder with *.tar, or a glob in quotes")
     names: dict[str, Path] = {}
     for tar in found:
+        encoded = os.fsencode(tar.name)
+        if encoded.decode("utf-8", "ignore") != tar.name or len(encoded) > MAX_NAME_BYTES:
+            raise UserError(
+                f"--tars {pattern}: {tar.name!r}: expected a name in UTF-8 of {MAX_NAME_BYTES} bytes at most; rename it"
+            )
         if not os.path.samestat(_stat(names.setdefault(tar.name, tar)), _stat(tar)):
             raise UserError(f"--tars {pattern}: {names[tar.name]} and {tar} have the same name; adopt each folder by itself")
     return list(names.values())

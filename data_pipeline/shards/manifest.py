@@ -24,7 +24,7 @@ from data_pipeline.files import atomic_path, sha256_file, write_json
 
 FORMAT = 1
 ROWS_AT_ONCE = 4096
-LEAVES_FOLDER = r"^/|(^|/)\.\.(/|$)|\\"
+LEAVES_FOLDER = r"^/|(^|/)\.\.(/|$)"
 DIGEST_COLUMNS = ("path", "bytes", "samples", "kept", "sha256", "index_sha256")
 SHARD_SCHEMA = pa.schema(
     [

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from data_pipeline.catalogue.captions import is_blank
 from data_pipeline.shards.tarwalk import BLOCK, Group, Member, TarError, end_of, first_byte, pax_records, read_header
 
 MAX_EXTENDED_BYTES = 1 << 20
@@ -117,9 +118,9 @@ def _refuse_others(start: bytes) -> None:
 
 def _checked(name: str) -> str:
     """A member's name as a label. TarError: it leaves the folder, or is no name."""
-    while name.startswith("./"):
-        name = name[2:]
-    if not name or len(name) > MAX_NAME or name.startswith("/") or ".." in name.split("/"):
+    while name.startswith(("./", "/")):  # tar -P leaves the slash
+        name = name.removeprefix(".").lstrip("/")
+    if not name or len(name) > MAX_NAME or ".." in name.split("/"):
         raise TarError(f"member name {name[:100]!r} is not a path inside a folder")
     return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
 
@@ -162,14 +163,19 @@ def _parted(group: Group) -> Iterator[Group]:
         stem, _, last = extension.rpartition(".")
         parts.setdefault(stem, {})[last] = member
     plain = parts.pop("", {})
-    whole = {stem: part for stem, part in parts.items() if _has(part, PICTURES) and _has(part, TEXTS)}
-    rest = {f"{stem}.{last}": member for stem in parts.keys() - whole.keys() for last, member in parts[stem].items()}
-    if not plain and len({name.rpartition(".")[2] for name in rest}) == len(rest):  # a.image.jpg, a.caption.txt
-        rest = {name.rpartition(".")[2]: member for name, member in rest.items()}
-    if plain or rest and not whole:
-        yield Group(group.key, plain | rest)
-    for stem, part in whole.items():
-        yield Group(f"{group.key}.{stem}", part)
+    whole = any(_has(part, PICTURES) and _has(part, TEXTS) for part in parts.values())
+    if whole or not plain and any(sum(_has(part, kind) for part in parts.values()) > 1 for kind in (PICTURES, TEXTS)):
+        if plain:
+            yield Group(group.key, plain)
+        for stem, part in parts.items():
+            yield Group(f"{group.key}.{stem}", part)
+        return
+    last = [name.rpartition(".")[2] for name in group.members]
+    pair = all(sum(name in kind for name in last) == 1 for kind in (PICTURES, TEXTS))
+    if pair or not plain and len(set(last)) == len(last):  # a.image.jpg, a.caption.txt
+        yield Group(group.key, dict(zip(last, group.members.values(), strict=True)) | plain)
+    else:
+        yield group
 
 
 def _has(names: Iterable[str], wanted: tuple[str, ...]) -> bool:
@@ -178,7 +184,7 @@ def _has(names: Iterable[str], wanted: tuple[str, ...]) -> bool:
 
 def caption_of(record: object) -> bool:
     """Whether a sample's json holds a caption."""
-    return isinstance(record, dict) and any(isinstance(record.get(name), str) and record[name].strip() for name in IN_JSON)
+    return isinstance(record, dict) and any(isinstance(record.get(name), str) and not is_blank(record[name]) for name in IN_JSON)
 
 
 def missing(group: Group, no_picture: bool, no_caption: bool, json_holds_it: bool) -> str:

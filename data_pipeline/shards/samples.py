@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.catalogue.captions import caption_hash, lines_of
+from data_pipeline.catalogue.captions import caption_hash, is_blank, lines_of
 from data_pipeline.files import image_id
 from data_pipeline.shards.tarwalk import Member
 
@@ -82,7 +82,7 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
     except UnicodeDecodeError:
         return row | {"reason": "caption is not UTF-8"}
     row |= {"caption_chars": len(caption), "caption_hash": caption_hash(caption)}
-    if not caption.strip():
+    if is_blank(caption):
         return row | {"reason": "empty caption"}
     if not image:
         return row | {"reason": "empty picture"}

@@ -22,7 +22,7 @@ from data_pipeline.progress import Progress
 from data_pipeline.shards.adopt import is_mirror
 
 VERSION = 3
-MIRROR_VERSION = 4
+MIRROR_VERSION = 5
 """Raised when a check is added, so that indices of older checks are not reused; of downloaded tars, and of a mirror's."""
 
 

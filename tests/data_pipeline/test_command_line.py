@@ -313,3 +313,10 @@ def test_unreadable_photographs_are_counted(photographs):
     record = write_catalogues(photographs / "photos", photographs / "captions.csv", photographs / "out", 8740, {})
     assert record["unusable"] == 1 and record["splits"]["train"] == {"photographs": 40, "captions": 120}
     assert json.loads((photographs / "out/folder.json").read_text()) == record
+
+
+def test_arguments_that_are_not_utf_8_are_refused_in_one_line(tmp_path):
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    done = run("adopt", "--tars", str(tmp_path), "--out", str(out))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert r"caf\udce9': expected a name in UTF-8" in done.stderr and not out.exists()

@@ -6,6 +6,7 @@ import signal
 import struct
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data_pipeline.pictures import decode_apart as apart
-from data_pipeline.pictures.decoding import decode, turn
+from data_pipeline.pictures.decoding import as_shown, decode, turn
 from data_pipeline.pictures.flatten import on_white
 from data_pipeline.pictures.headers import APART, MAX_SCANS, REASONS, FetchError, check_image, read_header, sniff
 from data_pipeline.pictures.maker import PictureMaker
@@ -215,6 +216,33 @@ def test_turning_is_that_of_the_standard():
     picture = made.scene()
     for orientation in range(1, 9):
         assert np.array_equal(turn(picture, orientation), turned(picture, orientation))
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "clear", "expected"),
+    [
+        (1, 0, b"\x40", [0], [255, 255]),
+        (1, 0, b"\x40", [1], [0, 255]),
+        (2, 0, b"\x60", [1], [255, 170]),
+        (4, 0, b"\x35", [3], [255, 85]),
+        (4, 0, b"\x35", [0xF3], [255, 85]),  # only the lowest bits count
+        (8, 0, b"\x03\x05", [3], [255, 5]),
+        (16, 0, b"\0\0\x05\0", [0], [255, 5]),
+        (16, 0, b"\x30\1\x30\2", [0x3001], [255, 0x30]),
+        (8, 2, b"\1\2\3\4\4\4", [1, 2, 3], [255, 4]),
+        (16, 2, b"\0\1\0\2\0\3" + b"\5\0" * 3, [1, 2, 3], [255, 5]),
+        (16, 2, b"\x30\1" * 3 + b"\5\0" * 3, [0x3001] * 3, [255, 5]),
+    ],
+)
+def test_the_clear_colour_of_a_png_is_white(depth, colour, row, clear, expected):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0))
+    data += (
+        chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear)) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    )
+    assert as_shown(data, 100).tolist() == [[[value] * 3 for value in expected]]
 
 
 def test_matting_is_exact():

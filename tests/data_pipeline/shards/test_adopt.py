@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -224,6 +225,25 @@ def test_every_line_of_an_evaluation_set_is_looked_for_in_training(tmp_path: Pat
     counts = mark([training], [evaluation], duplicate_bits=-1, evaluation_bits=0)
     assert counts == {training: {"caption of an evaluation set": 1}}
     assert Manifest.load(training).kept == 6
+
+
+@pytest.mark.parametrize("name", ["a\\b.tar", "caf\u00e9.tar", "\u00e9" * 98 + ".tar"])
+def test_odd_names_of_tars_are_taken(name: str, tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror", tars=1)
+    (mirror / "cc12m-train-0000.tar").rename(mirror / name)
+    assert AdoptCommand(tars=str(mirror), out=tmp_path / "data", processes=1).run() == 0
+    manifest = Manifest.load(tmp_path / "data")
+    assert [shard.path.name for shard in manifest.shards] == [name] and manifest.kept == 4
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.tar", b"a" * 197 + b".tar", b"\xc3\xa9" * 99 + b".tar"])
+def test_names_of_tars_that_fit_into_no_record_are_refused(name: bytes, tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror", tars=1)
+    (mirror / "cc12m-train-0000.tar").rename(mirror / os.fsdecode(name))
+    said = f"{os.fsdecode(name)!r}: expected a name in UTF-8 of 200 bytes at most"
+    with pytest.raises(UserError, match=re.escape(said)):
+        adopt(str(mirror), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("name", ["cc12m [v1]", "status=done", "a*b?c", "a::b"])

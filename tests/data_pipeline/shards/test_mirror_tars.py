@@ -64,10 +64,13 @@ def without_end(data: bytes) -> bytes:
 
 SAMPLES = [(f"{n:03d}.{kind}", data) for n in range(3) for kind, data in (("jpg", picture(seed=n)), ("txt", b"caption %d" % n))]
 PLAIN = archive(SAMPLES)
+BLANK = {"000": "\ufeff", "001": " \u200b\n", "002": "\u200d\x00\xad"}
 KEYS = ["000", "001", "002"]
 READ = {
     "plain": (PLAIN, KEYS),
     "./": (renamed(lambda name: f"./{name}"), KEYS),
+    "tar -P": (renamed(lambda name: f"/data/{name}"), [f"data/{key}" for key in KEYS]),
+    "slashes": (renamed(lambda name: f".///./{name}"), KEYS),
     "in a folder": (renamed(lambda name: f"00000/{name}"), ["00000/000", "00000/001", "00000/002"]),
     "same names in two folders": (
         archive([(f"{folder}/{name}", data) for folder in "ab" for name, data in SAMPLES[:2]]),
@@ -79,6 +82,8 @@ READ = {
     "dots in the key": (renamed(lambda name: f"img.v2.{name}"), ["img.v2.000", "img.v2.001", "img.v2.002"]),
     "dots beside a plain one": (archive([*SAMPLES[:2], ("000.v2.jpg", SAMPLES[2][1]), ("000.v2.txt", b"b")]), ["000", "000.v2"]),
     "fields": (archive([("a.image.jpg", SAMPLES[0][1]), ("a.caption.txt", b"x")]), ["a"]),
+    "a field and a plain text": (archive([("a.image.jpg", SAMPLES[0][1]), ("a.txt", b"x"), ("a.meta.json", b"{}")]), ["a"]),
+    "a field and a plain picture": (archive([("a.jpg", SAMPLES[0][1]), ("a.caption.txt", b"x"), ("a.json", b"{}")]), ["a"]),
     "a mask beside": (archive([*SAMPLES[:2], ("000.seg.png", picture("PNG"))]), ["000"]),
     "blanks and colons": (renamed(lambda name: f"my a:{name}"), [f"my a:{key}" for key in KEYS]),
     "unicode": (renamed(lambda name: f"b\u00fc{name}"), [f"b\u00fc{key}" for key in KEYS]),
@@ -93,6 +98,7 @@ READ = {
     "a key again": (archive([*SAMPLES[:4], ("000.jpg", SAMPLES[4][1]), ("000.txt", b"c")]), ["000", "001", "000 (2)"]),
     "caption": (renamed(lambda name: name.replace("txt", "caption")), KEYS),
     "mark of byte order": (changed(lambda name, data: (name, b"\xef\xbb\xbf" + data if "txt" in name else data)), KEYS),
+    "a space without width": (changed(lambda name, data: (name, b"x\xe2\x80\x8b" if "txt" in name else data)), KEYS),
     "one zero block": (without_end(PLAIN) + bytes(512), KEYS),
     "padded to 256 kB": (PLAIN + bytes(256 << 10), KEYS),
     "one tar behind another": (archive(SAMPLES[:2]) + archive(SAMPLES[2:]), KEYS),
@@ -117,6 +123,7 @@ NAMED = {
     "no image and no caption": renamed(lambda name: name.replace("jpg", "npy").replace("txt", "flac")),
     "dots in the name behind its key": archive(SAMPLES[1::2] + pictures_as("a.jpg") + pictures_as("b.jpg")),
     "caption is not UTF-8": changed(lambda name, data: (name, "caf\u00e9".encode("latin-1") if "txt" in name else data)),
+    "empty caption": changed(lambda name, data: (name, BLANK[name[:3]].encode() if "txt" in name else data)),
     "empty picture": changed(lambda name, data: (name, b"" if "jpg" in name else data)),
     "TIFF picture (expected JPEG, PNG, WebP or GIF)": archive(SAMPLES[1::2] + [(f"{key}.jpg", picture("TIFF")) for key in KEYS]),
     ".heic picture (expected JPEG, PNG, WebP or GIF)": archive(
@@ -143,7 +150,7 @@ REFUSED = {
     "is JSON": b'{"error": "rate limit"}',
     "damaged header at byte 0": b"nothing that we know" * 100,
     "not a path inside a folder": renamed(lambda name: f"../{name}"),
-    "'/data/000.jpg' is not a path inside a folder": renamed(lambda name: f"/data/{name}"),
+    "'../000.jpg' is not a path inside a folder": renamed(lambda name: f"/../{name}"),
     "is not a regular file": special(tarfile.CHRTYPE, "000.dev") + PLAIN,
     "resizes members": archive(SAMPLES, {"size": "1"}, format=tarfile.PAX_FORMAT),
 }
@@ -162,7 +169,7 @@ def test_good_samples_are_read_however_they_are_packed(tmp_path: Path, kind: str
     rows = check_tar(path, mirror=True)
     assert [(row["key"], row["reason"]) for row in rows] == [(key, None) for key in keys]
     assert len({row["uid"] for row in rows}) == len(rows)
-    texts = {bytes(content) for name, content in SAMPLES if name.endswith("txt")} | {b"b", b"c", b"x"}
+    texts = {bytes(content) for name, content in SAMPLES if name.endswith("txt")} | {b"b", b"c", b"x", "x\u200b".encode()}
     pa.Table.from_pylist(rows, INDEX_SCHEMA)
     for row in rows:
         image = data[row["image_offset"] :][: row["image_bytes"]]
@@ -216,6 +223,23 @@ def test_lines_are_captions_where_most_samples_have_several(tmp_path: Path) -> N
     poem = changed(lambda name, data: (name, b"a line\n" * 65 if "txt" in name else data))
     for data in (few, poem):
         assert not any("captions" in row for row in check_tar(written(tmp_path, data), mirror=True))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("x.1.jpg x.1.txt x.2.jpg x.3.txt", {"x.1": None, "x.2": "no caption", "x.3": "no image"}),
+        ("x.2.jpg x.1.txt x.1.jpg x.txt x.jpg", {"x": None, "x.2": "no caption", "x.1": None}),
+        ("x.1.jpg x.1.json x.2.jpg x.2.json", dict.fromkeys(("x.1", "x.2"), "caption only in the json (expected .txt)")),
+        ("x.1.jpg x.2.png", {"x.1": "no caption", "x.2": "no caption"}),
+        ("x.1.txt x.2.txt", {"x.1": "no image", "x.2": "no image"}),
+        ("x.jpg x.txt x.seg.png x.depth.png", {"x": None}),
+    ],
+)
+def test_every_sample_of_a_dotted_name_is_a_row(tmp_path: Path, names: str, expected: dict[str, str | None]) -> None:
+    contents = {"jpg": picture(), "png": picture("PNG"), "txt": b"a dog", "json": b'{"caption": "a dog"}'}
+    data = archive([(name, contents[name.rpartition(".")[2]]) for name in names.split()])
+    assert {row["key"]: row["reason"] for row in check_tar(written(tmp_path, data), mirror=True)} == expected
 
 
 def test_our_own_tars_are_read_as_strictly_as_before(tmp_path: Path) -> None:
