@@ -12,10 +12,11 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.catalogue.sources import LIST_OF_TEXTS, TEXT, Column, merged
+from data_pipeline.catalogue.sources import EMPTY, LIST_OF_TEXTS, TEXT, Column, merged
 from data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,9 +124,10 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
         if line.strip():
             try:
                 record = json.loads(line.decode("utf-8-sig", "replace"), strict=False)
+                row = dict(_flat(record, "")) if isinstance(record, dict) else {}
             except (ValueError, RecursionError):
-                record = None
-            yield number, dict(_flat(record, "")) if isinstance(record, dict) else {}
+                row = {}
+            yield number, row
 
 
 def _flat(record: dict, before: str) -> Iterator[tuple[str, object]]:
@@ -154,7 +156,7 @@ def text_columns(files: Sequence[Path], headerless: Sequence[str] | None) -> lis
     layouts = [(file, _layout(file, headerless)) for file in files]
     if not any(layout for _, layout in layouts):
         raise UserError(f"--metadata {files[0]}: empty; expected a header and rows")
-    return merged(layouts)
+    return [replace(column, kind=TEXT) if column.kind == EMPTY else column for column in merged(layouts)]
 
 
 def _layout(path: Path, headerless: Sequence[str] | None) -> list[tuple[tuple[str, ...], str]]:
@@ -173,8 +175,9 @@ def _json_kinds(path: Path) -> dict[str, str]:
         twins = len({name.lower() for name in row}) < len(row)
         for name, value in row.items():
             name = name if twins else spelt.setdefault(name.lower(), name)
-            if isinstance(value, list) or name not in kinds:
-                kinds[name] = LIST_OF_TEXTS if isinstance(value, list) else TEXT
+            kind = EMPTY if value is None else LIST_OF_TEXTS if isinstance(value, list) else TEXT
+            if kind == LIST_OF_TEXTS or kinds.get(name, EMPTY) == EMPTY:
+                kinds[name] = kind
     parents = dict.fromkeys(name.rsplit(".", 1)[0] for name in kinds if "." in name)
     return {parent: "objects" for parent in parents if parent not in kinds} | kinds
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from data_pipeline.catalogue.text_catalogues import json_rows, text_columns
 from data_pipeline.errors import UserError
 from tests.worlds.catalogues import read
 
@@ -146,6 +147,28 @@ def test_lists_and_objects_in_a_jsonl(tmp_path):
         (tmp_path / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(UserError, match=f"c.jsonl: line 10001: caption holds {held}; expected text"):
             read(tmp_path, "generic", str(tmp_path / "c.jsonl"))
+
+
+def test_lists_that_only_one_jsonl_has(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"url": "u1", "captions": null, "x": null}\n' * 2)
+    (tmp_path / "b.jsonl").write_text('{"url": "u2", "captions": null}\n{"url": "u3", "captions": ["a", "b"]}\n')
+    rows = read(tmp_path, "generic", str(tmp_path / "*.jsonl"), caption_col="captions[]")
+    found = [("u1", ""), ("u1", ""), ("u2", ""), ("u3", "a"), ("u3", "b")]
+    assert sorted((row["url"], row["caption"] or "") for row in rows) == found  # of several files in any order
+    rows = read(tmp_path, "generic", str(tmp_path / "a.jsonl"), caption_col="x")
+    assert [(row["url"], row["caption"]) for row in rows] == [("u1", None)] * 2
+    (tmp_path / "b.jsonl").write_text('{"url": "u2", "captions": null}\n{"url": "u3", "captions": "a"}\n')
+    rows = read(tmp_path, "generic", str(tmp_path / "*.jsonl"), caption_col="captions")
+    assert sorted(row["caption"] or "" for row in rows) == ["", "", "", "a"]
+    columns = {column.name: column.kind for column in text_columns([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], None)}
+    assert columns == {"url": "text", "captions": "text", "x": "text"}
+
+
+def test_objects_nested_too_deeply_hold_nothing(tmp_path):
+    # Some of them json reads, and from Python 3.12 on deeper than functions may call each other.
+    lines = ['{"a":' * depth + "1" + "}" * depth for depth in range(500, 100_000, 1500)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"url": "u"}']))
+    assert list(json_rows(tmp_path / "a.jsonl"))[-1] == (len(lines) + 1, {"url": "u"})
 
 
 def csv_of(tmp_path, rows: list[str], end: str = "\n", header: str = "url,caption") -> str:
