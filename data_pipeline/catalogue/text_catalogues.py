@@ -99,7 +99,7 @@ def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, colu
         for number, line in enumerate(inside) if len(inside) > 1 else ():
             alone = next(csv.reader([line]), [])
             room = columns - place if number == 0 else place + 1 if number == len(inside) - 1 else columns
-            if len(alone) >= max(room, 2) and any(URL_FIELD.fullmatch(value.strip()) for value in alone):
+            if len(alone) >= max(room, 2) and any(map(_is_url_field, alone, [*alone[1:], ""])):
                 raise _stray_quote(path, opened, "the lines after it are rows")
         if len(inside) > 1 and broken == first:
             broken = opened
@@ -108,6 +108,11 @@ def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, colu
         list(csv.reader(lines, strict=True))
     except csv.Error as error:
         raise _stray_quote(path, broken, str(error)) from None
+
+
+def _is_url_field(value: str, following: str) -> bool:
+    """Whether it is a URL between commas of a csv: with a blank behind its comma it stands in a sentence."""
+    return URL_FIELD.fullmatch(value.strip()) is not None and not following.startswith(" ")
 
 
 def _stray_quote(path: Path, line: int, why: str) -> UserError:

@@ -216,7 +216,8 @@ def test_quotes_that_are_closed_or_harm_no_row_are_read_as_ever(tmp_path):
         'http://a.example/3.jpg,a 3" pipe, and 5" more',
         'http://a.example/4.jpg,""',
         '"http://a.example/5.jpg","\n"',
-        'http://a.example/6.jpg,"the last one',
+        'http://a.example/6.jpg,"line one\nhttp://x.example, ok"',
+        'http://a.example/7.jpg,"the last one',
     ]
     found = read(tmp_path, "generic", csv_of(tmp_path, rows))
     assert [row["caption"].rstrip("\n") for row in found] == [
@@ -226,9 +227,10 @@ def test_quotes_that_are_closed_or_harm_no_row_are_read_as_ever(tmp_path):
         'a 3" pipe',
         "",
         "",
+        "line one\nhttp://x.example, ok",
         "the last one",
     ]
-    assert [row["url"][-5] for row in found] == list("0123456")
+    assert [row["url"][-5] for row in found] == list("01234567")
 
 
 def test_columns_named_twice_matter_only_where_they_are_taken(tmp_path):
