@@ -56,8 +56,9 @@ def kind_of(kind: pa.DataType) -> str:
         return TEXT
     if any(is_view(kind) for is_view in (t.is_string_view, t.is_binary_view)):
         return TEXT
-    if any(is_list(kind) for is_list in (t.is_list, t.is_large_list, t.is_fixed_size_list)) and kind_of(kind.value_type) == TEXT:
-        return LIST_OF_TEXTS
+    if any(is_list(kind) for is_list in (t.is_list, t.is_large_list, t.is_fixed_size_list)):
+        # of nothing: all lists of this file are empty, where those of others may hold texts
+        return LIST_OF_TEXTS if kind_of(kind.value_type) in (TEXT, EMPTY) else str(kind)
     if t.is_integer(kind) or t.is_boolean(kind):
         return WHOLE
     if t.is_floating(kind) or t.is_decimal(kind):

@@ -12,10 +12,11 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_pipeline.catalogue.sources import LIST_OF_TEXTS, TEXT, Column, merged
+from data_pipeline.catalogue.sources import EMPTY, LIST_OF_TEXTS, TEXT, Column, merged
 from data_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, colu
         for number, line in enumerate(inside) if len(inside) > 1 else ():
             alone = next(csv.reader([line]), [])
             room = columns - place if number == 0 else place + 1 if number == len(inside) - 1 else columns
-            if len(alone) >= max(room, 2) and any(URL_FIELD.fullmatch(value.strip()) for value in alone):
+            if len(alone) >= max(room, 2) and any(map(_is_url_field, alone, [*alone[1:], ""])):
                 raise _stray_quote(path, opened, "the lines after it are rows")
         if len(inside) > 1 and broken == first:
             broken = opened
@@ -107,6 +108,11 @@ def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, colu
         list(csv.reader(lines, strict=True))
     except csv.Error as error:
         raise _stray_quote(path, broken, str(error)) from None
+
+
+def _is_url_field(value: str, following: str) -> bool:
+    """Whether it is a URL between commas of a csv: with a blank behind its comma it stands in a sentence."""
+    return URL_FIELD.fullmatch(value.strip()) is not None and not following.startswith(" ")
 
 
 def _stray_quote(path: Path, line: int, why: str) -> UserError:
@@ -123,9 +129,10 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
         if line.strip():
             try:
                 record = json.loads(line.decode("utf-8-sig", "replace"), strict=False)
+                row = dict(_flat(record, "")) if isinstance(record, dict) else {}
             except (ValueError, RecursionError):
-                record = None
-            yield number, dict(_flat(record, "")) if isinstance(record, dict) else {}
+                row = {}
+            yield number, row
 
 
 def _flat(record: dict, before: str) -> Iterator[tuple[str, object]]:
@@ -154,7 +161,7 @@ def text_columns(files: Sequence[Path], headerless: Sequence[str] | None) -> lis
     layouts = [(file, _layout(file, headerless)) for file in files]
     if not any(layout for _, layout in layouts):
         raise UserError(f"--metadata {files[0]}: empty; expected a header and rows")
-    return merged(layouts)
+    return [replace(column, kind=TEXT) if column.kind == EMPTY else column for column in merged(layouts)]
 
 
 def _layout(path: Path, headerless: Sequence[str] | None) -> list[tuple[tuple[str, ...], str]]:
@@ -173,8 +180,9 @@ def _json_kinds(path: Path) -> dict[str, str]:
         twins = len({name.lower() for name in row}) < len(row)
         for name, value in row.items():
             name = name if twins else spelt.setdefault(name.lower(), name)
-            if isinstance(value, list) or name not in kinds:
-                kinds[name] = LIST_OF_TEXTS if isinstance(value, list) else TEXT
+            kind = EMPTY if value is None else LIST_OF_TEXTS if isinstance(value, list) else TEXT
+            if kind == LIST_OF_TEXTS or kinds.get(name, EMPTY) == EMPTY:
+                kinds[name] = kind
     parents = dict.fromkeys(name.rsplit(".", 1)[0] for name in kinds if "." in name)
     return {parent: "objects" for parent in parents if parent not in kinds} | kinds
 

@@ -70,6 +70,8 @@ def chosen_proxies(choice: str | None) -> dict[str, str]:
         )
     from data_pipeline.fetch.connection import read_proxy
 
+    if named.get("http") and named.get("https"):
+        ways = ["http", "https"]  # all_proxy, often a socks5:// beside them, is then never asked
     for name in ways:
         try:
             read_proxy(named[name])

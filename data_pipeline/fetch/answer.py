@@ -12,10 +12,16 @@ from typing import BinaryIO
 
 _INTERIM = re.compile(rb"HTTP/\S+[ \t]+1(?!01)\d\d\b")
 _FIELD = re.compile(rb"([!-9;-~]+)[ \t]*:(.*)", re.DOTALL)
+USED = frozenset(
+    b"connection content-encoding content-length content-range keep-alive location proxy-connection tdm-reservation "
+    b"transfer-encoding x-robots-tag".split()
+)
+"""What http.client, urllib3 and this package read of a head."""
 
 
 class Head:
-    """A file of one head that http.client understands. Interim answers (100, 103) are left out. Lines end where browsers end them:
+    """A file of one head that http.client understands. Interim answers (100, 103) are left out, and fields that nobody asks for:
+    http.client takes 100 fields and 64 KiB a line, browsers what `connection.HEADER_BYTES` does. Lines end where browsers end them:
     at LF, CRLF or CR; one that begins with a blank goes on with the line before it."""
 
     def __init__(self, source: BinaryIO):
@@ -36,7 +42,7 @@ class Head:
             if _INTERIM.match(status):
                 _fields(self._source)
             status = self._source.readline()
-        fields = _fields(self._source)
+        fields = [(name, values) for name, values in _fields(self._source) if name.lower() in USED]
         return [status, *(name + b": " + b" ".join(values) + b"\r\n" for name, values in fields), b"\r\n"]
 
 

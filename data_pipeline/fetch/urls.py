@@ -80,7 +80,7 @@ def parse_url(text: str, base: Url | None = None) -> Url:
     found = _HOST_AND_PORT.fullmatch(authority.rpartition("@")[2])
     if found is None:
         raise FetchError("malformed url")
-    port = int(found[2]) if found[2] else PORTS[scheme]
+    port = int(found[2].lstrip("0")[:6] or "0") if found[2] else PORTS[scheme]  # Python refuses thousands of digits
     if not 0 < port < 1 << 16:
         raise FetchError("malformed url")
     try:

@@ -213,6 +213,11 @@ def test_a_list_gives_a_row_a_text_and_a_struct_its_field(tmp_path):
     structs = pa.array([{"en": {"long": "a"}}, {"en": {"long": None}}, None])
     rows = read(tmp_path, "generic", table_of(tmp_path, texts=structs), caption_col="texts.en.long")
     assert [row["caption"] for row in rows] == ["a", None, None]
+    pq.write_table(pa.table({"url": ["u1"], "captions": pa.array([["a"]])}), tmp_path / "b.parquet")
+    for empty in (pa.array([[], [], None]), pa.nulls(3)):  # part a, whose type pandas cannot know
+        pq.write_table(pa.table({"url": ["u0"] * 3, "captions": empty}), tmp_path / "a.parquet")
+        rows = read(tmp_path, "generic", str(tmp_path / "[ab].parquet"), caption_col="captions[]")
+        assert sorted((row["url"], row["caption"] or "") for row in rows) == [*[("u0", "")] * 3, ("u1", "a")]
     with pytest.raises(UserError, match="the column url holds lists of text; expected text: choose another with --url-col"):
         read(tmp_path, "generic", table_of(tmp_path, url=lists, caption=["a", "b", "c"]))
     with pytest.raises(UserError, match=r"needs the columns caption .captions\[\].; found url, captions"):

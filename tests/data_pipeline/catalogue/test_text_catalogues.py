@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from data_pipeline.catalogue.text_catalogues import json_rows, text_columns
 from data_pipeline.errors import UserError
 from tests.worlds.catalogues import read
 
@@ -148,6 +149,28 @@ def test_lists_and_objects_in_a_jsonl(tmp_path):
             read(tmp_path, "generic", str(tmp_path / "c.jsonl"))
 
 
+def test_lists_that_only_one_jsonl_has(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"url": "u1", "captions": null, "x": null}\n' * 2)
+    (tmp_path / "b.jsonl").write_text('{"url": "u2", "captions": null}\n{"url": "u3", "captions": ["a", "b"]}\n')
+    rows = read(tmp_path, "generic", str(tmp_path / "*.jsonl"), caption_col="captions[]")
+    found = [("u1", ""), ("u1", ""), ("u2", ""), ("u3", "a"), ("u3", "b")]
+    assert sorted((row["url"], row["caption"] or "") for row in rows) == found  # of several files in any order
+    rows = read(tmp_path, "generic", str(tmp_path / "a.jsonl"), caption_col="x")
+    assert [(row["url"], row["caption"]) for row in rows] == [("u1", None)] * 2
+    (tmp_path / "b.jsonl").write_text('{"url": "u2", "captions": null}\n{"url": "u3", "captions": "a"}\n')
+    rows = read(tmp_path, "generic", str(tmp_path / "*.jsonl"), caption_col="captions")
+    assert sorted(row["caption"] or "" for row in rows) == ["", "", "", "a"]
+    columns = {column.name: column.kind for column in text_columns([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], None)}
+    assert columns == {"url": "text", "captions": "text", "x": "text"}
+
+
+def test_objects_nested_too_deeply_hold_nothing(tmp_path):
+    # Some of them json reads, and from Python 3.12 on deeper than functions may call each other.
+    lines = ['{"a":' * depth + "1" + "}" * depth for depth in range(500, 100_000, 1500)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"url": "u"}']))
+    assert list(json_rows(tmp_path / "a.jsonl"))[-1] == (len(lines) + 1, {"url": "u"})
+
+
 def csv_of(tmp_path, rows: list[str], end: str = "\n", header: str = "url,caption") -> str:
     (tmp_path / "c.csv").write_bytes((end.join([header, *rows]) + end).encode())
     return str(tmp_path / "c.csv")
@@ -193,7 +216,8 @@ def test_quotes_that_are_closed_or_harm_no_row_are_read_as_ever(tmp_path):
         'http://a.example/3.jpg,a 3" pipe, and 5" more',
         'http://a.example/4.jpg,""',
         '"http://a.example/5.jpg","\n"',
-        'http://a.example/6.jpg,"the last one',
+        'http://a.example/6.jpg,"line one\nhttp://x.example, ok"',
+        'http://a.example/7.jpg,"the last one',
     ]
     found = read(tmp_path, "generic", csv_of(tmp_path, rows))
     assert [row["caption"].rstrip("\n") for row in found] == [
@@ -203,9 +227,10 @@ def test_quotes_that_are_closed_or_harm_no_row_are_read_as_ever(tmp_path):
         'a 3" pipe',
         "",
         "",
+        "line one\nhttp://x.example, ok",
         "the last one",
     ]
-    assert [row["url"][-5] for row in found] == list("0123456")
+    assert [row["url"][-5] for row in found] == list("01234567")
 
 
 def test_columns_named_twice_matter_only_where_they_are_taken(tmp_path):

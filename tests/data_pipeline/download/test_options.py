@@ -57,6 +57,16 @@ def test_proxies_that_cannot_be_used(environment, address):
     assert "secret" not in str(error.value)
 
 
+def test_only_proxies_that_are_asked_need_be_of_use(environment):
+    environment(http_proxy=PROXY, https_proxy=PROXY, all_proxy="socks5://127.0.0.1:7890", no_proxy="a.example")
+    assert chosen_proxies("environment") == {"http": PROXY, "https": PROXY, "no": "a.example"}
+    with pytest.raises(UserError, match="^all_proxy, http_proxy, https_proxy: the environment names a proxy"):
+        chosen_proxies(None)
+    environment(https_proxy="")
+    with pytest.raises(UserError, match="^all_proxy: .*http://HOST:PORT"):
+        chosen_proxies("environment")
+
+
 @pytest.mark.parametrize("words", [("download", "--data", "nowhere"), ("build", "--metadata", "nowhere.tsv", "--out", "nowhere")])
 def test_a_proxy_is_refused_before_anything_is_done(tmp_path, words):
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "http_proxy": PROXY}

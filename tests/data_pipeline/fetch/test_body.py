@@ -6,6 +6,7 @@ import zlib
 
 import pytest
 
+from data_pipeline.fetch.body import PIECE_BYTES
 from data_pipeline.fetch.image import fetch_image
 from data_pipeline.fetch.limits import Limits
 from tests.worlds.hostile_server import PAGE, PICTURE, answer, chunked, labelled, running
@@ -55,6 +56,16 @@ def test_gzip_is_unpacked_under_every_label(server, word):
         labelled("deflate", bare(PICTURE)),
         labelled("gzip, gzip", gzip.compress(gzip.compress(PICTURE))),
         labelled("gzip", gzip.compress(PICTURE) + b"rest"),
+        labelled("gzip", gzip.compress(PICTURE) + b"\x1f\x8b\x08\xff" * 9),
+        labelled("gzip", gzip.compress(PICTURE)[:-8]),
+        labelled("gzip", gzip.compress(PICTURE)[:-3]),
+        labelled("gzip", gzip.compress(PICTURE)[:-8] + b"\xff" * 8),
+        labelled("gzip", gzip.compress(PICTURE)[:-4] + b"\xff" * 4),
+        labelled("deflate", zlib.compress(PICTURE)[:-4]),
+        labelled("deflate", zlib.compress(PICTURE)[:-4] + b"\xff" * 4),
+        labelled("gzip", gzip.compress(PICTURE[:99]) + gzip.compress(PICTURE[99:])),
+        labelled("gzip", b"".join(gzip.compress(PICTURE[place : place + 9]) for place in range(0, len(PICTURE), 9)) + b"rest"),
+        labelled("gzip, gzip", gzip.compress(gzip.compress(PICTURE[:99]) + gzip.compress(PICTURE[99:]))[:-8]),
         answer(gzip.compress(PICTURE), length=None),
         chunked(gzip.compress(PICTURE), headers="Content-Encoding: gzip\r\n"),
         chunked(gzip.compress(PICTURE), headers="Transfer-Encoding: gzip\r\n"),
@@ -67,7 +78,11 @@ def test_what_is_packed_is_unpacked(server, data):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (labelled("gzip", gzip.compress(PICTURE)[:-9]), "encoded body"),
+        (labelled("gzip", gzip.compress(PICTURE)[:-99]), "truncated image"),
+        (labelled("gzip", gzip.compress(PICTURE[:-99])[:-8]), "truncated image"),
+        (labelled("gzip", gzip.compress(PICTURE)[:12]), "encoded body"),
+        (labelled("gzip", gzip.compress(PICTURE[:99]) + gzip.compress(PICTURE[99:])[:9]), "truncated image"),
+        (labelled("gzip", gzip.compress(PICTURE[:99]) + gzip.compress(b"") * 3000), "truncated image"),
         (labelled("gzip", gzip.compress(PICTURE)[:99] + b"\xff" * 99), "encoded body"),
         (labelled("gzip", gzip.compress(gzip.compress(gzip.compress(PICTURE)))), "encoded body"),
         (labelled("deflate", b"\xff" * 99), "encoded body"),
@@ -84,6 +99,16 @@ def test_what_is_packed_is_unpacked(server, data):
 )
 def test_what_cannot_be_unpacked(server, data, reason):
     assert got(server, data) == reason
+
+
+def test_the_seam_of_two_members_may_lie_anywhere_in_what_is_read(server):
+    second = gzip.compress(PICTURE[99:])
+    for left in range(-4, 22):
+        first = gzip.compress(PICTURE[:99], mtime=0)
+        name = b"n" * (PIECE_BYTES - len(first) - 1 - left) + b"\0"  # in the header: as many bytes that unpack to nothing
+        first = first[:3] + b"\x08" + first[4:10] + name + first[10:]
+        assert len(first) == PIECE_BYTES - left
+        assert got(server, labelled("gzip", first + second)) == PICTURE
 
 
 @pytest.mark.parametrize("layers", [1, 2])

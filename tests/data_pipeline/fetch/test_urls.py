@@ -30,6 +30,7 @@ def read(text: str, base: str | None = None) -> str:
         ("https://a.example:80/", "https://a.example:80/"),
         ("http://a.example:/", "http://a.example/"),
         ("http://a.example:0080/", "http://a.example/"),
+        ("http://a.example:" + "0" * 5000 + "80/", "http://a.example/"),
         ("http:\\\\a.example\\b\\c.jpg?d\\e", "http://a.example/b/c.jpg?d\\e"),
         ("http:/a.example/b", "http://a.example/b"),
         ("http:a.example/b", "http://a.example/b"),
@@ -82,6 +83,9 @@ def test_what_is_asked_for(text, expected):
         ("http://user@/b", "malformed url"),
         ("http://a.example:0/", "malformed url"),
         ("http://a.example:65536/", "malformed url"),
+        ("http://a.example:" + "1" * 5000 + "/", "malformed url"),
+        ("http://a.example:" + "0" * 5000 + "/", "malformed url"),
+        ("http://" + "1" * 5000 + "/", "malformed url"),
         ("http://a.example:8o/", "malformed url"),
         ("http://a.example:-1/", "malformed url"),
         ("http://a.example:80:80/", "malformed url"),
@@ -131,6 +135,7 @@ def test_what_is_not_asked_for(text, reason):
         ("javascript:e", "scheme refused"),
         ("e.example:80/f", "scheme refused"),
         ("http://[broken/", "malformed url"),
+        ("//e.example:" + "1" * 5000 + "/", "malformed url"),
     ],
 )
 def test_where_a_redirect_leads(text, expected):
