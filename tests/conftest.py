@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -16,6 +17,8 @@ LOCKED: list[TextIO] = []
 
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]  # all servers of the tests are on loopback
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a suite in the background; what it starts would ignore Ctrl-C as well
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
