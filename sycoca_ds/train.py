@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -20,6 +21,8 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 from data_pipeline.errors import UserError, run_command  # noqa: E402
 
+FIRST_WORD_SECONDS = 15.0
+"""For which other ranks leave rank 0 the time to say what is wrong; a launcher ends them as soon as it has."""
 EXIT_PREEMPTED = 75
 """Exit status after SIGTERM or SIGUSR1: saved, not finished; start the same command again (EX_TEMPFAIL)."""
 
@@ -56,6 +59,7 @@ def on_every_rank() -> int:
             raise
         if os.environ.get("LOCAL_RANK") == "0":  # another machine, which may have an error of its own
             print(f"rank {rank}: {error}", file=sys.stderr)
+        time.sleep(FIRST_WORD_SECONDS)  # a launcher ends all ranks when the first one is gone, rank 0 in the middle of its sentence
         return 2
     except Exception:
         # not left to the interpreter, which first waits for every thread: the others sit in a collective until this one is gone

@@ -14,15 +14,17 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from sycoca_ds.engine.checkpoint.saving import sealed
 from tests.worlds import REPOSITORY
 from tests.worlds.launching import LIMIT, finish, free_port, start
 from tests.worlds.training import SMALL
 from tests.worlds.watching import mentioning, wait_until
 
-PATIENCE = 3
+PATIENCE = 5
 """Seconds before the launcher kills, in place of its 30."""
-SAVE = 6
+SAVE = 8
 """Seconds of the slow save below."""
 
 
@@ -99,6 +101,7 @@ def check_it_was_saved(out: Path, output: str) -> None:
     assert output.count("Ctrl-C: saving after this step") == 1
 
 
+@pytest.mark.alone  # a rank must answer within the launcher's patience
 def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) -> None:
     """As it reaches a job without a terminal of its own: runner, launcher and ranks at once."""
     out, script, words, environment = slow_saves(tmp_path, data_set)
@@ -108,6 +111,7 @@ def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) 
     check_it_was_saved(out, finish(process)[1])
 
 
+@pytest.mark.alone
 def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
     """The runner dies of it, the shell has its prompt back, and the kernel hangs up on the group, whose launcher is stopped."""
     out, script, words, environment = slow_saves(tmp_path, data_set)
@@ -130,7 +134,7 @@ def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
         os.write(terminal, shlex.join(command).encode() + b"\n")
         wait_for_steps(out)
         os.write(terminal, b"\x03")
-        assert wait_until(lambda: json.loads((out / "run_status.json").read_text())["status"] == "preempted", LIMIT), said[-3000:]
+        assert wait_until(lambda: json.loads((out / "run_status.json").read_text())["status"] == "preempted", 60), said[-3000:]
         assert wait_until(lambda: not mentioning(str(out)), 30)
     finally:
         for pid in mentioning(str(out)):
