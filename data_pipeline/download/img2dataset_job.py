@@ -1,4 +1,4 @@
-"""The process that is img2dataset. Started by download.py, never by hand."""
+"""The process that is img2dataset. Started by supervise.py, never by hand."""
 
 from __future__ import annotations
 

@@ -218,3 +218,46 @@ def running() -> Iterator[HostileServer]:
         finally:
             server.ending.set()
             server.shutdown()
+
+
+ENDS = {
+    "short": "body shorter than announced",
+    "short-chunked": "body shorter than announced",
+    "lie": "too many bytes",
+    "endless": "too many bytes",
+    "endless-chunks": "too many bytes",
+    "stream": "not an image",
+    "truncated": "truncated image",
+    "page": "not an image",
+    "empty": "not an image",
+    "bomb": "too many pixels",
+    "gzip-bomb": "too many bytes",
+    "gzip-cut": "truncated image",
+    "brotlied": "encoded body",
+    "two-lengths": "bad http answer",
+    "204": "http 204",
+    "206-part": "http 206",
+    "nothing": "connection failed",
+    "404": "http 404",
+    "403": "http 403",
+    "429": "http 429",
+    "500": "http 500",
+    "to-ftp": "scheme refused",
+    "to-data": "scheme refused",
+    "to-private": "private address refused",
+    "to-neighbour": "private address refused",
+    "to-name": "private address refused",
+    "to-number": "private address refused",
+    "to-mapped": "private address refused",
+    "loop": "too many redirects",
+    "long-loop": "too many redirects",
+    "no-location": "too many redirects",
+    "nowhere": "malformed url",
+    "nonsense": "bad http answer",
+    "long-headers": "bad http answer",
+    "continues": "bad http answer",
+    "drip": "timeout",
+    "header-drip": "timeout",
+    "silent": "timeout",
+}
+"""The reason of each answer that gives no picture, whoever fetches it."""

@@ -32,7 +32,7 @@ from data_pipeline.download.supervise import START_SECONDS
 from data_pipeline.files import write_json
 from tests.worlds import hostile_pictures as made
 from tests.worlds.awkward_pictures import awkward
-from tests.worlds.hostile_server import HostileServer, answer, moved, robots, running
+from tests.worlds.hostile_server import ENDS, HostileServer, answer, moved, robots, running
 from tests.worlds.watching import Seen, Watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
@@ -50,49 +50,12 @@ VERIFY_SECONDS = 20.0
 """Granted to the other stages; they see a few hundred small pictures."""
 
 REFUSED = {
-    "short": "body shorter than announced",
-    "short-chunked": "body shorter than announced",
-    "lie": "too many bytes",
-    "endless": "too many bytes",
-    "endless-chunks": "too many bytes",
-    "stream": "not an image",
-    "page": "not an image",
-    "empty": "not an image",
-    "truncated": "truncated image",
-    "gzip-bomb": "too many bytes",
-    "gzip-cut": "truncated image",
-    "brotlied": "encoded body",
-    "two-lengths": "bad http answer",
-    "204": "http 204",
-    "206-part": "http 206",
-    "nothing": "connection failed",
-    "404": "http 404",
-    "403": "http 403",
-    "429": "http 429",
-    "500": "http 500",
+    **ENDS,
     "to-marker": "scheme refused",
-    "to-ftp": "scheme refused",
-    "to-data": "scheme refused",
-    "to-private": "private address refused",
-    "to-neighbour": "private address refused",
-    "to-name": "private address refused",
-    "to-number": "private address refused",
-    "to-mapped": "private address refused",
-    "loop": "too many redirects",
-    "long-loop": "too many redirects",
-    "no-location": "too many redirects",
-    "nowhere": "malformed url",
-    "nonsense": "bad http answer",
-    "long-headers": "bad http answer",
-    "continues": "bad http answer",
-    "drip": "timeout",
-    "header-drip": "timeout",
-    "silent": "timeout",
     "noai": "forbidden by robots directive",
     "noai-behind": "forbidden by robots directive",
     "noml-second": "forbidden by robots directive",
     "tdm": "forbidden by robots directive",
-    "bomb": "too many pixels",
     "wide.jpg": "too many pixels",
     "wide.gif": "too many pixels",
     "wide.webp": "too many pixels",
