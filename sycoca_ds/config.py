@@ -253,9 +253,55 @@ class RunConfig:
     checkpoint_minutes: float = 30.0
     """Minutes after which a checkpoint is saved whatever the step."""
     keep_checkpoints: int = 3
-    """Newest checkpoints kept; older ones are deleted after a newer one is sealed."""
+    """Newest checkpoints kept for restarts; older ones are deleted after a newer one is sealed."""
+    keep_checkpoint_every: int | None = None
+    """Checkpoints of steps that this number divides are kept for good."""
+    checkpoints_gib: float | None = None
+    """Most disk space of all checkpoints together: fewer than keep_checkpoints stay where they would take more, never less than
+    one."""
     max_skipped_steps: int = 10
-    """Stop after this many steps in a row were skipped for a non-finite gradient."""
+    """Stop after this many steps in a row were skipped, for a gradient that is not finite or a spike."""
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What is kept from the weights, and what then happens (engine/guard.py)."""
+
+    spike_sigma: float = 6.0
+    """A step whose loss or gradient norm is above the mean of the last good steps by so many standard deviations is skipped
+    (OLMo-core: 6); 0: none is."""
+    spike_window: int = 128
+    """How many good steps that mean is taken over; before so many are done no step is a spike (OLMo-core: 128)."""
+    recompute: bool = False
+    """After a spike compute the same step again: equal numbers mean the data, different ones a faulty device, whose rank is named.
+    Costs a norm of every gradient on every rank, and a step a spike."""
+    rewind_after: int = 5
+    """Skipped steps in a row after which the run goes back to its last checkpoint and passes over the data since; 0: never."""
+    max_rewinds: int = 2
+    """Rewinds in a row without a checkpoint in between after which the run ends."""
+    self_test_every: int = 0
+    """Steps between tests of every device with a known matrix product and a known sum over ranks, the first at the start; 0:
+    none."""
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """How long a rank may be silent, and a phase may take, before the job ends with a name (engine/watchdog.py)."""
+
+    beat_seconds: float = 5.0
+    """Between two signs of life of a rank."""
+    silent_seconds: float = 40.0
+    """Without a sign of life for so long, a rank is taken for gone."""
+    start_minutes: float = 30.0
+    """From the meeting of the ranks to the first step: reading manifests, building the model, loading a checkpoint."""
+    first_step_minutes: float = 30.0
+    """The first step, in which kernels are compiled."""
+    step_seconds: float = 300.0
+    """Any later step, and waiting for its data."""
+    save_minutes: float = 30.0
+    """A save, waiting for the one before it included."""
+    validation_minutes: float = 30.0
+    """A validation."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +313,8 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
 
 def check_model(model: ModelConfig) -> None:
@@ -318,47 +366,3 @@ def with_vocabulary(model: ModelConfig, size: int) -> ModelConfig:
 def hidden_count(patches: int, ratio: float) -> int:
     """Patches hidden at a ratio: `patches * ratio` rounded to nearest, halves up. In decimals: 25 * 0.58 is 14.5, no less."""
     return math.floor(patches * Decimal(str(ratio)) + Decimal("0.5"))
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """The arithmetic of one step: global = micro * accumulation * world."""
-
-    global_batch_size: int
-    micro_batch_size: int
-    accumulation_steps: int
-    world_size: int
-
-
-def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
-    """Cuts the global batch over ranks and micro-batches.
-
-    Raises:
-        UserError: the numbers do not divide, or the launcher's world size is not the expected one.
-    """
-    optim, expected = config.optim, config.run.expected_world_size
-    if expected is not None and world_size != expected:
-        raise UserError(
-            f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
-            "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)"
-        )
-    if optim.global_batch_size < 1 or optim.accumulation_steps < 1:
-        raise UserError(
-            f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "
-            f"{optim.accumulation_steps}: expected both to be at least 1"
-        )
-    pieces = world_size * optim.accumulation_steps
-    if optim.global_batch_size % pieces:
-        raise UserError(
-            f"optim.global-batch-size = {optim.global_batch_size} does not divide over {world_size} ranks x "
-            f"optim.accumulation-steps = {optim.accumulation_steps}: choose a multiple of {pieces}"
-        )
-    lanes = config.data.lanes
-    if lanes < 1 or lanes % world_size or optim.global_batch_size % lanes:
-        fitting = [n for n in range(world_size, optim.global_batch_size + 1, world_size) if optim.global_batch_size % n == 0]
-        near = sorted(sorted(fitting, key=lambda n: abs(math.log(n / max(1, lanes))))[:4])
-        raise UserError(
-            f"data.lanes = {lanes}: expected a multiple of the world size ({world_size}) that divides "
-            f"optim.global-batch-size ({optim.global_batch_size}): choose among {', '.join(map(str, near))}"
-        )
-    return BatchPlan(optim.global_batch_size, optim.global_batch_size // pieces, optim.accumulation_steps, world_size)

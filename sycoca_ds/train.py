@@ -29,10 +29,14 @@ EXIT_PREEMPTED = 75
 
 def main() -> int:
     from sycoca_ds.engine.environment import prepare_deepspeed
-    from sycoca_ds.engine.loop import mark_failed, train
+    from sycoca_ds.engine.loop import train
+    from sycoca_ds.engine.output import never_fatal
     from sycoca_ds.engine.preparation import check_before_start
     from sycoca_ds.engine.runtime import start_runtime
+    from sycoca_ds.engine.status import mark_failed
     from sycoca_ds.options import parse_options
+
+    never_fatal()
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])

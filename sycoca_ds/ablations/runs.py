@@ -176,7 +176,7 @@ def final_checkpoint(run: Run) -> Path | None:
     Raises:
         UserError: finished, but its checkpoint is gone, or it was trained on other data than there now is.
     """
-    from sycoca_ds.engine.checkpoint.saving import STATE_FILE, read_state
+    from sycoca_ds.engine.checkpoint.seal import STATE_FILE, read_state
 
     try:
         status = json.loads((run.folder / "run_status.json").read_text())
@@ -198,7 +198,8 @@ def final_checkpoint(run: Run) -> Path | None:
 
 def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | None:
     """results.json of the run on a set if evaluate.py would reuse every task of it, by its own rule."""
-    from sycoca_ds.engine.checkpoint.saving import STATE_FILE, hash_file
+    from data_pipeline.files import sha256_file
+    from sycoca_ds.engine.checkpoint.seal import STATE_FILE
 
     checkpoint, out = final_checkpoint(run), run.folder / "eval" / chosen.name
     if checkpoint is None:
@@ -207,7 +208,7 @@ def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | Non
     values = {item.name: getattr(default, item.name) for item in dataclasses.fields(SuiteOptions)}
     precision = choose_precision(default.precision, choose_device(default.device))
     options = SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision})
-    digest = hash_file(checkpoint / STATE_FILE)
+    digest = sha256_file(checkpoint / STATE_FILE)
     try:
         results = json.loads((out / "results.json").read_text())
         for task in chosen.tasks:

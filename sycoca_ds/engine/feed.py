@@ -5,12 +5,13 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 
-from sycoca_ds.config import BatchPlan, TrainConfig
+from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.storage import Prefetcher
 from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.preparation import augmentation
 from sycoca_ds.engine.runtime import Runtime
 

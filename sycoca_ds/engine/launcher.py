@@ -6,6 +6,7 @@ runner is launch.py's parent; on several a remote shell stands between, and its 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -36,6 +37,8 @@ class Launcher:
     """What the user gave the runner as --hostfile; None: nothing, or it cannot be seen."""
     port_given: bool
     """Whether the user chose --master_port."""
+    watched: tuple[tuple[int, str], ...] = ()
+    """(pid, start) of launch.py and what it depends on: the runner on this machine, or the remote shell's server."""
     _helpers: list[subprocess.Popen] = field(default_factory=list)
 
     def wait_for_us(self) -> None:
@@ -49,6 +52,10 @@ class Launcher:
             helper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._helpers.append(helper)  # held to the end: the pipe closes with the process
 
+    def is_gone(self) -> bool:
+        """Whether one of the processes that this launch hangs on has ended."""
+        return any(process_began(pid) != began for pid, began in self.watched)
+
 
 def find_launcher() -> Launcher | None:
     """The launcher of this process; None under another one (Slurm, torchrun) or none."""
@@ -58,14 +65,32 @@ def find_launcher() -> Launcher | None:
     parent, began = _stat(pid)
     words = _words(parent)
     place = next((n for n, word in enumerate(words[:4]) if Path(word).name in RUNNERS), None)
+    watched = ((pid, began), *_above(pid))
     if place is None:
-        return Launcher(pid, began, None, port_given=True)
+        return Launcher(pid, began, None, port_given=True, watched=watched)
     from deepspeed.launcher.runner import DLTS_HOSTFILE, parse_args
 
     options = parse_args(words[place + 1 :])
     own = words[place + 1 : len(words) - len(options.user_args) - 1]
     hostfile = None if options.hostfile == DLTS_HOSTFILE else Path(os.readlink(f"/proc/{parent}/cwd")) / options.hostfile
-    return Launcher(pid, began, hostfile, any(word.startswith("--master_p") for word in own))
+    return Launcher(pid, began, hostfile, any(word.startswith("--master_p") for word in own), watched)
+
+
+def _above(pid: int) -> list[tuple[int, str]]:
+    """(pid, start) of the processes above launch.py up to the one that its end should follow: the runner, or ssh's server for this
+    connection. Empty if there is neither: what is above then (a shell, say) may leave without meaning anything by it."""
+    found = []
+    with contextlib.suppress(OSError, IndexError):
+        pid = _stat(pid)[0]
+        while pid > 1:
+            found.append((pid, _stat(pid)[1]))
+            words = _words(pid)
+            if any(Path(word).name in RUNNERS for word in words[:4]) or (
+                words and Path(words[0].split(":")[0]).name.startswith("sshd")
+            ):
+                return found
+            pid = _stat(pid)[0]
+    return []
 
 
 def _words(pid: int) -> list[str]:
@@ -76,10 +101,25 @@ def _words(pid: int) -> list[str]:
         return []
 
 
+def process_began(pid: int) -> str | None:
+    """A process's start in clock ticks, with the pid a name that no other process gets; None if it has ended (one that nobody has
+    waited for yet included), or there is no /proc."""
+    try:
+        fields = _fields(pid)
+    except (OSError, IndexError):
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
 def _stat(pid: int) -> tuple[int, str]:
     """(parent, start in clock ticks) of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = _fields(pid)
     return int(fields[1]), fields[19]
+
+
+def _fields(pid: int) -> list[str]:
+    """What /proc says of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def check_hostfile(expected_world_size: int | None) -> None:

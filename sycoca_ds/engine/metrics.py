@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ class Meter:
 
 
 class Chrono:
-    """Time spent in steps: `pause` and `resume` around evaluation and saving keep those out of samples/s."""
+    """Time spent in steps: `paused` around evaluation and saving keeps those out of samples/s."""
 
     def __init__(self) -> None:
         self.restart()
@@ -71,11 +73,20 @@ class Chrono:
     def restart(self) -> None:
         self._spent, self._since, self.waited = 0.0, time.perf_counter(), 0.0
 
-    def pause(self) -> None:
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
         self._spent += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
 
-    def resume(self) -> None:
-        self._since = time.perf_counter()
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what waits for data."""
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
 
     @property
     def spent(self) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import BatchPlan, OptimConfig, TrainConfig
+from sycoca_ds.config import OptimConfig, TrainConfig
+from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.options import nearest, read_json_object
 
 PACKAGE = Path(__file__).resolve().parents[1]

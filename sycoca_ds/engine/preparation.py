@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import BatchPlan, TrainConfig, check_model, with_vocabulary
+from sycoca_ds.config import TrainConfig, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
+from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.launcher import check_hostfile
 from sycoca_ds.engine.policy import check_precision, read_policy
 from sycoca_ds.engine.runtime import Runtime, bf16_pays

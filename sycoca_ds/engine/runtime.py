@@ -67,9 +67,19 @@ class Runtime:
             dist.all_reduce(values)
         return values / self.world_size
 
+    def any_rank(self, *flags: bool) -> list[bool]:
+        """Which flags are set on some rank."""
+        return [share > 0 for share in self.mean(torch.tensor(flags, dtype=torch.float32, device=self.device)).tolist()]
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """The longest that a collective which begins from now on may take, of every process group (DeepSpeed makes more)."""
+        if self.world_size > 1 and dist.is_initialized():
+            for group in list(dist.distributed_c10d._world.pg_map):
+                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def leave(self) -> None:
         """Ends the process group when every rank is here; after an error no rank may call it, others still wait in a collective."""

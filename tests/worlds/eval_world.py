@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from data_pipeline.files import sha256_file
 from data_pipeline.shards.verify import verify
 from data_pipeline.world.drawing import draw, encode_jpeg
 from data_pipeline.world.scenes import CLASSES, class_templates, sample_scenes
@@ -81,7 +82,7 @@ def make_tokenizer(path: Path) -> Path:
 
 def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int = 7) -> Path:
     """A run folder with one sealed checkpoint of an untrained model (no ZeRO) and a metrics.jsonl."""
-    from sycoca_ds.engine.checkpoint.saving import FORMAT, STATE_FILE, hash_file
+    from sycoca_ds.engine.checkpoint.seal import write_seal
     from sycoca_ds.model.sycoca import SyCoCa
 
     place = folder / "checkpoints" / f"step_{step:08d}"
@@ -89,9 +90,8 @@ def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int 
     config = dataclasses.replace(TrainConfig(), model=dataclasses.replace(model, init_std=0.2))
     torch.save({"module": SyCoCa(config.model, seed=seed).state_dict()}, place / "mp_rank_00_model_states.pt")
     make_tokenizer(place / "tokenizer.json")
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in sorted(place.iterdir())}
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(place.iterdir())}
     state = {
-        "format": FORMAT,
         "step": step,
         "samples": step * 256,
         "world_size": 1,
@@ -102,7 +102,7 @@ def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int 
         "versions": {},
         "files": files,
     }
-    (place / STATE_FILE).write_text(json.dumps(state))
+    write_seal(place, state)
     lines = [
         {
             "step": s,

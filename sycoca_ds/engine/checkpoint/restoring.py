@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,13 +15,45 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import resharding
-from sycoca_ds.engine.checkpoint.saving import STATE_FILE
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state, sealed
 from sycoca_ds.engine.runtime import Runtime, restore_random_state
 from sycoca_ds.engine.schedule import learning_rate
+from sycoca_ds.engine.status import STATUS_FILE, read_status
 from sycoca_ds.options import changed_fields, from_dict
+
+log = logging.getLogger(__name__)
 
 CONVERTED = "for_other_ranks"
 """Folder beside the checkpoints in which one is converted for another number of ranks, while it is loaded."""
+
+
+def newest_whole_together(run: Path, runtime: Runtime) -> Path | None:
+    """The newest checkpoint of a run whose files verify, None if there is none yet; all ranks look, each at its share of the files.
+    A damaged newer one is named and passed over.
+
+    Raises:
+        UserError: on all ranks: none verifies, or the run has saved before and all checkpoints are gone.
+    """
+    folders = runtime.agree(sealed(run / "checkpoints") if runtime.leads else None)
+
+    def look(folder: Path) -> str | None:
+        return next(filter(None, runtime.gather(damage(folder, runtime.rank, runtime.world_size))), None)
+
+    found, problems = newest_whole(run / "checkpoints", folders, look)
+    for problem in problems if runtime.leads else ():
+        log.warning("passed over a damaged checkpoint: %s", problem)
+    saved = runtime.agree(read_status(run).get("checkpoint") if runtime.leads else None)
+    if found is None and saved is not None:
+        raise UserError(
+            f"{run / STATUS_FILE} says that a checkpoint of step {saved} was saved, and there is none in {run / 'checkpoints'}: "
+            "restore it, or choose another --run.out to start at step 0"
+        )
+    return found
+
+
+def state_together(folder: Path, runtime: Runtime) -> dict[str, Any]:
+    """What the seal of a verified checkpoint says, as rank 0 reads it."""
+    return runtime.agree(read_state(folder) if runtime.leads else None)
 
 
 def check_same_model(saved: dict[str, Any], model: ModelConfig, folder: Path) -> None:

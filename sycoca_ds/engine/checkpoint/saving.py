@@ -1,146 +1,210 @@
-"""Checkpoints that are whole or do not exist.
+"""Checkpoints that are whole or do not exist, and that cost the training only a copy in memory.
 
-`<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state, tokenizer.json and state.json. The last
-carries size and sha256 of every other file and is renamed into place after all ranks have written: a folder without it is a
-save that was interrupted, and is not looked at. DeepSpeed's own `latest` file is neither written nor read: it appears before
-all ranks are done, and a missing one makes DeepSpeed train from scratch without a word.
+`<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state, tokenizer.json and the seal, state.json (see
+seal.py). A save copies the state to this host's memory; a process of its own on every rank writes and hashes it while the training
+goes on (writer.py), and rank 0's seals it when all ranks have written. The next save, and the end of the run, wait for the last.
+A save that fails, on a full disk say, costs that save: the run goes on, and the last whole checkpoint stays.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_pipeline.errors import UserError
-from data_pipeline.files import sync, write_text
-from sycoca_ds.config import TrainConfig
-from sycoca_ds.engine.runtime import Runtime, random_state
+from data_pipeline.progress import format_seconds
+from sycoca_ds.engine.checkpoint.retention import Retention, retire
+from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
+from sycoca_ds.engine.checkpoint.snapshot import Snapshot
+from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
+from sycoca_ds.engine.runtime import random_state
+from sycoca_ds.engine.start import Session
 
-FORMAT = 1
-STATE_FILE = "state.json"
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+REPOSITORY = Path(__file__).resolve().parents[3]
+SPARE_BYTES = 64 << 20
+"""Left free on the disk: for the curves, the log and other runs."""
 
 
-def save(
-    engine,
-    runtime: Runtime,
-    run: Path,
-    *,
-    step: int,
-    samples: int,
-    config: TrainConfig,
-    manifest_digest: str,
-    extra: dict[str, Any],
-) -> Path:
-    """Saves on all ranks and seals: every rank must call it at the same step.
+class Writing:
+    """A save on its way to the disk."""
+
+    def __init__(self, job: Job, snapshot: Snapshot, step: int) -> None:
+        self.step, self.folder = step, Path(job.folder)
+        handles = snapshot.descriptors()
+        path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "sycoca_ds.engine.checkpoint.writer", *map(str, handles)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=handles,
+            start_new_session=True,  # a Ctrl-C is for the training, which waits for this process
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        self._process.stdin.write(describe(job))
+        self._process.stdin.flush()
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def result(self) -> dict[str, Any]:
+        """Waits for the end: `error` ("" if there is none), and of a save that succeeded `bytes`, `seconds`, `deleted`."""
+        said = self._process.stdout.read()
+        status = self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+        if status == GIVEN_UP:
+            return {"error": "given up"}
+        try:
+            return json.loads(said)
+        except ValueError:
+            return {"error": f"the process that writes it ended with status {status}"}
+
+    def give_up(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Saver:
+    """Saves a run. Every rank has one and calls `save` and `finish` at the same steps.
+
+    Attributes:
+        last_sealed: step of the newest checkpoint that is known to be whole; None: there is none yet.
+        stalled: seconds that the training stood still for the last save.
+        failure: why the last save failed; "" if it did not.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.runtime = session, session.runtime
+        self.run = Path(session.config.run.out)
+        self.checkpoints = self.run / "checkpoints"
+        self.last_sealed = None if session.state is None else session.position.step
+        self.stalled, self.failure = 0.0, ""
+        self._snapshot, self._writing, self._last = Snapshot(), None, time.monotonic()
+
+    def is_late(self) -> bool:
+        """Whether the last save is longer ago than the configuration wants."""
+        return time.monotonic() - self._last > 60 * self.session.config.run.checkpoint_minutes
+
+    def save(self, guard: dict[str, Any], best: int | None = None) -> None:
+        """Takes a snapshot on all ranks and starts to write it; a save before it is waited for.
+
+        Args:
+            guard: what the guard wants to find again.
+            best: step of a checkpoint that must stay.
+        """
+        began, session, position = time.monotonic(), self.session, self.session.position
+        self.finish()
+        tokenizer = {"tokenizer.json": (self.run / "tokenizer.json").read_bytes()} if self.runtime.leads else {}
+        random = {f"random_rank_{self.runtime.rank:05d}.pt": random_state()}
+        self._snapshot.take(session.engine, random, tokenizer)
+        folder, keep = step_folder(self.checkpoints, position.step), self._retention(best)
+        incoming = sum(self.runtime.gather(sum(self._snapshot.sizes.values())))
+        problem = self.runtime.agree(make_room(folder, keep, incoming) if self.runtime.leads else "")
+        if problem:
+            self._failed(position.step, problem)
+        else:
+            state = {
+                "step": position.step,
+                "samples": position.data_step * session.batches.global_batch_size,
+                "world_size": self.runtime.world_size,
+                "zero_stage": session.stage,
+                "manifest_digest": session.sources.digest,
+                "config": dataclasses.asdict(session.config),
+                "extra": {**position.extra(), "guard": guard},
+                "versions": {name: version(name) for name in ("torch", "deepspeed", "numpy")},
+            }
+            job = Job(
+                folder=str(folder),
+                names=list(self._snapshot.sizes),
+                sizes=list(self._snapshot.sizes.values()),
+                rank=self.runtime.rank,
+                world_size=self.runtime.world_size,
+                state=state if self.runtime.leads else None,
+                retention=keep,
+            )
+            self._writing = Writing(job, self._snapshot, position.step)
+        self._last = time.monotonic()
+        self.stalled = self._last - began
+
+    def look(self) -> None:
+        """Rank 0 says when a save has come to its end; no rank waits."""
+        if self.runtime.leads and self._writing is not None and self._writing.ended():
+            self._say(self._writing, self._writing.result())
+            self._writing = None
+
+    def finish(self) -> None:
+        """Waits for the save that is being written, on all ranks."""
+        writing, self._writing = self._writing, None
+        error = ""
+        if writing is not None and not self.runtime.leads:
+            error = writing.result()["error"]
+        errors = [f"rank {rank}: {text}" for rank, text in enumerate(self.runtime.gather(error)) if text]
+        if writing is not None and self.runtime.leads:
+            if errors:  # its own would wait for theirs
+                writing.give_up()
+                shutil.rmtree(writing.folder, ignore_errors=True)
+            self._say(writing, {"error": "; ".join(errors)} if errors else writing.result())
+        self.last_sealed, self.failure = self.runtime.agree((self.last_sealed, self.failure))
+
+    def check(self) -> None:
+        """Raises `UserError` if the run's state, at its end, could not be saved."""
+        step = self.session.position.step
+        if self.last_sealed != step:
+            since = "nothing is saved" if self.last_sealed is None else f"the last checkpoint is of step {self.last_sealed}"
+            raise UserError(
+                f"step {step} could not be saved: {self.failure}; {since}: mend that, the same command goes on from there"
+            )
+
+    def _retention(self, best: int | None) -> Retention:
+        run = self.session.config.run
+        budget = None if run.checkpoints_gib is None else int(run.checkpoints_gib * 2**30)
+        return Retention(max(1, run.keep_checkpoints), run.keep_checkpoint_every, best, budget)
+
+    def _say(self, writing: Writing, result: dict[str, Any]) -> None:
+        if result["error"]:
+            self._failed(writing.step, result["error"])
+            return
+        self.last_sealed, self.failure = writing.step, ""
+        print(
+            f"saved {writing.folder} (written in {format_seconds(result['seconds'])}, the training stood {self.stalled:.2f} s)",
+            flush=True,
+        )
+
+    def _failed(self, step: int, reason: str) -> None:
+        self.failure = reason
+        kept = "there is no checkpoint yet" if self.last_sealed is None else f"the one of step {self.last_sealed} stays"
+        self.runtime.say(f"step {step} is NOT saved: {reason}; {kept}; the run goes on")
+
+
+def make_room(folder: Path, retention: Retention, incoming: int) -> str:
+    """Prepares a step's folder; what is against it, or nothing. Older checkpoints make way, never the newest.
 
     Args:
-        engine: DeepSpeed engine.
-        step, samples: optimizer steps and samples consumed; the position in the data follows from them.
-        extra: more JSON values to keep (counters).
-
-    Returns:
-        The step's folder.
+        incoming: bytes that will be written into it.
     """
-    folder = run / "checkpoints" / f"step_{step:08d}"
-    if runtime.leads:
-        shutil.rmtree(folder, ignore_errors=True)  # an interrupted save of the same step
-        folder.mkdir(parents=True)
-    runtime.barrier()
-    engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False, exclude_frozen_parameters=False)
-    torch.save(random_state(), folder / f"random_rank_{runtime.rank:05d}.pt")
-    if runtime.leads:
-        shutil.copyfile(run / "tokenizer.json", folder / "tokenizer.json")
-    runtime.barrier()
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    hashed = {}
-    for name in names[runtime.rank :: runtime.world_size]:
-        sync(folder / name)
-        hashed[name] = {"bytes": (folder / name).stat().st_size, "sha256": hash_file(folder / name)}
-    files = {name: facts for part in runtime.gather(hashed) for name, facts in part.items()}
-    if runtime.leads:
-        state = {
-            "format": FORMAT,
-            "step": step,
-            "samples": samples,
-            "world_size": runtime.world_size,
-            "zero_stage": engine.zero_optimization_stage(),
-            "manifest_digest": manifest_digest,
-            "config": dataclasses.asdict(config),
-            "extra": extra,
-            "versions": {name: version(name) for name in ("torch", "deepspeed", "numpy")},
-            "files": dict(sorted(files.items())),
-        }
-        write_text(folder / STATE_FILE, json.dumps(state, indent=1) + "\n")
-        _delete_old(folder.parent, config.run.keep_checkpoints)
-    runtime.barrier()
-    return folder
-
-
-def _delete_old(checkpoints: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest sealed checkpoints, seal first, and never the newest."""
-    for folder in sealed(checkpoints)[max(1, keep) :]:
-        (folder / STATE_FILE).unlink()
-        shutil.rmtree(folder)
-
-
-def sealed(checkpoints: Path) -> list[Path]:
-    """Folders of finished saves, newest step first."""
-    return sorted((path.parent for path in checkpoints.glob(f"step_*/{STATE_FILE}")), reverse=True)
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a sealed checkpoint, naming the file, or None. Reads and hashes every file."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
-        files = state["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"{folder / STATE_FILE} cannot be read ({error!r})"
-    if state.get("format") != FORMAT:
-        return f"{folder / STATE_FILE} has format {state.get('format')}, expected {FORMAT}"
-    for name, facts in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != facts["bytes"] or hash_file(path) != facts["sha256"]:
-            return f"{path} is damaged (its size or sha256 is not what {STATE_FILE} says)"
-    return None
-
-
-def newest_whole(checkpoints: Path) -> tuple[Path | None, list[str]]:
-    """(newest checkpoint whose files all verify, or None; what was wrong with the newer ones).
-
-    Raises:
-        UserError: there are sealed checkpoints and every one is damaged. Starting afresh is the user's decision.
-    """
-    problems = []
-    for folder in sealed(checkpoints):
-        problem = damage(folder)
-        if problem is None:
-            return folder, problems
-        problems.append(problem)
-    if problems:
-        raise UserError(
-            f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one, or choose another "
-            "--run.out to start afresh"
-        )
-    return None, problems
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / STATE_FILE).read_text())
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_unsealed(folder.parent)
+        if folder.exists():  # a damaged checkpoint that the run went back behind
+            shutil.rmtree(folder)
+        free = shutil.disk_usage(folder.parent).free
+        if free < incoming + SPARE_BYTES:  # room for one more is more important than what is there for comfort
+            retire(folder.parent, dataclasses.replace(retention, keep=1))
+            free = shutil.disk_usage(folder.parent).free
+        else:
+            retire(folder.parent, retention, incoming)
+        if free < incoming + SPARE_BYTES:
+            kept = ", ".join(str(step_of(path)) for path in sealed(folder.parent)) or "none"
+            return f"{folder.parent} has {free / 2**30:.2f} GiB free, a checkpoint takes {incoming / 2**30:.2f} (there: {kept})"
+        folder.mkdir()
+    except OSError as error:
+        return str(error)
+    return ""

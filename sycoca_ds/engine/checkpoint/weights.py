@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import exported
-from sycoca_ds.engine.checkpoint.saving import STATE_FILE, damage, hash_file, newest_whole, read_state
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
 from sycoca_ds.engine.environment import prepare_deepspeed
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -47,7 +48,7 @@ def open_weights(path: str | Path) -> Stored:
         model, weights, record = exported.read_exported(path)
         tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
         state = {"step": None, "samples": None, **record["source"]}
-        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, hash_file(path / exported.CONFIG_FILE))
+        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, sha256_file(path / exported.CONFIG_FILE))
     if (path / STATE_FILE).is_file():
         problem = damage(path)
         if problem is not None:
@@ -64,7 +65,7 @@ def open_weights(path: str | Path) -> Stored:
     state = read_state(folder)
     config = from_dict(TrainConfig, state["config"], str(folder / STATE_FILE))
     weights = _weights(folder, state["zero_stage"])
-    return Stored(config, weights, folder / "tokenizer.json", state, folder, hash_file(folder / STATE_FILE))
+    return Stored(config, weights, folder / "tokenizer.json", state, folder, sha256_file(folder / STATE_FILE))
 
 
 @dataclass(frozen=True)
