@@ -235,8 +235,9 @@ class RunConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """`auto`: that of the run's checkpoint; at step 0 bf16 on GPUs that have it, on a CPU whichever is measured faster (2 s), and
     fp32 without ZeRO. A run keeps its precision: another one given by hand is refused on resuming."""
-    activation_checkpointing: bool = True
-    """Recompute blocks in the backward pass instead of keeping their activations."""
+    activation_checkpointing: str = "full"
+    """Recompute blocks in the backward pass instead of keeping their activations: `full` all, `none`, `every_2` every second block
+    of all parts; or by part, others none: `image_encoder=full,text_decoder=every_2`."""
     expected_world_size: int | None = None
     """Stop at once if the launcher started another number of ranks. DeepSpeed goes on with this machine alone where the file given
     as --hostfile is missing; that is refused, unless this number says that so many ranks are meant."""

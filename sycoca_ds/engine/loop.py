@@ -10,7 +10,7 @@ from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.saving import Saver
-from sycoca_ds.engine.guard import Guard
+from sycoca_ds.engine.guard import FaultyDevice, Guard
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.reports import Reports
 from sycoca_ds.engine.run_lock import RunLock, held
@@ -36,7 +36,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             return run_steps(start(config, runtime), stop, lock, watchdog)
         except Exception as error:
             if not isinstance(error, UserError):
-                record_exception(run, runtime.rank, error, phase=watchdog.place.phase, step=watchdog.place.step)
+                kind = "device" if isinstance(error, FaultyDevice) else "error"
+                record_exception(run, runtime.rank, kind, error, phase=watchdog.place.phase, step=watchdog.place.step)
             raise
 
 

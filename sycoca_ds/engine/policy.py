@@ -11,6 +11,7 @@ from torch import nn
 from data_pipeline.errors import UserError
 from sycoca_ds.config import OptimConfig, TrainConfig
 from sycoca_ds.engine.batches import BatchPlan
+from sycoca_ds.engine.known_faults import ALLOWED, KNOWN_FAULTS, refuse_known_faults
 from sycoca_ds.options import nearest, read_json_object
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -26,9 +27,8 @@ POLICY_KEYS = (
     "flops_profiler",
     "prescale_gradients",
     "gradient_predivide_factor",
+    ALLOWED,
 )
-LEAF_KEYS = ("leaf_module", "stage3_module_granularity_threshold", "module_granularity_threshold")
-"""Keys of zero_optimization that turn modules into leaves, by name or by size (with DeepSpeed's prefix or without)."""
 OWNED_ELSEWHERE = {
     "train_batch_size": "optim.global-batch-size",
     "train_micro_batch_size_per_gpu": "optim.global-batch-size, accumulation and the world size",
@@ -72,25 +72,20 @@ def read_policy(name: str) -> dict[str, Any]:
                 raise UserError(
                     f'{path}: {key} = {value!r} is owned by {OWNED_ELSEWHERE[key]}: set it there, and write "auto" or nothing here'
                 )
-        elif key not in POLICY_KEYS:
+        elif key not in POLICY_KEYS and key not in KNOWN_FAULTS:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(POLICY_KEYS))} (expected {', '.join(POLICY_KEYS)})")
     zero = policy.get("zero_optimization", {})
     known = [name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias) if name]
     for key in zero:
         if key not in known:
             raise UserError(f"{path}: unknown key 'zero_optimization.{key}'{nearest(key, known)}")
-    for key in LEAF_KEYS:
-        if zero.get(key):
-            raise UserError(
-                f"{path}: zero_optimization.{key} must be left out, it makes leaf modules: DeepSpeed 0.19.8 reduces the gradients "
-                "of a leaf twice when it runs twice a step, as the image encoder's blocks do, and stops"
-            )
+    refuse_known_faults(policy, path)
     if zero.get("memory_efficient_linear", True) and zero.get("stage") == 3:
         raise UserError(
             f"{path}: zero_optimization.memory_efficient_linear must be false: its default replaces torch's linear "
             "for the whole process and doubles the rounding error of bf16 gradients"
         )
-    kept = {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE}
+    kept = {key: value for key, value in policy.items() if key not in OWNED_ELSEWHERE and key != ALLOWED}
     return {**kept, "zero_optimization": {"stage": 0, **zero}}
 
 

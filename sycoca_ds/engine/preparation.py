@@ -17,6 +17,7 @@ from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.launcher import check_hostfile
 from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.runtime import Runtime, bf16_pays
 from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
@@ -158,6 +159,7 @@ def check_before_start(config: TrainConfig) -> None:
     """
     check_hostfile(config.run.expected_world_size)
     check_model(config.model)
+    read_recompute(config.run.activation_checkpointing)
     if not config.data.train:
         raise UserError(
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
@@ -175,7 +177,8 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     forward = forward_flops(config.model)
     step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
-    recomputed = ", activation recomputation not counted" if config.run.activation_checkpointing else ""
+    recomputes = any(read_recompute(config.run.activation_checkpointing).values())
+    recomputed = ", activation recomputation not counted" if recomputes else ""
     return "\n".join(
         [
             f"model: {config.model.family}, {sum(parts.values()) / 1e6:.1f} M parameters ("

@@ -23,6 +23,7 @@ from sycoca_ds.engine.checkpoint.seal import STATE_FILE
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
+from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.runtime import Runtime, seed_everything
 from sycoca_ds.engine.validation import Validation
 from sycoca_ds.eval.collection import Collection
@@ -145,7 +146,7 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
 
     # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
     model = SyCoCa(config.model, config.loss, seed=config.run.seed)
-    model.set_activation_checkpointing(config.run.activation_checkpointing)
+    model.set_activation_checkpointing(read_recompute(config.run.activation_checkpointing))
     runtime.say(arithmetic(config, batches, plan, steps, model))
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))

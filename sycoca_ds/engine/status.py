@@ -68,7 +68,7 @@ def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -
     """Leaves what this rank saw, for whoever asks later which one failed first.
 
     Args:
-        kind: "error" for an exception, else what the watchdog or the guard call it.
+        kind: "error" for an exception, "device" for a faulty one, "hang" for what the watchdog ended.
         more: JSON values (phase, step, ...).
     """
     with contextlib.suppress(OSError):
@@ -76,6 +76,6 @@ def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -
         write_text(run / FAILURES / f"rank_{rank:05d}.json", json.dumps({**values, "message": message, **more}, indent=1) + "\n")
 
 
-def record_exception(run: Path, rank: int, error: BaseException, **more: Any) -> None:
+def record_exception(run: Path, rank: int, kind: str, error: BaseException, **more: Any) -> None:
     lines = "".join(traceback.format_exception(error)).splitlines()
-    record_failure(run, rank, "error", f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)
+    record_failure(run, rank, kind, f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from data_pipeline.progress import format_seconds
 from sycoca_ds.config import WatchConfig
+from sycoca_ds.engine.launcher import process_began
 from sycoca_ds.engine.runtime import Runtime
 from sycoca_ds.engine.status import record_failure
 
@@ -55,7 +56,7 @@ class Watchdog:
     def __init__(self, run: Path, runtime: Runtime, config: WatchConfig) -> None:
         self.run, self.runtime, self.config = run, runtime, config
         self.place = Place(since=time.monotonic())
-        self.host = socket.gethostname()
+        self.host, self._began = socket.gethostname(), process_began(os.getpid())
         self._limits = {
             "start": 60 * config.start_minutes,
             "data": config.step_seconds,
@@ -120,7 +121,8 @@ class Watchdog:
             with contextlib.suppress(OSError):
                 folder = self.run / "heartbeats"
                 folder.mkdir(exist_ok=True)
-                (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps({**said, "time": time.time()}))
+                more = {"time": time.time(), "pid": os.getpid(), "began": self._began, "world_size": self.runtime.world_size}
+                (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps({**said, **more}))
             if store is None:
                 continue
             try:

@@ -215,10 +215,15 @@ def run_block(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tens
     return block(*inputs)
 
 
-def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: bool) -> Tensor:
-    """Runs blocks one after another; `others` go to each of them."""
-    for block in blocks:
-        x_BLD = run_block(block, x_BLD, *others, recompute=recompute)
+def recomputes(number: int, every: int) -> bool:
+    """Whether a part recomputes its block of this number: 0 none, 1 every block, k every k-th."""
+    return every > 0 and number % every == 0
+
+
+def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> Tensor:
+    """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`."""
+    for number, block in enumerate(blocks):
+        x_BLD = run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
     return x_BLD
 
 

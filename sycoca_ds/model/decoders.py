@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sycoca_ds.config import DecoderConfig
-from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, SelfBlock, run_block
+from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, SelfBlock, recomputes, run_block
 from sycoca_ds.model.masking import put_patches
 
 LOGITS_AT_ONCE = 1 << 26
@@ -52,13 +52,13 @@ class Decoder(nn.Module):
         if other_width is not None:
             self.cross_blocks = nn.ModuleList(CrossBlock(config.width, config.heads, other_width) for _ in range(config.layers))
         self.ln_final = LayerNorm(config.width)
-        self.recompute = False
+        self.recompute = 0
 
     def run(self, x: Tensor, other: Tensor | None, valid: Tensor | None) -> Tensor:
         for number, block in enumerate(self.self_blocks):
-            x = run_block(block, x, recompute=self.recompute)
+            x = run_block(block, x, recompute=recomputes(number, self.recompute))
             if self.cross_blocks is not None:
-                x = run_block(self.cross_blocks[number], x, other, valid, recompute=self.recompute)
+                x = run_block(self.cross_blocks[number], x, other, valid, recompute=recomputes(number, self.recompute))
         return self.ln_final(x)
 
 

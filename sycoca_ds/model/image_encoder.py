@@ -46,7 +46,7 @@ class ImageEncoder(nn.Module):
             width = embed_dim
         self.ln_post = LayerNorm(width)
         self.proj = nn.Linear(width, embed_dim, bias=False)
-        self.recompute = False
+        self.recompute = 0
 
     def forward(self, patch_BKP: Tensor, keep_BK: Tensor | None = None) -> Tensor:
         """The last block's outputs of [CLS] and of all patches, or of the kept ones.

@@ -49,11 +49,15 @@ class SyCoCa(nn.Module):
         if seed is not None and self.logit_scale.device.type != "meta":
             initialise(self, config.init_std, seed)
 
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Recompute every block in the backward pass instead of keeping its activations."""
-        for part in (self.image_encoder, self.text_encoder, self.text_decoder, self.image_decoder):
-            if part is not None:
-                part.recompute = enabled
+    def set_activation_checkpointing(self, every: int | dict[str, int]) -> None:
+        """Recompute blocks in the backward pass instead of keeping their activations: of each part every k-th, 1 all, 0 none.
+
+        Args:
+            every: k of all parts, or by the part's name (`image_encoder`, ...); a part that is not named recomputes none.
+        """
+        for name, part in self.named_children():
+            if hasattr(part, "recompute"):
+                part.recompute = every.get(name, 0) if isinstance(every, dict) else int(every)
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,

@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, pattern) for _ in range(config.layers))
         self.ln_final = LayerNorm(config.width)
         self.proj = nn.Linear(config.width, embed_dim, bias=False)
-        self.recompute = False
+        self.recompute = 0
 
     def forward(self, text_BL: Tensor, past: list[KeyValues] | None = None, place: int = 0) -> tuple[Tensor | None, Tensor]:
         """Encodes captions of any padded length up to the context length; the padding changes no result.

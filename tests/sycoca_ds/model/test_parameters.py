@@ -11,7 +11,8 @@ import torch
 
 from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
-from sycoca_ds.model.blocks import initialise
+from sycoca_ds.model import blocks
+from sycoca_ds.model.blocks import CrossBlock, SelfBlock, initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
@@ -123,13 +124,25 @@ def test_a_parameter_of_an_unknown_kind_is_refused_at_the_start() -> None:
         initialise(model, 0.01, seed=0)
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
-    model, inputs = small_model().train(), random_inputs()
+@pytest.mark.parametrize("every", [1, 2, {"text_encoder": 1, "image_decoder": 2}, 0])
+def test_activation_checkpointing_changes_no_gradient(every: int | dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the blocks that were asked for are the ones that are computed again."""
+    model, inputs, again = small_model().train(), random_inputs(), []
+    kinds = (SelfBlock, CrossBlock)
+    blocks_of = {name: [b for b in part.modules() if isinstance(b, kinds)] for name, part in model.named_children()}
     model("train", **inputs)["loss"].backward()
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
-    model.set_activation_checkpointing(True)
+    model.set_activation_checkpointing(every)
+    plain = blocks.checkpoint
+    monkeypatch.setattr(blocks, "checkpoint", lambda block, *more, **rest: (again.append(block), plain(block, *more, **rest))[1])
     model("train", **inputs)["loss"].backward()
+    for name, own in blocks_of.items():
+        k = every.get(name, 0) if isinstance(every, dict) else every
+        chosen = {id(block) for block in own} & {id(block) for block in again}
+        places = [number for number, block in enumerate(b for b in own if isinstance(b, SelfBlock)) if id(block) in chosen]
+        selves = sum(isinstance(block, SelfBlock) for block in own)
+        assert places == (list(range(0, selves, k)) if k else []), name
     for (name, p), grad in zip(model.named_parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad, rtol=1e-5, atol=1e-7, msg=name)
 

@@ -1,0 +1,274 @@
+"""What goes wrong around a training, done to real runs: what is said, what is left, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sycoca_ds.engine.checkpoint.seal import read_state, sealed
+from sycoca_ds.engine.watchdog import EXIT_HANG
+from tests.worlds import REPOSITORY
+from tests.worlds.launching import LIMIT, finish, start, start_warm
+from tests.worlds.training import SMALL, weights
+from tests.worlds.watching import wait_until
+
+pytestmark = pytest.mark.timeout(600)
+STEPS = 10
+HURT = """\
+import os, sys, time
+sys.path[0] = {repository!r}
+import torch
+from sycoca_ds.data.loader import Batch, TrainSet
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.train import end_process, on_every_rank, run_command
+rank, calls = int(os.environ.get("RANK", "0")), []
+plain = SyCoCa._train
+def train(self, **inputs):
+    report = plain(self, **inputs)
+    calls.append(1)
+    n = len(calls)
+    {fault}
+    return report
+SyCoCa._train = train
+end_process(run_command(on_every_rank))
+"""
+QUICK = ["--watch.beat-seconds", "0.5", "--watch.silent-seconds", "6", "--watch.step-seconds", "8"]
+
+
+def options(data: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
+    lasting = ["--optim.steps", str(steps), "--run.checkpoint-every", "4", "--run.ds-config", "ds_configs/zero1.json"]
+    return [*SMALL, "--data.train", str(data), "--run.out", str(out), *lasting, *more]
+
+
+def hurt(folder: Path, fault: str) -> Path:
+    """train.py in which `fault` is done after every forward pass of the model for training, of which this is the `n`-th."""
+    script = folder / f"hurt_{len(list(folder.glob('hurt_*')))}.py"
+    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault))
+    return script
+
+
+def curve(out: Path) -> list[tuple[int, float]]:
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["loss"]) for record in records if "loss" in record]
+
+
+def status(out: Path) -> dict:
+    return json.loads((out / "run_status.json").read_text())
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 0, output[-3000:]
+    return out
+
+
+def test_a_second_training_in_the_folder_is_refused_by_name(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
+    out = tmp_path / "run"
+    slow = hurt(tmp_path, "time.sleep(0.7)")
+    first = start_warm(options(data_set, out), ranks=2, script=slow)
+    assert wait_until(lambda: (out / "metrics.jsonl").exists(), LIMIT)
+    owner = json.loads((out / "running.json").read_text())
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 2 and output.count("error:") == 1 and "Traceback" not in output
+    assert f"{out} is in use: process {owner['pid']} on {os.uname().nodename} trains there since" in output
+    code, output = finish(first)
+    assert code == 0 and curve(out) == curve(undisturbed), output[-3000:]
+    assert not (out / "running.json").exists()
+
+
+def test_a_rank_that_is_stopped_is_named_and_the_job_ends(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
+    out = tmp_path / "run"
+    process = start_warm(options(data_set, out, *QUICK, steps=5000), ranks=2)
+    assert wait_until(lambda: (out / "heartbeats/rank_00001.json").exists() and sealed(out / "checkpoints"), LIMIT)
+    rank_1 = json.loads((out / "heartbeats/rank_00001.json").read_text())["pid"]
+    os.kill(rank_1, signal.SIGSTOP)
+    began = time.monotonic()
+    code, output = finish(process)
+    assert code == EXIT_HANG and time.monotonic() - began < 40, output[-3000:]
+    said = json.loads((out / "failures/rank_00000.json").read_text())
+    assert said["kind"] == "hang" and said["message"].startswith(f"rank 1 on {os.uname().nodename} gives no sign of life for")
+    assert said["message"] in output
+    assert "run_steps" in (out / "stacks/rank_00000.txt").read_text()
+    assert status(out)["status"] == "running", "nobody was left to say otherwise; running.json tells that it is over"
+    code, output = finish(start_warm(options(data_set, out, *QUICK, steps=status(out)["step"] + 2), ranks=2))
+    assert code == 0 and "resumed from" in output and not (out / "failures").exists(), output[-3000:]
+
+
+@pytest.mark.parametrize(
+    "fault, where",
+    [
+        ("time.sleep(1000 if rank == 1 and n == 6 else 0)", "step"),
+        ("TrainSet.__getitem__ = lambda *_: time.sleep(1000) if rank == 1 and n == 5 else 0", "data"),
+    ],
+)
+def test_a_rank_that_is_stuck_is_named(fault: str, where: str, data_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    if where == "data":
+        fault = "if n == 5 and rank == 1: TrainSet.__getitem__ = lambda *_: time.sleep(1000)"
+    code, output = finish(start_warm(options(data_set, out, *QUICK), ranks=2, script=hurt(tmp_path, fault)))
+    assert code == EXIT_HANG, output[-3000:]
+    said = json.loads((out / "failures/rank_00000.json").read_text())["message"]
+    assert f"rank 1 on {os.uname().nodename} is stuck in {where} of step 6, the others wait" in said
+    assert "sleep" in (out / "stacks/rank_00001.txt").read_text() or "hurt_" in (out / "stacks/rank_00001.txt").read_text()
+
+
+@pytest.mark.parametrize("stage, ranks", [("zero0", 2), ("zero1", 2), ("zero3", 2), ("zero3_offload", 1)])
+def test_a_spike_is_skipped_as_a_gradient_that_is_not_finite_is(stage: str, ranks: int, data_set: Path, tmp_path: Path) -> None:
+    """The weights are those of a run whose gradient of that step was NaN, bit for bit."""
+    guard = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--run.ds-config", f"ds_configs/{stage}.json"]
+    outs = {}
+    for name, factor in (("spike", "1e4"), ("nan", "float('nan')")):
+        outs[name] = tmp_path / name
+        script = hurt(tmp_path, f"report['loss'] = report['loss'] * ({factor} if rank == 0 and n == 6 else 1)")
+        code, output = finish(start_warm(options(data_set, outs[name], *guard, steps=8), ranks=ranks, script=script))
+        assert code == 0, output[-3000:]
+        assert output.count("step 6 skipped: " + ("spike: loss" if name == "spike" else "not finite")) == 1, output[-3000:]
+        (line,) = (outs[name] / "skipped.jsonl").read_text().splitlines()
+        told = json.loads(line)
+        assert told["step"] == 6 and len(told["ranks"]) == ranks and sum(len(rank["keys"]) for rank in told["ranks"]) == 16
+        state = read_state(sealed(outs[name] / "checkpoints")[0])["extra"]["guard"]
+        assert state["skipped"] == 1 and state["in_row"] == 0 and len(state["history"][0]) == 3
+    assert same_weights(outs["spike"], outs["nan"])
+    spiky = [value for step, value in curve(outs["spike"]) if step != 6]
+    assert spiky == [value for step, value in curve(outs["nan"]) if step != 6]
+
+
+def test_a_gradient_of_exactly_zero_is_an_error(data_set: Path, tmp_path: Path) -> None:
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (0 if n == 3 else 1)")
+    code, output = finish(start_warm(options(data_set, tmp_path / "run"), ranks=2, script=script))
+    assert code == 1 and "the gradient is exactly zero" in output
+    assert status(tmp_path / "run")["status"] == "failed" and status(tmp_path / "run")["step"] == 2
+
+
+@pytest.mark.parametrize("stage", ["zero0", "zero1", "zero3"])
+def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """Then it is the run that another process starts from that checkpoint with the data passed over, bit for bit."""
+    out, other = tmp_path / "run", tmp_path / "other"
+    more = ["--guard.rewind-after", "2", "--run.ds-config", f"ds_configs/{stage}.json"]
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (float('nan') if n in (6, 7) else 1)")
+    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
+    assert code == 0 and "went back to step 4; from now on the data are 3 steps further than the steps" in output, output[-3000:]
+    assert [step for step, _ in curve(out)] == list(range(1, STEPS + 1))
+    last = read_state(sealed(out / "checkpoints")[0])
+    assert last["step"] == STEPS and last["samples"] == (STEPS + 3) * 16 and last["extra"]["passed_over"] == 3
+    shutil.copytree(out, other)
+    for folder in sealed(other / "checkpoints")[:-1]:
+        shutil.rmtree(folder)
+    (left,) = sealed(other / "checkpoints")
+    assert left.name == "step_00000004"
+    state = read_state(left)
+    state["extra"]["passed_over"] = 3
+    from sycoca_ds.engine.checkpoint.seal import write_seal
+
+    write_seal(left, state)
+    code, output = finish(start_warm(options(data_set, other, *more), ranks=2))
+    assert code == 0 and "resumed from" in output, output[-3000:]
+    assert curve(other) == curve(out) and same_weights(other, out)
+
+
+def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path: Path) -> None:
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * float('nan')")
+    more = ["--guard.rewind-after", "2", "--run.max-skipped-steps", "4"]
+    code, output = finish(start_warm(options(data_set, tmp_path / "run", *more), ranks=2, script=script))
+    assert code == 1 and "4 steps in a row to step 4 were skipped" in output, output[-3000:]
+
+
+FLIP = "if rank == 1 and {when}: report['loss'].register_hook(lambda slope: slope * 1e5)"
+
+
+def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
+    data_set: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    """A gradient that is wrong once, while the loss is right: the run ends as if nothing had happened."""
+    out = tmp_path / "run"
+    more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute", "True"]
+    script = hurt(tmp_path, FLIP.format(when="n == 6"))
+    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
+    assert code == 0 and "a device computed something else the second time, of rank 1" in output, output[-3000:]
+    assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
+
+
+def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute", "True"]
+    script = hurt(tmp_path, FLIP.format(when="n in (6, 7)"))  # the second time as well: the computation repeats
+    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
+    assert code == 0 and "step 6 skipped: spike" in output and "something else" not in output, output[-3000:]
+
+
+def test_a_device_that_never_repeats_itself_ends_the_run(data_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute", "True"]
+    flip = "if rank == 1 and n > 5: report['loss'].register_hook(lambda slope: slope * 1e4 * n)"
+    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=hurt(tmp_path, flip)))
+    assert code == 1 and "FaultyDevice: step 6" in output and "(rank 1)" in output, output[-3000:]
+    assert json.loads((out / "failures/rank_00000.json").read_text())["kind"] == "device"
+
+
+def test_output_that_nobody_reads_is_dropped(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
+    out = tmp_path / "run"
+    process = start(options(data_set, out), ranks=2)
+    assert process.stdout.readline()
+    process.stdout.close()  # as `| head -1`
+    assert process.wait(LIMIT) == 0
+    assert status(out)["status"] == "completed" and curve(out) == curve(undisturbed)
+
+
+@pytest.mark.parametrize("who", ["runner", "launch.py"])
+def test_ranks_whose_launcher_is_killed_save_and_end(who: str, data_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(options(data_set, out, steps=5000), ranks=2)
+    assert wait_until(lambda: (out / "metrics.jsonl").exists(), LIMIT)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(process.pid if who == "runner" else int(children[0]), signal.SIGKILL)
+    assert wait_until(lambda: status(out)["status"] == "preempted", 60)
+    output = finish(process)[1]
+    assert "the launcher is gone: saving after this step" in output
+    assert sealed(out / "checkpoints")[0].name == f"step_{status(out)['step']:08d}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk with room for one checkpoint and a half."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=44m", "tmpfs", str(place)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs to be root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_costs_the_save_not_the_run(small_disk: Path, data_set: Path, undisturbed: Path) -> None:
+    out = small_disk / "run"
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 2 and f"step {STEPS} is not saved" in output and "Traceback" not in output, output[-3000:]
+    assert "step 8 is NOT saved" in output and "the one of step 4 stays; the run goes on" in output
+    assert [folder.name for folder in sealed(out / "checkpoints")] == ["step_00000004"]
+    assert status(out)["status"] == "failed" and status(out)["step"] == STEPS and status(out)["checkpoint"] == 4
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 0 and "resumed from" in output and same_weights(out, undisturbed)
+
+
+def test_checkpoints_that_are_all_gone_are_no_fresh_start(data_set: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for folder in sealed(out / "checkpoints"):
+        shutil.rmtree(folder)
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 2 and f"says that a checkpoint of step {STEPS} was saved, and there is none" in output, output[-3000:]
