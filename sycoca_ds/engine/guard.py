@@ -8,6 +8,7 @@ and moments alone where its `found_inf` is 1, so no host has to wait for the ans
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ class Guard:
             yield
             self._hold = False
             again = self._told()
-            guilty = [rank for rank, differs in enumerate(self.runtime.gather(_differs(told[0], again[0]))) if differs]
-            if guilty or _differs(told[1], again[1]):
+            by_how_much = self.runtime.gather(_difference(told[0], again[0]))
+            guilty = sorted((n for n, d in enumerate(by_how_much) if not d <= HARDWARE), key=lambda n: -by_how_much[n])
+            if guilty or not _difference(told[1], again[1]) <= HARDWARE:
                 who = f"rank {', '.join(map(str, guilty))}" if guilty else "a rank that its own loss and gradient do not show"
                 self._log(step, f"a device computed something else the second time, of {who}", batches, told)
                 yield
@@ -214,5 +216,7 @@ class Guard:
                 self.runtime.say(f"{self.file}: {error}")
 
 
-def _differs(first: list[float], second: list[float]) -> bool:
-    return any(not abs(a - b) <= HARDWARE * max(abs(a), abs(b)) for a, b in zip(first, second, strict=True))
+def _difference(first: list[float], second: list[float]) -> float:
+    """The largest relative difference; infinite where one of the numbers is not finite."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
+    return max((abs(a - b) / max(abs(a), abs(b)) if math.isfinite(a - b) else math.inf for a, b in pairs), default=0.0)

@@ -32,9 +32,10 @@ from sycoca_ds.train import end_process, on_every_rank, run_command
 rank, calls = int(os.environ.get("RANK", "0")), []
 plain = SyCoCa._train
 def train(self, **inputs):
-    report = plain(self, **inputs)
     calls.append(1)
     n = len(calls)
+    {before}
+    report = plain(self, **inputs)
     {fault}
     return report
 SyCoCa._train = train
@@ -48,10 +49,10 @@ def options(data: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
     return [*SMALL, "--data.train", str(data), "--run.out", str(out), *lasting, *more]
 
 
-def hurt(folder: Path, fault: str) -> Path:
-    """train.py in which `fault` is done after every forward pass of the model for training, of which this is the `n`-th."""
+def hurt(folder: Path, fault: str = "pass", before: str = "pass") -> Path:
+    """train.py in which something is done after, or before, every forward pass for training, of which this is the `n`-th."""
     script = folder / f"hurt_{len(list(folder.glob('hurt_*')))}.py"
-    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault))
+    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault, before=before))
     return script
 
 
@@ -186,7 +187,11 @@ def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path:
     assert code == 1 and "4 steps in a row to step 4 were skipped" in output, output[-3000:]
 
 
-FLIP = "if rank == 1 and {when}: report['loss'].register_hook(lambda slope: slope * 1e5)"
+FLIP = (
+    "self.text_decoder.ln_final.register_forward_hook("
+    "lambda module, given, out: out.register_hook(lambda slope: slope * {factor}) and None) if rank == 1 and {when} else None"
+)
+"""Slopes in one rank's text decoder are wrong, and with them its gradients; no other rank's, and no loss."""
 
 
 def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
@@ -195,7 +200,7 @@ def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
     """A gradient that is wrong once, while the loss is right: the run ends as if nothing had happened."""
     out = tmp_path / "run"
     more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute"]
-    script = hurt(tmp_path, FLIP.format(when="n == 6"))
+    script = hurt(tmp_path, "self.text_decoder.ln_final._forward_hooks.clear()", FLIP.format(when="n == 6", factor="1e5"))
     code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
     assert code == 0 and "a device computed something else the second time, of rank 1" in output, output[-3000:]
     assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
@@ -204,7 +209,8 @@ def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
 def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute"]
-    script = hurt(tmp_path, FLIP.format(when="n in (6, 7)"))  # the second time as well: the computation repeats
+    both = FLIP.format(when="n in (6, 7)", factor="1e5")  # the second time as well: the computation repeats
+    script = hurt(tmp_path, "self.text_decoder.ln_final._forward_hooks.clear()", both)
     code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
     assert code == 0 and "step 6 skipped: spike" in output and "something else" not in output, output[-3000:]
 
@@ -212,8 +218,9 @@ def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_p
 def test_a_device_that_never_repeats_itself_ends_the_run(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute"]
-    flip = "if rank == 1 and n > 5: report['loss'].register_hook(lambda slope: slope * 1e4 * n)"
-    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=hurt(tmp_path, flip)))
+    never_twice = FLIP.format(when="n > 5", factor="1e4 * n")
+    script = hurt(tmp_path, "self.text_decoder.ln_final._forward_hooks.clear()", never_twice)
+    code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
     assert code == 1 and "FaultyDevice: step 6" in output and "(rank 1)" in output, output[-3000:]
     assert json.loads((out / "failures/rank_00000.json").read_text())["kind"] == "device"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.checkpoint.saving import sealed
+from sycoca_ds.engine.checkpoint.seal import sealed
 from tests.worlds import REPOSITORY
 from tests.worlds.launching import LIMIT, finish, free_port, start
 from tests.worlds.training import SMALL
@@ -76,10 +76,10 @@ def slow_saves(tmp_path: Path, data: Path) -> tuple[Path, Path, list[str], dict[
     `PATIENCE`."""
     script, out = tmp_path / "slow.py", tmp_path / "run"
     script.write_text(
-        f"import sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.checkpoint import saving\n"
-        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain = saving.save\n"
+        f"import sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.checkpoint.saving import Saver\n"
+        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain = Saver.save\n"
         f"def save(*args, **more):\n    print('saving now', flush=True)\n    time.sleep({SAVE})\n    return plain(*args, **more)\n"
-        "saving.save = save\nend_process(run_command(on_every_rank))\n"
+        "Saver.save = save\nend_process(run_command(on_every_rank))\n"
     )
     (tmp_path / "sitecustomize.py").write_text(
         "try:\n    import psutil\nexcept ImportError:\n    pass\nelse:\n    plain = psutil.wait_procs\n"
