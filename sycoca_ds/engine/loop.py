@@ -25,21 +25,20 @@ from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.launcher import find_launcher
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.metrics import Chrono, Meter, Metrics, format_note, format_record
+from sycoca_ds.engine.monitoring.curves import format_note
+from sycoca_ds.engine.monitoring.monitor import Monitor
+from sycoca_ds.engine.monitoring.profiling import Profile
+from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
 from sycoca_ds.engine.runtime import Runtime, seed_everything
 from sycoca_ds.engine.schedule import learning_rate
-from sycoca_ds.engine.validation import Validation
-from sycoca_ds.eval.collection import Collection
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
 
 log = logging.getLogger(__name__)
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-MAX_STAND_IN_SHARE = 0.01
-"""Stop when more than this share of the samples had to be replaced: then the data is damaged, not a sample."""
 
 
 class StopSignal:
@@ -111,10 +110,7 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
     stage = policy["zero_optimization"]["stage"]
-    validation = None
-    if config.data.validation is not None:
-        pictures = Collection(config.data.validation, config.model.image.image_size)
-        validation = Validation(config, pictures, tokenizer, runtime, batches.micro_batch_size)
+    validation = Validation.of(config, tokenizer, runtime, batches.micro_batch_size)
 
     # ---- 2. where to start. The order is important. ---------------------------------------------------------------------------
     # 1. A finished run stays finished.
@@ -143,11 +139,11 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
         policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
     seed_everything(config.run.seed + runtime.rank)
-    first_step, skipped_before, replaced = 0, 0, 0
+    first_step, skipped_before, stand_ins = 0, 0, 0
     if found is not None:
         restoring.restore(engine, runtime, found, state)
         first_step, skipped_before = state["step"], state["extra"]["skipped_steps"]
-        replaced = state["extra"]["stand_ins"]
+        stand_ins = state["extra"]["stand_ins"]
         runtime.say(f"resumed from {found} at step {first_step}")
         then = replace(config, optim=from_dict(OptimConfig, state["config"]["optim"], str(found / saving.STATE_FILE)))
         for sentence in restoring.changes(state, config, then.optim, old_steps=total_steps(then, plan), steps=steps):
@@ -161,44 +157,33 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 
     # ---- 4. feed ----------------------------------------------------------------------------------------------------------------
     feed = start_feed(config, runtime, sources, plan, tokenizer, batches, first_step=first_step, last_step=steps)
-    metrics = Metrics(run, first_step, enabled=runtime.leads)
-    chrono, meter, last_save = Chrono(), Meter(), time.monotonic()
-    skipped_in_row, ended, step = 0, "completed", first_step
+    profile = Profile(config.run.profile, run, runtime, first_step, steps)
+    monitor = Monitor(config, runtime, engine, plan, batches, validation, steps=steps, step=first_step, stand_ins=stand_ins)
+    last_save, skipped_in_row, ended, step = time.monotonic(), 0, "completed", first_step
 
     def skipped() -> int:
         return skipped_before + engine.skipped_steps - skipped_at_start
 
     def save() -> None:
         nonlocal last_save
-        chrono.pause()
-        folder = saving.save(
-            engine,
-            runtime,
-            run,
-            step=step,
-            samples=step * batches.global_batch_size,
-            config=config,
-            manifest_digest=sources.digest,
-            extra={"skipped_steps": skipped(), "stand_ins": replaced},
-        )
+        began = time.monotonic()
+        with monitor.paused():
+            folder = saving.save(
+                engine,
+                runtime,
+                run,
+                step=step,
+                samples=step * batches.global_batch_size,
+                config=config,
+                manifest_digest=sources.digest,
+                extra={"skipped_steps": skipped(), "stand_ins": monitor.stand_ins},
+            )
         last_save = time.monotonic()
         runtime.say(f"saved {folder}")
-        chrono.resume()
-
-    def look() -> None:
-        if validation is None:
-            return
-        chrono.pause()
-        engine.eval()
-        losses = validation.losses(engine)
-        images, texts = validation.pictures(engine)
-        engine.train()
-        metrics.scalars(step, losses)
-        metrics.pictures(step, images, texts)
-        chrono.resume()
+        monitor.saved(step, last_save - began)
 
     if first_step == 0:
-        look()
+        monitor.look(0)
     with Progress("train", total=steps, unit="steps", enabled=runtime.leads) as bar:
         bar.set(first_step)
         while step < steps:
@@ -207,9 +192,8 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
             before = engine.skipped_steps
-            waiting = time.perf_counter()
-            loaded: list[Batch] = [next(feed) for _ in range(batches.accumulation_steps)]
-            chrono.waited += time.perf_counter() - waiting
+            with monitor.waiting():
+                loaded: list[Batch] = [next(feed) for _ in range(batches.accumulation_steps)]
             micro_batches = [batch.to_device(runtime.device, config.model.image.image_size) for batch in loaded]
             mask_by = "random" if step < config.model.masking.mask_warmup else None
             shared = shared_inputs(engine, micro_batches, config.model.text.eot_id)
@@ -218,10 +202,11 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                 engine.backward(report["loss"])
                 if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
                     check_gradients(engine, step)
+                monitor.gradients(step + 1)
                 engine.step()
-                meter.add(report)
+                monitor.add(report)
             bound_logit_scale(engine.module)
-            meter.stand_ins += sum(batch.stand_ins for batch in loaded)
+            monitor.count(loaded)
             step += 1
             # ---------------------------------------------------------------------------------------------------------------
             skipped_in_row = skipped_in_row + 1 if engine.skipped_steps > before else 0
@@ -230,34 +215,9 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
                     f"{skipped_in_row} steps in a row to step {step} had a non-finite gradient and were skipped: "
                     "lower optim.lr or look at the data of these steps"
                 )
-            if step % config.run.log_every == 0 or step == steps:
-                seconds, counted = chrono.spent, meter.steps / batches.accumulation_steps
-                record, new = meter.mean(runtime)
-                replaced += new
-                norm = engine.get_global_grad_norm()
-                record |= {
-                    "lr": lr,
-                    "skipped_steps": skipped(),
-                    "samples": step * batches.global_batch_size,
-                    "epoch": step / plan.steps_per_epoch,
-                    **{f"epoch_of_source_{n}": e for n, e in enumerate(plan.epochs(step), 1) if len(plan.sources) > 1},
-                    "stand_ins": replaced,
-                    "samples_per_second": counted * batches.global_batch_size / seconds,
-                    "data_wait": chrono.waited / seconds,
-                }
-                if norm is not None:  # without ZeRO in fp32, torch clips and DeepSpeed never learns the norm
-                    record["grad_norm"] = float(norm)
-                if runtime.device.type == "cuda":
-                    record["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-                if replaced > max(8, MAX_STAND_IN_SHARE * record["samples"]):
-                    raise UserError(
-                        f"{replaced} of {record['samples']} samples up to step {step} could not be read: run `python -m "
-                        f"data_pipeline verify` on {' '.join(config.data.train)}"
-                    )
-                metrics.scalars(step, record)
-                bar.note(format_note(record))
-                runtime.say(format_record(step, steps, record))
-                chrono.restart()
+            profile.after(step)
+            if monitor.due(step):
+                bar.note(format_note(monitor.report(step, lr=lr, skipped_steps=skipped())))
             bar.set(step)
             lost = next((batch.lost for batch in loaded if batch.lost), None)
             late, stopping, unreadable = on_any_rank(
@@ -272,14 +232,14 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
             if stopping:
                 stop.hold_launcher()
             if (step % config.run.picture_every == 0 and not stopping) or step == steps:
-                look()
+                monitor.look(step)
             due = step % config.run.checkpoint_every == 0 or step == steps
             if due or late or stopping:
                 save()
             if stopping and step < steps:
                 ended = "preempted"
                 break
-    metrics.close()
+    monitor.close()
     if runtime.leads:
         _write_status(run, ended, step, steps)
     took = format_seconds(time.monotonic() - last_save)

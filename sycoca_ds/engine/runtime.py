@@ -67,6 +67,14 @@ class Runtime:
             dist.all_reduce(values)
         return values / self.world_size
 
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's tensor, of one shape, one after another along the first axis, on every rank."""
+        if self.world_size == 1:
+            return values
+        everywhere = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(everywhere, values.contiguous())
+        return torch.cat(everywhere)
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
