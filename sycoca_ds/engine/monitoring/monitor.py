@@ -100,8 +100,8 @@ class Monitor:
         self.meter.count(loaded)
 
     def gradients(self, step: int) -> None:
-        """Between a backward pass and the engine's step: the gradient of this step, where a report follows it. It does nothing before
-        the step's last micro-batch."""
+        """Between a backward pass and the engine's step: the gradient of this step, where a report follows it. Before the last
+        micro-batch it does nothing."""
         if self.due(step) and self.engine.is_gradient_accumulation_boundary():
             self.norms.measure(self.engine)
 
