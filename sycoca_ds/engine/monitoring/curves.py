@@ -22,6 +22,7 @@ TAGS = {
     "masking/position_overlap": "masking/position_overlap",
     "masking/position_bias": "masking/position_bias",
     "masking/chance_overlap": "masking/chance_overlap",
+    "masking/own_caption_higher": "masking/own_caption_higher",
     "masking/score_std": "masking/score_std",
     "masking/score_range": "masking/score_range",
     "lr": "optimizer/lr",
@@ -42,6 +43,7 @@ TAGS = {
     "memory_gib": "speed/max_memory_gib",
     "host_memory_gib": "speed/host_memory_gib",
     "checkpoint_seconds": "speed/checkpoint_seconds",
+    "validation_seconds": "speed/validation_seconds",
     "i2t_accuracy": "train_accuracy/i2t",
     "t2i_accuracy": "train_accuracy/t2i",
     "validation/i2t_accuracy": "validation_accuracy/i2t",
@@ -59,6 +61,7 @@ CLOCK = (
     "memory_gib",
     "host_memory_gib",
     "checkpoint_seconds",
+    "validation_seconds",
 )
 """Keys whose values depend on the machine and on what else it does; all others are the same in every run of the same command."""
 
@@ -71,13 +74,14 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retrieval R@1, %, beside chance": ("validation/i2t_r1", "validation/t2i_r1", "validation/chance_t2i_r1"),
         "right pair first in the batch, share": ("i2t_accuracy", "t2i_accuracy", "validation/i2t_accuracy"),
     },
-    "Do the masks follow the caption?": {
+    "Do the masks know the caption?": {
         "overlap of masks: other caption, other picture, chance": (
             "masking/caption_overlap",
             "masking/position_overlap",
             "masking/chance_overlap",
         ),
         "0 = chance, 1 = caption ignored, all pictures alike": ("masking/caption_ignored", "masking/position_bias"),
+        "own caption scores higher, share; 0.5 = chance": ("masking/own_caption_higher",),
         "spread of scores within a picture": ("masking/score_std", "masking/score_range"),
     },
     "Is it stable?": {
@@ -93,7 +97,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "model TFLOP/s, all devices": ("model_tflops_per_second",),
         "MFU and data wait, shares": ("mfu", "data_wait"),
         "memory, GiB": ("memory_gib", "host_memory_gib"),
-        "seconds a checkpoint": ("checkpoint_seconds",),
+        "seconds a checkpoint, a validation": ("checkpoint_seconds", "validation_seconds"),
     },
     "How far is it?": {
         "epoch": ("epoch",),
@@ -141,7 +145,8 @@ def format_validation(step: int, numbers: dict[str, float]) -> str:
     )
     if "masking/caption_overlap" in numbers:
         line += (
-            f" | masks under another caption: overlap {numbers['masking/caption_overlap']:.3f} (chance "
-            f"{numbers['masking/chance_overlap']:.3f}), {100 * numbers['masking/caption_ignored']:.0f} % of the way to ignoring it"
+            f" | masks under another caption overlap by {numbers['masking/caption_overlap']:.3f} (chance "
+            f"{numbers['masking/chance_overlap']:.3f}, all the same 1), own caption scores higher in "
+            f"{100 * numbers['masking/own_caption_higher']:.0f} % (chance 50)"
         )
     return line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,12 +153,13 @@ class Monitor:
         """Validates; what was measured, on every rank, nothing without a validation folder."""
         if self.validation is None:
             return {}
+        began = time.monotonic()
         with self.paused():
             self.engine.eval()
             numbers = self.validation.numbers(self.engine)
             images, texts = self.validation.pictures(self.engine)
             self.engine.train()
-            self.journal.scalars(step, numbers)
+            self.journal.scalars(step, {**numbers, "validation_seconds": time.monotonic() - began})
             self.journal.show(step, images, texts)
         self.runtime.say(format_validation(step, numbers))
         if self.best is not None:
