@@ -48,7 +48,14 @@ def tensorboard(folder: Path) -> Iterator[str]:
 def visit(browser: str, address: str, profile: Path, *, picture: Path | None = None, size: tuple[int, int] = (1400, 1000)) -> str:
     """The page's elements after its scripts have run, or, where there is a picture to write, nothing."""
     what = ["--dump-dom"] if picture is None else [f"--screenshot={picture}"]
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--hide-scrollbars"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--hide-scrollbars",
+    ]
     flags += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=20000"]
     done = subprocess.run([browser, *flags, *what, address], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -151,7 +151,7 @@ def test_a_full_disk_costs_the_record_and_never_the_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0 and "still here" in done.stdout, done.stderr[-3000:]
     assert done.stderr.count("what the run measures cannot be written") == 1
-    assert lines(tmp_path)[0] == (1, 1.0)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0]) == {"step": 1, "loss": 1.0}
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
