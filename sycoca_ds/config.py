@@ -223,7 +223,7 @@ class RunConfig:
     """Where the run lives and how often it reports and saves."""
 
     out: str = "runs/sycoca"
-    """Run folder: checkpoints/, tensorboard/, metrics.jsonl, config.json, run_status.json."""
+    """Run folder: checkpoints/, tensorboard/, metrics.jsonl, best.json, config.json, run_status.json."""
     seed: int = 0
     """Seed of the weights, the sample order and the augmentation."""
     weights: str | None = None
@@ -244,11 +244,20 @@ class RunConfig:
     log_every: int = 10
     """Steps between log lines and TensorBoard scalars."""
     picture_every: int = 500
-    """Steps between validation losses, pictures and captions in TensorBoard."""
+    """Steps between validations: losses, zero-shot retrieval, whether masks follow the caption, pictures and captions."""
     pictures: int = 8
     """Fixed validation images shown."""
     validation_samples: int = 256
-    """Validation samples behind the validation losses."""
+    """Validation pictures behind the validation's numbers: the first ones of the folder."""
+    best_metric: str | None = "validation/t2i_r1"
+    """Number of the validations by which the best checkpoint is known and kept, beside the newest ones: validation/ with a recall
+    (i2t_r1, t2i_r1, .. r5, .. r10), an accuracy (i2t_accuracy, t2i_accuracy) or a loss (loss, itc, ic, mim). None: no best one.
+    Only a step that is both validated and saved can be it."""
+    peak_tflops: float | None = None
+    """bf16 TFLOP/s of one device, for the MFU; default: what is known of the GPU by its name, nothing on a CPU."""
+    profile: str | None = None
+    """FIRST:LAST, steps whose trace is written to profile/ in the run folder, with the ten largest costs on the console and on a
+    GPU what its memory held."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; one is always saved at the end and on SIGTERM or SIGUSR1."""
     checkpoint_minutes: float = 30.0

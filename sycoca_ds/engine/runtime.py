@@ -71,6 +71,14 @@ class Runtime:
         """Which flags are set on some rank."""
         return [share > 0 for share in self.mean(torch.tensor(flags, dtype=torch.float32, device=self.device)).tolist()]
 
+    def rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Every rank's tensor, of one shape, one after another along the first axis, on every rank."""
+        if self.world_size == 1:
+            return values
+        everywhere = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(everywhere, values.contiguous())
+        return torch.cat(everywhere)
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()

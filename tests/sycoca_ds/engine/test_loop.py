@@ -155,7 +155,7 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
     assert groups[:2] == ["loss", "loss_validation"], "the groups that TensorBoard opens"
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
     assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
-    assert "masks_and_reconstruction" in tags["images"] and "captions/text_summary" in tags["tensors"]
+    assert tags["images"] == ["pictures/00", "pictures/01"] and "captions/text_summary" in tags["tensors"]
     assert [folder.name for folder in sealed(two_ranks / "checkpoints")] == ["step_00000004", "step_00000002"]
     assert newest_whole(two_ranks / "checkpoints") == (two_ranks / "checkpoints/step_00000004", [])
 
