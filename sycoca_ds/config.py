@@ -283,7 +283,7 @@ class GuardConfig:
     spike_window: int = 128
     """How many good steps that mean is taken over; before so many are done no step is a spike (OLMo-core: 128)."""
     recompute: bool = False
-    """After a spike compute the same step again: equal numbers mean the data, different ones a faulty device, whose rank is named.
+    """Compute a step that was skipped again: equal numbers mean the data, different ones a faulty device, whose rank is named.
     Costs a norm of every gradient on every rank, and a step a spike."""
     rewind_after: int = 5
     """Skipped steps in a row after which the run goes back to its last checkpoint and passes over the data since; 0: never."""

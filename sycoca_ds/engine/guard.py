@@ -67,7 +67,7 @@ class Guard:
     def attempts(self, batches: Sequence[Batch]) -> Iterator[None]:
         """`for _ in guard.attempts(batches)` around forward, backward and update of a step.
 
-        Comes by once; after a spike, with `guard.recompute`, once more with the update held back. Equal numbers: the data are to
+        Comes by once; where the step was skipped, with `guard.recompute`, once more with the update held back. Equal numbers: the data are to
         blame, the step stays skipped. Other numbers: a device is; where the second computation is sound the step is then taken.
 
         Raises:
@@ -80,28 +80,35 @@ class Guard:
             if wrong:
                 raise FaultyDevice(f"step {step}: {'; '.join(wrong)}: take that machine out")
         yield
-        reason, told = self._outcome(), self._told()
-        if reason.startswith("spike") and self.config.recompute:
+        reason = self._outcome()
+        if not reason:
+            self._accept()
+            return
+        told = self._told()
+        if self.config.recompute:
             self._hold = True
             yield
             self._hold = False
             again = self._told()
             by_how_much = self.runtime.gather(_difference(told[0], again[0]))
-            guilty = sorted((n for n, d in enumerate(by_how_much) if not d <= HARDWARE), key=lambda n: -by_how_much[n])
-            if guilty or not _difference(told[1], again[1]) <= HARDWARE:
+            guilty = sorted((n for n, d in enumerate(by_how_much) if d > HARDWARE), key=lambda n: -by_how_much[n])
+            if guilty or _difference(told[1], again[1]) > HARDWARE:
                 who = f"rank {', '.join(map(str, guilty))}" if guilty else "a rank that its own loss and gradient do not show"
                 self._log(step, f"a device computed something else the second time, of {who}", batches, told)
                 yield
                 reason = self._outcome()
                 if reason:
                     raise FaultyDevice(f"step {step}: {reason}, and computed twice it gave different numbers ({who}): take it out")
-        if reason:
-            self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
-            self._log(step, reason, batches, told)
-        else:
-            self.in_row = 0
-            newest = torch.stack([self._loss, self._norm]).unsqueeze(1)
-            self._history = torch.cat([self._history, newest], dim=1)[:, -self.config.spike_window :]
+                self._accept()
+                return
+        self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
+        self._log(step, reason, batches, told)
+
+    def _accept(self) -> None:
+        """This step was taken: it is one of those that later ones are held against."""
+        self.in_row = 0
+        newest = torch.stack([self._loss, self._norm]).unsqueeze(1)
+        self._history = torch.cat([self._history, newest], dim=1)[:, -self.config.spike_window :]
 
     def wants_to_go_back(self, saver: Saver) -> bool:
         """Whether to rewind; where the run goes back to is saved.
@@ -217,6 +224,11 @@ class Guard:
 
 
 def _difference(first: list[float], second: list[float]) -> float:
-    """The largest relative difference; infinite where one of the numbers is not finite."""
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a != b]
-    return max((abs(a - b) / max(abs(a), abs(b)) if math.isfinite(a - b) else math.inf for a, b in pairs), default=0.0)
+    """The largest relative difference; infinite where one of two numbers is not finite, none where both are not."""
+
+    def between(a: float, b: float) -> float:
+        if math.isfinite(a) and math.isfinite(b):
+            return abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0
+        return 0.0 if math.isfinite(a) == math.isfinite(b) else math.inf
+
+    return max(between(a, b) for a, b in zip(first, second, strict=True))
