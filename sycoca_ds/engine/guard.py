@@ -68,8 +68,8 @@ class Guard:
         """`for _ in guard.attempts(batches)` around forward, backward and update of a step.
 
         Comes by once; where the step was skipped, with `guard.recompute`, once more with the update held back. Equal numbers: the
-        data are to blame, the step stays skipped. Other numbers: a device is; then comes a third time, and the step is taken if that
-        computation is sound.
+        data are to blame, the step stays skipped. Other numbers: a device is; then it comes a third time, and the step is taken if
+        that computation is sound.
 
         Raises:
             RuntimeError: too many steps in a row were skipped, or the gradient is exactly zero.
