@@ -238,8 +238,9 @@ class RunConfig:
     activation_checkpointing: bool = True
     """Recompute blocks in the backward pass instead of keeping their activations."""
     expected_world_size: int | None = None
-    """Stop at once if the launcher started another number of ranks. DeepSpeed goes on with this machine alone where the file given
-    as --hostfile is missing; that is refused, unless this number says that so many ranks are meant."""
+    """Stop at once if the launcher started another number of ranks. Under `deepspeed` the hostfile says how many are meant, also
+    without this; where that is missing DeepSpeed goes on with this machine alone, which is refused unless this number says that
+    it is meant. Under torchrun and Slurm only this number says anything."""
     log_every: int = 10
     """Steps between log lines and TensorBoard scalars."""
     picture_every: int = 500
@@ -334,14 +335,9 @@ def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
     """Cuts the global batch over ranks and micro-batches.
 
     Raises:
-        UserError: the numbers do not divide, or the launcher's world size is not the expected one.
+        UserError: the numbers do not divide.
     """
-    optim, expected = config.optim, config.run.expected_world_size
-    if expected is not None and world_size != expected:
-        raise UserError(
-            f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
-            "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)"
-        )
+    optim = config.optim
     if optim.global_batch_size < 1 or optim.accumulation_steps < 1:
         raise UserError(
             f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "

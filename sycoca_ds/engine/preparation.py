@@ -14,7 +14,7 @@ from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
-from sycoca_ds.engine.launcher import check_hostfile
+from sycoca_ds.engine.launcher import check_world_size
 from sycoca_ds.engine.policy import check_precision, read_policy
 from sycoca_ds.engine.runtime import Runtime, bf16_pays
 from sycoca_ds.model.flops import forward_flops, step_flops
@@ -155,7 +155,7 @@ def check_before_start(config: TrainConfig) -> None:
     Raises:
         UserError: naming the field.
     """
-    check_hostfile(config.run.expected_world_size)
+    check_world_size(config.run.expected_world_size)
     check_model(config.model)
     if not config.data.train:
         raise UserError(
