@@ -59,7 +59,7 @@ def own_names(answers: Answers, exports: Mapping[str, str]) -> Iterator[Finding]
                 host,
                 "name",
                 "warn" if found["gpus"] else "fail",
-                f"its own name {found['host']} resolves to {address or 'nothing'} (/etc/hosts), where no other host reaches it",
+                f"its own name resolves to {address or 'nothing'} (/etc/hosts), where no other host reaches it",
                 f"write GLOO_SOCKET_IFNAME={others} into .deepspeed_env, or give the name its real address in /etc/hosts",
             )
         else:

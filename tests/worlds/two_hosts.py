@@ -160,13 +160,12 @@ class TwoHosts:
         lines = "".join(f"{line}\n" for line in ("OMP_NUM_THREADS=1", *environment))
         self.a.run(f"printf %s {shlex.quote(lines)} > ~/.deepspeed_env")
 
-    def from_a(self, *words: str, **environment: str) -> subprocess.Popen:
-        """Starts a command in the repository on node-a, in the environment of a fresh login with this virtual environment."""
+    def from_a(self, *words: str, folder: Path = REPOSITORY, **environment: str) -> subprocess.Popen:
+        """Starts a command in a folder on node-a, in the environment of a fresh login with this virtual environment."""
         path = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
         return self.a.start(
-            *words,
+            *("bash", "-c", 'cd "$0" && exec "$@"', str(folder), *words),  # a process that enters a host begins in its root
             env={"HOME": HOME, "PATH": path, **environment},
-            cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from sycoca_ds.launch.findings import COLUMNS
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_data_set
-from tests.worlds.two_hosts import HOME, TwoHosts, needs_two_hosts, two_hosts
+from tests.worlds.two_hosts import HOME, SYSTEM_PATH, TwoHosts, needs_two_hosts, two_hosts
 
 pytestmark = [needs_two_hosts, pytest.mark.slow]
 TEST_DISK = ("--disk-gib", "1")
@@ -26,9 +25,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data_set(tmp_path_factory.mktemp("check") / "train", [8, 8])
 
 
-def check(hosts: TwoHosts, *words: str, **environment: str) -> tuple[int, str]:
+def check(hosts: TwoHosts, *words: str, folder: Path = REPOSITORY) -> tuple[int, str]:
     command = ("python", "-m", "sycoca_ds.launch", "check", "--hostfile", str(hosts.hostfile), *TEST_DISK, *words)
-    return hosts.finish(hosts.from_a(*command, **environment), limit=150)
+    return hosts.finish(hosts.from_a(*command, folder=folder, PYTHONPATH=str(REPOSITORY)), limit=150)
 
 
 def red(output: str) -> dict[tuple[str, str], str]:
@@ -71,20 +70,14 @@ def test_each_fault_in_its_own_words(data: Path, tmp_path: Path) -> None:
         hosts.b.run(f"mount --bind {other} {REPOSITORY}/sycoca_ds/engine/policy.py")
         hosts.b.run(f"mount -t tmpfs tmpfs {data.parent}; mount -t tmpfs tmpfs {run}")
         hosts.b.run(f"for f in {Path(sys.executable).parent}/ninja $(which -a ninja); do mount --bind /dev/null $f; done")
-        listening = "import socket, time; s = socket.create_server(('', 29500)); time.sleep(600)"
-        with hosts.a.start(sys.executable, "-c", listening) as taken:
-            try:
-                status, output = check(hosts, "--data", str(data), "--out", str(run))
-            finally:
-                for pid in hosts.a.pids("create_server"):
-                    os.kill(pid, signal.SIGKILL)
-                taken.wait()
+        hosts.a.run(f"env -i {shutil.which('sshd', path=SYSTEM_PATH)} -f {hosts.a.folder}/sshd_config -p 29500")  # listens there
+        status, output = check(hosts, "--data", str(data), "--out", str(run))
     found = red(output)
     assert status == 1, output
     assert f"{hosts.hostfile}:3: 'node-c slot=1' -> expected `NAME slots=NUMBER`" in found["hostfile", "here"]
     assert ".deepspeed_env:2: '# threads' is a comment, on which DeepSpeed stops" in found["env", "here"]
     for name in ("node-a", "node-b"):
-        assert f"its own name {name} resolves to 127.0.1.1" in found["name", name]
+        assert "its own name resolves to 127.0.1.1" in found["name", name]
         assert "write GLOO_SOCKET_IFNAME=eth0 into .deepspeed_env" in found["name", name]
         assert "ssh never asks" in found["keepalive", name] and "ServerAliveInterval 15" in found["keepalive", name]
     assert "port 29500 cannot be had" in found["master", "node-a"] and "--master_port" in found["master", "node-a"]
@@ -114,14 +107,14 @@ def test_hosts_that_ssh_does_not_reach(tmp_path: Path) -> None:
         hosts.accept_keys()
         hosts.hostfile.write_text("node-b slots=1\n")
         (hosts.b.folder / "empty").touch()
+        folder = tmp_path / "shared/start"
+        folder.mkdir(parents=True)
         hosts.b.run(f"mount --bind {hosts.b.folder}/empty {HOME}/.ssh/authorized_keys")
         found = red(check(hosts)[1])
         assert "ssh would ask for a password, or refuses the key -> `ssh-copy-id node-b`" in found["ssh", "node-b"]
-        hosts.b.run(
-            f"umount {HOME}/.ssh/authorized_keys; echo 'echo Welcome to node-b' > {HOME}/.bashrc; mount -t tmpfs x {REPOSITORY}"
-        )
-        found = red(check(hosts)[1])
-        assert f"the folder {REPOSITORY} is not there" in found["ssh", "node-b"]
+        hosts.b.run(f"umount {HOME}/.ssh/authorized_keys; mount -t tmpfs tmpfs {folder.parent}")
+        found = red(check(hosts, folder=folder)[1])
+        assert f"the folder {folder} is not there, in which the ranks would start" in found["ssh", "node-b"]
 
 
 def test_a_login_that_talks_and_an_address_that_nobody_reaches(tmp_path: Path) -> None:
@@ -129,7 +122,7 @@ def test_a_login_that_talks_and_an_address_that_nobody_reaches(tmp_path: Path) -
     with two_hosts(tmp_path / "hosts") as hosts:
         hosts.accept_keys()
         hosts.write_settings()
-        hosts.a.run(f"echo 'echo Welcome to node-a' > {HOME}/.bashrc; ip link add docker0 type dummy")
+        hosts.a.run(f"echo 'echo Welcome to node-a' > {HOME}/.bashrc; ip link add docker0 type veth peer name docker1")
         hosts.a.run("ip addr add 10.10.0.1/16 dev docker0; ip link set docker0 up")
         first = hosts.a.run("hostname -I").split()[0]
         status, output = check(hosts, "--master-addr", "10.10.0.1")

@@ -80,7 +80,7 @@ def changed(path: str, value: Any) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     "rule, path, value, state, said, mend",
     [
-        ("name", "own_name", "127.0.1.1", "warn", "n1 resolves to 127.0.1.1", "GLOO_SOCKET_IFNAME=ib0"),
+        ("name", "own_name", "127.0.1.1", "warn", "own name resolves to 127.0.1.1", "GLOO_SOCKET_IFNAME=ib0"),
         ("name", "own_name", "", "warn", "resolves to nothing", "/etc/hosts"),
         ("name", "own_name", "::1", "warn", "resolves to ::1", "/etc/hosts"),
         ("code", "code", {}, "fail", "the checkout is not there", "same path"),
