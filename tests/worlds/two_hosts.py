@@ -33,6 +33,7 @@ PROGRAMS = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "taskset": "util-linux",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
@@ -107,6 +108,8 @@ class Node:
     address: str
     folder: Path
     """Its files on the disk that both share: hostkey, sshd.log, ..."""
+    processors: str
+    """Its part of this machine's, as taskset counts them: ranks of two hosts do not share cores."""
     holder: subprocess.Popen
     """Ends with its standard input, and the host with it."""
 
@@ -119,7 +122,8 @@ class Node:
 
     def start(self, *words: str, **more) -> subprocess.Popen:
         """Starts a program on the host, with the environment of this process unless `env` gives another."""
-        return subprocess.Popen(["nsenter", "-t", str(self.init), "-n", "-p", "-m", "-u", "-i", "--", *words], **more)
+        enter = ["nsenter", "-t", str(self.init), "-n", "-p", "-m", "-u", "-i", "--", "taskset", "-c", self.processors]
+        return subprocess.Popen([*enter, *words], **more)
 
     def run(self, script: str) -> str:
         """What a shell on the host prints."""
@@ -212,12 +216,13 @@ def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1
     addresses = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "id")], check=True)
-    nodes = []
+    processors, nodes = sorted(os.sched_getaffinity(0)), []
+    half = max(1, len(processors) // 2)
     with contextlib.ExitStack() as ends:
         for name, address in addresses.items():
             own = folder / name
-            for part in ("ssh", "home"):
-                (own / part).mkdir(parents=True)
+            for child in ("ssh", "home"):
+                (own / child).mkdir(parents=True)
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(own / "hostkey")], check=True)
             shutil.copy(folder / "id", own / "ssh/id_ed25519")
             shutil.copy(folder / "id.pub", own / "ssh/authorized_keys")
@@ -227,11 +232,12 @@ def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1
             (own / "sshd_config").write_text(SSHD.format(folder=own))
             sshd = shutil.which("sshd", path=SYSTEM_PATH)
             script = INIT.format(name=name, folder=own, home=HOME, address=address, path=SYSTEM_PATH, sshd=sshd)
-            words = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
+            part = ",".join(map(str, processors[:half] if not nodes else processors[-half:]))
+            words = ["taskset", "-c", part, "unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]
             log = ends.enter_context(open(own / "init.log", "w"))
             holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
             ends.callback(end, holder)
-            nodes.append(Node(name, address, own, holder))
+            nodes.append(Node(name, address, own, part, holder))
         a, b = nodes
         names = ["name", "eth0", "netns", str(a.init), "type", "veth", "peer", "name", "eth0", "netns", str(b.init)]
         subprocess.run(["ip", "link", "add", *names], check=True, env={**os.environ, "PATH": SYSTEM_PATH})

@@ -94,7 +94,7 @@ def test_by_slurm_through_a_time_limit(data: Path, reference: list, tmp_path: Pa
 
 def test_by_slurm_an_error_ends_all_tasks_and_is_not_queued_again(tmp_path: Path) -> None:
     status, output = finish(sbatch(tmp_path, "--run.out", str(tmp_path / "run")))
-    assert status == 2 and output.count("error: data.train is not set") == 1 and "Traceback" not in output, output[-3000:]
+    assert status not in (0, 75) and output.count("error: data.train is not set") == 1 and "Traceback" not in output, output[-3000:]
     assert not (tmp_path / "requeued").exists()
 
 
