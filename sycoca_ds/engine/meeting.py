@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -28,8 +29,14 @@ LIMIT_SECONDS = 600.0
 """How long ranks wait for each other: imports of hundreds of ranks from one file system take minutes."""
 SAID_SECONDS = 20.0
 """After so long, and then again, it is said what is being waited for."""
-POLL_SECONDS = 0.1
+JOIN_SECONDS, POLL_SECONDS = 60.0, 0.1
 LOOK = "`python -m sycoca_ds.launch check --hostfile FILE` looks for the cause"
+
+
+class Refusal(UserError):
+    """Every rank that came has it, in rank 0's words."""
+
+    said_by_rank_0 = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def _store_of_one_machine(note: Path, rank: int, world_size: int, until: float) 
         time.sleep(POLL_SECONDS)
     if note.stat().st_uid != os.getuid():
         raise UserError(f"{note} belongs to another user: delete it, or choose a port with `deepspeed --master_port`")
-    return dist.TCPStore("127.0.0.1", int(note.read_text()), world_size, is_master=False, timeout=_left(until))
+    return _join("127.0.0.1", int(note.read_text()), world_size)
 
 
 def _store_at_master(rank: int, world_size: int, until: float) -> dist.TCPStore:
@@ -117,7 +124,30 @@ def _store_at_master(rank: int, world_size: int, until: float) -> dist.TCPStore:
             said += SAID_SECONDS
         time.sleep(POLL_SECONDS)
         reason = _attempt(address, port)
-    return dist.TCPStore(address, port, world_size, is_master=False, timeout=_left(until))
+    return _join(address, port, world_size)
+
+
+def _join(address: str, port: int, world_size: int) -> dist.TCPStore:
+    """In a thread of its own: torch waits for the first answer of what listens there without end, whatever timeout it is given, and
+    another program may never give one."""
+    found: list[dist.TCPStore | dist.DistError] = []
+
+    def connect() -> None:
+        try:
+            found.append(dist.TCPStore(address, port, world_size, is_master=False, timeout=timedelta(seconds=JOIN_SECONDS)))
+        except dist.DistError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(JOIN_SECONDS + 1)
+    if not found or isinstance(found[0], dist.DistError):
+        reason = one_line(found[0]) if found else "it says nothing"
+        raise UserError(
+            f"{address}:{port} answers, but not as rank 0 does ({reason}): another program has the port, give the launch another "
+            "--master_port"
+        )
+    return found[0]
 
 
 def _listen(port: int, world_size: int, until: float) -> dist.TCPStore:
@@ -195,7 +225,7 @@ def _receive(store: dist.Store, own: Arrival, until: float) -> tuple[str, ...]:
         end = time.monotonic() + 5
         while store.add("listeners", 0) < heard and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
-        raise UserError(reason)
+        raise Refusal(reason)
     return tuple(hosts)
 
 
@@ -214,7 +244,7 @@ def _report(store: dist.Store, own: Arrival, until: float) -> tuple[str, ...]:
     reason, hosts = json.loads(store.get("verdict"))
     store.add("listeners", 1)
     if reason:
-        raise UserError(reason)
+        raise Refusal(reason)
     return tuple(hosts)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.launcher import LAUNCH
 from sycoca_ds.launch import hostfile, shell
 from sycoca_ds.launch.hostfile import Host
 from sycoca_ds.launch.processes import REPOSITORY
@@ -56,6 +57,8 @@ class PrintCommand:
         address = self.master_addr or first_address(hosts[0].name)
         options = ["--hostfile", str(self.hostfile), "--master_port", str(self.master_port)]
         options += ["--master_addr", self.master_addr] if self.master_addr else []
+        for problem in damaged(arguments):
+            print(f"careful: {problem}", file=sys.stderr, flush=True)
         print("# 1. deepspeed")
         print(shlex.join(["deepspeed", *options, SCRIPT, *arguments]))
         for lines in by_deepspeed(options, address, arguments):
@@ -65,8 +68,6 @@ class PrintCommand:
             print("\n".join(lines))
         print("\n# 3. Slurm")
         print("\n".join(by_slurm(hosts, variables, arguments)))
-        for problem in damaged(arguments):
-            print(f"careful: {problem}", file=sys.stderr)
         return 0
 
 
@@ -83,7 +84,7 @@ def first_address(host: str) -> str:
 class Recorder:
     """In the place of `subprocess` in DeepSpeed's launcher: keeps what would be started, and answers as if it had run."""
 
-    CalledProcessError = subprocess.CalledProcessError
+    CalledProcessError, DEVNULL = subprocess.CalledProcessError, subprocess.DEVNULL
     returncode, pid = 0, 0
 
     def __init__(self, address: str = ""):
@@ -157,13 +158,15 @@ def launch_starts(words: Sequence[str]) -> list[tuple[list[str], dict[str, str]]
 def by_deepspeed(options: Sequence[str], address: str, arguments: Sequence[str]) -> Iterator[list[str]]:
     """For each host: what its shell is given, and what that starts there."""
     words, _ = runner_starts(options, address, arguments)
-    place = words.index("deepspeed.launcher.launch")
     over_pdsh = words[0] == "pdsh"
     for number, host in enumerate(hosts_of(words)):
-        own = [word.replace("%n", str(number)) for word in words]
-        command = " ".join(own[own.index("-w") + 2 :]).strip() if over_pdsh else shlex.join(own)
+        command = " ".join(words[words.index("-w") + 2 :]).strip().replace("%n", str(number)) if over_pdsh else shlex.join(words)
         lines = [f"# {host}, over pdsh and ssh:" if over_pdsh else f"# {host}, which has to be this machine, without ssh:", command]
-        for n, (started, environment) in enumerate(launch_starts(own[place + 1 :])):
+        try:
+            own = shlex.split(command)  # as the shell there reads it
+        except ValueError as error:
+            raise UserError(f"the shell on the other host could not read its command ({error}): {damaged(arguments)[0]}") from error
+        for n, (started, environment) in enumerate(launch_starts(own[own.index(LAUNCH) + 1 :])):
             added = [f"{name}={value}" for name, value in environment.items() if os.environ.get(name) != value]
             lines += ["#   there that starts" if n == 0 else "#   and", "#   " + " ".join([*added, shlex.join(started)])]
         yield lines

@@ -164,12 +164,11 @@ class TwoHosts:
         lines = "".join(f"{line}\n" for line in ("OMP_NUM_THREADS=1", *environment))
         self.a.run(f"printf %s {shlex.quote(lines)} > ~/.deepspeed_env")
 
-    def from_a(self, *words: str, folder: Path = REPOSITORY, **environment: str) -> subprocess.Popen:
-        """Starts a command in a folder on node-a, in the environment of a fresh login with this virtual environment."""
-        path = f"{Path(sys.executable).parent}:{SYSTEM_PATH}"
-        return self.a.start(
+    def start(self, node: Node, *words: str, folder: Path = REPOSITORY, **environment: str) -> subprocess.Popen:
+        """Starts a command in a folder on a host, in the environment of a fresh login with this virtual environment."""
+        return node.start(
             *("bash", "-c", 'cd "$0" && exec "$@"', str(folder), *words),  # a process that enters a host begins in its root
-            env={"HOME": HOME, "PATH": path, **environment},
+            env={"HOME": HOME, "PATH": f"{Path(sys.executable).parent}:{SYSTEM_PATH}", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -178,7 +177,7 @@ class TwoHosts:
 
     def deepspeed(self, *words: str, launch: tuple[str, ...] = ()) -> subprocess.Popen:
         """The literal launch over both hosts: `deepspeed --hostfile FILE LAUNCH... WORDS...`."""
-        return self.from_a("deepspeed", "--hostfile", str(self.hostfile), *launch, *words)
+        return self.start(self.a, "deepspeed", "--hostfile", str(self.hostfile), *launch, *words)
 
     def finish(self, process: subprocess.Popen, limit: float = LIMIT) -> tuple[int, str]:
         """(status, output) within the limit; fails if it takes longer or anything of it is left on a host."""

@@ -117,7 +117,7 @@ MEET = """
 import datetime, sys, torch
 from data_pipeline.errors import run_command
 from sycoca_ds.engine import meeting
-meeting.SAID_SECONDS = 1.0
+meeting.SAID_SECONDS, meeting.JOIN_SECONDS = 1.0, 2.0
 def main():
     print(meeting.meet("gloo", torch.device("cpu"), datetime.timedelta(seconds=60), limit=float(sys.argv[1])))
 run_command(main)
@@ -141,6 +141,9 @@ def test_processes_meet_and_one_that_nobody_meets_says_so() -> None:
     outputs = [process.communicate(timeout=100)[0] for process in both]
     assert outputs == [f"{(socket.gethostname(),) * 2}\n"] * 2
     lonely, other = rank(0, 2, free_port(), 3), rank(1, 2, free_port(), 3)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        text = rank(1, 2, mute.getsockname()[1], 30).communicate(timeout=60)[0]
+    assert "answers, but not as rank 0 does" in text and "another --master_port" in text and "Traceback" not in text, text
     text = lonely.communicate(timeout=60)[0]
     assert "1 of 2 ranks have come, missing: rank 1\n" in text and "error: 1 of 2 ranks have come" in text, text
     text = other.communicate(timeout=60)[0]

@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(hosts: TwoHosts, *words: str, folder: Path = REPOSITORY) -> tuple[int, str]:
     command = ("python", "-m", "sycoca_ds.launch", "check", "--hostfile", str(hosts.hostfile), *TEST_DISK, *words)
-    return hosts.finish(hosts.from_a(*command, folder=folder, PYTHONPATH=str(REPOSITORY)), limit=150)
+    return hosts.finish(hosts.start(hosts.a, *command, folder=folder, PYTHONPATH=str(REPOSITORY)), limit=150)
 
 
 def red(output: str) -> dict[tuple[str, str], str]:
@@ -117,6 +117,7 @@ def test_hosts_that_ssh_does_not_reach(tmp_path: Path) -> None:
         assert f"the folder {folder} is not there, in which the ranks would start" in found["ssh", "node-b"]
 
 
+@pytest.mark.full
 def test_a_login_that_talks_and_an_address_that_nobody_reaches(tmp_path: Path) -> None:
     """DeepSpeed asks the first host for its address, and takes the first word for it."""
     with two_hosts(tmp_path / "hosts") as hosts:

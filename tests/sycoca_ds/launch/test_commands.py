@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from deepspeed.launcher.multinode_runner import PDSHRunner
 
 from data_pipeline.errors import UserError
 from sycoca_ds.launch.command import parse
-from sycoca_ds.launch.commands import SCRIPT, damaged
+from sycoca_ds.launch.commands import SCRIPT, PrintCommand, damaged
 from sycoca_ds.launch.hostfile import environment_files, exports, read_environment
 from tests.worlds import REPOSITORY
 
@@ -26,7 +27,7 @@ json.dump([sys.argv, dict(os.environ)], open({{path!r}}, "w"))
 """
 
 
-def python_program(path: Path, text: str) -> None:
+def executable(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
 
@@ -36,15 +37,34 @@ def start(tmp_path: Path) -> dict:
     """A folder to launch from, with a hostfile of two hosts and a `.deepspeed_env`, an environment with an ssh that does nothing
     and a pdsh that writes down what it is given."""
     (tmp_path / "bin").mkdir()
-    python_program(tmp_path / "bin/pdsh", RECORD.format(path=str(tmp_path / "pdsh.json")))
-    python_program(tmp_path / "bin/ssh", "#!/bin/sh\nexit 0\n")
+    executable(tmp_path / "bin/pdsh", RECORD.format(path=str(tmp_path / "pdsh.json")))
+    executable(tmp_path / "bin/ssh", "#!/bin/sh\nexit 0\n")
     (tmp_path / "hf").write_text("node-a slots=2\nnode-b slots=2\n")
     (tmp_path / ".deepspeed_env").write_text("OMP_NUM_THREADS=1\nA_B=x y\n")
     environment = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
     return {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
 
 
-@pytest.mark.slow
+def test_every_host_and_rank_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hosts with different slots, no `.deepspeed_env`, words that the shells on the way would change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "hf").write_text("n0 slots=2\nn1 slots=1\n")
+    before = signal.getsignal(signal.SIGTERM)
+    assert PrintCommand(Path("hf"), master_addr="10.0.0.7").run("--run.out", "a b", "--data.train", "s3://x?y=1") == 0
+    assert signal.getsignal(signal.SIGTERM) == before and subprocess.run(["true"]).returncode == 0, "DeepSpeed was left changed"
+    output, errors = capsys.readouterr()
+    ranks = [line for line in output.splitlines() if " RANK=" in line]
+    assert [re.findall(r"\b(?:LOCAL_)?RANK=(\d)", line) for line in ranks] == [["0", "0"], ["1", "1"], ["2", "0"]]
+    assert all("MASTER_ADDR=10.0.0.7 MASTER_PORT=29500 WORLD_SIZE=3 " in line and "--run.out 'a b'" in line for line in ranks)
+    assert "# n1, over pdsh and ssh:" in output and "--node-rank 1 " in output and "the hostfile has 1, 2" in output
+    assert errors.startswith("careful: 's3://x?y=1': the shell on the other host takes ? for its own: write it into a file")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.full
 def test_what_is_printed_is_what_starts(start: dict, tmp_path: Path) -> None:
     options = ["--hostfile", "hf", "--master_addr", "127.0.0.1", "--master_port", "29511"]
     printed = ["-m", "sycoca_ds.launch", "print", *(word.replace("_", "-") for word in options), "--", *ARGUMENTS]
@@ -72,7 +92,7 @@ def test_what_is_printed_is_what_starts(start: dict, tmp_path: Path) -> None:
 
     # and what starts there: the command of the second host, run by a shell, with a script that writes down how it was started
     script = tmp_path / "rank.py"
-    python_program(script, RECORD.format(path="%s").replace("'%s'", f"{str(tmp_path)!r} + '/rank' + os.environ['RANK'] + '.json'"))
+    executable(script, RECORD.format(path="%s").replace("'%s'", f"{str(tmp_path)!r} + '/rank' + os.environ['RANK'] + '.json'"))
     subprocess.run(["bash", "-c", commands["node-b"].replace(SCRIPT, str(script))], **start, check=True)
     place = lines.index(commands["node-b"])
     for number, rank in enumerate((2, 3)):

@@ -21,7 +21,7 @@ from tests.worlds.training import SMALL
 from tests.worlds.two_hosts import needs_two_hosts, two_hosts
 from tests.worlds.watching import alive_in, wait_until
 
-STEPS = 30
+STEPS = 12
 SCRIPT = "sycoca_ds/train.py"
 
 pytestmark = pytest.mark.slow
@@ -57,12 +57,16 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict
     return completed(out, *finish(start(options(data, out), ranks=2)))
 
 
+def by_torchrun(port: int, *more: str) -> list[str]:
+    return [*more, "--master-port", str(port), SCRIPT, "--run.expected-world-size", "2"]
+
+
+@pytest.mark.full
 def test_by_torchrun(data: Path, reference: list, tmp_path: Path) -> None:
     """On the port that torchrun was given, on which its own store listens; none of ours is looked for."""
     out, port = tmp_path / "run", free_port()
-    words = [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", "--master-port", str(port), SCRIPT]
     process = subprocess.Popen(
-        [*words, "--run.expected-world-size", "2", *options(data, out)],
+        [str(Path(sys.executable).with_name("torchrun")), "--nproc-per-node", "2", *by_torchrun(port), *options(data, out)],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         text=True,
@@ -74,6 +78,7 @@ def test_by_torchrun(data: Path, reference: list, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("sycoca_ds_*")) and not list(Path("/dev/shm").glob(f"deepspeed_*_{port}_*"))
 
 
+@pytest.mark.full
 def test_by_slurm_through_a_time_limit(data: Path, reference: list, tmp_path: Path) -> None:
     """Slurm's warning comes in the middle: the run saves, goes back into the queue, and goes on when it is started again."""
     out = tmp_path / "run"
@@ -108,3 +113,45 @@ def test_over_two_hosts(data: Path, reference: list, tmp_path: Path) -> None:
         status, output = hosts.finish(hosts.deepspeed(SCRIPT, *options(data, out)))
     assert completed(out, status, output) == reference
     assert "node-a: ranks: 2 on node-a (1), node-b (1)" in output
+
+
+@needs_two_hosts
+@pytest.mark.full
+def test_by_torchrun_over_two_hosts(data: Path, reference: list, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with two_hosts(tmp_path / "hosts") as hosts:
+        hosts.write_settings()
+        both = [
+            hosts.start(
+                node,
+                "torchrun",
+                "--nnodes",
+                "2",
+                "--node-rank",
+                str(n),
+                *by_torchrun(29500, "--master-addr", hosts.a.address),
+                *options(data, out),
+            )
+            for n, node in enumerate((hosts.a, hosts.b))
+        ]
+        for process in both:
+            process.wait(LIMIT)
+        results = [hosts.finish(process) for process in both]
+    assert [status for status, _ in results] == [0, 0], results
+    assert completed(out, *results[0]) == reference
+
+
+@needs_two_hosts
+@pytest.mark.full
+def test_a_name_that_the_other_host_does_not_reach_is_refused_in_seconds(data: Path, tmp_path: Path) -> None:
+    """Debian's /etc/hosts. gloo would listen at 127.0.1.1 and the ranks look for each other for half an hour; one line of one rank
+    says so, and with the line in .deepspeed_env that it names the same launch trains."""
+    with two_hosts(tmp_path / "hosts", debian=True) as hosts:
+        hosts.accept_keys()
+        hosts.write_settings()
+        status, output = hosts.finish(hosts.deepspeed(SCRIPT, *options(data, tmp_path / "run")), limit=120)
+        assert status == 2 and output.count("its own name resolves to 127.0.1.1") == 1 and "Traceback" not in output, output[-3000:]
+        mend = output.split("write ")[1].split(" into .deepspeed_env")[0]
+        hosts.write_settings(mend)
+        status, output = hosts.finish(hosts.deepspeed(SCRIPT, *options(data, tmp_path / "run")))
+    completed(tmp_path / "run", status, output)
