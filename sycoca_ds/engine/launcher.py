@@ -48,13 +48,6 @@ class Launcher:
             helper = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._helpers.append(helper)  # held to the end: the pipe closes with the process
 
-    @staticmethod
-    def words_of(plan: dict[str, list[int]]) -> str:
-        """ "2 ranks (a: 1, b: 1)"."""
-        if not plan:
-            return "ranks that another launcher than `deepspeed` counts"
-        return f"{sum(map(len, plan.values()))} ranks ({', '.join(f'{host}: {len(slots)}' for host, slots in plan.items())})"
-
 
 def find_launcher() -> Launcher | None:
     """The launcher of this process; None under another one (Slurm, torchrun) or none."""
@@ -74,6 +67,13 @@ def find_launcher() -> Launcher | None:
     own = words[place + 1 : len(words) - len(options.user_args) - 1]
     hostfile = None if options.hostfile == DLTS_HOSTFILE else Path(os.readlink(f"/proc/{parent}/cwd")) / options.hostfile
     return Launcher(pid, began, hostfile, any(word.startswith("--master_p") for word in own), plan)
+
+
+def in_words(plan: dict[str, list[int]]) -> str:
+    """A launcher's plan: `2 ranks (a: 1, b: 1)`."""
+    if not plan:
+        return "ranks that another launcher than `deepspeed` counts"
+    return f"{sum(map(len, plan.values()))} ranks ({', '.join(f'{host}: {len(slots)}' for host, slots in plan.items())})"
 
 
 def _plan(words: list[str]) -> dict[str, list[int]]:
@@ -119,7 +119,7 @@ def check_world_size(expected: int | None) -> None:
         return
     if launcher.plan and sum(map(len, launcher.plan.values())) != world_size:
         raise UserError(
-            f"WORLD_SIZE is {world_size} but `deepspeed` planned {launcher.words_of(launcher.plan)}: find what sets WORLD_SIZE "
+            f"WORLD_SIZE is {world_size} but `deepspeed` planned {in_words(launcher.plan)}: find what sets WORLD_SIZE "
             "between the launcher and the ranks"
         )
     if expected is None and launcher.hostfile is not None and not launcher.hostfile.is_file():

@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import write_bytes
-from sycoca_ds.engine.launcher import Launcher, find_launcher
+from sycoca_ds.engine.launcher import find_launcher, in_words
 
 LIMIT_SECONDS = 600.0
 """How long ranks wait for each other: imports of hundreds of ranks from one file system take minutes."""
@@ -81,8 +81,9 @@ def meet(backend: str, device: torch.device, timeout: timedelta, limit: float = 
         hosts = _receive(meeting, own, until) if rank == 0 else _report(meeting, own, until)
     except dist.DistError as error:
         raise UserError(f"rank 0 was gone before all ranks had met ({one_line(error)}): what it said last is the reason") from error
-    if rank == 0 and note is not None:
-        note.unlink()
+    finally:
+        if rank == 0 and note is not None:
+            note.unlink(missing_ok=True)
     server.set_timeout(timeout)
     options = {"device_id": device} if device.type == "cuda" and world_size > 1 else {}  # as DeepSpeed does
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, **options)
@@ -253,7 +254,7 @@ def misfit(own: Arrival, other: Arrival, before: Arrival | None) -> str:
     whose = f"rank {other.rank} on {other.host}"
     if own.plan != other.plan:
         return (
-            f"{whose} was launched for {Launcher.words_of(other.plan)}, rank 0 on {own.host} for {Launcher.words_of(own.plan)}: "
+            f"{whose} was launched for {in_words(other.plan)}, rank 0 on {own.host} for {in_words(own.plan)}: "
             "start both with the same hostfile and the same filters, or, if they are two launches, with another --master_port each"
         )
     if own.world_size != other.world_size:

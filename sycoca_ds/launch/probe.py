@@ -114,7 +114,6 @@ def facts(root, parts, out):
     return {
         "host": socket.gethostname(),
         "boot": first_line("/proc/sys/kernel/random/boot_id"),
-        "user": os.getuid(),
         "python": platform.python_version(),
         "addresses": output_of("hostname", "-I").split(),
         "own_name": own_name_address(),
@@ -138,7 +137,7 @@ def surroundings(root, limit, **question):
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, env=environment)
     except subprocess.TimeoutExpired:
-        return {"error": f"importing torch and DeepSpeed took longer than {limit:.0f} s"}
+        return {"error": f"importing torch and DeepSpeed and looking at the data took longer than {limit:.0f} s (--limit)"}
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -186,13 +185,12 @@ LISTENING = []
 
 def listen(port, token):
     """[port, why not]: from now on whoever connects to the port is told the token. Port 0: any."""
-    server = socket.socket()
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        server.bind(("", port))
-        server.listen(128)
+        if socket.has_dualstack_ipv6():
+            server = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
+        else:
+            server = socket.create_server(("", port), backlog=128)
     except OSError as error:
-        server.close()
         return [port, str(error)]
     LISTENING.append(server)
 

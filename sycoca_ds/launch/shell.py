@@ -46,6 +46,7 @@ REASONS = (
         f"it does not answer within {CONNECT_SECONDS} s",
         "is it switched on, and the address right? `ping {host}`",
     ),
+    (r"rcmd", "pdsh knows no ssh", "install its ssh module (Debian: in pdsh; Red Hat: pdsh-rcmd-ssh)"),
     (r"Connection (closed|reset)", "sshd hangs up at once", "look into its log there (MaxStartups, hosts.deny, no room on disk)"),
 )
 """(what ssh says, what that means, what to do)."""
@@ -147,9 +148,10 @@ class Session:
         return answer["answer"]
 
     def close(self) -> None:
+        """Ends the probe, which takes its files with it."""
         try:
             self.process.stdin.close()
-            self.process.wait(10)
+            self.process.wait(10 if self.failed is None else 0.1)
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()

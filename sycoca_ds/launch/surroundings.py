@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError, one_line
@@ -80,7 +79,7 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         "operators": lambda: operators(offloads(question["ds_config"])),
         "data": lambda: data(question["data"]) if question["data"] else None,
     }
-    answer: dict[str, Any] = {"place": str(Path(__file__).resolve().parents[2]), "problems": {}}
+    answer: dict[str, Any] = {"problems": {}}
     for name, part in parts.items():
         try:
             answer[name] = part()

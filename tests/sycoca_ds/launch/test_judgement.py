@@ -21,7 +21,6 @@ def answers(hosts: int = 3, gpus: int = 8) -> dict[str, dict[str, Any]]:
         f"n{number}": {
             "host": f"n{number}",
             "boot": f"boot {number}",
-            "user": 1000,
             "python": "3.11.7",
             "addresses": [f"10.0.0.{number}"],
             "own_name": f"10.0.0.{number}",
