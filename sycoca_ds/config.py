@@ -239,8 +239,9 @@ class RunConfig:
     """Recompute blocks in the backward pass instead of keeping their activations: `full` all, `none`, `every_2` every second block
     of all parts; or by part, others none: `image_encoder=full,text_decoder=every_2`."""
     expected_world_size: int | None = None
-    """Stop at once if the launcher started another number of ranks. DeepSpeed goes on with this machine alone where the file given
-    as --hostfile is missing; that is refused, unless this number says that so many ranks are meant."""
+    """Stop at once if the launcher started another number of ranks. Under `deepspeed` the hostfile says how many are meant, also
+    without this; where that is missing DeepSpeed goes on with this machine alone, which is refused unless this number says that
+    it is meant. Under torchrun and Slurm only this number says anything."""
     log_every: int = 10
     """Steps between log lines and TensorBoard scalars."""
     picture_every: int = 500

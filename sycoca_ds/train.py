@@ -61,7 +61,8 @@ def on_every_rank() -> int:
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
             raise
-        if os.environ.get("LOCAL_RANK") == "0":  # another machine, which may have an error of its own
+        # another machine, which may have an error of its own
+        if os.environ.get("LOCAL_RANK") == "0" and not getattr(error, "said_by_rank_0", False):
             print(f"rank {rank}: {error}", file=sys.stderr)
         time.sleep(FIRST_WORD_SECONDS)  # a launcher ends all ranks when the first one is gone, rank 0 in the middle of its sentence
         return 2

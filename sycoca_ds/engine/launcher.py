@@ -1,25 +1,21 @@
 """DeepSpeed's launcher around this process: what it was told, and what it does that a run has to know of.
 
 `deepspeed OPTIONS train.py ...` is a runner that starts launch.py, once a machine, which starts the ranks. On one machine the
-runner is launch.py's parent; on several a remote shell stands between, and its options cannot be seen from here.
+runner is launch.py's parent; on several a remote shell stands between, and its options cannot be seen from here. What can be seen
+everywhere is launch.py's --world_info: every host with its slots, as the runner read them from the hostfile.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
 import subprocess
-import tempfile
-import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from data_pipeline.errors import UserError
-from data_pipeline.files import write_bytes
 
 LAUNCH = "deepspeed.launcher.launch"
 RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
@@ -37,6 +33,8 @@ class Launcher:
     """What the user gave the runner as --hostfile; None: nothing, or it cannot be seen."""
     port_given: bool
     """Whether the user chose --master_port."""
+    plan: dict[str, list[int]]
+    """Every host of the launch, in the order of its ranks, with its slots: what the runner made of hostfile and filters."""
     watched: tuple[tuple[int, str], ...] = ()
     """(pid, start) of launch.py and what it depends on: the runner on this machine, or the remote shell's server."""
     _helpers: list[subprocess.Popen] = field(default_factory=list)
@@ -60,20 +58,22 @@ class Launcher:
 def find_launcher() -> Launcher | None:
     """The launcher of this process; None under another one (Slurm, torchrun) or none."""
     pid = os.getppid()
-    if LAUNCH not in _words(pid):
+    words = _words(pid)
+    if LAUNCH not in words:
         return None
+    plan = _plan(words)
     parent, began = _stat(pid)
     words = _words(parent)
     place = next((n for n, word in enumerate(words[:4]) if Path(word).name in RUNNERS), None)
     watched = ((pid, began), *_above(pid))
     if place is None:
-        return Launcher(pid, began, None, port_given=True, watched=watched)
+        return Launcher(pid, began, None, True, plan, watched)
     from deepspeed.launcher.runner import DLTS_HOSTFILE, parse_args
 
     options = parse_args(words[place + 1 :])
     own = words[place + 1 : len(words) - len(options.user_args) - 1]
     hostfile = None if options.hostfile == DLTS_HOSTFILE else Path(os.readlink(f"/proc/{parent}/cwd")) / options.hostfile
-    return Launcher(pid, began, hostfile, any(word.startswith("--master_p") for word in own), watched)
+    return Launcher(pid, began, hostfile, any(word.startswith("--master_p") for word in own), plan, watched)
 
 
 def _above(pid: int) -> list[tuple[int, str]]:
@@ -91,6 +91,21 @@ def _above(pid: int) -> list[tuple[int, str]]:
                 return found
             pid = _stat(pid)[0]
     return []
+
+
+def in_words(plan: dict[str, list[int]]) -> str:
+    """A launcher's plan: `2 ranks (a: 1, b: 1)`."""
+    if not plan:
+        return "ranks that another launcher than `deepspeed` counts"
+    return f"{sum(map(len, plan.values()))} ranks ({', '.join(f'{host}: {len(slots)}' for host, slots in plan.items())})"
+
+
+def _plan(words: list[str]) -> dict[str, list[int]]:
+    """What launch.py was given as --world_info; empty if that cannot be read."""
+    coded = next((word.split("=", 1)[1] for word in words if word.startswith("--world_info=")), "")
+    with contextlib.suppress(ValueError):
+        return json.loads(base64.urlsafe_b64decode(coded))
+    return {}
 
 
 def _words(pid: int) -> list[str]:
@@ -122,57 +137,32 @@ def _fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
-def check_hostfile(expected_world_size: int | None) -> None:
-    """Refuses a hostfile that does not exist: DeepSpeed only warns and goes on with this machine alone.
+def check_world_size(expected: int | None) -> None:
+    """Refuses a launch with another number of ranks than was meant, before they meet. What can be known of that: the user's word,
+    what `deepspeed` read from the hostfile, and whether that exists: where it does not, DeepSpeed only warns and goes on with this
+    machine alone. Under torchrun and Slurm there is the user's word alone, which `launch print` and hostfiles/slurm.sbatch give.
 
     Args:
-        expected_world_size: the user's word that so many ranks are meant, which is checked elsewhere.
+        expected: run.expected_world_size.
 
     Raises:
-        UserError: naming the file.
+        UserError: on every rank, naming the number or the file.
     """
-    launcher = find_launcher() if expected_world_size is None else None
-    if launcher is not None and launcher.hostfile is not None and not launcher.hostfile.is_file():
-        world = os.environ["WORLD_SIZE"]
+    launcher, world_size = find_launcher(), int(os.environ.get("WORLD_SIZE", "1"))
+    if expected is not None and world_size != expected:
+        raise UserError(
+            f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
+            "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)"
+        )
+    if launcher is None:
+        return
+    if launcher.plan and sum(map(len, launcher.plan.values())) != world_size:
+        raise UserError(
+            f"WORLD_SIZE is {world_size} but `deepspeed` planned {in_words(launcher.plan)}: find what sets WORLD_SIZE "
+            "between the launcher and the ranks"
+        )
+    if expected is None and launcher.hostfile is not None and not launcher.hostfile.is_file():
         raise UserError(
             f"--hostfile {launcher.hostfile} does not exist, and DeepSpeed would train on this machine alone: mend the path, leave "
-            f"--hostfile out, or say with --run.expected-world-size {world} that its {world} ranks are meant"
+            f"--hostfile out, or say with --run.expected-world-size {world_size} that its {world_size} ranks are meant"
         )
-
-
-def meet_on_a_free_port(backend: str, device: torch.device, timeout: timedelta) -> None:
-    """Makes the process group of a launch on one machine on a port that the system chooses, and puts it into MASTER_PORT: the
-    launcher's default, 29500, is that of every other launch. Does nothing where the user chose one, or with several machines.
-
-    Rank 0 listens before it tells the others, by a file that has the launch's name: no moment at which another could take the port.
-    """
-    launcher = find_launcher() if os.environ.get("CROSS_SIZE") == "1" else None
-    if launcher is None or launcher.port_given:
-        return
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    note = Path(tempfile.gettempdir()) / f"sycoca_ds_{os.getuid()}_{launcher.pid}_{launcher.began}"
-    until = time.monotonic() + timeout.total_seconds()
-    if rank == 0:
-        store = dist.TCPStore("127.0.0.1", 0, world_size, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_bytes(note, str(store.port).encode())
-    else:
-        while not note.is_file():  # if rank 0 ends before it is written, the launcher ends this rank, too
-            _wait(until)
-        if note.stat().st_uid != os.getuid():
-            raise UserError(f"{note} belongs to another user: delete it, or choose a port with `deepspeed --master_port`")
-        store = dist.TCPStore("127.0.0.1", int(note.read_text()), world_size, is_master=False, timeout=timeout)
-    read = store.add("read", 1)
-    while rank == 0 and read < world_size:
-        _wait(until)
-        read = store.add("read", 0)
-    if rank == 0:
-        note.unlink()
-    os.environ["MASTER_PORT"] = str(store.port)
-    options = {"device_id": device} if device.type == "cuda" and world_size > 1 else {}  # as DeepSpeed does
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout, **options)
-
-
-def _wait(until: float) -> None:
-    if time.monotonic() > until:
-        raise TimeoutError("the ranks of this machine did not meet in time")
-    time.sleep(0.05)

@@ -15,7 +15,7 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.engine.launcher import check_hostfile
+from sycoca_ds.engine.launcher import check_world_size
 from sycoca_ds.engine.monitoring.best import check_best_metric
 from sycoca_ds.engine.monitoring.profiling import profiled_steps
 from sycoca_ds.engine.policy import check_precision, read_policy
@@ -159,7 +159,7 @@ def check_before_start(config: TrainConfig) -> None:
     Raises:
         UserError: naming the field.
     """
-    check_hostfile(config.run.expected_world_size)
+    check_world_size(config.run.expected_world_size)
     check_model(config.model)
     read_recompute(config.run.activation_checkpointing)
     check_best_metric(config)

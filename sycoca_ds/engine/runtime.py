@@ -7,8 +7,10 @@ import logging
 import math
 import os
 import random
+import socket
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.launcher import meet_on_a_free_port
+from sycoca_ds.engine.meeting import meet
 from sycoca_ds.engine.operators import said_if_compiling, wait_for_builds
 
 GROUP_TIMEOUT = timedelta(minutes=30)
@@ -37,6 +39,8 @@ class Runtime:
     device: torch.device
     local_world_size: int
     """Ranks on this machine."""
+    hosts: tuple[str, ...] = ()
+    """The machine of every rank, by its own name."""
 
     @property
     def leads(self) -> bool:
@@ -122,6 +126,11 @@ def start_runtime() -> Runtime:
     # without it DeepSpeed's CPU accelerator starts `numactl` whenever it wants to know how many devices there are: every reduction
     os.environ.setdefault("LOCAL_SIZE", str(local_world))
     if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"{socket.gethostname()} has {torch.cuda.device_count()} GPUs, and was to run more ranks: lower its slots in the "
+                "hostfile (or --nproc-per-node, --ntasks-per-node) to that"
+            )
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -134,16 +143,12 @@ def start_runtime() -> Runtime:
         wait_for_builds()
     backend = "nccl" if device.type == "cuda" else "gloo"
     with said_if_compiling() if device.type == "cpu" else contextlib.nullcontext():
-        meet_on_a_free_port(backend, device, GROUP_TIMEOUT)
-        try:
-            deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
-        except dist.DistNetworkError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
-            raise UserError(
-                f"port {os.environ['MASTER_PORT']} is taken: give another one to the launcher (--master_port), or leave it out"
-            ) from error
-    runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device, local_world)
+        hosts = meet(backend, device, GROUP_TIMEOUT)
+        deepspeed.init_distributed(dist_backend=backend, timeout=GROUP_TIMEOUT, verbose=False)
+    runtime = Runtime(dist.get_rank(), local_rank, dist.get_world_size(), device, local_world, hosts)
+    counts = Counter(hosts)
+    if len(counts) > 1:
+        runtime.say(f"ranks: {len(hosts)} on {', '.join(f'{host} ({count})' for host, count in counts.items())}")
     if device.type == "cpu":
         _free_at_exit(runtime)
     return runtime

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sycoca_ds.engine.environment import prepare_deepspeed
-from sycoca_ds.engine.operators import _operators
+from sycoca_ds.engine.operators import needed_operators
 from tests.worlds.launching import REPOSITORY
 
 
@@ -18,7 +18,7 @@ def test_another_ninja_on_path_compiles_nothing_anew(tmp_path: Path) -> None:
     other = tmp_path / "ninja"
     other.write_text(f"#!/bin/sh\necho used >> {tmp_path}/used\nexit 1\n")
     other.chmod(0o755)
-    built = [folder / f"{builder.NAME}.so" for builder, folder in _operators()]
+    built = [folder / f"{builder.NAME}.so" for builder, folder in needed_operators()]
     before = [path.stat().st_mtime_ns for path in built]
     code = (
         "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.operators import build_operators\n"
