@@ -1,0 +1,140 @@
+"""What real DeepSpeed engines hold and send, on one rank and on two, against the formulas: every ZeRO stage in both precisions."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sycoca_ds.capacity.communication import traffic
+from sycoca_ds.capacity.memory import Step, moments
+from sycoca_ds.capacity.pieces import Checkpointing
+from sycoca_ds.capacity.search import CHOICES
+from sycoca_ds.capacity.states import Sharding
+from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
+from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.policy import build_optimizer, read_policy
+from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.presets import PRESETS
+from tests.worlds.launching import run_on_ranks
+from tests.worlds.live_bytes import LiveBytes, storages, tensors_alive
+
+MICRO_BATCH = 4
+MODEL = dataclasses.replace(with_vocabulary(PRESETS["tiny"].model, 512), family="sycoca")
+SMALL = {"reduce_bucket_size": 200_000}
+"""Of the tiny model's size: the shipped buckets are for models a hundred times as large."""
+GATHERED = {**SMALL, "stage3_param_persistence_threshold": 1000, "stage3_prefetch_bucket_size": 100_000}
+"""Stage 3 that cuts matrices this small, too."""
+NOT_REUSED = {**GATHERED, "stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0, "stage3_prefetch_bucket_size": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One engine."""
+
+    policy: str
+    precision: str
+    zero: dict[str, int] = dataclasses.field(default_factory=lambda: SMALL)
+    checkpointing: str = "none"
+    accumulation_steps: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        policy = read_policy(f"ds_configs/{self.policy}.json")
+        return {**policy, "zero_optimization": policy["zero_optimization"] | self.zero}
+
+    def step(self, ranks: int) -> Step:
+        sharding = Sharding.of(self.settings(), self.precision, self.policy)
+        k = self.accumulation_steps
+        batches = BatchPlan(MICRO_BATCH * k * ranks, MICRO_BATCH, k, ranks)
+        choice: Checkpointing = CHOICES[self.checkpointing]
+        return Step(MODEL, sharding, batches, choice, cpu=True)
+
+
+CASES = {
+    "0 fp32": Case("zero0", "fp32"),
+    "1 bf16": Case("zero1", "bf16"),
+    "1 bf16, two micro-batches": Case("zero1", "bf16", accumulation_steps=2),
+    "1 fp32": Case("zero1", "fp32"),
+    "2 bf16": Case("zero2", "bf16"),
+    "2 bf16, two micro-batches": Case("zero2", "bf16", accumulation_steps=2),
+    "2 fp32": Case("zero2", "fp32"),
+    "3 bf16": Case("zero3", "bf16", GATHERED),
+    "3 bf16, recomputed": Case("zero3", "bf16", GATHERED, "full"),
+    "3 bf16, nothing kept": Case("zero3", "bf16", NOT_REUSED),
+    "3 bf16, nothing kept, recomputed": Case("zero3", "bf16", NOT_REUSED, "full"),
+    "3 bf16, two micro-batches": Case("zero3", "bf16", GATHERED, accumulation_steps=2),
+    "3 fp32": Case("zero3", "fp32", GATHERED),
+    "3 bf16, offloaded": Case("zero3_offload", "bf16", GATHERED),
+}
+
+
+def inputs(model: ModelConfig, rank: int) -> dict[str, torch.Tensor]:
+    """Captions of full length, so that the formulas' numbers are those of the run."""
+    generator = torch.Generator().manual_seed(rank)
+    text_BL = torch.randint(3, model.text.vocab_size, (MICRO_BATCH, model.text.context_length), generator=generator)
+    text_BL[:, 0], text_BL[:, -1] = model.text.sot_id, model.text.eot_id
+    side = model.image.image_size
+    pixels = torch.randint(0, 256, (MICRO_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
+    return {"image_BCHW": pixels, "text_BL": text_BL, "key_B": torch.arange(MICRO_BATCH)}
+
+
+def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
+    """Bytes held between two steps, the most on top of them within one, and what its collectives carried."""
+    import deepspeed
+    from deepspeed.comm.comm import comms_logger
+
+    before = set(storages(tensors_alive()))
+    model = SyCoCa(MODEL, seed=0).train()
+    model.set_activation_checkpointing(case.checkpointing == "full")
+    optimizer = build_optimizer(model, dataclasses.replace(PRESETS["tiny"].optim, lr=1e-4), case.policy == "zero3_offload")
+    config = {
+        **case.settings(),
+        "train_micro_batch_size_per_gpu": MICRO_BATCH,
+        "gradient_accumulation_steps": case.accumulation_steps,
+        "gradient_clipping": 1.0,
+        "bf16": {"enabled": case.precision == "bf16"},
+        "comms_logger": {"enabled": True, "prof_all": True},
+    }
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    micro_batches = [inputs(MODEL, runtime.rank)] * case.accumulation_steps
+
+    def step() -> None:
+        for micro, more in zip(micro_batches, shared_inputs(engine, micro_batches, MODEL.text.eot_id), strict=True):
+            engine.backward(engine("train", **micro, **more)["loss"])
+            engine.step()
+
+    for _ in range(3):  # the first makes AdamW's state, the second and third are what stage 3's coordinator learns from
+        step()
+    alive = tensors_alive()
+    alive += [p.grad for p in model.parameters() if p.grad is not None]
+    rest = sum(size for place, size in storages(alive).items() if place not in before)
+    rest -= sum(storages(micro_batches[0].values()).values())
+    del alive
+    comms_logger.reset_data()
+    gc.collect()
+    with LiveBytes() as live:
+        step()
+    sent = {name: sum(size * facts[0] for size, facts in sizes.items()) for name, sizes in comms_logger.comms_dict.items()}
+    engine.destroy()
+    return {"rest": rest, "most": live.most, "sent": sent}
+
+
+def on_a_rank(runtime: Runtime, file: str) -> None:
+    torch.set_num_threads(1)
+    found = {name: measure(case, runtime) for name, case in CASES.items()}
+    if runtime.leads:
+        Path(file).write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
+    """(ranks, what each engine of rank 0 held and sent)."""
+    folder = tmp_path_factory.mktemp("engines")
+    run_on_ranks(folder, __name__, str(folder / "found.json"), ranks=0 if request.param == 1 else request.param)
+    return request.param, json.loads((folder / "found.json").read_text())
