@@ -104,6 +104,7 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
         ("GFLOP a sample, of the model", lambda one: f"{one.speed.model_flops / 1e9:,.0f}"),
         ("  computed", lambda one: f"{one.speed.hardware_flops / 1e9:,.0f}"),
         ("computation, s a step", lambda one: f"{one.speed.compute:.3f}"),
+        ("  queueing it on the host", lambda one: f"{one.speed.queueing:.3f}"),
         ("collectives, s a step", lambda one: f"{one.speed.collectives:.3f}"),
         ("  not hidden", lambda one: f"{one.speed.exposed:.3f}"),
         ("  sent by a GPU, GB a step", lambda one: f"{one.speed.sent / 1e9:.2f}"),

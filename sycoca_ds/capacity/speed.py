@@ -17,6 +17,8 @@ class Speed:
 
     compute: float
     """Seconds of matrix products, recomputation and the second run of the encoders included."""
+    queueing: float
+    """Seconds that the host needs to queue the step's kernels; a step is never shorter."""
     sent: float
     """Bytes that a GPU sends."""
     collectives: float
@@ -35,7 +37,7 @@ class Speed:
 
     @property
     def seconds(self) -> float:
-        return max(self.compute + self.exposed + self.optimizer, self.input)
+        return max(max(self.compute, self.queueing) + self.exposed + self.optimizer, self.input)
 
     @property
     def samples_per_second(self) -> float:
@@ -80,10 +82,13 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     model_flops = step_flops(step.model, labels=labels)
     hardware = step_flops(step.model, labels=labels, recompute=recomputed_shares(step), accumulation_steps=k)
     compute = own * hardware / (peak_flops(machine, step.sharding.precision) * assume.efficiency)
+    blocks = [1 + piece.recomputed for piece in step.pieces if ", block" in piece.weights]
+    encoders = sum(", block" in piece.weights and "encoder" in piece.part and "kept" not in piece.what for piece in step.pieces)
+    queueing = k * (sum(blocks) + (encoders / 3 if k > 1 else 0)) * assume.block_ms * 1e-3
     sent = traffic(step)
     beside = sum(collective_seconds(t, machine) for t in sent if t.overlaps)
     alone = sum(collective_seconds(t, machine) for t in sent if not t.overlaps)
-    exposed = alone + max(beside * (1 - assume.hidden), beside - compute)
+    exposed = alone + max(beside * (1 - assume.hidden), beside - max(compute, queueing))
     # gradient read twice (norm, update) and written once (clipping), master and moments read and written, weights written
     touched = (3 * 4 + 6 * 4 + step.sharding.weight_bytes) * step.engine.part
     optimizer = touched / (machine.gpu.memory_gbytes * 1e9)
@@ -92,6 +97,7 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     loading = own / (loader_workers * assume.loader_pictures) if loader_workers else 0.0
     return Speed(
         compute=compute,
+        queueing=queueing,
         sent=sum(t.wire(batches.world_size) for t in sent),
         collectives=beside + alone,
         exposed=exposed,

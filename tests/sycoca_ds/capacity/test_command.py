@@ -62,7 +62,7 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     usual = ["--preset", "930m", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]
     before = plan(usual)
     changes = {
-        "efficiency": "0.3", "hidden": "0.1", "link-share": "0.1", "launch-us": "5000", "framework-gib": "5", "reserve": "0.2",
+        "efficiency": "0.3", "block-ms": "9", "hidden": "0.1", "link-share": "0.1", "launch-us": "5000", "framework-gib": "5", "reserve": "0.2",
         "caption-tokens": "18", "loader-pictures": "3", "sample-kb": "100", "save-gbytes": "0.1", "save-seconds": "40",
         "node-mttf-days": "10", "restart-minutes": "90", "load": "0.5", "pue": "1.5", "price": "3",
     }  # fmt: skip

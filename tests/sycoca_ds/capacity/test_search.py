@@ -56,7 +56,7 @@ def test_more_samples_or_less_recomputation_never_need_less(gpus: int) -> None:
             needed = [one.with_micro_batch(size).peak.total for size in sizes]
             assert needed == sorted(needed) and needed[0] < needed[-1]
         assert all(full.with_micro_batch(size).peak.total <= plain.with_micro_batch(size).peak.total for size in sizes)
-        assert full.speed.seconds > plain.speed.seconds
+        assert full.speed.seconds > plain.speed.seconds and full.speed.queueing > plain.speed.queueing
 
 
 def test_higher_stages_hold_less() -> None:
