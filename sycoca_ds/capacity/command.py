@@ -113,19 +113,17 @@ def train_command(arguments: list[str], options: Options, one: Configuration, la
     changed = {
         "run.ds-config": str(policy),
         "run.precision": one.sharding.precision,
+        "run.activation-checkpointing": str(one.checkpointing),
         "optim.accumulation-steps": str(one.batches.accumulation_steps),
         "data.lanes": str(lanes),
         "run.expected-world-size": str(one.batches.world_size),
     }
-    flag = "activation-checkpointing"
     for name in changed:
         for spelling in (name, name.replace("-", "_")):
             _, arguments = take_option(arguments, spelling)
-    arguments = [word for word in arguments if word.replace("_", "-") not in (f"--run.{flag}", f"--run.no-{flag}")]
     where = ["--hostfile", options.hostfile] if options.hostfile else ["--num_accelerators", str(one.batches.world_size)]
     words = ["deepspeed", *where, "sycoca_ds/train.py", *arguments]
     words += [word for name, value in changed.items() for word in (f"--{name}", value)]
-    words.append(f"--run.{'no-' * (one.checkpointing == 'none')}{flag}")
     return shlex.join(words) + ("" if data else " --data.train DATA")
 
 
@@ -134,7 +132,7 @@ def numbers(one: Configuration) -> dict[str, Any]:
     speed = one.speed
     return {
         "policy": one.name,
-        "activation_checkpointing": one.checkpointing,
+        "activation_checkpointing": str(one.checkpointing),
         "precision": one.sharding.precision,
         **dataclasses.asdict(one.batches),
         "memory": {**one.peak.parts, "sum": one.peak.total, "highest": one.peak.moment, "host": one.peak.host, "fits": one.fits},

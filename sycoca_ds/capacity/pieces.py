@@ -90,7 +90,7 @@ class Piece:
 
 
 Checkpointing = Mapping[str, int]
-"""Part -> k: every k-th of its blocks is recomputed in the backward pass, 0 none. Parts that are missing: none."""
+"""Part -> k: every k-th of its layers is recomputed in the backward pass, 0 none, as `blocks.recomputes` has it."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,13 @@ class Work:
     """Next tokens of a caption that the captioning loss scores, on average; None: all of a caption without padding."""
 
 
-def _blocks(work: Work, part: str, what: str, weights: list, each: list[tuple[int, int, int]]) -> Iterator[Piece]:
-    """A part's blocks. `each`: (rows, width, bytes kept without recomputation) of one after the other."""
+def _blocks(work: Work, part: str, what: str, weights: list, pair: list[tuple[int, int, int]]) -> Iterator[Piece]:
+    """A part's blocks. `pair`: (rows, width, bytes kept without recomputation) of each block of a layer."""
     every = work.checkpointing.get(part, 0)
-    for number, (shapes, (rows, width, whole)) in enumerate(zip(weights, each, strict=True)):
-        again = bool(every) and number % every == 0
+    for number, shapes in enumerate(weights):
+        layer, place = divmod(number, len(pair))
+        rows, width, whole = pair[place]
+        again = every > 0 and layer % every == 0
         boundary, in_flight = work.kernels.tensor(rows, width), IN_FLIGHT * work.kernels.tensor(rows, width)
         yield Piece(
             part,
@@ -133,7 +135,7 @@ def _encode_image(work: Work, part: Part, what: str, images: int, patches: int) 
     first = "image encoder, first"
     yield Piece("image encoder", f"{what}: embedding", first, numel(part.first), kept, in_backward=2 * k.tensor(rows, image.width))
     whole = k.self_block(rows, image.width, image.heads)
-    yield from _blocks(work, "image encoder", what, part.blocks, [(rows, image.width, whole)] * image.layers)
+    yield from _blocks(work, "image encoder", what, part.blocks, [(rows, image.width, whole)])
 
 
 def _read_image(work: Work, part: Part, what: str, images: int, patches: int, last_output: int | None = None) -> Piece:
@@ -174,8 +176,7 @@ def _caption(work: Work, part: Part, keys: int) -> Iterator[Piece]:
     width, heads, length = model.text_decoder.width, model.text_decoder.heads, model.text.context_length - 1
     rows, other = b * length, model.image_token_width
     pair = [k.self_block(rows, width, heads), k.cross_block(rows, width, heads, b * keys, other)]
-    each = [(rows, width, whole) for _ in range(model.text_decoder.layers) for whole in pair]
-    yield from _blocks(work, "text decoder", "blocks", part.blocks, each)
+    yield from _blocks(work, "text decoder", "blocks", part.blocks, [(rows, width, whole) for whole in pair])
     labelled = round(b * (length if work.labels is None else work.labels))
     kept = k.tensor(rows, width) + k.statistics(rows, width) + k.tensor(labelled, width)
     vocabulary = model.text.vocab_size
@@ -210,8 +211,7 @@ def _rebuild(work: Work, part: Part, kept_patches: int) -> Iterator[Piece]:
     pair = [k.self_block(rows, width, heads)]
     if model.masking.mim == "text_guided":
         pair.append(k.cross_block(rows, width, heads, b * model.text.context_length, model.text.width))
-    each = [(rows, width, whole) for _ in range(decoder.layers) for whole in pair]
-    yield from _blocks(work, "image decoder", "blocks", part.blocks, each)
+    yield from _blocks(work, "image decoder", "blocks", part.blocks, [(rows, width, whole) for whole in pair])
     pixels = rows * model.image.patch_values
     yield Piece(
         "image decoder",
@@ -236,7 +236,7 @@ def forward_pieces(work: Work) -> list[Piece]:
     exact = text.attention_mask == "exact"
     whole += k.cls_apart(rows, text.width) if exact else 4 * rows * (text.context_length + 1)
     found.append(Piece("text encoder", "embedding", "text encoder, first", numel(text_part.first), 8 * rows))
-    found += _blocks(work, "text encoder", "caption", text_part.blocks, [(rows, text.width, whole)] * text.layers)
+    found += _blocks(work, "text encoder", "caption", text_part.blocks, [(rows, text.width, whole)])
     # the text decoder's first block keeps a view of the same output, all but two rows of a caption
     output = rows if not model.captions else 2 * b
     found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width)))

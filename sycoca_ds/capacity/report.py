@@ -58,7 +58,7 @@ def memory_table(configurations: Iterable[Configuration]) -> list[str]:
         cells = [gib(one.peak.parts[line]) for line in LINES]
         host = gib(one.peak.host) if one.peak.host else ""
         last = [gib(one.peak.total), host, "yes" if one.fits else "no", str(one.largest_micro_batch())]
-        rows.append([name_of(one), one.checkpointing, one.sharding.precision, *cells, *last])
+        rows.append([name_of(one), str(one.checkpointing), one.sharding.precision, *cells, *last])
     return columns(rows, left=3)
 
 
@@ -95,7 +95,7 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
 
     shown: list[tuple[str, Callable[[Configuration], str]]] = [
         ("policy", name_of),
-        ("activation checkpointing", lambda one: one.checkpointing),
+        ("activation checkpointing", lambda one: str(one.checkpointing)),
         ("precision", lambda one: one.sharding.precision),
         ("micro x accumulation x ranks", batches),
         ("pairs in the contrast", lambda one: str(one.batches.global_batch_size)),
@@ -140,7 +140,7 @@ def sweep_table(found: Sequence[tuple[int, Configuration | None]], samples: floa
             rows.append([str(gpus), "nothing fits", *[""] * (len(rows[0]) - 2)])
             continue
         rate, batches = one.speed.samples_per_second, one.batches
-        row = [str(gpus), name_of(one), one.checkpointing, f"{batches.micro_batch_size} x {batches.accumulation_steps}"]
+        row = [str(gpus), name_of(one), str(one.checkpointing), f"{batches.micro_batch_size} x {batches.accumulation_steps}"]
         row += [gib(one.peak.total), f"{rate:,.0f}", f"{rate / gpus:.1f}"]
         if samples is not None:
             hours = run_seconds(one, samples) / 3600

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,14 +17,45 @@ from sycoca_ds.capacity.saves import Saves, saves
 from sycoca_ds.capacity.speed import Speed, speed
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.config import BatchPlan, ModelConfig, TrainConfig, plan_batches
+from sycoca_ds.engine.recompute import read_recompute
 
 MOST = 1 << 16
 """No micro-batch above this is looked for."""
 EQUALLY_FAST = 0.998
 """What differs by less than this is no difference: the assumptions are coarser by far."""
 PARTS = ("image encoder", "text encoder", "text decoder", "image decoder")
-CHOICES: dict[str, Checkpointing] = {"none": {}, "full": dict.fromkeys(PARTS, 1)}
-"""What a run can be told: activation checkpointing of all blocks or of none."""
+EVERY = (0, 2, 1)
+"""What the search tries for each part: nothing recomputed, every second layer, all."""
+
+
+def word(every: int) -> str:
+    return {0: "none", 1: "full"}.get(every, f"every_{every}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Activation checkpointing of each part, `every` in the order of PARTS; parts that a model lacks do not matter."""
+
+    every: tuple[int, ...]
+
+    @staticmethod
+    def of(text: str) -> Choice:
+        """Reads `run.activation_checkpointing`. Raises `UserError`."""
+        found = read_recompute(text)
+        return Choice(tuple(found[part.replace(" ", "_")] for part in PARTS))
+
+    @property
+    def by_part(self) -> Checkpointing:
+        return dict(zip(PARTS, self.every, strict=True))
+
+    def __str__(self) -> str:
+        """As `run.activation_checkpointing` has it."""
+        if len(set(self.every)) == 1:
+            return word(self.every[0])
+        return ",".join(f"{part.replace(' ', '_')}={word(k)}" for part, k in self.by_part.items() if k)
+
+
+NONE, FULL = Choice((0,) * 4), Choice((1,) * 4)
 
 
 @dataclass(frozen=True)
@@ -33,7 +65,7 @@ class Configuration:
     name: str
     """Of its policy."""
     policy: Mapping[str, Any] = dataclasses.field(hash=False)
-    checkpointing: str
+    checkpointing: Choice
     sharding: Sharding
     batches: BatchPlan
     model: ModelConfig
@@ -47,7 +79,7 @@ class Configuration:
             self.model,
             self.sharding,
             self.batches,
-            CHOICES[self.checkpointing],
+            self.checkpointing.by_part,
             cpu=self.machine.gpu.cpu,
             framework=self.machine.framework,
             labels=None if labels is None else labels - 1,
@@ -100,7 +132,9 @@ class Search:
     machine: Machine
     policies: Mapping[str, Mapping[str, Any]]
 
-    def configuration(self, name: str, checkpointing: str, accumulation_steps: int, precision: str | None = None) -> Configuration:
+    def configuration(
+        self, name: str, checkpointing: Choice, accumulation_steps: int, precision: str | None = None
+    ) -> Configuration:
         """One of them.
 
         Raises:
@@ -122,15 +156,24 @@ class Search:
     def asked(self) -> Configuration:
         """What the configuration says."""
         run = self.config.run
-        choice = "full" if run.activation_checkpointing else "none"
-        return self.configuration(run.ds_config, choice, self.config.optim.accumulation_steps)
+        return self.configuration(run.ds_config, Choice.of(run.activation_checkpointing), self.config.optim.accumulation_steps)
 
     def table(self) -> Iterator[Configuration]:
-        """Every policy with every choice of checkpointing, in the batches that are asked for."""
+        """Every policy without and with checkpointing, and as it is asked for, in the batches that are asked for."""
+        choices = dict.fromkeys((NONE, self.asked().checkpointing, FULL))
         for name, policy in self.policies.items():
             fp32 = policy.get("zero_optimization", {}).get("stage", 0) == 0
-            for choice in CHOICES:
+            for choice in choices:
                 yield self.configuration(name, choice, self.config.optim.accumulation_steps, "fp32" if fp32 else None)
+
+    def choices(self) -> list[Choice]:
+        """All that are tried, the fewest operations first: those of a part that the model lacks would be others' twins."""
+        model = self.config.model
+        there = (True, True, model.captions, model.reconstructs)
+        found = [Choice(every) for every in itertools.product(*(EVERY if part else (0,) for part in there))]
+        found = [FULL if all(k == 1 for k, part in zip(one.every, there, strict=True) if part) else one for one in found]
+        name = next(iter(self.policies))
+        return sorted(found, key=lambda one: self.configuration(name, one, 1, "fp32").speed.hardware_flops)
 
     def fastest(self) -> Configuration | None:
         """The one with most samples a second among those that fit; None if none does.
@@ -138,21 +181,23 @@ class Search:
         Of equally fast ones the one with the largest micro-batch, since small products are slow in a way that no formula here says;
         then the one that needs least memory. A run's precision stays: fp32 is never exchanged for bf16.
         """
-        own, found = self.config.optim.global_batch_size // self.machine.gpus, []
-        precision = self.asked().sharding.precision
-        for name, policy in self.policies.items():
-            if precision == "bf16" and policy.get("zero_optimization", {}).get("stage", 0) == 0:
-                continue
-            for choice in CHOICES:
-                for steps in (k for k in range(1, own + 1) if own % k == 0):
-                    found.append(self.configuration(name, choice, steps, precision))
-        found.sort(key=lambda one: -one.speed.samples_per_second)
-        first = next((one for one in found if one.fits), None)
-        if first is None:
-            return None
-        slowest = EQUALLY_FAST * first.speed.samples_per_second
-        close = [one for one in found if one.speed.samples_per_second >= slowest and one.fits]
-        return min(close, key=lambda one: (one.batches.accumulation_steps, one.peak.total))
+        own, choices, found = self.config.optim.global_batch_size // self.machine.gpus, self.choices(), []
+        precision, best = self.asked().sharding.precision, 0.0
+        for steps in (k for k in range(1, own + 1) if own % k == 0):
+            for name, policy in self.policies.items():
+                if precision == "bf16" and policy.get("zero_optimization", {}).get("stage", 0) == 0:
+                    continue
+                if not self.configuration(name, FULL, steps, precision).fits:
+                    continue
+                for choice in choices:
+                    one = self.configuration(name, choice, steps, precision)
+                    if one.speed.samples_per_second < EQUALLY_FAST * best:
+                        break
+                    if one.fits:
+                        found.append(one)
+                        best = max(best, one.speed.samples_per_second)
+        close = [one for one in found if one.speed.samples_per_second >= EQUALLY_FAST * best]
+        return min(close, key=lambda one: (one.batches.accumulation_steps, one.peak.total), default=None)
 
 
 def lanes_for(config: TrainConfig, gpus: int) -> TrainConfig:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sycoca_ds.capacity.communication import Traffic, traffic
 from sycoca_ds.capacity.machines import Machine
 from sycoca_ds.capacity.memory import Step
-from sycoca_ds.capacity.parameters import parts
 from sycoca_ds.model.flops import step_flops
 
 
@@ -55,13 +54,11 @@ def peak_flops(machine: Machine, precision: str) -> float:
 
 
 def recomputed_shares(step: Step) -> dict[str, float]:
-    """Share of each part's blocks that are recomputed."""
-    shares = {}
-    for part, every in step.checkpointing.items():
-        blocks = len(parts(step.model)[part].blocks) if part in parts(step.model) else 0
-        if every and blocks:
-            shares[part] = -(-blocks // every) / blocks
-    return shares
+    """Share of each part's layers that are recomputed."""
+    model = step.model
+    layers = {"image encoder": model.image, "text encoder": model.text, "text decoder": model.text_decoder}
+    counts = {part: config.layers for part, config in {**layers, "image decoder": model.image_decoder}.items()}
+    return {part: -(-counts[part] // every) / counts[part] for part, every in step.checkpointing.items() if every}
 
 
 def collective_seconds(sent: Traffic, machine: Machine) -> float:

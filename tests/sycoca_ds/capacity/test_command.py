@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sycoca_ds.engine.recompute import read_recompute
 
 from data_pipeline.errors import UserError
 from sycoca_ds.capacity.command import plan
@@ -36,7 +37,8 @@ def test_the_fastest_is_written_as_files_that_training_takes(tmp_path: Path) -> 
     assert (
         numbers["fastest"]["memory"]["fits"] and numbers["fastest"]["samples_per_second"] >= numbers["asked"]["samples_per_second"]
     )
-    assert config.run.activation_checkpointing == (numbers["fastest"]["activation_checkpointing"] != "none")
+    assert config.run.activation_checkpointing == numbers["fastest"]["activation_checkpointing"]
+    read_recompute(config.run.activation_checkpointing)
     assert f"written: {out / 'train.sh'}" in lines
 
 

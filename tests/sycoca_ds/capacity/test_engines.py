@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from sycoca_ds.capacity.communication import traffic
-from sycoca_ds.capacity.memory import Step, moments
-from sycoca_ds.capacity.pieces import Checkpointing
-from sycoca_ds.capacity.search import CHOICES
+from sycoca_ds.capacity.memory import Step
+from sycoca_ds.capacity.search import FULL, NONE
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
@@ -41,7 +39,7 @@ class Case:
     policy: str
     precision: str
     zero: dict[str, int] = dataclasses.field(default_factory=lambda: SMALL)
-    checkpointing: str = "none"
+    recomputed: bool = False
     accumulation_steps: int = 1
 
     def settings(self) -> dict[str, Any]:
@@ -52,8 +50,7 @@ class Case:
         sharding = Sharding.of(self.settings(), self.precision, self.policy)
         k = self.accumulation_steps
         batches = BatchPlan(MICRO_BATCH * k * ranks, MICRO_BATCH, k, ranks)
-        choice: Checkpointing = CHOICES[self.checkpointing]
-        return Step(MODEL, sharding, batches, choice, cpu=True)
+        return Step(MODEL, sharding, batches, (FULL if self.recomputed else NONE).by_part, cpu=True)
 
 
 CASES = {
@@ -65,9 +62,9 @@ CASES = {
     "2 bf16, two micro-batches": Case("zero2", "bf16", accumulation_steps=2),
     "2 fp32": Case("zero2", "fp32"),
     "3 bf16": Case("zero3", "bf16", GATHERED),
-    "3 bf16, recomputed": Case("zero3", "bf16", GATHERED, "full"),
+    "3 bf16, recomputed": Case("zero3", "bf16", GATHERED, True),
     "3 bf16, nothing kept": Case("zero3", "bf16", NOT_REUSED),
-    "3 bf16, nothing kept, recomputed": Case("zero3", "bf16", NOT_REUSED, "full"),
+    "3 bf16, nothing kept, recomputed": Case("zero3", "bf16", NOT_REUSED, True),
     "3 bf16, two micro-batches": Case("zero3", "bf16", GATHERED, accumulation_steps=2),
     "3 fp32": Case("zero3", "fp32", GATHERED),
     "3 bf16, offloaded": Case("zero3_offload", "bf16", GATHERED),
@@ -91,7 +88,7 @@ def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
 
     before = set(storages(tensors_alive()))
     model = SyCoCa(MODEL, seed=0).train()
-    model.set_activation_checkpointing(case.checkpointing == "full")
+    model.set_activation_checkpointing(case.recomputed)
     optimizer = build_optimizer(model, dataclasses.replace(PRESETS["tiny"].optim, lr=1e-4), case.policy == "zero3_offload")
     config = {
         **case.settings(),

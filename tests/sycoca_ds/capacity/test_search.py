@@ -10,7 +10,7 @@ import pytest
 
 from sycoca_ds.capacity.communication import Traffic
 from sycoca_ds.capacity.machines import GPUS, Assumptions, Machine
-from sycoca_ds.capacity.search import CHOICES, Configuration, Search, lanes_for
+from sycoca_ds.capacity.search import FULL, NONE, Configuration, Search, lanes_for
 from sycoca_ds.capacity.speed import collective_seconds
 from sycoca_ds.config import TrainConfig, with_vocabulary
 from sycoca_ds.engine.policy import find_policy
@@ -35,7 +35,7 @@ def search(preset: str = "930m", gpus: int = 16, gpu: str = "a100-80g", fabric: 
 
 def every(preset: str, gpus: int, steps: int = 1) -> list[Configuration]:
     found = search(preset, gpus)
-    return [found.configuration(name, choice, steps) for name, choice in itertools.product(POLICIES, CHOICES)]
+    return [found.configuration(name, choice, steps) for name, choice in itertools.product(POLICIES, (NONE, FULL))]
 
 
 @pytest.mark.parametrize("preset", ["base", "930m"])
@@ -50,7 +50,7 @@ def test_more_gpus_never_need_more_memory_each(preset: str) -> None:
 @pytest.mark.parametrize("gpus", [1, 16])
 def test_more_samples_or_less_recomputation_never_need_less(gpus: int) -> None:
     for name in POLICIES:
-        plain, full = (search(gpus=gpus).configuration(name, choice, 1) for choice in CHOICES)
+        plain, full = (search(gpus=gpus).configuration(name, choice, 1) for choice in (NONE, FULL))
         sizes = [1, 2, 3, 8, 21, 64, 128]
         for one in (plain, full):
             needed = [one.with_micro_batch(size).peak.total for size in sizes]
@@ -60,14 +60,14 @@ def test_more_samples_or_less_recomputation_never_need_less(gpus: int) -> None:
 
 
 def test_higher_stages_hold_less() -> None:
-    one, two, three, offloaded = (search().configuration(name, "full", 1).step.engine.at_rest() for name in POLICIES)
+    one, two, three, offloaded = (search().configuration(name, FULL, 1).step.engine.at_rest() for name in POLICIES)
     assert two.gradients < one.gradients and two.weights == one.weights and two.optimizer == one.optimizer
     assert three.weights < two.weights and offloaded.optimizer == 0 < offloaded.host
 
 
 @pytest.mark.parametrize("gpu", ["rtx4090-24g", "a100-40g", "h200-141g"])
 def test_the_largest_micro_batch_fits_and_the_next_does_not(gpu: str) -> None:
-    for name, choice in itertools.product(POLICIES, CHOICES):
+    for name, choice in itertools.product(POLICIES, (NONE, FULL)):
         one = search(gpus=8, gpu=gpu).configuration(name, choice, 1)
         most = one.largest_micro_batch()
         assert most == 0 or one.with_micro_batch(most).fits
@@ -79,10 +79,10 @@ def test_the_fastest_is_the_fastest_of_all_that_fit(gpus: int, gpu: str) -> None
     found = search(gpus=gpus, gpu=gpu)
     best, own = found.fastest(), 2048 // gpus
     assert best is not None and best.fits
-    for name, choice, steps in itertools.product(POLICIES, CHOICES, (k for k in range(1, own + 1) if own % k == 0)):
+    for name, choice, steps in itertools.product(POLICIES, found.choices(), (k for k in range(1, own + 1) if own % k == 0)):
         other = found.configuration(name, choice, steps)
         assert not other.fits or other.speed.samples_per_second <= best.speed.samples_per_second * 1.003
-    asked = found.asked() if "ds_configs/zero3.json" in found.policies else found.configuration("zero3", "full", 1)
+    asked = found.asked() if "ds_configs/zero3.json" in found.policies else found.configuration("zero3", FULL, 1)
     assert not asked.fits or best.speed.samples_per_second >= asked.speed.samples_per_second
 
 
@@ -93,14 +93,14 @@ def test_nothing_fits_where_nothing_fits() -> None:
 
 
 def test_accumulation_costs_the_encoders_once_more_and_saves_memory() -> None:
-    whole, halves = (search().configuration("zero2", "none", steps) for steps in (1, 2))
+    whole, halves = (search().configuration("zero2", NONE, steps) for steps in (1, 2))
     assert halves.speed.hardware_flops > whole.speed.hardware_flops and halves.speed.model_flops == whole.speed.model_flops
     assert halves.peak.total < whole.peak.total
     assert halves.batches.global_batch_size == whole.batches.global_batch_size
 
 
 def test_a_faster_fabric_is_never_slower_and_a_slow_one_shows() -> None:
-    seconds = [search(fabric=gbps).configuration("zero3", "full", 1).speed.seconds for gbps in (10, 100, 400, 1600)]
+    seconds = [search(fabric=gbps).configuration("zero3", FULL, 1).speed.seconds for gbps in (10, 100, 400, 1600)]
     assert seconds == sorted(seconds, reverse=True) and seconds[0] > 1.5 * seconds[-1]
 
 
@@ -116,6 +116,6 @@ def test_seconds_of_a_collective_by_hand() -> None:
 
 def test_days_of_the_readme() -> None:
     """README: 154 million samples of 1,899 GFLOP at 40 % of 312 TFLOP/s are 650 GPU hours, 41 on 16."""
-    one = search().configuration("zero3", "full", 1)
+    one = search().configuration("zero3", FULL, 1)
     assert one.speed.hardware_flops == pytest.approx(1899e9, rel=1e-3)
     assert 154e6 / one.speed.samples * one.speed.compute * 16 / 3600 == pytest.approx(651, rel=0.01)
