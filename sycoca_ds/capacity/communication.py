@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sycoca_ds.capacity.memory import Step, gathers
+from sycoca_ds.capacity.gathering import gathers
 from sycoca_ds.capacity.parameters import numel, parts
 from sycoca_ds.capacity.states import REDUCED_AT_ONCE
+from sycoca_ds.capacity.step import Step
 
 FEATURES = 4
 """Bytes of a feature in the contrast's gathers, float32."""
@@ -50,13 +51,13 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
     if sharding.stage in (1, 2):
         yield Traffic("updated weights", "all_gather", w * engine.padded, len(engine.groups), False)
     if sharding.stage == 3:
-        numbers, _ = gathers(step.pieces, sharding, traced=k == 1)
-        numbers = round(numbers * (1 - sum(engine.persistent) / engine.total))
-        launches = math.ceil(numbers / max(1, sharding.prefetch)) if k == 1 else 4 * len(step.pieces)
-        yield Traffic("weights", "all_gather", w * k * numbers, k * launches, True)
-        if k > 1:  # both encoders without gradient
+        cut = 1 - sum(engine.persistent) / engine.total
+        numbers = k * gathers(step.pieces, sharding, traced=k == 1).gathered
+        if k > 1:  # both encoders without gradient, and what is fetched ahead for the order of another call
             once = sum(numel(part.shapes()) for name, part in parts(step.model).items() if "encoder" in name)
-            yield Traffic("encoders' weights", "all_gather", w * k * once, 4 * k * len(step.pieces), True)
+            numbers += k * once + engine.total
+        launches = math.ceil(numbers / max(1, sharding.prefetch)) if k == 1 else 8 * k * len(step.pieces)
+        yield Traffic("weights", "all_gather", round(w * numbers * cut), launches, True)
         launches = k * math.ceil(engine.total / sharding.reduce_bucket)
         yield Traffic("gradients", "reduce_scatter", k * reduced * ranks * engine.part, launches, sharding.overlap)
         if engine.persistent:

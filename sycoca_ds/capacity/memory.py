@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
-from sycoca_ds.capacity.parameters import all_shapes
-from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Piece, Work, forward_pieces
-from sycoca_ds.capacity.states import Engine, Sharding
-from sycoca_ds.config import BatchPlan, ModelConfig
+from sycoca_ds.capacity.gathering import live_weights
+from sycoca_ds.capacity.step import Step
 
 LINES = ("weights", "gradients", "optimizer", "live and buckets", "activations", "logits", "contrast", "other")
 """The report's lines, in order; the last is the batch itself, and what is no tensor of the run."""
@@ -30,77 +27,12 @@ class Peak:
         return sum(self.parts.values())
 
 
-@dataclass(frozen=True)
-class Step:
-    """What a rank's memory depends on."""
-
-    model: ModelConfig
-    sharding: Sharding
-    batches: BatchPlan
-    checkpointing: Checkpointing
-    cpu: bool = False
-    """On a CPU attention and norms keep more in bf16, and a bucket's untouched pages cost nothing."""
-    framework: int = 0
-    labels: float | None = None
-
-    @cached_property
-    def engine(self) -> Engine:
-        return Engine(all_shapes(self.model), self.sharding, self.batches.world_size)
-
-    @cached_property
-    def pieces(self) -> list[Piece]:
-        """The forward pass of a micro-batch."""
-        work = Work(
-            self.model,
-            self.batches.micro_batch_size,
-            self.batches.global_batch_size,
-            Kernels(self.sharding.weight_bytes, casts=self.cpu and self.sharding.precision == "bf16"),
-            self.checkpointing,
-            whole_contrast=self.batches.accumulation_steps == 1,
-            labels=self.labels,
-        )
-        return forward_pieces(work)
-
-
-def gathers(pieces: list[Piece], sharding: Sharding, traced: bool) -> tuple[int, int]:
-    """Stage 3: (weights gathered in a micro-batch, weights that are whole at once), in numbers.
-
-    DeepSpeed's coordinator keeps a weight after its use if it is used again before `reuse_distance` other weights. It knows that of
-    a micro-batch that runs like the one before (`traced`), not where calls without gradient stand between.
-    """
-    order = [(piece.weights, piece.numbers) for piece in pieces if piece.weights]
-    order += [(piece.weights, piece.numbers) for piece in reversed(pieces) if piece.weights for _ in range(1 + piece.recomputed)]
-    behind = [0]  # weights that went by before each use
-    for _, numbers in order:
-        behind.append(behind[-1] + numbers)
-    following: dict[str, int] = {}
-    keeps = [False] * len(order)
-    for at in range(len(order) - 1, -1, -1):
-        name = order[at][0]
-        then = following.get(name)
-        keeps[at] = traced and then is not None and behind[then] - behind[at + 1] < sharding.reuse_distance
-        following[name] = at
-    gathered = most = whole = 0
-    held: set[str] = set()
-    for (name, numbers), keep in zip(order, keeps, strict=True):
-        if name not in held:
-            held.add(name)
-            gathered, whole = gathered + numbers, whole + numbers
-        most = max(most, whole)
-        if not keep:
-            held.remove(name)
-            whole -= numbers
-    return gathered, most
-
-
 def moments(step: Step) -> Iterator[tuple[str, dict[str, int]]]:
     """(what happens, bytes by line) at each moment of a step that may be the highest."""
     engine, sharding, pieces = step.engine, step.sharding, step.pieces
     k, b = step.batches.accumulation_steps, step.batches.micro_batch_size
-    rest, live = engine.at_rest(), 0
-    if sharding.stage == 3 and engine.ranks > 1:
-        _, most = gathers(pieces, sharding, traced=k == 1)
-        live = sharding.weight_bytes * min(engine.total, most + sharding.prefetch * (k == 1))
+    rest = engine.at_rest()
+    forward, backward = live_weights(step)
     # of all micro-batches: pixels as bytes, token ids; the features and slopes of several
     batch = k * b * (3 * step.model.image.image_size**2 + 8 * step.model.text.context_length)
     batch += 16 * k * b * step.model.embed_dim * (k > 1)
@@ -120,14 +52,14 @@ def moments(step: Step) -> Iterator[tuple[str, dict[str, int]]]:
 
     if k > 1:  # both encoders without gradient, then the contrast of all micro-batches
         local = 2 * 4 * k * b * step.batches.global_batch_size
-        yield at("contrast of all micro-batches", live_and_buckets=live, contrast=3 * local)
+        yield at("contrast of all micro-batches", live_and_buckets=max(backward), contrast=3 * local)
     sums = {"activations": 0, "logits": 0, "contrast": 0}
     last = max(k - 1, 0)
     early, _ = engine.in_backward(0, 0, last) if last else (0, 0)
-    for piece in pieces:
+    for number, piece in enumerate(pieces):
         sums[piece.kind] += piece.kept
         now = {**sums, piece.kind: sums[piece.kind] + piece.in_forward}
-        yield at(f"forward, {piece.part}, {piece.what}", live_and_buckets=live, gradients=early, **now)
+        yield at(f"forward, {piece.part}, {piece.what}", live_and_buckets=forward[number], gradients=early, **now)
     waiting = {piece.weights: piece.numbers for piece in pieces}
     uses = [piece.weights for piece in pieces]
     done, pending, begun = 0, {}, set()
@@ -138,7 +70,8 @@ def moments(step: Step) -> Iterator[tuple[str, dict[str, int]]]:
             pending[piece.weights] = waiting[piece.weights]
         gradients, own = engine.in_backward(done, sum(pending.values()), last)
         now = {**sums, piece.kind: sums[piece.kind] + piece.in_backward}
-        yield at(f"backward, {piece.part}, {piece.what}", live_and_buckets=live + int(own * touched), gradients=gradients, **now)
+        own = backward[number] + int(own * touched)
+        yield at(f"backward, {piece.part}, {piece.what}", live_and_buckets=own, gradients=gradients, **now)
         sums[piece.kind] -= piece.kept
         if piece.weights and piece.weights not in uses[:number]:
             done += pending.pop(piece.weights)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sycoca_ds.capacity.machines import Machine
-from sycoca_ds.capacity.memory import Step
+from sycoca_ds.capacity.step import Step
 
 
 def checkpoint_bytes(step: Step) -> int:

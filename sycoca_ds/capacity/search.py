@@ -11,11 +11,12 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from sycoca_ds.capacity.machines import Machine
-from sycoca_ds.capacity.memory import Peak, Step, peak
+from sycoca_ds.capacity.memory import Peak, peak
 from sycoca_ds.capacity.pieces import Checkpointing
 from sycoca_ds.capacity.saves import Saves, saves
 from sycoca_ds.capacity.speed import Speed, speed
 from sycoca_ds.capacity.states import Sharding
+from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import BatchPlan, ModelConfig, TrainConfig, plan_batches
 from sycoca_ds.engine.recompute import read_recompute
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sycoca_ds.capacity.communication import Traffic, traffic
 from sycoca_ds.capacity.machines import Machine
-from sycoca_ds.capacity.memory import Step
+from sycoca_ds.capacity.step import Step
 from sycoca_ds.model.flops import step_flops
 
 

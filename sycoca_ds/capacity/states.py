@@ -8,7 +8,7 @@ cuts its parts by N; what DeepSpeed really holds is more:
     1, bf16: weights 2 P, float32 gradients of everything 4 P, master and moments 12 p; bf16 gradients 2 P in the backward pass
     2, bf16: weights 2 P, master and moments 12 p; float32 gradients 4 p from the backward pass to the update
     3, bf16: weights 2 p, gradients 4 p, master and moments 12 p, and a bucket that stays
-    in float32: 1 and 2 have a master copy all the same, 3 has none
+    in float32: 4 bytes a weight instead of 2, and a master copy all the same; no sum of gradients of its own at stage 1
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Engine:
         bucket += w * sum(self.persistent) if self.ranks > 1 else 0
         if sharding.offload:  # twice the gradients: as they accumulate, and as the update reads them
             return States(weights=w * p, gradients=0, optimizer=0, buckets=bucket, host=20 * p)
-        return States(weights=w * p, gradients=4 * p, optimizer=12 * p if w == 2 else 8 * p, buckets=bucket)
+        return States(weights=w * p, gradients=4 * p, optimizer=12 * p, buckets=bucket)
 
     def in_backward(self, done: int, pending: int, micro_batch: int) -> tuple[int, int]:
         """(gradients, buckets) on top of what is at rest, in the middle of a backward pass.

@@ -64,10 +64,24 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     usual = ["--preset", "930m", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]
     before = plan(usual)
     changes = {
-        "efficiency": "0.3", "block-ms": "9", "hidden": "0.1", "link-share": "0.1", "launch-us": "5000", "framework-gib": "5", "reserve": "0.2",
-        "caption-tokens": "18", "loader-pictures": "3", "sample-kb": "100", "save-gbytes": "0.1", "save-seconds": "40",
-        "node-mttf-days": "10", "restart-minutes": "90", "load": "0.5", "pue": "1.5", "price": "3",
-    }  # fmt: skip
+        "efficiency": "0.3",
+        "block-ms": "9",
+        "hidden": "0.1",
+        "link-share": "0.1",
+        "launch-us": "5000",
+        "framework-gib": "5",
+        "reserve": "0.2",
+        "caption-tokens": "18",
+        "loader-pictures": "3",
+        "sample-kb": "100",
+        "save-gbytes": "0.1",
+        "save-seconds": "40",
+        "node-mttf-days": "10",
+        "restart-minutes": "90",
+        "load": "0.5",
+        "pue": "1.5",
+        "price": "3",
+    }
     assert {name.replace("-", "_") for name in changes} == set(Assumptions.__dataclass_fields__)
     for name, value in changes.items():
         after = plan([*usual[:-2], *(["--price", "1"] if name != "price" else []), f"--{name}", value])
@@ -93,7 +107,7 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
         (["--gpus", "8", "--preset", "930"], "--preset 930: no such preset; did you mean 930m"),
         (["--gpus", "8", "--model.image.patch-size", "15"], "model.image.patch-size = 15 does not divide"),
     ],
-)  # fmt: skip
+)
 def test_refusals(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         plan(words)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from sycoca_ds.capacity import pieces
-from sycoca_ds.capacity.memory import Step, moments
+from sycoca_ds.capacity.memory import moments
 from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Work, forward_pieces, kept_bytes
 from sycoca_ds.capacity.search import PARTS
 from sycoca_ds.capacity.states import Sharding
+from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
