@@ -178,11 +178,7 @@ def test_bytes_of_collectives(measured: tuple[int, dict[str, Any]], name: str) -
     micro-batches stage 3 also fetches ahead for calls that come in another order, which is estimated."""
     ranks, found = measured
     step = CASES[name].step(ranks)
-    names = {
-        "all_reduce": ("all_reduce", 1),
-        "all_gather": ("all_gather_into_tensor", ranks),
-        "reduce_scatter": ("reduce_scatter_tensor", 1),
-    }
+    logged_as = {"all_reduce": "all_reduce", "all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
     sent = [t for t in traffic(step) if not t.what.startswith("features")]
     estimated = step.sharding.stage == 3 and step.batches.accumulation_steps > 1
     for operation, logged in logged_as.items():
