@@ -133,19 +133,31 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
     return {"rest": max(runtime.gather(rest)), "most": max(runtime.gather(live.most)), "sent": sent, "checkpoint": size}
 
 
+ALONE = [name for name in CASES if "nothing kept" not in name and "micro" not in name]
+"""On one rank stage 3 gathers nothing."""
+RUNS = [(1, name) for name in ALONE] + [(2, name) for name in CASES]
+
+
 def on_a_rank(runtime: Runtime, file: str) -> None:
     torch.set_num_threads(1)
-    found = {name: measure(case, runtime, Path(file).with_name("checkpoint")) for name, case in CASES.items()}
+    names = CASES if runtime.world_size > 1 else ALONE
+    found = {name: measure(CASES[name], runtime, Path(file).with_name("checkpoint")) for name in names}
     if runtime.leads:
         Path(file).write_text(json.dumps(found))
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
-def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any]]:
-    """(ranks, what each engine held, on the rank where that was most, and sent)."""
-    folder = tmp_path_factory.mktemp("engines")
-    run_on_ranks(folder, __name__, str(folder / "found.json"), ranks=0 if request.param == 1 else request.param)
-    return request.param, json.loads((folder / "found.json").read_text())
+Measured = dict[tuple[int, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """(ranks, case) -> what the engine held, on the rank where that was most, and sent."""
+    found = {}
+    for ranks in (1, 2):
+        file = tmp_path_factory.mktemp("engines") / "found.json"
+        run_on_ranks(file.parent, __name__, str(file), ranks=0 if ranks == 1 else ranks)
+        found |= {(ranks, name): facts for name, facts in json.loads(file.read_text()).items()}
+    return found
 
 
 def held(step: Step) -> int:
@@ -154,29 +166,26 @@ def held(step: Step) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_bytes_between_two_steps(measured: tuple[int, dict[str, Any]], name: str) -> None:
+@pytest.mark.parametrize("ranks, name", RUNS)
+def test_bytes_between_two_steps(measured: Measured, ranks: int, name: str) -> None:
     """Every tensor of the engine, its model and its optimizer: to a thousandth, which counters and scalars take."""
-    ranks, found = measured
-    assert held(CASES[name].step(ranks)) == pytest.approx(found[name]["rest"], rel=1e-3)
+    assert held(CASES[name].step(ranks)) == pytest.approx(measured[ranks, name]["rest"], rel=1e-3)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_the_highest_moment_of_a_step(measured: tuple[int, dict[str, Any]], name: str) -> None:
-    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 12 %."""
-    ranks, found = measured
+@pytest.mark.parametrize("ranks, name", RUNS)
+def test_the_highest_moment_of_a_step(measured: Measured, ranks: int, name: str) -> None:
+    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %."""
     step = CASES[name].step(ranks)
     expected = max(sum(parts.values()) for _, parts in moments(step)) - held(step)
-    assert 0.98 * found[name]["most"] < expected < 1.12 * found[name]["most"]
+    assert 0.98 * measured[ranks, name]["most"] < expected < 1.15 * measured[ranks, name]["most"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_bytes_of_collectives(measured: tuple[int, dict[str, Any]], name: str) -> None:
+@pytest.mark.parametrize("ranks, name", RUNS)
+def test_bytes_of_collectives(measured: Measured, ranks: int, name: str) -> None:
     """DeepSpeed's own count; it logs an all-gather by the piece that each rank gives. Features go past its logger. With several
     micro-batches stage 3 also fetches ahead for calls that come in another order, which is estimated."""
-    ranks, found = measured
     step = CASES[name].step(ranks)
     logged_as = {"all_reduce": "all_reduce", "all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
     sent = [t for t in traffic(step) if not t.what.startswith("features")]
@@ -186,14 +195,13 @@ def test_bytes_of_collectives(measured: tuple[int, dict[str, Any]], name: str) -
         if ranks == 1:
             assert not expected
         else:
-            size = (ranks if operation == "all_gather" else 1) * found[name]["sent"].get(logged, 0)
+            size = (ranks if operation == "all_gather" else 1) * measured[ranks, name]["sent"].get(logged, 0)
             assert expected == pytest.approx(size, rel=0.05 if estimated else 1e-3, abs=64), operation
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
-def test_bytes_of_a_checkpoint(measured: tuple[int, dict[str, Any]], name: str) -> None:
+@pytest.mark.parametrize("ranks, name", RUNS)
+def test_bytes_of_a_checkpoint(measured: Measured, ranks: int, name: str) -> None:
     """Files hold names and shapes, too: some hundred kilobytes."""
-    ranks, found = measured
     expected = checkpoint_bytes(CASES[name].step(ranks))
-    assert expected < found[name]["checkpoint"] < 1.02 * expected + 400_000 * ranks
+    assert expected < measured[ranks, name]["checkpoint"] < 1.02 * expected + 400_000 * ranks
