@@ -3,7 +3,7 @@ piece while gradients grow, then the update has its own. The largest of all thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sycoca_ds.capacity.gathering import live_weights
@@ -27,59 +27,47 @@ class Peak:
         return sum(self.parts.values())
 
 
-def moments(step: Step) -> Iterator[tuple[str, dict[str, int]]]:
-    """(what happens, bytes by line) at each moment of a step that may be the highest."""
-    engine, sharding, pieces = step.engine, step.sharding, step.pieces
+def moments(step: Step) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(what happens, bytes in the order of LINES) at each moment of a step that may be the highest."""
+    engine, pieces = step.engine, step.pieces
     k, b = step.batches.accumulation_steps, step.batches.micro_batch_size
-    rest = engine.at_rest()
-    forward, backward = live_weights(step)
+    rest, (forward, backward) = engine.at_rest(), live_weights(step)
     # of all micro-batches: pixels as bytes, token ids; the features and slopes of several
     batch = k * b * (3 * step.model.image.image_size**2 + 8 * step.model.text.context_length)
-    batch += 16 * k * b * step.model.embed_dim * (k > 1)
-    bucket = sharding.reduce_bucket
-    touched = min(1.0, engine.total / bucket) if step.cpu else 1.0
-    base = {
-        "weights": rest.weights,
-        "gradients": rest.gradients,
-        "optimizer": rest.optimizer + (rest.host if step.cpu else 0),
-        "live and buckets": int(rest.buckets * touched),
-        "other": step.framework + batch,
-    }
+    other = step.framework + batch + 16 * k * b * step.model.embed_dim * (k > 1)
+    touched = min(1.0, engine.total / step.sharding.reduce_bucket) if step.cpu else 1.0
+    optimizer = rest.optimizer + (rest.host if step.cpu else 0)
 
-    def at(what: str, **more: int) -> tuple[str, dict[str, int]]:
-        found = {line: base.get(line, 0) + more.get(line.replace(" ", "_"), 0) for line in LINES}
-        return what, found
+    def at(gradients: int, live: int, buckets: int, kept: Sequence[int]) -> tuple[int, ...]:
+        live += int((rest.buckets + buckets) * touched)
+        return (rest.weights, rest.gradients + gradients, optimizer, live, *kept, other)
 
     if k > 1:  # both encoders without gradient, then the contrast of all micro-batches
-        local = 2 * 4 * k * b * step.batches.global_batch_size
-        yield at("contrast of all micro-batches", live_and_buckets=max(backward), contrast=3 * local)
-    sums = {"activations": 0, "logits": 0, "contrast": 0}
-    last = max(k - 1, 0)
-    early, _ = engine.in_backward(0, 0, last) if last else (0, 0)
+        yield "contrast of all micro-batches", at(0, max(backward), 0, (0, 0, 6 * 4 * k * b * step.batches.global_batch_size))
+    kept, kinds = [0, 0, 0], {"activations": 0, "logits": 1, "contrast": 2}
+    early = engine.in_backward(0, 0, k - 1)[0] if k > 1 else 0
     for number, piece in enumerate(pieces):
-        sums[piece.kind] += piece.kept
-        now = {**sums, piece.kind: sums[piece.kind] + piece.in_forward}
-        yield at(f"forward, {piece.part}, {piece.what}", live_and_buckets=forward[number], gradients=early, **now)
-    waiting = {piece.weights: piece.numbers for piece in pieces}
-    uses = [piece.weights for piece in pieces]
-    done, pending, begun = 0, {}, set()
-    for number in range(len(pieces) - 1, -1, -1):
-        piece = pieces[number]
-        if piece.weights and piece.weights not in begun:
-            begun.add(piece.weights)
-            pending[piece.weights] = waiting[piece.weights]
-        gradients, own = engine.in_backward(done, sum(pending.values()), last)
-        now = {**sums, piece.kind: sums[piece.kind] + piece.in_backward}
-        own = backward[number] + int(own * touched)
-        yield at(f"backward, {piece.part}, {piece.what}", live_and_buckets=own, gradients=gradients, **now)
-        sums[piece.kind] -= piece.kept
-        if piece.weights and piece.weights not in uses[:number]:
-            done += pending.pop(piece.weights)
-    gradients, own = engine.in_update()
-    yield at("update", live_and_buckets=int(own * touched), gradients=gradients)
+        kind = kinds[piece.kind]
+        kept[kind] += piece.kept + piece.in_forward
+        yield f"forward, {piece.part}, {piece.what}", at(early, forward[number], 0, kept)
+        kept[kind] -= piece.in_forward
+    first_use = {piece.weights: number for number, piece in reversed([*enumerate(pieces)])}
+    done, waiting = 0, dict.fromkeys(first_use, 0)
+    for number, piece in reversed([*enumerate(pieces)]):
+        if piece.weights:
+            waiting[piece.weights] = piece.numbers
+        gradients, buckets = engine.in_backward(done, sum(waiting.values()), k - 1)
+        kind = kinds[piece.kind]
+        kept[kind] += piece.in_backward
+        yield f"backward, {piece.part}, {piece.what}", at(gradients, backward[number], buckets, kept)
+        kept[kind] -= piece.in_backward + piece.kept
+        if first_use[piece.weights] == number:
+            done += waiting.pop(piece.weights)
+    gradients, buckets = engine.in_update()
+    yield "update", at(gradients, 0, buckets, kept)
 
 
 def peak(step: Step) -> Peak:
     """The highest moment."""
-    what, parts = max(moments(step), key=lambda found: sum(found[1].values()))
-    return Peak(parts, what, 0 if step.cpu else step.engine.at_rest().host)
+    what, numbers = max(moments(step), key=lambda found: sum(found[1]))
+    return Peak(dict(zip(LINES, numbers, strict=True)), what, 0 if step.cpu else step.engine.at_rest().host)

@@ -64,10 +64,8 @@ def memory_table(configurations: Iterable[Configuration]) -> list[str]:
 
 def most_by_part(one: Configuration) -> list[str]:
     """When the highest moment is, and each part's own highest, which may be at another one."""
-    most = dict.fromkeys(LINES, 0)
-    for _, found in moments(one.step):
-        most = {line: max(most[line], found[line]) for line in LINES}
-    each = ", ".join(f"{HEADS.get(line, line)} {gib(most[line])}" for line in LINES)
+    most = map(max, zip(*(numbers for _, numbers in moments(one.step)), strict=True))
+    each = ", ".join(f"{HEADS.get(line, line)} {gib(count)}" for line, count in zip(LINES, most, strict=True))
     text = f"{name_of(one)}, {one.checkpointing}: highest in {one.peak.moment}. Each part's own highest: {each}"
     return textwrap.wrap(text, WIDTH)
 

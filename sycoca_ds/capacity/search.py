@@ -109,9 +109,18 @@ class Configuration:
 
     def largest_micro_batch(self) -> int:
         """The largest that fits without accumulation; 0 if not even one sample does."""
-        fitting, above = 0, 1
-        while above <= MOST and self.with_micro_batch(above).fits:
-            fitting, above = above, 2 * above
+        one, nine = (self.with_micro_batch(size).peak.total for size in (1, 9))
+        if one > self.machine.usable:
+            return 0
+        guess = 1 + int(8 * (self.machine.usable - one) / max(1, nine - one))  # nearly a straight line
+        fitting, above, stride = 1, MOST, 1
+        at = min(guess, MOST - 1)
+        while at > fitting and not self.with_micro_batch(at).fits:
+            above, at, stride = at, at - stride, 4 * stride
+        fitting = max(fitting, at)
+        while fitting + stride < above and self.with_micro_batch(fitting + stride).fits:
+            fitting, stride = fitting + stride, 4 * stride
+        above = min(above, fitting + stride)
         while above - fitting > 1:
             middle = (fitting + above) // 2
             fitting, above = (middle, above) if self.with_micro_batch(middle).fits else (fitting, middle)
