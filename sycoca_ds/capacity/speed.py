@@ -81,7 +81,8 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     compute = own * hardware / (peak_flops(machine, step.sharding.precision) * assume.efficiency)
     blocks = [1 + piece.recomputed for piece in step.pieces if ", block" in piece.weights]
     encoders = sum(", block" in piece.weights and "encoder" in piece.part and "kept" not in piece.what for piece in step.pieces)
-    queueing = k * (sum(blocks) + (encoders / 3 if k > 1 else 0)) * assume.block_ms * 1e-3
+    each = assume.zero3_block_ms if step.sharding.stage == 3 else assume.block_ms
+    queueing = k * (sum(blocks) + (encoders / 3 if k > 1 else 0)) * each * 1e-3
     sent = traffic(step)
     beside = sum(collective_seconds(t, machine) for t in sent if t.overlaps)
     alone = sum(collective_seconds(t, machine) for t in sent if not t.overlaps)

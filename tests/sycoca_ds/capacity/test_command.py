@@ -66,6 +66,7 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     changes = {
         "efficiency": "0.3",
         "block-ms": "9",
+        "zero3-block-ms": "9",
         "hidden": "0.1",
         "link-share": "0.1",
         "launch-us": "5000",
