@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sycoca_ds.engine.recompute import read_recompute
 
 from data_pipeline.errors import UserError
 from sycoca_ds.capacity.command import plan
 from sycoca_ds.capacity.machines import Assumptions, read_hostfile
 from sycoca_ds.config import plan_batches
 from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
 
