@@ -42,7 +42,7 @@ class Monitor:
         self._sealed = session.position.step
         name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else ""
         self.peak_tflops = config.run.peak_tflops or peak_tflops(name)
-        self._ignored = False
+        self._told = False
         if leads:
             self.journal.show(step + 1, texts=self._texts())
 
@@ -147,10 +147,10 @@ class Monitor:
             self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
-            said = warning(masking, self.config.model.masking)
-            if said and not self._ignored:
+            said = warning(masking, self.validation.count)
+            if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
-            self._ignored = said is not None
+            self._told = said is not None
         return numbers
 
     def _settled(self) -> int:

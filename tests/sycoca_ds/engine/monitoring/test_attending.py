@@ -70,7 +70,8 @@ def test_what_each_score_comes_to(
     assert found["position_bias"] == pytest.approx(bias, abs=0.03), found
     assert found["own_caption_higher"] == pytest.approx(higher, abs=0.05), found
     assert found["chance_overlap"] == 0.5 and found["caption_overlap"] == pytest.approx(0.5 + found["caption_ignored"] / 2)
-    assert (warning(found, MASKING) is not None) == (found["caption_ignored"] > IGNORED) == (ignored == 1)
+    said = warning(found, len(SCENES))
+    assert (said is None) == (higher == 1.0) and ("they ignore it" in (said or "")) == (found["caption_ignored"] > IGNORED)
 
 
 def test_spread_is_that_of_numbers_drawn_evenly() -> None:
@@ -105,12 +106,13 @@ def test_without_masked_image_modelling_the_captioning_mask_counts() -> None:
     )
 
 
-def test_the_warning_says_what_helps_unless_it_is_there_already() -> None:
-    found = attending(noise(1), noise(1), MASKING)
-    said = warning(found, MASKING)
-    assert "hides 100.0 % of the same patches (chance 50 %)" in said and "docs/masking.md" in said
-    assert "centred_token_max" in said
-    assert "similarity" not in warning(found, MaskingConfig(similarity="centred_token_max"))
+def test_the_warning_says_which_of_the_two_is_missing() -> None:
+    same = warning(attending(noise(1), noise(1), MASKING), 400)
+    assert "another picture's caption hides 100.0 % of the same patches (chance 50 %)" in same and "docs/masking.md" in same
+    changed = attending(noise(1), noise(2), MASKING) | {"own_caption_higher": 0.54}
+    assert "in 54 % of pictures (chance 50 %), though another one hides only 50.1 % of the same" in warning(changed, 400)
+    assert warning({**changed, "own_caption_higher": 0.551}, 400) is None, "half and two standard deviations of 400 coin tosses"
+    assert warning({**changed, "own_caption_higher": 0.551}, 100) is not None
 
 
 @pytest.mark.parametrize("similarity", ["token_max", "centred_token_max", "global"])

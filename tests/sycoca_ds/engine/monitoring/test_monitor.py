@@ -189,7 +189,7 @@ def test_masks_that_ignore_the_caption_are_told_once_after_the_warm_up(data_set:
     options += ["--data.validation", str(tmp_path / "same"), "--run.picture-every", "1", "--run.pictures", "1"]
     status, output = finish(start([*SMALL, *options], ranks=0))
     assert status == 0, output[-3000:]
-    told = [line for line in output.splitlines() if "the masks hardly" in line]
+    told = [line for line in output.splitlines() if "the masks do not know the caption: they ignore it" in line]
     assert len(told) == 1 and told[0].startswith("step 2: "), "two steps of warm-up"
     assert [record["masking/caption_ignored"] for record in records(tmp_path / "run", "masking/caption_ignored").values()] == [
         1.0
