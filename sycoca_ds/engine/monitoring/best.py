@@ -48,18 +48,23 @@ class Best:
 
     Args:
         step: where the run starts from; a best one after it is no checkpoint of this run any more.
+        numbers: what was measured at that step, which is saved: the run may have been killed before it could say so.
     """
 
-    def __init__(self, run: Path, metric: str | None, step: int):
+    def __init__(self, run: Path, metric: str | None, step: int, numbers: dict[str, float] | None = None):
         self.run, self.metric, self._values = run, metric, {}
         found = _read(run)
         if found is not None and (found["metric"] != metric or found["step"] > step):
             (run / FILE).unlink(missing_ok=True)
+        if step > 0 and numbers:
+            self.validated(step, numbers)
+            self.saved(step)
 
     def validated(self, step: int, numbers: dict[str, float]) -> None:
         """The numbers of a validation, which may come before or after the save of the same step."""
-        if self.metric in numbers and math.isfinite(numbers[self.metric]):
-            self._values[step] = numbers[self.metric]
+        value = numbers.get(self.metric)
+        if value is not None and math.isfinite(value):
+            self._values[step] = value
 
     def saved(self, step: int) -> bool:
         """After a checkpoint was sealed; whether it is the best one now. Of equal ones the first stays."""

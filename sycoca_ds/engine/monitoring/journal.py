@@ -65,6 +65,11 @@ class Journal:
             log.warning("what the run measures cannot be written to %s (%s): TensorBoard stands still until the next start, "
                         "training goes on", self.path.parent, error)  # fmt: skip
 
+    def at(self, step: int) -> dict[str, float]:
+        """The numbers of one step that were written before this start."""
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        return {name: value for line in lines if _step(line) == step for name, value in json.loads(line).items() if name != "step"}
+
     def go_back(self, step: int) -> None:
         """The run goes on from an earlier step: what was written of later ones is dropped."""
         self.close()

@@ -37,7 +37,7 @@ class Monitor:
         config, runtime, step = session.config, session.runtime, session.position.step
         run, leads = Path(config.run.out), runtime.leads
         self.journal = Journal(run, step, enabled=leads)
-        self.best = Best(run, config.run.best_metric, step) if leads else None
+        self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime), GradientNorms(runtime)
         self._sealed = session.position.step
         name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else ""
@@ -147,7 +147,7 @@ class Monitor:
             self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
-            said = warning(masking, self.validation.count)
+            said = warning(masking, self.session.validation.count)
             if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
             self._told = said is not None

@@ -54,6 +54,17 @@ def test_what_came_after_the_step_that_a_run_goes_back_to_is_forgotten(tmp_path:
     assert best_step(tmp_path) is None, "resumed before the best one, whose checkpoint was damaged"
 
 
+def test_a_run_that_was_killed_after_its_save_learns_that_it_is_the_best(tmp_path: Path) -> None:
+    metric = "validation/t2i_r1"
+    goes(tmp_path, metric, [1.0])
+    Best(tmp_path, metric, 2, {metric: None, "loss": 3.0})  # not finite, null in metrics.jsonl
+    assert best_step(tmp_path) == 1
+    Best(tmp_path, metric, 2, {metric: 2.0, "loss": 3.0})
+    assert best_step(tmp_path) == 2
+    Best(tmp_path, metric, 3, {metric: 1.5})
+    assert best_step(tmp_path) == 2
+
+
 def test_another_metric_begins_anew_and_a_damaged_file_is_none(tmp_path: Path) -> None:
     goes(tmp_path, "validation/t2i_r1", [1.0])
     assert goes(tmp_path, "validation/loss", [7.0], step=1) == [1]

@@ -97,6 +97,16 @@ def test_a_run_that_goes_back_has_each_step_once(way: str, tmp_path: Path) -> No
     assert curve(tmp_path) == expected
 
 
+def test_what_was_written_of_a_step_can_be_asked_for(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 0, enabled=True)
+    assert journal.at(2) == {}
+    for step in (1, 2, 3):
+        journal.scalars(step, {"loss": float(step)})
+        journal.scalars(step, {"validation/loss": 10.0 * step})
+    journal.close()
+    assert Journal(tmp_path, 2, enabled=True).at(2) == {"loss": 2.0, "validation/loss": 20.0}
+
+
 def test_a_run_that_begins_again_keeps_nothing(tmp_path: Path) -> None:
     """Killed before its first checkpoint, it validates at step 0 once more."""
     for value in (1.0, 2.0):

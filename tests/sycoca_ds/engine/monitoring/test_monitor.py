@@ -32,7 +32,7 @@ from sycoca_ds.eval.reconstruction import wrong_captions
 from sycoca_ds.eval.tasks import Bench, run_retrieval
 from sycoca_ds.options import from_dict
 from tests.worlds.data_sets import parts, picture, write_tar
-from tests.worlds.launching import finish, start
+from tests.worlds.launching import finish, start_warm
 from tests.worlds.training import SMALL, STEPS, in_turn
 
 PEAK = 0.25
@@ -187,7 +187,7 @@ def test_masks_that_ignore_the_caption_are_told_once_after_the_warm_up(data_set:
     verify(tmp_path / "same", processes=1)
     options = ["--data.train", str(data_set), "--run.out", str(tmp_path / "run"), "--run.ds-config", "ds_configs/zero0.json"]
     options += ["--data.validation", str(tmp_path / "same"), "--run.picture-every", "1", "--run.pictures", "1"]
-    status, output = finish(start([*SMALL, *options], ranks=0))
+    status, output = finish(start_warm([*SMALL, *options], ranks=0))
     assert status == 0, output[-3000:]
     told = [line for line in output.splitlines() if "the masks do not know the caption: they ignore it" in line]
     assert len(told) == 1 and told[0].startswith("step 2: "), "two steps of warm-up"
@@ -199,7 +199,7 @@ def test_masks_that_ignore_the_caption_are_told_once_after_the_warm_up(data_set:
 def test_a_family_without_masks_is_not_measured_and_has_pictures_all_the_same(data_set: Path, tmp_path: Path) -> None:
     options = ["--data.train", str(data_set), "--run.out", str(tmp_path / "run"), "--run.ds-config", "ds_configs/zero0.json"]
     options += ["--data.validation", str(data_set), "--run.validation-samples", "20", "--model.family", "clip"]
-    status, output = finish(start([*SMALL, *options], ranks=0))
+    status, output = finish(start_warm([*SMALL, *options], ranks=0))
     assert status == 0, output[-3000:]
     last = records(tmp_path / "run", "validation/t2i_r1")[STEPS]
     assert not [name for name in last if name.startswith("masking/")] and last["validation/chance_t2i_r1"] == 5.0

@@ -11,7 +11,7 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.monitoring.profiling import Profile, profiled_steps
 from sycoca_ds.engine.runtime import Runtime
-from tests.worlds.launching import finish, start
+from tests.worlds.launching import finish, start_warm
 from tests.worlds.training import SMALL, STEPS
 
 ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)
@@ -82,7 +82,7 @@ def test_a_real_run_leaves_a_trace_and_its_ten_largest_costs(data_set: Path, tmp
         "--run.ds-config",
         "ds_configs/zero0.json",
     ]
-    status, output = finish(start([*options, "--run.profile", f"2:{STEPS}"], ranks=0))
+    status, output = finish(start_warm([*options, "--run.profile", f"2:{STEPS}"], ranks=0))
     assert status == 0, output[-3000:]
     lines = output.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith(f"profile of steps 2 to {STEPS}, rank 0: "))
@@ -90,5 +90,5 @@ def test_a_real_run_leaves_a_trace_and_its_ten_largest_costs(data_set: Path, tmp
     assert shares == sorted(shares, reverse=True) and shares[0] > 5 and sum(shares) <= 100.1
     events = json.loads(Path(lines[at].split(": ", 1)[1]).read_text())["traceEvents"]
     assert {"aten::addmm", "aten::_foreach_norm"} & {event.get("name") for event in events}
-    status, output = finish(start([*options, "--run.profile", "4:2"], ranks=0))
+    status, output = finish(start_warm([*options, "--run.profile", "4:2"], ranks=0))
     assert status == 2 and "error: run.profile = 4:2: expected FIRST from 1 on" in output and "Traceback" not in output
