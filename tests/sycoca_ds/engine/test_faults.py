@@ -16,6 +16,7 @@ import torch
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed
 from sycoca_ds.engine.watchdog import EXIT_HANG
 from tests.worlds import REPOSITORY
+from tests.worlds.event_files import points
 from tests.worlds.launching import LIMIT, finish, start, start_warm
 from tests.worlds.training import SMALL, weights
 from tests.worlds.watching import wait_until
@@ -163,6 +164,7 @@ def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data
     code, output = finish(start_warm(options(data_set, out, *more), ranks=2, script=script))
     assert code == 0 and "went back to step 4; from now on the data are 3 steps further than the steps" in output, output[-3000:]
     assert [step for step, _ in curve(out)] == list(range(1, STEPS + 1))
+    assert points(out) == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in curve(out)], "TensorBoard has each step once"
     last = read_state(sealed(out / "checkpoints")[0])
     assert last["step"] == STEPS and last["samples"] == (STEPS + 3) * 16 and last["extra"]["passed_over"] == 3
     shutil.copytree(out, other)

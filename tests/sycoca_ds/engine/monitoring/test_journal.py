@@ -16,14 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, TAGS, layout
 from sycoca_ds.engine.monitoring.journal import EVENTS, Journal
 from tests.worlds import REPOSITORY
-
-
-def curve(run: Path, tag: str = "loss/total") -> list[tuple[int, float]]:
-    """(step, value) as TensorBoard's own reader has them."""
-    board = EventMultiplexer(size_guidance=None, tensor_size_guidance={"scalars": 0})
-    board.AddRunsFromDirectory(str(run / "tensorboard"))
-    board.Reload()
-    return [(event.step, event.tensor_proto.float_val[0]) for event in board.Tensors(".", tag)]
+from tests.worlds.event_files import points
 
 
 def lines(run: Path) -> list[tuple[int, float]]:
@@ -94,7 +87,7 @@ def test_a_run_that_goes_back_has_each_step_once(way: str, tmp_path: Path) -> No
     journal.close()
     expected = [*((step, 1.0) for step in range(6)), (6, 2.0), (7, 3.0), (8, 3.0)]
     assert lines(tmp_path) == expected
-    assert curve(tmp_path) == expected
+    assert points(tmp_path) == expected
 
 
 def test_what_was_written_of_a_step_can_be_asked_for(tmp_path: Path) -> None:
@@ -114,7 +107,7 @@ def test_a_run_that_begins_again_keeps_nothing(tmp_path: Path) -> None:
         write(journal, 0, 2, value)
         journal.show(1, texts={"run/environment": str(value)})
         journal.close()
-    assert lines(tmp_path) == curve(tmp_path) == [(0, 2.0), (1, 2.0), (2, 2.0)]
+    assert lines(tmp_path) == points(tmp_path) == [(0, 2.0), (1, 2.0), (2, 2.0)]
 
 
 def test_a_clock_that_was_set_back_brings_nothing_back(tmp_path: Path) -> None:
@@ -127,7 +120,7 @@ def test_a_clock_that_was_set_back_brings_nothing_back(tmp_path: Path) -> None:
     journal = Journal(tmp_path, 5, enabled=True)
     write(journal, 6, 7, 2.0)
     journal.close()
-    assert curve(tmp_path) == [*((step, 1.0) for step in range(1, 6)), (6, 2.0), (7, 2.0)]
+    assert points(tmp_path) == [*((step, 1.0) for step in range(1, 6)), (6, 2.0), (7, 2.0)]
 
 
 def test_a_number_that_is_not_finite_is_null_in_json_and_itself_in_tensorboard(tmp_path: Path) -> None:
@@ -136,7 +129,7 @@ def test_a_number_that_is_not_finite_is_null_in_json_and_itself_in_tensorboard(t
     journal.close()
     line = (tmp_path / "metrics.jsonl").read_text()
     assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": None, "grad_norm": None, "lr": 0.5}
-    assert np.isnan(curve(tmp_path)[0][1]) and curve(tmp_path, "optimizer/grad_norm")[0][1] == float("inf")
+    assert np.isnan(points(tmp_path)[0][1]) and points(tmp_path, "optimizer/grad_norm")[0][1] == float("inf")
 
 
 FULL_DISK = """
