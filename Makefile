@@ -15,8 +15,9 @@ demo: install
 	$(BIN)/python -m sycoca_ds.demo $(DEMO)
 
 # Two processes side by side, a file of tests at a time; WORKERS=0 is this process alone, for pytest's -s and --pdb.
+# Threads of four processes on two cores would spend their time waiting for each other awake.
 WORKERS ?= 2
-RUN_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+RUN_TESTS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(RUN_TESTS) $(PYTEST)

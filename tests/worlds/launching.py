@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds import REPOSITORY
+from tests.worlds import REPOSITORY, warm
 from tests.worlds.watching import members, wait_until
 
 LIMIT = 240
@@ -50,7 +50,15 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen, limit: float = LIMIT) -> tuple[int, str]:
+def start_warm(
+    options: list[str], ranks: int, script: Path = REPOSITORY / "sycoca_ds/train.py", **environment: str
+) -> warm.WarmProcess:
+    """The same without DeepSpeed's launcher, in processes that have imported everything: where the launch is not what is tested."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return warm.start(script, options, ranks, free_port(), {**os.environ, "PATH": path, **environment})
+
+
+def finish(process: subprocess.Popen | warm.WarmProcess, limit: float = LIMIT) -> tuple[int, str]:
     """(status, output) within the limit; kills the group and fails if it takes longer or leaves a process behind."""
     try:
         output, _ = process.communicate(timeout=limit)
@@ -76,6 +84,6 @@ def run_on_ranks(folder: Path, module: str, *arguments: str, ranks: int = 2) -> 
         "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )
-    status, output = finish(start([], ranks=ranks, script=script), limit=3 * LIMIT)  # several runs
+    status, output = finish(start_warm([], ranks=ranks, script=script), limit=3 * LIMIT)  # several runs
     assert status == 0, output[-3000:]
     return output

@@ -15,7 +15,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from tests.worlds.launching import finish, run_on_ranks, start
+from tests.worlds.launching import finish, run_on_ranks, start_warm
 
 if TYPE_CHECKING:
     from sycoca_ds.engine.runtime import Runtime
@@ -60,7 +60,7 @@ def with_validation(data: Path) -> list[str]:
 
 
 def run(out: Path, data: Path, *options: str, ranks: int, **script: Path) -> Path:
-    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks, **script))
+    status, output = finish(start_warm([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks, **script))
     assert status == 0, output[-4000:]
     assert json.loads((out / "run_status.json").read_text())["status"] == "completed", output[-2000:]
     return out

@@ -16,7 +16,7 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.engine.checkpoint.saving import sealed
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_data_set
-from tests.worlds.launching import LIMIT, finish, start
+from tests.worlds.launching import LIMIT, finish, start_warm
 from tests.worlds.training import SMALL
 
 LANES, BATCH, WINDOW = 6, 12, 16
@@ -101,7 +101,7 @@ def planned(folders: list[Path]) -> list[list[int]]:
 @pytest.mark.parametrize("ranks, count", [pytest.param(2, 1, marks=pytest.mark.full), (3, 2)])
 def test_all_ranks_are_fed_the_plan_and_nothing_else(ranks: int, count: int, folders: list[Path], tmp_path: Path) -> None:
     chosen = folders[:count]
-    status, output = finish(start(options(chosen, tmp_path / "run"), ranks, script=script_in(tmp_path)))
+    status, output = finish(start_warm(options(chosen, tmp_path / "run"), ranks, script=script_in(tmp_path)))
     assert status == 0 and f"completed at step {STEPS}" in output, output[-3000:]
     steps = [next(iter(fed(tmp_path, rank).values())) for rank in range(ranks)]
     assert {len(own) for own in steps} == {STEPS}
@@ -133,11 +133,12 @@ def test_a_run_killed_twice_goes_on_with_other_numbers_of_ranks_where_the_optimi
     """Two ranks, three, one. Workers had read ahead when the whole group was killed; what counts is the step of the checkpoint:
     the samples of all optimizer steps together are those of the plan, none twice, none left out."""
     script, run, expected = script_in(tmp_path), tmp_path / "run", planned(folders)
-    kill_after(start(options(folders, run), 2, script=script), run / "checkpoints/step_00000005/state.json")
+    kill_after(start_warm(options(folders, run), 2, script=script), run / "checkpoints/step_00000005/state.json")
     first = sealed(run / "checkpoints")[0]
-    kill_after(start(options(folders, run), 3, script=script), run / f"checkpoints/step_{int(first.name[5:]) + 5:08d}/state.json")
+    third = run / f"checkpoints/step_{int(first.name[5:]) + 5:08d}/state.json"
+    kill_after(start_warm(options(folders, run), 3, script=script), third)
     second = sealed(run / "checkpoints")[0]
-    status, output = finish(start(options(folders, run), 1, script=script))
+    status, output = finish(start_warm(options(folders, run), 1, script=script))
     assert status == 0 and f"{second} was saved by 3 ranks: converting it for 1" in output, output[-3000:]
     begins = [0, int(first.name[5:]), int(second.name[5:]), STEPS]
     used: list[list[int]] = []
@@ -157,7 +158,7 @@ def test_ranks_share_copies_of_shards_behind_a_url(tmp_path: Path) -> None:
     folder, cache = write_data_set(tmp_path / "data", [40, 7, 1, 36, 5], seed=1), tmp_path / "cache"
     url = folder.as_uri()
     words = [url if word == str(folder) else word for word in options([folder], tmp_path / "run")]
-    status, output = finish(start([*words, "--data.cache", str(cache)], 2, script=script_in(tmp_path)))
+    status, output = finish(start_warm([*words, "--data.cache", str(cache)], 2, script=script_in(tmp_path)))
     assert status == 0 and f"completed at step {STEPS}" in output, output[-3000:]
     steps = [next(iter(fed(tmp_path, rank).values())) for rank in range(2)]
     assert [[key for keys, _ in parts for key in keys] for parts in zip(*steps, strict=True)] == planned([folder])
@@ -174,7 +175,7 @@ def test_ranks_share_copies_of_shards_behind_a_url(tmp_path: Path) -> None:
             assert urls == [name for pair in names for name in pair]
         assert len(wanted) == STEPS
     words[words.index(str(tmp_path / "run"))] = str(tmp_path / "refused")
-    status, output = finish(start([*words, "--data.cache", str(cache), "--data.cache-gib", "1e-6"], 2))
+    status, output = finish(start_warm([*words, "--data.cache", str(cache), "--data.cache-gib", "1e-6"], 2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(lines) == 1 and "data.cache-gib = 1e-06: expected at least" in lines[0], output[-3000:]
     assert not (tmp_path / "refused/run_status.json").exists()
@@ -186,7 +187,7 @@ def test_data_that_cannot_be_read_stops_all_ranks_together(tmp_path: Path) -> No
     folder = write_data_set(tmp_path / "data", [60, 60], seed=4)
     spoil(folder, 60, 20)
     began = time.monotonic()
-    status, output = finish(start(options([folder], tmp_path / "run"), 2))
+    status, output = finish(start_warm(options([folder], tmp_path / "run"), 2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and time.monotonic() - began < 120 and len(lines) == 1, output[-3000:]
     assert "run `python -m data_pipeline verify` on the folder of" in lines[0] and "resumes from the last checkpoint" in lines[0]

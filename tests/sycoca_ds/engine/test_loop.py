@@ -22,7 +22,7 @@ from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import LIMIT, finish, run_on_ranks, start
+from tests.worlds.launching import LIMIT, finish, run_on_ranks, start, start_warm
 from tests.worlds.training import SMALL, STEPS, assert_same_run, in_turn, losses, run, train_here, weights, with_validation
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
@@ -110,7 +110,7 @@ def test_gradients_that_are_not_finite_never_reach_the_weights(
     options = ["--run.ds-config", f"ds_configs/{stage}.json", "--run.max-skipped-steps", "2", "--run.checkpoint-every", "1"]
     options += ["--optim.accumulation-steps", "2"] if ranks else []
     words = [*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options]
-    status, output = finish(start(words, ranks=ranks, script=script))
+    status, output = finish(start_warm(words, ranks=ranks, script=script))
     assert (status == 0) == (ends == 0) and said in output, output[-3000:]
     assert json.loads((out / "run_status.json").read_text())["status"] == ("failed" if ends else "completed")
     assert all(torch.isfinite(value).all() for value in weights(out).values())
@@ -124,7 +124,7 @@ def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: 
     """At a learning rate of 0 they are what comes out; a model without image decoder takes the parts it has."""
     out = tmp_path / "from"
     options = ["--run.weights", str(alone), "--model.family", "coca", "--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json"]
-    status, output = finish(start([*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options], ranks=0))
+    status, output = finish(start_warm([*SMALL, "--data.train", str(data_set), "--run.out", str(out), *options], ranks=0))
     assert status == 0 and "text_decoder taken" in output and "image_decoder not used" in output, output[-3000:]
     mine, theirs = weights(out), weights(alone)
     assert {name.split(".")[0] for name in theirs} - {name.split(".")[0] for name in mine} == {"image_decoder"}
@@ -164,7 +164,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
     options = ["--data.train", str(data_set), *with_validation(data_set), "--run.out", str(out)]
-    process = start([*SMALL, *options], ranks=2)
+    process = start_warm([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -255,7 +255,7 @@ def test_sigterm_to_the_whole_job_saves(data_set: Path, tmp_path: Path) -> None:
 
 def refusal(data: Path, out: Path, *options: str) -> str:
     """The one error line of a run that must be refused."""
-    status, output = finish(start([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks=0))
+    status, output = finish(start_warm([*SMALL, "--data.train", str(data), "--run.out", str(out), *options], ranks=0))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
     return lines[0]

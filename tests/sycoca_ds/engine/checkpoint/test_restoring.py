@@ -13,7 +13,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.restoring import changes
 from sycoca_ds.engine.runtime import bf16_speed_up
 from sycoca_ds.presets import PRESETS
-from tests.worlds.launching import finish, start
+from tests.worlds.launching import finish, start_warm
 from tests.worlds.training import SMALL
 
 
@@ -26,7 +26,7 @@ def begun(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     small = [*SMALL[:cut], *SMALL[cut + 2 :]]
     words = [*small, "--data.train", str(data_set), "--run.out", str(out), "--run.ds-config", "ds_configs/zero1.json"]
     first = ["--run.precision", other, "--model.text.vocab-size", "320", "--optim.steps", "2"]
-    status, output = finish(start([*words, *first], ranks=0))
+    status, output = finish(start_warm([*words, *first], ranks=0))
     assert status == 0, output[-3000:]
     return out, words, other
 
@@ -34,7 +34,7 @@ def begun(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_another_precision_given_by_hand_is_refused_before_anything_is_loaded(begun: tuple[Path, list[str], str]) -> None:
     out, words, precision = begun
     other = {"fp32": "bf16", "bf16": "fp32"}[precision]
-    status, output = finish(start([*words, "--run.precision", other], ranks=0))
+    status, output = finish(start_warm([*words, "--run.precision", other], ranks=0))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(lines) == 1 and "Traceback" not in output and "M parameters" not in output, output[-3000:]
     assert f"was trained in {precision}, this run has run.precision = {other}" in lines[0]
@@ -56,7 +56,7 @@ def test_other_ids_of_the_same_number_are_refused(begun: tuple[Path, list[str], 
     other = other_words(own.path, tmp_path / "other.json")
     (tmp_path / "same.json").write_text(json.dumps(json.loads(own.path.read_text())))  # other bytes, the same words
     assert own.has_ids_of(tmp_path / "same.json") and not own.has_ids_of(other)
-    status, output = finish(start([*words, "--data.tokenizer", str(other)], ranks=0))
+    status, output = finish(start_warm([*words, "--data.tokenizer", str(other)], ranks=0))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status == 2 and len(lines) == 1 and "M parameters" not in output, output[-3000:]
     assert f"other ids than those of {other}" in lines[0] and "resume with --data.tokenizer" in lines[0]
@@ -65,7 +65,7 @@ def test_other_ids_of_the_same_number_are_refused(begun: tuple[Path, list[str], 
 
 def test_going_on_keeps_precision_and_vocabulary_and_says_what_changes(begun: tuple[Path, list[str], str]) -> None:
     out, words, precision = begun
-    status, output = finish(start([*words, "--optim.lr", "2e-3"], ranks=0))
+    status, output = finish(start_warm([*words, "--optim.lr", "2e-3"], ranks=0))
     assert status == 0 and "resumed from" in output and "completed at step 4 of 4" in output, output[-3000:]
     config = json.loads((out / "config.json").read_text())
     assert (config["run"]["precision"], config["model"]["text"]["vocab_size"]) == (precision, 320)

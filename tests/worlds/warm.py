@@ -1,0 +1,219 @@
+"""Ranks that start in a tenth of a second: forked from a process that has imported torch, DeepSpeed and the trainer already.
+
+Importing costs a rank five seconds of a core, and DeepSpeed's launcher twice that again. What a test says of training, resuming and
+being killed does not depend on it; what it says of launching does, and goes through the real launcher (launching.start).
+
+    python tests/worlds/warm.py SOCKET      the server; every test process starts one at its first need
+
+A request is one message: JSON with the script, its options, ranks, environment and folder, and two descriptors, for the output and
+for the answers: the process's number, later its exit status. The process leads a group, in which all its ranks are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 10.0
+"""For ranks to end after one of them has failed."""
+
+
+class WarmProcess:
+    """As much of subprocess.Popen as tests use; its output is text, standard error in it."""
+
+    def __init__(self, server: socket.socket, request: dict, args: list[str]) -> None:
+        self.args, self.returncode = args, None
+        own, theirs = socket.socketpair()
+        reading, writing = os.pipe()
+        socket.send_fds(server, [json.dumps(request).encode()], [writing, theirs.fileno()])
+        os.close(writing)
+        theirs.close()
+        self._answers, self.stdout = own.makefile(), open(reading, errors="replace")
+        self._own = own
+        self.pid = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self._own], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._own], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            self.returncode = int(self._answers.readline())
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Output to its end, that is until nobody has it open any more, and the end of the process."""
+        said: list[str] = getattr(self, "_said", None) or []
+        if not said:
+            self._said, self._reader = said, threading.Thread(target=lambda: said.append(self.stdout.read()), daemon=True)
+            self._reader.start()
+        until = None if timeout is None else time.monotonic() + timeout
+        self._reader.join(timeout)
+        if self._reader.is_alive():
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        self.wait(None if until is None else max(0.1, until - time.monotonic()))
+        return said[0], None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+_server: socket.socket | None = None
+
+
+def start(script: Path, options: list[str], ranks: int, port: int, environment: dict[str, str]) -> WarmProcess:
+    """Starts a script as `launching.start` does, on `ranks` ranks; 0: without a launcher's environment."""
+    global _server
+    if _server is None:
+        _server, theirs = socket.socketpair()
+        passive = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # ranks of two tests share two cores
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__)), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            cwd=REPOSITORY,
+            env={**os.environ, **passive, "PYTHONPATH": str(REPOSITORY)},
+            start_new_session=True,
+        )
+        theirs.close()
+    request = {"script": str(script), "options": options, "ranks": ranks, "port": port, "environment": environment}
+    return WarmProcess(_server, {**request, "folder": str(REPOSITORY)}, [str(script), *options])
+
+
+# ---- the server ----------------------------------------------------------------------------------------------------------------
+
+
+def serve(server: socket.socket) -> None:
+    """Until the test process is gone."""
+    children: dict[int, socket.socket] = {}
+    while True:
+        if select.select([server], [], [], 0.02 if children else None)[0]:
+            message, descriptors, _, _ = socket.recv_fds(server, 1 << 20, 2)
+            if not message:
+                for pid in children:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
+                return
+            output, answers = descriptors[0], socket.socket(fileno=descriptors[1])
+            pid = os.fork()
+            if pid == 0:
+                server.close()
+                for other in children.values():
+                    other.close()
+                answers.close()
+                run(json.loads(message), output)
+            os.close(output)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.setpgid(pid, pid)  # here as well as there: whoever asks next finds the group
+            answers.sendall(f"{pid}\n".encode())
+            children[pid] = answers
+        for pid in list(children):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                with contextlib.suppress(OSError):
+                    children[pid].sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                children.pop(pid).close()
+
+
+def run(request: dict, output: int) -> None:
+    """In the process that leads the group: the script itself, or its ranks; never returns."""
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.close(output)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if not request["ranks"]:
+        run_script(request["script"], request["options"])
+    ranks = {}
+    for rank in range(request["ranks"]):
+        pid = os.fork()
+        if pid == 0:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": request["ranks"], "LOCAL_SIZE": request["ranks"]}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": request["port"]}
+            os.environ.update({name: str(value) for name, value in place.items()})
+            run_script(request["script"], [f"--local_rank={rank}", *request["options"]])
+        ranks[pid] = rank
+    signal.signal(signal.SIGTERM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in ranks])
+    failed, until = 0, None
+    while ranks:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            ranks.pop(pid)
+            failed = failed or os.waitstatus_to_exitcode(status)
+            if failed and until is None:
+                until = time.monotonic() + PATIENCE
+                for other in ranks:
+                    os.kill(other, signal.SIGTERM)
+        elif until is not None and time.monotonic() > until:
+            for other in ranks:
+                os.kill(other, signal.SIGKILL)
+        time.sleep(0.01)
+    os._exit(failed if failed >= 0 else 128 - failed)
+
+
+def run_script(script: str, options: list[str]) -> None:
+    """As `python -u SCRIPT OPTIONS...`; never returns."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        setattr(sys, name, open(os.dup(number), "w", buffering=1, errors="backslashreplace", closefd=False))
+    sys.argv, sys.path[0] = [script, *options], str(Path(script).parent)
+    status = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def warm_up() -> None:
+    """Imports what ranks need; starts no thread, which would not come along."""
+    from sycoca_ds.engine.environment import prepare_deepspeed
+
+    prepare_deepspeed()
+    import deepspeed  # noqa: F401
+    import torch._dynamo
+    import torch._inductor.compile_fx
+    import torch.utils.tensorboard  # noqa: F401
+    from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
+
+    import sycoca_ds.engine.loop
+    import sycoca_ds.train  # noqa: F401
+
+    with contextlib.suppress(ImportError):
+        import cpuinfo
+
+        cpuinfo.get_cpu_info()  # cached by prepare_deepspeed
+
+    assert threading.active_count() == 1, threading.enumerate()
+    gc.collect()
+    gc.freeze()  # a collection in a rank would copy every page
+
+
+if __name__ == "__main__":
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    warm_up()
+    serve(channel)
