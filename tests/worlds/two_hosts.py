@@ -62,6 +62,12 @@ env -i PATH={path} HOME={home} {sshd} -f {folder}/sshd_config -E {folder}/sshd.l
 touch {folder}/ready
 cat >/dev/null  # until the test that holds the other end is gone; bash meanwhile buries what the host's processes leave
 """
+TRIAL = """
+hostname x; ip link set lo up; ip link add eth0 type veth peer name eth1
+mount -t tmpfs x /mnt; mkdir /mnt/up /mnt/work /mnt/all
+mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work /mnt/all
+"""
+"""What a container may refuse."""
 SSHD = """
 Port 22
 HostKey {folder}/hostkey
@@ -81,19 +87,8 @@ def what_is_missing() -> str:
     gone = [f"{program} ({package})" for program, package in PROGRAMS.items() if shutil.which(program, path=SYSTEM_PATH) is None]
     if gone:
         return f"two hosts need the program{'s' * (len(gone) > 1)} {', '.join(gone)}"
-    tried = subprocess.run(
-        [
-            "unshare",
-            *NAMESPACES,
-            "--fork",
-            "--mount-proc",
-            "bash",
-            "-c",
-            "hostname x && ip link set lo up && mount -t tmpfs x /mnt",
-        ],
-        capture_output=True,
-        text=True,
-    )
+    words = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "bash", "-ec", TRIAL]
+    tried = subprocess.run(words, capture_output=True, text=True)
     return "" if tried.returncode == 0 else f"two hosts need namespaces, which are refused here: {tried.stderr.strip()[:100]}"
 
 
