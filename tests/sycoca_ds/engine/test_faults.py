@@ -58,7 +58,8 @@ def hurt(folder: Path, fault: str = "pass", before: str = "pass") -> Path:
 
 
 def curve(out: Path) -> list[tuple[int, float]]:
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    path = out / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [(record["step"], record["loss"]) for record in records if "loss" in record]
 
 
@@ -83,7 +84,7 @@ def test_a_second_training_in_the_folder_is_refused_by_name(data_set: Path, tmp_
     out = tmp_path / "run"
     slow = hurt(tmp_path, "time.sleep(0.7)")
     first = start_warm(options(data_set, out), ranks=2, script=slow)
-    assert wait_until(lambda: (out / "metrics.jsonl").exists(), LIMIT)
+    assert wait_until(lambda: curve(out), LIMIT)
     owner = json.loads((out / "running.json").read_text())
     code, output = finish(start_warm(options(data_set, out), ranks=2))
     assert code == 2 and output.count("\nerror: ") == 1 and "Traceback" not in output
@@ -240,7 +241,7 @@ def test_output_that_nobody_reads_is_dropped(data_set: Path, tmp_path: Path, und
 def test_ranks_whose_launcher_is_killed_save_and_end(who: str, data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(options(data_set, out, steps=5000), ranks=2)
-    assert wait_until(lambda: (out / "metrics.jsonl").exists(), LIMIT)
+    assert wait_until(lambda: curve(out), LIMIT)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if who == "runner" else int(children[0]), signal.SIGKILL)
     assert wait_until(lambda: status(out)["status"] == "preempted", 60)
