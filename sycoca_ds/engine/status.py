@@ -20,6 +20,11 @@ from data_pipeline.files import write_text
 STATUS_FILE = "run_status.json"
 FAILURES = "failures"
 """Folder of the run with what the ranks of the last start saw when they failed."""
+HEARTBEATS = "heartbeats"
+"""Folder of the run with every rank's last sign of life: the process (`process_table.whoami`), `phase`, `step` and `seconds` in it,
+the `first` step of this start, the seconds `spent` in each phase before this one, `world_size`."""
+EXIT_HANG = 76
+"""Exit status of a job that the watchdog ended: a rank was silent or stuck."""
 
 
 class RunStatus:
