@@ -22,7 +22,9 @@ FAILURES = "failures"
 """Folder of the run with what the ranks of the last start saw when they failed."""
 HEARTBEATS = "heartbeats"
 """Folder of the run with every rank's last sign of life: the process (`process_table.whoami`), `phase`, `step` and `seconds` in it,
-the `first` step of this start, the seconds `spent` in each phase before this one, `world_size`."""
+the `first` step of this start, the seconds `spent` in each phase before this one, `world_size`, the supervisor's `attempt`."""
+ATTEMPT_VARIABLE = "PYTHON_SYCOCA_ATTEMPT"
+"""Variable by which a supervisor knows the processes of its attempts, on every host: DeepSpeed takes along what begins so."""
 EXIT_HANG = 76
 """Exit status of a job that the watchdog ended: a rank was silent or stuck."""
 

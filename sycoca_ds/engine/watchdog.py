@@ -25,7 +25,7 @@ from data_pipeline.progress import format_seconds
 from sycoca_ds.config import WatchConfig
 from sycoca_ds.engine.process_table import whoami
 from sycoca_ds.engine.runtime import Runtime
-from sycoca_ds.engine.status import EXIT_HANG, HEARTBEATS, record_failure
+from sycoca_ds.engine.status import ATTEMPT_VARIABLE, EXIT_HANG, HEARTBEATS, record_failure
 
 STACKS = "stacks"
 """Folder of the run with a file a rank."""
@@ -156,6 +156,7 @@ class Watchdog:
             "time": time.time(),
             "world_size": self.runtime.world_size,
             "first": self._first,
+            "attempt": os.environ.get(ATTEMPT_VARIABLE),
             "spent": {phase: round(seconds, 3) for phase, seconds in self._spent.items()},
         }
         with self._pen, contextlib.suppress(OSError):
