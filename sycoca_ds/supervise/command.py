@@ -34,16 +34,18 @@ from sycoca_ds.engine.run_lock import lives, read_owner
 from sycoca_ds.engine.status import EXIT_HANG
 from sycoca_ds.supervise import ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Ended, Limits, Stop
-from sycoca_ds.supervise.causes import COMPLETED, DATA, DISK, HANG, PREEMPTED, USER
+from sycoca_ds.supervise.causes import COMPLETED, DATA, DISK, HANG, KILLED, PREEMPTED, USER
 from sycoca_ds.supervise.evidence import Evidence, Files, bytes_of_newest, newest_sealed, telling_lines
 from sycoca_ds.supervise.job import Job, parse_job
 from sycoca_ds.supervise.orphans import Shell
-from sycoca_ds.supervise.verdict import DONE, STOP, WITHOUT_HOST, Verdict, judge, read_history, write_verdict
+from sycoca_ds.supervise.verdict import DONE, RESTART, STOP, WITHOUT_HOST, Verdict, judge, read_history, write_verdict
 from sycoca_ds.train import EXIT_PREEMPTED
 
 PROGRAM = "python -m sycoca_ds.supervise"
 FOLDER = "supervise"
 """Of the run."""
+CURRENT_FILE = "current.json"
+"""In it, while an attempt runs: what a supervisor that finds it needs to finish the books of one that was killed."""
 MARGIN_SECONDS = 60.0
 """By which the supervisor is more patient than the ranks' own watchdog."""
 
@@ -113,6 +115,7 @@ class Supervisor:
     def work(self) -> int:
         """Returns the exit status."""
         self._end_leftovers()
+        self._adopt()
         number = max((record["attempt"] for record in self.past), default=0)
         while True:
             number += 1
@@ -138,6 +141,8 @@ class Supervisor:
             evidence = self._evidence(ended, before, {}, said, tuple(unreachable))
         else:
             say(f"attempt {number}: {shlex.join(self.job.words)}")
+            with contextlib.suppress(OSError):
+                write_json(self.folder / CURRENT_FILE, {"attempt": number, "launched": launched, "down": down, "before": before})
             attempt = Attempt(self.job, mark, log, self.options.limits(self.job), self.stop, self.shell, self.hosts)
             ended = attempt.run()
             now = {"": orphans.kills_for_memory(), **{host: visit.oom_kills for host, visit in ended.visits.items()}}
@@ -155,6 +160,38 @@ class Supervisor:
         )
         self._record(verdict, evidence, ended, launched, down)
         return verdict
+
+    def _adopt(self) -> None:
+        """Books the attempt of a supervisor that was killed, from the files that its ranks left."""
+        try:
+            began = json.loads((self.folder / CURRENT_FILE).read_text())
+            number, launched, before = began["attempt"], began["launched"], began["before"]
+        except (OSError, ValueError, KeyError):
+            return
+        files = Files(self.run, since=launched)
+        files.look(f"{self.id}.{number}")
+        run, beats = files.status(), list(files.beats.values())
+        last = max([launched, run.get("time", 0.0), *(beat["time"] for beat in beats)])
+        met = min((beat["time"] - launched - beat["seconds"] - sum(beat["spent"].values()) for beat in beats), default=None)
+        ended = Ended(None, "its supervisor was killed", files, [], {}, [], last - launched, met)
+        evidence = self._evidence(ended, before, {}, telling_lines(self.folder / f"attempt_{number:04d}.log"), ())
+        saved = run.get("status") in (COMPLETED, PREEMPTED)
+        verdict = Verdict(
+            attempt=number,
+            kind=run["status"] if saved else KILLED,
+            rank=None,
+            host="",
+            phase="",
+            step=run.get("step"),
+            evidence=("its supervisor was killed", f"run_status.json: {run.get('status')} at step {run.get('step')}"),
+            action=RESTART,
+            reason="the supervisor was started again",
+            before=before,
+            after=evidence.after,
+            progress=evidence.after is not None and (before is None or evidence.after > before),
+            status=None,
+        )
+        self._record(verdict, evidence, ended, launched, began.get("down", 0.0))
 
     def _evidence(
         self, ended: Ended, before: int | None, oom_kills: dict[str, int], said: tuple[str, ...], unreachable: tuple[str, ...]
@@ -196,6 +233,8 @@ class Supervisor:
         with contextlib.suppress(OSError):
             write_json(self.folder / f"attempt_{verdict.attempt:04d}.json", json.loads(json.dumps(asdict(evidence))))
         ledger.append(self.run, line)
+        with contextlib.suppress(OSError):
+            (self.folder / CURRENT_FILE).unlink(missing_ok=True)
         ledger.show_in_tensorboard(self.run, self.lines)
         say(f"attempt {verdict.attempt} ended after {format_seconds(ended.seconds)}: {verdict.line()}")
         for line_of_it in (*verdict.evidence[1:4], *evidence.left):

@@ -119,12 +119,17 @@ def bytes_of_newest(run: Path) -> int:
 
 
 class Files:
-    """The files by which ranks speak, from the beginning of an attempt on."""
+    """The files by which ranks speak, from the beginning of an attempt on.
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self._old = {path: _state(path) for path in self._paths()}
-        self._status = read_status(run)
+    Args:
+        since: of an attempt that has ended already: its begin in seconds since 1970. What is older is not of it.
+    """
+
+    def __init__(self, run: Path, since: float | None = None) -> None:
+        self.run, status = run, read_status(run)
+        old = [path for path in self._paths() if since is None or path.stat().st_mtime < since]
+        self._old = {path: _state(path) for path in old}
+        self._status = status if since is None or status.get("time", 0.0) < since else {}
         self._changed: dict[Path, tuple[Any, float]] = {}
         self.beats: dict[int, dict[str, Any]] = {}
         """Rank -> its last heartbeat of this attempt."""
