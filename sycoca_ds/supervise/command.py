@@ -107,6 +107,10 @@ class Supervisor:
             write_text(path, uuid.uuid4().hex[:16])
         return path.read_text().strip()
 
+    def _mark(self, number: int) -> str:
+        """By which an attempt's processes are known; of no mark the beginning is another one."""
+        return f"{self.id}.{number}."
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """Those that are reached by ssh; DeepSpeed itself uses it where there are several."""
@@ -129,7 +133,7 @@ class Supervisor:
                 return EXIT_PREEMPTED
 
     def _attempt(self, number: int) -> Verdict:
-        mark, log = f"{self.id}.{number}", self.folder / f"attempt_{number:04d}.log"
+        mark, log = self._mark(number), self.folder / f"attempt_{number:04d}.log"
         launched, down = time.time(), self._down()
         before, killed = newest_sealed(self.run), orphans.kills_for_memory()
         visits = self.shell.visit_all(self.hosts, f"{self.id}.")  # whoever is left of earlier ones, and who can be reached
@@ -169,7 +173,7 @@ class Supervisor:
         except (OSError, ValueError, KeyError):
             return
         files = Files(self.run, since=launched)
-        files.look(f"{self.id}.{number}")
+        files.look(self._mark(number))
         run, beats = files.status(), list(files.beats.values())
         last = max([launched, run.get("time", 0.0), *(beat["time"] for beat in beats)])
         met = min((beat["time"] - launched - beat["seconds"] - sum(beat["spent"].values()) for beat in beats), default=None)

@@ -49,9 +49,9 @@ def test_a_whole_family_is_ended_and_nobody_else(stranger: subprocess.Popen) -> 
 
 
 def test_one_attempt_is_told_from_another() -> None:
-    first, second = start("feed2.1"), start("feed2.11")
+    first, second = start("feed2.1."), start("feed2.11.")
     assert wait_until(lambda: len(orphans.marked("feed2.")) == 2, 10)
-    orphans.end_here("feed2.1")
+    orphans.end_here("feed2.1.")
     assert first.wait() == -signal.SIGKILL and second.poll() is None
     orphans.end_here("feed2.")
     assert second.wait() == -signal.SIGKILL
