@@ -27,6 +27,8 @@ AFTER_ANOTHER = re.compile(
     re.IGNORECASE,
 )
 """What collectives say on ranks whose peer, or the network to it, is gone."""
+HUNG_UP = re.compile(r"closed|reset by peer|Broken pipe|remote process exited", re.IGNORECASE)
+"""Those by which the other host says that there is no such process any more."""
 WORDS = (
     (MEMORY, r"insufficient shared memory|</torch_\w+>: No space|/dev/shm\S*: No space|No space left on device: '/dev/shm"),
     (MEMORY, r"OutOfMemoryError|out of memory|MemoryError|allocate memory|bad_alloc|oom[-_ ]kill|Errno 12\]"),
@@ -219,10 +221,17 @@ def cut_off(evidence: Evidence) -> Cause | None:
     """Only complaints about others: the connection between them is what failed, or the rank that says nothing."""
     complaints = [failure for failure in evidence.failures if failure.kind != "hang"]
     if complaints:
-        rank = missing(evidence, "")
-        first = complaints[0]
-        rank, host = (first.rank, first.host) if rank is None else (rank, sign_host(evidence, rank))
-        return Cause(NETWORK, (f"rank {first.rank} on {first.host}: {first.message}",), rank, host)
+        rank, first = missing(evidence, ""), complaints[0]
+        lines = (f"rank {first.rank} on {first.host}: {first.message}",)
+        if rank is None:
+            return Cause(NETWORK, lines, first.rank, first.host)
+        host = sign_host(evidence, rank)
+        if evidence.name_of(rank, host) in evidence.unreachable or not HUNG_UP.search(first.message):
+            return Cause(NETWORK, lines, rank, host)
+        # its host closed the connection, as it does for a process that is gone
+        kind = MEMORY if short_of_memory(evidence, host) else KILLED
+        said = (f"rank {rank} on {host} was gone without a word", *lines, *memory_lines(evidence, kind))
+        return Cause(kind, said, rank, host)
     lines = [line for line in evidence.said if RAISED.match(line) and AFTER_ANOTHER.search(line)]
     return Cause(NETWORK, (lines[0],)) if lines else None
 
