@@ -16,6 +16,7 @@ import torch
 
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.checkpoint.saving import Saver
+from sycoca_ds.engine.self_test import faults
 from sycoca_ds.engine.start import Session
 
 SKIPPED_FILE = "skipped.jsonl"
@@ -70,7 +71,11 @@ class Guard:
             RuntimeError: too many steps in a row were skipped, or the gradient is exactly zero.
             FaultyDevice: the numbers still differ at the third computation.
         """
-        step = self.session.position.step + 1
+        step, every = self.session.position.step + 1, self.config.self_test_every
+        if every and (step - 1) % every == 0:
+            wrong = faults(self.runtime)
+            if wrong:
+                raise FaultyDevice(f"step {step}: {'; '.join(wrong)}: take that machine out")
         yield
         reason, told = self._outcome(), self._told()
         if reason.startswith("spike") and self.config.recompute:

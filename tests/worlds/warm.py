@@ -203,6 +203,11 @@ def warm_up() -> None:
     import sycoca_ds.engine.loop
     import sycoca_ds.train  # noqa: F401
 
+    with contextlib.suppress(ImportError):
+        import cpuinfo
+
+        cpuinfo.get_cpu_info()  # cached by prepare_deepspeed
+
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()  # a collection in a rank would copy every page
