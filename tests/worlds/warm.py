@@ -80,6 +80,17 @@ _server: socket.socket | None = None
 
 def start(script: Path, options: list[str], ranks: int, port: int, environment: dict[str, str]) -> WarmProcess:
     """Starts a script as `launching.start` does, on `ranks` ranks; 0: without a launcher's environment."""
+    request = {"script": str(script), "options": options, "ranks": ranks, "port": port, "environment": environment}
+    return WarmProcess(server(), {**request, "folder": str(REPOSITORY)}, [str(script), *options])
+
+
+def pass_on(request: dict, output: int, answers: int) -> None:
+    """Starts what another process asks for; its descriptors get output and answers."""
+    socket.send_fds(server(), [json.dumps(request).encode()], [output, answers])
+
+
+def server() -> socket.socket:
+    """The connection to this process's server, which is started at the first need."""
     global _server
     if _server is None:
         _server, theirs = socket.socketpair()
@@ -92,8 +103,7 @@ def start(script: Path, options: list[str], ranks: int, port: int, environment: 
             start_new_session=True,
         )
         theirs.close()
-    request = {"script": str(script), "options": options, "ranks": ranks, "port": port, "environment": environment}
-    return WarmProcess(_server, {**request, "folder": str(REPOSITORY)}, [str(script), *options])
+    return _server
 
 
 # ---- the server ----------------------------------------------------------------------------------------------------------------
