@@ -84,5 +84,12 @@ def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -
 
 
 def record_exception(run: Path, rank: int, kind: str, error: BaseException, **more: Any) -> None:
-    lines = "".join(traceback.format_exception(error)).splitlines()
-    record_failure(run, rank, kind, f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)
+    """The same of an exception. torch raises that a loader process is dead wherever the main thread just is, so in here, too: that
+    says more than what its end did to a pipe."""
+    for _ in range(3):
+        try:
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            record_failure(run, rank, kind, f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)
+            return
+        except Exception as later:
+            error = later

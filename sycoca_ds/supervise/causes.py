@@ -113,11 +113,11 @@ def raised(evidence: Evidence) -> Cause | None:
     """The earliest exception of a rank that no other rank's end explains."""
     for failure in evidence.failures:
         kind = DEVICE if failure.kind == "device" else kind_of(failure.message)
+        died = WORKER.search(failure.message)
+        if died and died[1] in (None, "Killed", "Terminated") or kind == NETWORK and "/multiprocessing/" in failure.through:
+            kind = MEMORY if short_of_memory(evidence, failure.host) else KILLED
         if failure.kind == "hang" or kind == NETWORK:
             continue
-        died = WORKER.search(failure.message)
-        if died and died[1] in (None, "Killed", "Terminated"):
-            kind = MEMORY if short_of_memory(evidence, failure.host) else KILLED
         lines = (f"rank {failure.rank} on {failure.host}: {failure.message}", *memory_lines(evidence, kind))
         return Cause(kind, lines, failure.rank, failure.host, failure.phase, failure.step)
     if evidence.failures:

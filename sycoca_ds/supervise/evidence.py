@@ -26,6 +26,8 @@ TELLING = re.compile(
     re.IGNORECASE,
 )
 """Lines of the output that are kept wherever they stand; the last ones are kept in any case."""
+TRACE = re.compile(r'\s{4}|\s+File "[^"]*", line \d+, in |\s*[~^]+$')
+"""Lines of tracebacks, of which only the last one, with the exception, is telling."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Failure:
     message: str
     phase: str = ""
     step: int = 0
+    through: str = ""
+    """Python files of its traceback, innermost last."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ class Files:
             try:
                 value = json.loads(path.read_text())
                 names = ("rank", "host", "time", "kind", "message", "phase", "step")
-                found.append(Failure(**{name: value[name] for name in names if name in value}))
+                files = re.findall(r'File "([^"]+)"', "\n".join(value.get("traceback", [])))
+                found.append(Failure(**{name: value[name] for name in names if name in value}, through=" ".join(files[-4:])))
             except (OSError, ValueError, TypeError, KeyError):
                 continue
         return tuple(sorted(found, key=lambda failure: (failure.time, failure.rank)))
@@ -214,6 +219,6 @@ def telling_lines(log: Path) -> tuple[str, ...]:
             lines = [line.rstrip()[:LINE_LENGTH] for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return ()
-    lines = [line for line in lines if line.strip()]
+    lines = [line for line in lines if line.strip() and not TRACE.match(line)]
     telling = [n for n, line in enumerate(lines[:-LINES]) if TELLING.search(line)][-LINES:]
     return tuple([lines[n] for n in telling] + lines[-LINES:])
