@@ -1,7 +1,7 @@
 """Faults done to a training, one after another and each once, by a schedule that a seed makes.
 
-`script` writes a train.py that reads the schedule; on the rank, in the phase and at the step that a fault names (or the next one after
-a restart) it is done to that rank's process, and a file with its name says so. What every rank was fed is noted beside.
+`script` writes a train.py that reads the schedule; on the rank, in the phase and at the step that a fault names (or the next one
+after a restart) it is done to that rank's process, and a file with its name says so. What every rank was fed is noted beside.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def fed(folder: Path, ranks: int) -> dict[tuple[int, int], list[int]]:
     return found
 
 
-# ---- what is done -----------------------------------------------------------------------------------------------------------------
+# ---- what is done -------------------------------------------------------------------------------------------------------------
 
 
 def send(number: int) -> Callable[[Injector], None]:

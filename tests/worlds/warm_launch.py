@@ -2,8 +2,9 @@
 
     python -m tests.worlds.warm_launch RANKS SCRIPT OPTIONS...
 
-connects to the socket that a test opened (`listening`), hands over its output, and stands for the ranks until they have ended: a signal
-to it reaches them, its exit status is theirs. They are no children of it, and the mark of a supervisor is in their `os.environ` only.
+connects to the socket that a test opened (`listening`), hands over its output, and stands for the ranks until they have ended: a
+signal to it reaches them, its exit status is theirs. They are no children of it, and the mark of a supervisor is in their
+`os.environ` only, where nobody else sees it.
 """
 
 from __future__ import annotations
