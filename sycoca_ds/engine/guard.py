@@ -50,7 +50,9 @@ class Guard:
                 parameter.register_hook(lambda slope: self._own_norms.append(torch.linalg.vector_norm(slope.detach().float())))
         inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
         self._on_host = not isinstance(inner, torch.optim.AdamW)  # DeepSpeed's AdamW on the CPU knows no found_inf
+        self._held_back: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
         inner.register_step_pre_hook(self._before_update)
+        inner.register_step_post_hook(self._after_update)
 
     def _restore(self, state: dict[str, Any] | None) -> None:
         kept = {"skipped": 0, "in_row": 0, "history": [[], []]} if state is None else state["extra"]["guard"]
@@ -154,9 +156,15 @@ class Guard:
         if not self._on_host:
             optimizer.found_inf = self._bad
         elif self._bad:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                self._held_back.append((parameter, parameter.grad))
+                parameter.grad = None  # of which it takes no notice
+
+    def _after_update(self, *_: Any) -> None:
+        """DeepSpeed finds its gradient buffers where it had put them."""
+        for parameter, gradient in self._held_back:
+            parameter.grad = gradient
+        self._held_back.clear()
 
     def _judge(self) -> torch.Tensor:
         """1.0 for a step that must not be taken, on the device."""

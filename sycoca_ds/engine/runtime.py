@@ -111,6 +111,8 @@ def start_runtime() -> Runtime:
     local_rank = int(os.environ["LOCAL_RANK"])
     # DeepSpeed's launcher says LOCAL_SIZE, torchrun LOCAL_WORLD_SIZE
     local_world = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
+    # without it DeepSpeed's CPU accelerator starts `numactl` whenever it wants to know how many devices there are: every reduction
+    os.environ.setdefault("LOCAL_SIZE", str(local_world))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)
