@@ -7,7 +7,6 @@ the run and the attempt. Launchers, ranks, loader workers and writers of checkpo
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -102,31 +101,19 @@ def exit_status(pid: int, began: str) -> int | None:
 
 
 def kills_for_memory() -> int | None:
-    """How many processes the kernel has killed for want of memory: of this control group if it can be seen, else of all."""
-    with_group = re.compile(r"^oom_kill (\d+)", re.MULTILINE)
-    for path in (*_group_files(), Path("/proc/vmstat")):
-        try:
-            found = with_group.search(path.read_text())
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return None
+    """How many processes the kernel has killed for want of memory: in this control group and those below it where that is counted
+    (version 2), else on the whole machine."""
+    places = [line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")]
+    files = [Path(f"/sys/fs/cgroup{place}/memory.events") for place in places] + [Path("/proc/vmstat")]
+    counts = [int(line.split()[1]) for path in files for line in _lines(path) if line.startswith("oom_kill ")]
+    return counts[0] if counts else None
 
 
-def _group_files() -> Iterable[Path]:
-    """Where this process's control group counts, of version 2 or 1."""
+def _lines(path: Path) -> list[str]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        return path.read_text().splitlines()
     except OSError:
-        return
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers == "":
-            yield Path(f"/sys/fs/cgroup{place}/memory.events")
-            yield Path("/sys/fs/cgroup/memory.events")
-        elif "memory" in controllers.split(","):
-            yield Path(f"/sys/fs/cgroup/memory{place}/memory.oom_control")
+        return []
 
 
 # ---- other machines -------------------------------------------------------------------------------------------------------------

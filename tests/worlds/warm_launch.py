@@ -55,7 +55,7 @@ def main(ranks: int, script: str, options: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as own:
         own.connect(os.environ[SOCKET])
         request = {"script": str(Path(script).absolute()), "options": options, "ranks": ranks, "port": free_port()}
-        request |= {"environment": dict(os.environ), "folder": os.getcwd()}
+        request |= {"environment": dict(os.environ), "folder": os.getcwd(), "swept": True}
         socket.send_fds(own, [json.dumps(request).encode()], [1])
         answers = own.makefile()
         pid = int(answers.readline())
