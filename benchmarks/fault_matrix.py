@@ -232,9 +232,7 @@ class Matrix:
             results, runs = [], self.plan()
             for number, kinds in enumerate(runs):
                 if time.monotonic() > until:
-                    print(
-                        f"{self.arguments.minutes:g} minutes are over, {number} of {len(runs)} runs done: the same command goes on"
-                    )
+                    print(f"{self.arguments.minutes:g} minutes are over, {number} of {len(runs)} runs; the same command goes on")
                     break
                 began = time.monotonic()
                 result = self.run(number, kinds)

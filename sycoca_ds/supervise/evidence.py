@@ -216,9 +216,14 @@ def telling_lines(log: Path) -> tuple[str, ...]:
     try:
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-            lines = [line.rstrip()[:LINE_LENGTH] for line in file.read().decode(errors="replace").splitlines()]
+            lines = [shortened(line.rstrip()) for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return ()
     lines = [line for line in lines if line.strip() and not TRACE.match(line)]
     telling = [n for n, line in enumerate(lines[:-LINES]) if TELLING.search(line)][-LINES:]
     return tuple([lines[n] for n in telling] + lines[-LINES:])
+
+
+def shortened(line: str) -> str:
+    """Its begin and its end: launchers write the whole command in between."""
+    return line if len(line) <= LINE_LENGTH else f"{line[: LINE_LENGTH // 2]} ... {line[-LINE_LENGTH // 2 :]}"
