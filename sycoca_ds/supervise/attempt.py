@@ -68,13 +68,15 @@ class Ended:
     why: str
     """As `Evidence.ended`."""
     files: Files
-    ends: list[End]
-    visits: dict[str, Visit]
-    left: list[str]
     seconds: float
     """From the start to the moment at which nothing of it was left."""
-    met: float | None
+    met: float | None = None
     """From the start to the meeting of the ranks; None: they did not meet."""
+    ends: list[End] = field(default_factory=list)
+    visits: dict[str, Visit] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    pids: set[int] = field(default_factory=set)
+    """Of ranks on this machine."""
 
 
 @dataclass
@@ -106,7 +108,8 @@ class Attempt:
                 self.process.stdin.close()
                 follower.finish()
         self.files.look(self.mark)
-        return Ended(status, why, self.files, self._ends, visits, left, time.monotonic() - self.began, self._met)
+        seconds, pids = time.monotonic() - self.began, {rank.pid for rank in self._ranks.values() if rank.here}
+        return Ended(status, why, self.files, seconds, self._met, self._ends, visits, left, pids)
 
     @contextlib.contextmanager
     def _output(self):

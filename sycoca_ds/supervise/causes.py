@@ -32,7 +32,11 @@ HUNG_UP = re.compile(r"closed|reset by peer|Broken pipe|remote process exited", 
 WORDS = (
     (MEMORY, r"insufficient shared memory|</torch_\w+>: No space|/dev/shm\S*: No space|No space left on device: '/dev/shm"),
     (MEMORY, r"OutOfMemoryError|out of memory|MemoryError|allocate memory|bad_alloc|oom[-_ ]kill|Errno 12\]"),
-    (DISK, r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error|Stale file handle|is not saved"),
+    (
+        DISK,
+        r"No space left on device|Disk quota exceeded|Read-only file system|Input/output error|Stale file handle",
+    ),
+    (DISK, r"step \d+ (could not be|is not) saved"),
     (DEVICE, r"FaultyDevice|uncorrectable ECC|ECC error|Xid|NVLink|fell off the bus|unspecified launch failure"),
     (DEVICE, r"illegal memory access|devices? (are|is) busy or unavailable"),
     (DEVICE, r"CUDNN_STATUS_(EXECUTION|INTERNAL)|CUBLAS_STATUS_(EXECUTION|INTERNAL)"),
@@ -44,7 +48,9 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.S
 SILENT = re.compile(r"rank (\d+)(?: \(and \d+ more\))?(?: on (\S+) (?:gives no|is stuck)| at (\S+) is not reached)")
 PLACE = re.compile(r"in (\w+) of\s+step (\d+)")
 LATE = re.compile(r"(\w+) of step (\d+) takes longer than its limit .* on rank (\d+) on (\S+), and no rank")
+GUILTY = re.compile(r"rank (\d+)")
 RAISED = re.compile(r"^(?:(\S+): )?(?:\[rank(\d+)\]: ?)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt|Exit)\b.*)")
+NO_CAUSE = re.compile(r"^SystemExit|^KeyboardInterrupt|ChildFailedError")
 RETURNED = re.compile(r"^(?:(\S+): )?\[.*exits with return code = (-?\d+)")
 ROOT_CAUSE = re.compile(r"Root Cause.*?\bhost +: (\S+).*?\brank +: (\d+).*?\bexitcode +: (-?\d+)", re.DOTALL)
 NOT_REACHED = re.compile(
@@ -119,12 +125,16 @@ def raised(evidence: Evidence) -> Cause | None:
         if failure.kind == "hang" or kind == NETWORK:
             continue
         lines = (f"rank {failure.rank} on {failure.host}: {failure.message}", *memory_lines(evidence, kind))
-        return Cause(kind, lines, failure.rank, failure.host, failure.phase, failure.step)
+        rank, host = failure.rank, failure.host
+        if kind == DEVICE and (guilty := GUILTY.search(failure.message)):  # all ranks say which one it was
+            rank = int(guilty[1])
+            host = sign_host(evidence, rank) or host
+        return Cause(kind, lines, rank, host, failure.phase, failure.step)
     if evidence.failures:
         return None
     for line in evidence.said:  # before ranks had met: nobody records that
         found = RAISED.match(line)
-        if found and not re.match(r"SystemExit|KeyboardInterrupt", found[3]) and kind_of(found[3]) != NETWORK:
+        if found and not NO_CAUSE.search(found[3]) and kind_of(found[3]) != NETWORK:
             return Cause(kind_of(found[3]), (line,), int(found[2]) if found[2] else None, found[1] or "")
     return None
 
@@ -176,7 +186,7 @@ def killed(evidence: Evidence) -> Cause | None:
     rank, host, status = candidates[0]
     rank = missing(evidence, host) if rank is None else rank
     who = f"rank {rank}" if rank is not None else "a rank"
-    host = host or sign_host(evidence, rank)
+    host = sign_host(evidence, rank) or host  # torchrun says localhost
     kind = MEMORY if short_of_memory(evidence, host) else KILLED
     return Cause(
         kind, (f"{who} on {host or 'some host'} was ended by {name_of(status)}", *memory_lines(evidence, kind)), rank, host

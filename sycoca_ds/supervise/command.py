@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -29,6 +30,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_json, write_text
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
+from sycoca_ds.engine.environment import own_tools_first
 from sycoca_ds.engine.run_lock import FILE as LOCK_FILE
 from sycoca_ds.engine.run_lock import lives, read_owner
 from sycoca_ds.engine.status import EXIT_HANG
@@ -135,13 +137,13 @@ class Supervisor:
     def _attempt(self, number: int) -> Verdict:
         mark, log = self._mark(number), self.folder / f"attempt_{number:04d}.log"
         launched, down = time.time(), self._down()
-        before, killed = newest_sealed(self.run), orphans.kills_for_memory()
+        before, killed = newest_sealed(self.run), KernelKills()
         visits = self.shell.visit_all(self.hosts, f"{self.id}.")  # whoever is left of earlier ones, and who can be reached
         unreachable = {host: visit.problem for host, visit in visits.items() if visit.problem}
         if unreachable:
             began = time.monotonic()
             said = tuple(f"{host}: {problem}" for host, problem in unreachable.items())
-            ended = Ended(None, "", Files(self.run), [], {}, [], time.monotonic() - began, None)
+            ended = Ended(None, "", Files(self.run), seconds=time.monotonic() - began)
             evidence = self._evidence(ended, before, {}, said, tuple(unreachable))
         else:
             say(f"attempt {number}: {shlex.join(self.job.words)}")
@@ -149,9 +151,9 @@ class Supervisor:
                 write_json(self.folder / CURRENT_FILE, {"attempt": number, "launched": launched, "down": down, "before": before})
             attempt = Attempt(self.job, mark, log, self.options.limits(self.job), self.stop, self.shell, self.hosts)
             ended = attempt.run()
-            now = {"": orphans.kills_for_memory(), **{host: visit.oom_kills for host, visit in ended.visits.items()}}
-            then = {"": killed, **{host: visit.oom_kills for host, visit in visits.items()}}
-            more = {host: now[host] - then[host] for host in then if None not in (now.get(host), then[host])}
+            counts = [(host, visit.oom_kills, visits[host].oom_kills) for host, visit in ended.visits.items() if host in visits]
+            more = {host: now - then for host, now, then in counts if None not in (now, then)}
+            more |= {"": killed.of(ended)}
             lost = tuple(host for host, visit in ended.visits.items() if visit.problem)
             evidence = self._evidence(ended, before, more, telling_lines(attempt.log), lost)
         self._ended = time.monotonic()
@@ -177,7 +179,7 @@ class Supervisor:
         run, beats = files.status(), list(files.beats.values())
         last = max([launched, run.get("time", 0.0), *(beat["time"] for beat in beats)])
         met = min((beat["time"] - launched - beat["seconds"] - sum(beat["spent"].values()) for beat in beats), default=None)
-        ended = Ended(None, "its supervisor was killed", files, [], {}, [], last - launched, met)
+        ended = Ended(None, "its supervisor was killed", files, seconds=last - launched, met=met)
         evidence = self._evidence(ended, before, {}, telling_lines(self.folder / f"attempt_{number:04d}.log"), ())
         saved = run.get("status") in (COMPLETED, PREEMPTED)
         verdict = Verdict(
@@ -295,6 +297,22 @@ class Supervisor:
             )
 
 
+class KernelKills:
+    """What the kernel had killed for want of memory on this machine when an attempt began."""
+
+    def __init__(self) -> None:
+        self._count, self._log = orphans.kills_for_memory(), orphans.killed_by_the_kernel()
+
+    def of(self, ended: Ended) -> int:
+        """How many since then: of the attempt's own processes where the kernel's log tells, else of all that are counted."""
+        log = orphans.killed_by_the_kernel()
+        if log is not None and self._log is not None:
+            mentioned = {int(pid) for failure in ended.files.failures() for pid in re.findall(r"\bpid (\d+)", failure.message)}
+            return len((log - self._log) & (ended.pids | mentioned))
+        count = orphans.kills_for_memory()
+        return 0 if None in (count, self._count) else count - self._count
+
+
 def free_bytes(run: Path) -> int:
     try:
         return shutil.disk_usage(run).free
@@ -337,6 +355,8 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     if not words:
         raise UserError(f"there is no command: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
     job = parse_job(words)
+    if shutil.which(words[0], path=own_tools_first()) is None:
+        raise UserError(f"{words[0]!r} is no command here: expected deepspeed, torchrun, srun or python after `--`")
     if options.min_hosts is not None and not job.hosts:
         raise UserError("--min-hosts: the command has no --hostfile (or filters it by --include or --exclude): leave it out")
     if options.restarts < 0 or options.back_off_seconds < 0:

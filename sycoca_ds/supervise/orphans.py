@@ -7,6 +7,7 @@ the run and the attempt. Launchers, ranks, loader workers and writers of checkpo
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -23,6 +24,8 @@ CONNECT_SECONDS = 10
 SWEEP_SECONDS = 30.0
 """For one visit of a host; a host that takes longer counts as unreachable."""
 QUIETLY = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ConnectionAttempts=1", "-o", "LogLevel=ERROR")
+FIRST_SPACE = "pid:[4026531836]"
+"""The space of process numbers that the kernel itself counts in (PROC_PID_INIT_INO)."""
 SCRIPT = r"""
 echo "oom $(awk '$1 == "oom_kill" {print $2}' /proc/vmstat)"
 began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
@@ -107,6 +110,28 @@ def kills_for_memory() -> int | None:
     files = [Path(f"/sys/fs/cgroup{place}/memory.events") for place in places] + [Path("/proc/vmstat")]
     counts = [int(line.split()[1]) for path in files for line in _lines(path) if line.startswith("oom_kill ")]
     return counts[0] if counts else None
+
+
+def killed_by_the_kernel() -> set[int] | None:
+    """Numbers of the processes that the kernel's log says it has killed for want of memory; None where it cannot be read, or has
+    other numbers than those seen here (in a container)."""
+    try:
+        if os.readlink("/proc/self/ns/pid") != FIRST_SPACE:
+            return None
+        handle = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    found = set()
+    try:
+        while True:
+            try:
+                found.update(map(int, re.findall(rb"Killed process (\d+)", os.read(handle, 1 << 14))))
+            except BrokenPipeError:  # a record was overwritten meanwhile
+                continue
+    except OSError:  # there are no more
+        return found
+    finally:
+        os.close(handle)
 
 
 def _lines(path: Path) -> list[str]:

@@ -264,14 +264,23 @@ def test_hosts_that_are_not_reached_before_the_start() -> None:
 
 def test_torchruns_root_cause_names_the_rank() -> None:
     said = (
+        "E1126 09:02:18.675000 13465 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: -9) local_rank: 1",
+        "Traceback (most recent call last):",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+        "Failures:",
+        "[1]:",
+        "  time      : 2026-11-26_09:02:18",
+        "  host      : localhost",
+        "  rank      : 0 (local_rank: 0)",
+        "  exitcode  : 1 (pid: 13473)",
         "Root Cause (first observed failure):",
         "[0]:",
-        "  time      : 2026-11-26_09:20:11",
-        "  host      : vm",
+        "  time      : 2026-11-26_09:02:18",
+        "  host      : localhost",
         "  rank      : 1 (local_rank: 1)",
-        "  exitcode  : -9 (pid: 12345)",
+        "  exitcode  : -9 (pid: 13474)  (SIGKILL)",
         "  error_file: <N/A>",
-        "  traceback : Signal 9 (SIGKILL) received by PID 12345",
+        "  traceback : Signal 9 (SIGKILL) received by PID 13474",
     )
     cause = find_cause(replace(RECORDED["kill -9 of a rank"], ends=(), failures=(), said=said))
     assert (cause.kind, cause.rank, cause.host) == ("killed", 1, "vm")
@@ -296,7 +305,7 @@ def test_what_the_supervisor_waited_for_in_vain() -> None:
         ("OSError: [Errno 28] No space left on device: '/dev/shm/torch_12'", "out of memory"),
         ("OSError: [Errno 28] No space left on device: '/data/run/metrics.jsonl'", "disk"),
         ("OSError: [Errno 30] Read-only file system: '/data/run/.x'", "disk"),
-        ("step 10 is not saved", "disk"),
+        ("error: step 12 could not be saved: /run/checkpoints has 0.04 GiB free, a checkpoint takes 0.03 (there: none)", "disk"),
         ("FaultyDevice: step 6: spike, and computed twice it gave different numbers (rank 1): take it out", "device"),
         ("RuntimeError: CUDA error: uncorrectable ECC error encountered", "device"),
         ("samples 4 to 11 cannot be read (x); run `python -m data_pipeline verify` on the folder of 00001.tar", "data"),

@@ -115,3 +115,22 @@ def test_hosts_that_are_silent_do_not_keep_the_others(ssh: Path, monkeypatch: py
     assert found["node-a"] == Visit(oom_kills=found["node-a"].oom_kills)
     assert found["silent-b"].problem == found["silent-c"].problem == "no answer within 2 s"
     assert found["gone-d"].problem == "ssh ended with status 255"
+
+
+def test_a_kill_by_the_kernel_stands_in_its_log() -> None:
+    """In a control group with little memory."""
+    group = Path(f"/sys/fs/cgroup/memory/sycoca_test_{os.getpid()}")
+    before = orphans.killed_by_the_kernel()
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(100 << 20))
+    except OSError:
+        pytest.skip("making a control group needs to be root, and version 1 of them")
+    if before is None:
+        pytest.skip("the kernel's log cannot be read here")
+    counted = orphans.kills_for_memory()
+    code = f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid())); bytearray(1 << 30)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    assert process.wait(60) == -signal.SIGKILL
+    group.rmdir()
+    assert process.pid in orphans.killed_by_the_kernel() - before and orphans.kills_for_memory() > counted
