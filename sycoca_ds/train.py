@@ -7,6 +7,7 @@ checkpoint. Options: `--preset tiny|small|base|930m`, `--config RUN/config.json`
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import logging
 import os
 import sys
@@ -37,7 +38,7 @@ def main() -> int:
     from sycoca_ds.options import parse_options
 
     never_fatal()
-
+    faulthandler.enable()  # a crash in native code leaves the lines of Python that led there
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])
     prepare_deepspeed()

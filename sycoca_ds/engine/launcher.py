@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.process_table import parent_and_begin, process_began, words_of
 
 LAUNCH = "deepspeed.launcher.launch"
 RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
@@ -58,12 +59,12 @@ class Launcher:
 def find_launcher() -> Launcher | None:
     """The launcher of this process; None under another one (Slurm, torchrun) or none."""
     pid = os.getppid()
-    words = _words(pid)
+    words = words_of(pid)
     if LAUNCH not in words:
         return None
     plan = _plan(words)
-    parent, began = _stat(pid)
-    words = _words(parent)
+    parent, began = parent_and_begin(pid)
+    words = words_of(parent)
     place = next((n for n, word in enumerate(words[:4]) if Path(word).name in RUNNERS), None)
     watched = ((pid, began), *_above(pid))
     if place is None:
@@ -81,15 +82,15 @@ def _above(pid: int) -> list[tuple[int, str]]:
     connection. Empty if there is neither: what is above then (a shell, say) may leave without meaning anything by it."""
     found = []
     with contextlib.suppress(OSError, IndexError):
-        pid = _stat(pid)[0]
+        pid = parent_and_begin(pid)[0]
         while pid > 1:
-            found.append((pid, _stat(pid)[1]))
-            words = _words(pid)
+            found.append((pid, parent_and_begin(pid)[1]))
+            words = words_of(pid)
             if any(Path(word).name in RUNNERS for word in words[:4]) or (
                 words and Path(words[0].split(":")[0]).name.startswith("sshd")
             ):
                 return found
-            pid = _stat(pid)[0]
+            pid = parent_and_begin(pid)[0]
     return []
 
 
@@ -106,35 +107,6 @@ def _plan(words: list[str]) -> dict[str, list[int]]:
     with contextlib.suppress(ValueError):
         return json.loads(base64.urlsafe_b64decode(coded))
     return {}
-
-
-def _words(pid: int) -> list[str]:
-    """A process's command line; empty if it is gone or there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        return []
-
-
-def process_began(pid: int) -> str | None:
-    """A process's start in clock ticks, with the pid a name that no other process gets; None if it has ended (one that nobody has
-    waited for yet included), or there is no /proc."""
-    try:
-        fields = _fields(pid)
-    except (OSError, IndexError):
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _stat(pid: int) -> tuple[int, str]:
-    """(parent, start in clock ticks) of a process."""
-    fields = _fields(pid)
-    return int(fields[1]), fields[19]
-
-
-def _fields(pid: int) -> list[str]:
-    """What /proc says of a process, from its state on."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
 
 
 def check_world_size(expected: int | None) -> None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
-from sycoca_ds.engine.launcher import process_began
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.process_table import process_began, whoami
+
+if TYPE_CHECKING:
+    from sycoca_ds.engine.runtime import Runtime
 
 FILE = "running.json"
 BEAT_SECONDS = 5.0
@@ -106,19 +107,6 @@ def held(run: Path, runtime: Runtime) -> Iterator[RunLock]:
     finally:
         if runtime.leads:
             lock.release()
-
-
-def whoami() -> dict[str, Any]:
-    """This process, as others can look for it."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    space = Path("/proc/self/ns/pid")
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "began": process_began(os.getpid()),
-        "boot": boot.read_text().strip() if boot.exists() else "",
-        "process_space": os.readlink(space) if space.exists() else "",
-    }
 
 
 def read_owner(path: Path) -> dict[str, Any] | None:

@@ -20,6 +20,13 @@ from data_pipeline.files import write_text
 STATUS_FILE = "run_status.json"
 FAILURES = "failures"
 """Folder of the run with what the ranks of the last start saw when they failed."""
+HEARTBEATS = "heartbeats"
+"""Folder of the run with every rank's last sign of life: the process (`process_table.whoami`), `phase`, `step` and `seconds` in it,
+the `first` step of this start, the seconds `spent` in each phase before this one, `world_size`, the supervisor's `attempt`."""
+ATTEMPT_VARIABLE = "PYTHON_SYCOCA_ATTEMPT"
+"""Variable by which a supervisor knows the processes of its attempts, on every host: DeepSpeed takes along what begins so."""
+EXIT_HANG = 76
+"""Exit status of a job that the watchdog ended: a rank was silent or stuck."""
 
 
 class RunStatus:
@@ -77,5 +84,12 @@ def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -
 
 
 def record_exception(run: Path, rank: int, kind: str, error: BaseException, **more: Any) -> None:
-    lines = "".join(traceback.format_exception(error)).splitlines()
-    record_failure(run, rank, kind, f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)
+    """The same of an exception. torch raises that a loader process is dead wherever the main thread just is, so in here, too: that
+    says more than what its end did to a pipe."""
+    for _ in range(3):
+        try:
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            record_failure(run, rank, kind, f"{type(error).__name__}: {error}", traceback=lines[-40:], **more)
+            return
+        except Exception as later:
+            error = later

@@ -23,12 +23,10 @@ import torch.distributed as dist
 
 from data_pipeline.progress import format_seconds
 from sycoca_ds.config import WatchConfig
-from sycoca_ds.engine.launcher import process_began
+from sycoca_ds.engine.process_table import whoami
 from sycoca_ds.engine.runtime import Runtime
-from sycoca_ds.engine.status import record_failure
+from sycoca_ds.engine.status import ATTEMPT_VARIABLE, EXIT_HANG, HEARTBEATS, record_failure
 
-EXIT_HANG = 76
-"""Exit status of a job that the watchdog ended: a rank was silent or stuck."""
 STACKS = "stacks"
 """Folder of the run with a file a rank."""
 LAST_WORDS_SECONDS = 10.0
@@ -56,7 +54,7 @@ class Watchdog:
     def __init__(self, run: Path, runtime: Runtime, config: WatchConfig) -> None:
         self.run, self.runtime, self.config = run, runtime, config
         self.place = Place(since=time.monotonic())
-        self.host, self._began = socket.gethostname(), process_began(os.getpid())
+        self.host, self._who = socket.gethostname(), whoami()
         self._limits = {
             "start": 60 * config.start_minutes,
             "data": config.step_seconds,
@@ -66,7 +64,9 @@ class Watchdog:
             "end": 60 * config.save_minutes,
         }
         self._first_step = True
-        self._done = threading.Event()
+        self._first: int | None = None
+        self._spent = dict.fromkeys((*self._limits, "first_step"), 0.0)
+        self._done, self._pen = threading.Event(), threading.Lock()
         self._verdict: str | None = None
         self._heard = time.monotonic()
         """When rank 0 was last heard; on rank 0 always now."""
@@ -83,13 +83,20 @@ class Watchdog:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._write(self._say())
         self._done.set()
 
     def enter(self, phase: str, step: int) -> None:
         """From now on this rank is in a phase; plain assignments, nothing that takes time."""
-        if phase == "data" and self.place.phase not in ("start", "data"):
-            self._first_step = False
-        self.place = Place(phase, step, time.monotonic())
+        now, before = time.monotonic(), self.place
+        first = self._first_step and before.phase in ("data", "step")
+        self._spent["first_step" if first else before.phase] += now - before.since
+        if phase == "data":
+            if before.phase not in ("start", "data"):
+                self._first_step = False
+            if self._first is None:
+                self._first = step
+        self.place = Place(phase, step, now)
         self.runtime.wait_at_most(self.limit(self.place) + MARGIN_SECONDS)
 
     @contextlib.contextmanager
@@ -115,14 +122,8 @@ class Watchdog:
             if now - last > 3 * self.config.beat_seconds + 1:  # this process, or the machine, stood still: nobody else did
                 self._heard, self._seen = now, {}
             last, number = now, number + 1
-            place = self.place
-            said = {"phase": place.phase, "step": place.step, "seconds": round(now - place.since, 1), "host": self.host}
-            said["waits"] = waits_for_others()
-            with contextlib.suppress(OSError):
-                folder = self.run / "heartbeats"
-                folder.mkdir(exist_ok=True)
-                more = {"time": time.time(), "pid": os.getpid(), "began": self._began, "world_size": self.runtime.world_size}
-                (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps({**said, **more}))
+            said = self._say()
+            self._write(said)
             if store is None:
                 continue
             try:
@@ -142,6 +143,26 @@ class Watchdog:
                 OSError,
             ):  # rank 0 is gone, or the network: the clock's thread decides when it is enough
                 continue
+
+    def _say(self) -> dict[str, Any]:
+        place = self.place
+        seconds = round(time.monotonic() - place.since, 1)
+        return {"phase": place.phase, "step": place.step, "seconds": seconds, "host": self.host, "waits": waits_for_others()}
+
+    def _write(self, said: dict[str, Any]) -> None:
+        """Leaves a beat for those who look from outside: who gives it, where it is, and how long it was in each phase before."""
+        more = {
+            **self._who,
+            "time": time.time(),
+            "world_size": self.runtime.world_size,
+            "first": self._first,
+            "attempt": os.environ.get(ATTEMPT_VARIABLE),
+            "spent": {phase: round(seconds, 3) for phase, seconds in self._spent.items()},
+        }
+        with self._pen, contextlib.suppress(OSError):
+            folder = self.run / HEARTBEATS
+            folder.mkdir(exist_ok=True)
+            (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps({**said, **more}))
 
     def _connect(self):
         if self.runtime.world_size == 1:

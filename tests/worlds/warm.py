@@ -80,6 +80,17 @@ _server: socket.socket | None = None
 
 def start(script: Path, options: list[str], ranks: int, port: int, environment: dict[str, str]) -> WarmProcess:
     """Starts a script as `launching.start` does, on `ranks` ranks; 0: without a launcher's environment."""
+    request = {"script": str(script), "options": options, "ranks": ranks, "port": port, "environment": environment}
+    return WarmProcess(server(), {**request, "folder": str(REPOSITORY)}, [str(script), *options])
+
+
+def pass_on(request: dict, output: int, answers: int) -> None:
+    """Starts what another process asks for; its descriptors get output and answers."""
+    socket.send_fds(server(), [json.dumps(request).encode()], [output, answers])
+
+
+def server() -> socket.socket:
+    """The connection to this process's server, which is started at the first need."""
     global _server
     if _server is None:
         _server, theirs = socket.socketpair()
@@ -92,8 +103,7 @@ def start(script: Path, options: list[str], ranks: int, port: int, environment: 
             start_new_session=True,
         )
         theirs.close()
-    request = {"script": str(script), "options": options, "ranks": ranks, "port": port, "environment": environment}
-    return WarmProcess(_server, {**request, "folder": str(REPOSITORY)}, [str(script), *options])
+    return _server
 
 
 # ---- the server ----------------------------------------------------------------------------------------------------------------
@@ -102,6 +112,7 @@ def start(script: Path, options: list[str], ranks: int, port: int, environment: 
 def serve(server: socket.socket) -> None:
     """Until the test process is gone."""
     children: dict[int, socket.socket] = {}
+    swept: set[int] = set()
     while True:
         if select.select([server], [], [], 0.02 if children else None)[0]:
             message, descriptors, _, _ = socket.recv_fds(server, 1 << 20, 2)
@@ -110,22 +121,27 @@ def serve(server: socket.socket) -> None:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)
                 return
-            output, answers = descriptors[0], socket.socket(fileno=descriptors[1])
+            output, answers, request = descriptors[0], socket.socket(fileno=descriptors[1]), json.loads(message)
             pid = os.fork()
             if pid == 0:
                 server.close()
                 for other in children.values():
                     other.close()
                 answers.close()
-                run(json.loads(message), output)
+                run(request, output)
             os.close(output)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.setpgid(pid, pid)  # here as well as there: whoever asks next finds the group
             answers.sendall(f"{pid}\n".encode())
             children[pid] = answers
+            if request.get("swept"):
+                swept.add(pid)
         for pid in list(children):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
+                if pid in swept:  # nobody looks what outlives its ranks; a loader process that was stopped, say
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
                 with contextlib.suppress(OSError):
                     children[pid].sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
                 children.pop(pid).close()

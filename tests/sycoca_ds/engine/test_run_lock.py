@@ -15,7 +15,8 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine import run_lock
-from sycoca_ds.engine.run_lock import FILE, RunLock, read_owner, whoami
+from sycoca_ds.engine.process_table import whoami
+from sycoca_ds.engine.run_lock import FILE, RunLock, read_owner
 from tests.worlds import REPOSITORY
 from tests.worlds.watching import wait_until
 

@@ -1,0 +1,376 @@
+"""Keeps a training going: starts it, says why it ended, starts it again, or stops where that would be no use.
+
+    python -m sycoca_ds.supervise -- deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train /data/cc12m
+    python -m sycoca_ds.supervise --min-hosts 1 -- deepspeed --hostfile F sycoca_ds/train.py ...
+
+What stands after `--` is the command. RUN/verdict.json says how the last attempt ended and what followed; RUN/supervise/ has every
+attempt's output, evidence and verdict; RUN/ledger.jsonl where the time went. SIGTERM, SIGUSR1 and Ctrl-C are passed on: the
+training saves and ends, and so does the supervisor; a second one ends everything at once. docs/failures.md has the rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from data_pipeline.command_line import parse_command
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json, write_text
+from data_pipeline.lock import only_one
+from data_pipeline.progress import format_seconds
+from sycoca_ds.engine.environment import own_tools_first
+from sycoca_ds.engine.run_lock import FILE as LOCK_FILE
+from sycoca_ds.engine.run_lock import lives, read_owner
+from sycoca_ds.engine.status import EXIT_HANG
+from sycoca_ds.supervise import ledger, orphans
+from sycoca_ds.supervise.attempt import Attempt, Ended, Limits, Stop
+from sycoca_ds.supervise.causes import COMPLETED, DATA, DISK, HANG, KILLED, PREEMPTED, USER
+from sycoca_ds.supervise.evidence import Evidence, Files, bytes_of_newest, newest_sealed, telling_lines
+from sycoca_ds.supervise.job import Job, parse_job
+from sycoca_ds.supervise.orphans import Shell
+from sycoca_ds.supervise.verdict import DONE, RESTART, STOP, WITHOUT_HOST, Verdict, judge, read_history, write_verdict
+from sycoca_ds.train import EXIT_PREEMPTED
+
+PROGRAM = "python -m sycoca_ds.supervise"
+FOLDER = "supervise"
+"""Of the run."""
+CURRENT_FILE = "current.json"
+"""In it, while an attempt runs: what a supervisor that finds it needs to finish the books of one that was killed."""
+MARGIN_SECONDS = 60.0
+"""By which the supervisor is more patient than the ranks' own watchdog."""
+
+
+@dataclass(frozen=True)
+class SuperviseOptions:
+    """Keeps a training going: starts the command after `--` again when it fails, as long as that is of use."""
+
+    restarts: int = 5
+    """Restarts in a row without a newer checkpoint after which it stops."""
+    back_off_seconds: float = 15.0
+    """Pause before a restart; twice as long with every one that brought no newer checkpoint."""
+    longest_back_off_seconds: float = 600.0
+    """But no longer."""
+    min_hosts: int | None = None
+    """Go on without hosts that fail, down to so many of the hostfile; not given: never."""
+    grace_seconds: float = 45.0
+    """From the first failure that a rank records, or the run's last word, to the end of the command; then it is ended."""
+    silent_seconds: float | None = None
+    """Without a sign of life of some rank for so long, a job that does not end is ended; default: a minute more than the
+    --watch.silent-seconds after which the ranks' own watchdog should have."""
+    first_sign_minutes: float = 20.0
+    """From the start to the first sign of life of a rank: imports, the meeting of all ranks, and compiling DeepSpeed's operators if
+    that was not done before."""
+    save_minutes: float | None = None
+    """For ranks that were asked to save; default: what --watch.save-minutes and --watch.step-seconds allow together."""
+
+    def limits(self, job: Job) -> Limits:
+        watch = job.config.watch
+        return Limits(
+            first_sign=60 * self.first_sign_minutes,
+            silent=watch.silent_seconds + MARGIN_SECONDS if self.silent_seconds is None else self.silent_seconds,
+            grace=self.grace_seconds,
+            save=60 * watch.save_minutes + watch.step_seconds if self.save_minutes is None else 60 * self.save_minutes,
+        )
+
+    def pause(self, without_progress: int) -> float:
+        """Seconds before the next start."""
+        return min(self.longest_back_off_seconds, self.back_off_seconds * 2 ** max(0, without_progress - 1))
+
+
+class Supervisor:
+    """One command, from the first start to the last end."""
+
+    def __init__(self, job: Job, options: SuperviseOptions, stop: Stop) -> None:
+        self.job, self.options, self.stop = job, options, stop
+        self.run, self.folder = job.run, job.run / FOLDER
+        self.history_file = self.folder / "history.jsonl"
+        self.past = read_history(self.history_file)
+        self.lines = ledger.read_ledger(self.run)
+        self.shell = Shell(job.shell_options)
+        self.id = self._own_id()
+        self._ended: float | None = None  # time.monotonic() of the last attempt's end
+
+    def _own_id(self) -> str:
+        """A name of the run that no other run has: processes of an earlier supervisor of it are known by it."""
+        path = self.folder / "id"
+        if not path.exists():
+            write_text(path, uuid.uuid4().hex[:16])
+        return path.read_text().strip()
+
+    def _mark(self, number: int) -> str:
+        """By which an attempt's processes are known; of no mark the beginning is another one."""
+        return f"{self.id}.{number}."
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Those that are reached by ssh; DeepSpeed itself uses it where there are several."""
+        return tuple(host.name for host in self.job.hosts) if len(self.job.hosts) > 1 else ()
+
+    def work(self) -> int:
+        """Returns the exit status."""
+        self._end_leftovers()
+        self._adopt()
+        number = max((record["attempt"] for record in self.past), default=0)
+        while True:
+            number += 1
+            verdict = self._attempt(number)
+            if verdict.action == WITHOUT_HOST:
+                self.job = self.job.without(verdict.host, self.options.min_hosts, (self.folder / "hostfile").absolute())
+                say(f"going on without {verdict.host}: {shlex.join(self.job.words[: self.job.place])} ...")
+            if verdict.action in (DONE, STOP):
+                return self._end(verdict)
+            if not self._wait(verdict):
+                return EXIT_PREEMPTED
+
+    def _attempt(self, number: int) -> Verdict:
+        mark, log = self._mark(number), self.folder / f"attempt_{number:04d}.log"
+        launched, down = time.time(), self._down()
+        before, killed = newest_sealed(self.run), KernelKills()
+        visits = self.shell.visit_all(self.hosts, f"{self.id}.")  # whoever is left of earlier ones, and who can be reached
+        unreachable = {host: visit.problem for host, visit in visits.items() if visit.problem}
+        if unreachable:
+            began = time.monotonic()
+            said = tuple(f"{host}: {problem}" for host, problem in unreachable.items())
+            ended = Ended(None, "", Files(self.run), seconds=time.monotonic() - began)
+            evidence = self._evidence(ended, before, {}, said, tuple(unreachable))
+        else:
+            say(f"attempt {number}: {shlex.join(self.job.words)}")
+            with contextlib.suppress(OSError):
+                write_json(self.folder / CURRENT_FILE, {"attempt": number, "launched": launched, "down": down, "before": before})
+            attempt = Attempt(self.job, mark, log, self.options.limits(self.job), self.stop, self.shell, self.hosts)
+            ended = attempt.run()
+            counts = [(host, visit.oom_kills, visits[host].oom_kills) for host, visit in ended.visits.items() if host in visits]
+            more = {host: now - then for host, now, then in counts if None not in (now, then)}
+            more |= {"": killed.of(ended)}
+            lost = tuple(host for host, visit in ended.visits.items() if visit.problem)
+            evidence = self._evidence(ended, before, more, telling_lines(attempt.log), lost)
+        self._ended = time.monotonic()
+        verdict = judge(
+            number,
+            evidence,
+            self.past,
+            restarts=self.options.restarts,
+            why_not_without=lambda host: self.job.why_not_without(host, self.options.min_hosts),
+        )
+        self._record(verdict, evidence, ended, launched, down)
+        return verdict
+
+    def _adopt(self) -> None:
+        """Books the attempt of a supervisor that was killed, from the files that its ranks left."""
+        try:
+            began = json.loads((self.folder / CURRENT_FILE).read_text())
+            number, launched, before = began["attempt"], began["launched"], began["before"]
+        except (OSError, ValueError, KeyError):
+            return
+        files = Files(self.run, since=launched)
+        files.look(self._mark(number))
+        run, beats = files.status(), list(files.beats.values())
+        last = max([launched, run.get("time", 0.0), *(beat["time"] for beat in beats)])
+        met = min((beat["time"] - launched - beat["seconds"] - sum(beat["spent"].values()) for beat in beats), default=None)
+        ended = Ended(None, "its supervisor was killed", files, seconds=last - launched, met=met)
+        evidence = self._evidence(ended, before, {}, telling_lines(self.folder / f"attempt_{number:04d}.log"), ())
+        saved = run.get("status") in (COMPLETED, PREEMPTED)
+        verdict = Verdict(
+            attempt=number,
+            kind=run["status"] if saved else KILLED,
+            rank=None,
+            host="",
+            phase="",
+            step=run.get("step"),
+            evidence=("its supervisor was killed", f"run_status.json: {run.get('status')} at step {run.get('step')}"),
+            action=RESTART,
+            reason="the supervisor was started again",
+            before=before,
+            after=evidence.after,
+            progress=evidence.after is not None and (before is None or evidence.after > before),
+            status=None,
+        )
+        self._record(verdict, evidence, ended, launched, began.get("down", 0.0))
+
+    def _evidence(
+        self, ended: Ended, before: int | None, oom_kills: dict[str, int], said: tuple[str, ...], unreachable: tuple[str, ...]
+    ) -> Evidence:
+        return Evidence(
+            status=ended.status,
+            ended=ended.why,
+            run=ended.files.status(),
+            failures=ended.files.failures(),
+            signs=ended.files.signs(),
+            ends=tuple(ended.ends),
+            said=said,
+            oom_kills=oom_kills,
+            unreachable=unreachable,
+            left=tuple(ended.left),
+            free=free_bytes(self.run),
+            needed=bytes_of_newest(self.run),
+            host_of_rank=tuple(self.job.host_of_rank),
+            before=before,
+            after=newest_sealed(self.run),
+        )
+
+    def _record(self, verdict: Verdict, evidence: Evidence, ended: Ended, launched: float, down: float) -> None:
+        record = {**verdict.record(), "launched": round(launched, 3), "seconds": round(ended.seconds, 3)}
+        line = ledger.make_line(
+            verdict.attempt,
+            verdict.kind,
+            launched=launched,
+            down=down,
+            total=ended.seconds,
+            met=ended.met,
+            beats=ended.files.beats.values(),
+            told=evidence.run.get("step"),
+            kept=verdict.after,
+        )
+        self.past.append(record)
+        self.lines.append(line)
+        write_verdict(self.run, record, self.history_file)
+        with contextlib.suppress(OSError):
+            write_json(self.folder / f"attempt_{verdict.attempt:04d}.json", json.loads(json.dumps(asdict(evidence))))
+        ledger.append(self.run, line)
+        with contextlib.suppress(OSError):
+            (self.folder / CURRENT_FILE).unlink(missing_ok=True)
+        ledger.show_in_tensorboard(self.run, self.lines)
+        say(f"attempt {verdict.attempt} ended after {format_seconds(ended.seconds)}: {verdict.line()}")
+        for line_of_it in (*verdict.evidence[1:4], *evidence.left):
+            say(f"    {line_of_it}")
+
+    def _down(self) -> float:
+        """Seconds since the last attempt; of another supervisor's by the clock, which may have been set."""
+        if self._ended is not None:
+            return time.monotonic() - self._ended
+        return max(0.0, time.time() - self.lines[-1].launched - self.lines[-1].total) if self.lines else 0.0
+
+    def _wait(self, verdict: Verdict) -> bool:
+        """The pause before a restart; False: asked to stop meanwhile."""
+        trail = 0
+        for record in reversed(self.past):
+            if record["progress"] or record["class"] == PREEMPTED:
+                break
+            trail += 1
+        seconds = 0.0 if verdict.kind == PREEMPTED else self.options.pause(trail)
+        checkpoint = "no checkpoint yet" if verdict.after is None else f"checkpoint of step {verdict.after}"
+        say(f"{verdict.action} in {seconds:.0f} s ({checkpoint}; restarts without a newer one: {trail} of {self.options.restarts})")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self.stop.asked:
+            time.sleep(0.1)
+        return not self.stop.asked
+
+    def _end(self, verdict: Verdict) -> int:
+        say(f"{verdict.action}: {verdict.reason}")
+        print(ledger.table(self.lines), flush=True)
+        if verdict.kind == COMPLETED:
+            return 0
+        if verdict.action == DONE:
+            saved = verdict.kind == PREEMPTED and self.stop.asked < 2
+            return EXIT_PREEMPTED if saved else 128 + self.stop.number
+        return {USER: 2, DATA: 2, DISK: 2, HANG: EXIT_HANG}.get(verdict.kind, 1)
+
+    def _end_leftovers(self) -> None:
+        """What an earlier supervisor of this run left, which was killed: its training is given the time to save. Raises `UserError`
+        if someone else trains in the folder."""
+        mark, said = f"{self.id}.", False
+        until = time.monotonic() + self.options.limits(self.job).save
+        while orphans.marked(mark) and time.monotonic() < until and not self.stop.asked:
+            if not said:
+                say("the training of an earlier supervisor is still there: waiting until it has saved and ended")
+                said = True
+            time.sleep(0.5)
+        orphans.end_here(mark)
+        self.shell.visit_all(self.hosts, mark)
+        owner = read_owner(self.run / LOCK_FILE)
+        if owner is not None and lives(owner, self.run / LOCK_FILE):
+            raise UserError(
+                f"{self.run} is in use: process {owner['pid']} on {owner['host']} trains there since {owner['since']}; wait for "
+                "its end, stop it, or choose another --run.out"
+            )
+
+
+class KernelKills:
+    """What the kernel had killed for want of memory on this machine when an attempt began."""
+
+    def __init__(self) -> None:
+        self._count, self._log = orphans.kills_for_memory(), orphans.killed_by_the_kernel()
+
+    def of(self, ended: Ended) -> int:
+        """How many since then: of the attempt's own processes where the kernel's log tells, else of all that are counted."""
+        log = orphans.killed_by_the_kernel()
+        if log is not None and self._log is not None:
+            mentioned = {int(pid) for failure in ended.files.failures() for pid in re.findall(r"\bpid (\d+)", failure.message)}
+            return len((log - self._log) & (ended.pids | mentioned))
+        count = orphans.kills_for_memory()
+        return 0 if None in (count, self._count) else count - self._count
+
+
+def free_bytes(run: Path) -> int:
+    try:
+        return shutil.disk_usage(run).free
+    except OSError:
+        return 0
+
+
+def say(text: str) -> None:
+    print(f"supervise: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def listening(stop: Stop) -> Iterator[None]:
+    """Signals are counted in the block, and passed on by who looks at the count."""
+
+    def note(number: int, frame: object) -> None:
+        stop.asked, stop.number = stop.asked + 1, number
+        first = "asked to stop: the training saves first; once more ends everything at once"
+        say(first if stop.asked == 1 else "ending everything at once")
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
+    """(options, the command after `--`).
+
+    Raises:
+        UserError: anything that could not work, before anything is started.
+        SystemExit: after `--help`.
+    """
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    own, words = arguments[:place], arguments[place + 1 :]
+    options = parse_command(tyro.conf.OmitArgPrefixes[SuperviseOptions], own, PROGRAM)
+    if not words:
+        raise UserError(f"there is no command: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
+    job = parse_job(words)
+    if shutil.which(words[0], path=own_tools_first()) is None:
+        raise UserError(f"{words[0]!r} is no command here: expected deepspeed, torchrun, srun or python after `--`")
+    if options.min_hosts is not None and not job.hosts:
+        raise UserError("--min-hosts: the command has no --hostfile (or filters it by --include or --exclude): leave it out")
+    if options.restarts < 0 or options.back_off_seconds < 0:
+        raise UserError(f"--restarts {options.restarts}, --back-off-seconds {options.back_off_seconds}: expected 0 or more")
+    return options, job
+
+
+def main() -> int:
+    options, job = parse(sys.argv[1:])
+    try:
+        (job.run / FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.out = {job.run}: {error}: choose a folder that can be written") from error
+    stop = Stop()
+    with only_one(job.run / FOLDER / ".lock", f"{job.run} has a supervisor already: end that one, or choose another --run.out"):
+        with listening(stop):
+            return Supervisor(job, options, stop).work()
