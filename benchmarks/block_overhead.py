@@ -12,7 +12,7 @@ import time
 import torch
 
 from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, ModelConfig, OptimConfig, TextEncoderConfig
-from sycoca_ds.engine.environment import prepare_deepspeed
+from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 from sycoca_ds.model.sycoca import SyCoCa
 
 LAYERS, TURNS = 12, 20
@@ -45,7 +45,7 @@ def main() -> None:
     import deepspeed
 
     from sycoca_ds.engine.policy import build_optimizer, read_policy
-    from sycoca_ds.engine.runtime import start_runtime
+    from sycoca_ds.engine.ranks.runtime import start_runtime
 
     runtime = start_runtime()
     torch.set_num_threads(1)

@@ -21,10 +21,10 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import torch  # noqa: E402
 
 from sycoca_ds.config import with_vocabulary  # noqa: E402
-from sycoca_ds.engine.environment import prepare_deepspeed  # noqa: E402
 from sycoca_ds.engine.monitoring.gradients import GradientNorms  # noqa: E402
 from sycoca_ds.engine.policy import build_optimizer, read_policy  # noqa: E402
-from sycoca_ds.engine.runtime import Runtime, start_runtime  # noqa: E402
+from sycoca_ds.engine.ranks.environment import prepare_deepspeed  # noqa: E402
+from sycoca_ds.engine.ranks.runtime import Runtime, start_runtime  # noqa: E402
 from sycoca_ds.model.sycoca import SyCoCa  # noqa: E402
 from sycoca_ds.presets import PRESETS  # noqa: E402
 from sycoca_ds.train import end_process  # noqa: E402

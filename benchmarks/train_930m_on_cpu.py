@@ -25,7 +25,7 @@ from pathlib import Path
 from sycoca_ds.capacity.machines import GIB, Assumptions, Machine, this_machine
 from sycoca_ds.capacity.search import Search
 from sycoca_ds.config import with_vocabulary
-from sycoca_ds.engine.environment import own_tools_first
+from sycoca_ds.engine.ranks.environment import own_tools_first
 from sycoca_ds.options import parse_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -276,7 +276,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What is kept from the weights, and what then happens (engine/guard.py)."""
+    """What is kept from the weights, and what then happens (engine/safety/guard.py)."""
 
     spike_sigma: float = 6.0
     """A step whose loss or gradient norm is above the mean of the last good steps by so many standard deviations is skipped
@@ -297,7 +297,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """How long a rank may be silent, and a phase may take, before the job ends with a name (engine/watchdog.py)."""
+    """How long a rank may be silent, and a phase may take, before the job ends with a name (engine/safety/watchdog.py)."""
 
     beat_seconds: float = 5.0
     """Between two signs of life of a rank."""

@@ -29,12 +29,12 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.environment import prepare_deepspeed
     from sycoca_ds.engine.loop import train
-    from sycoca_ds.engine.output import never_fatal
     from sycoca_ds.engine.preparation import check_before_start
-    from sycoca_ds.engine.runtime import start_runtime
-    from sycoca_ds.engine.status import mark_failed
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.output import never_fatal
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+    from sycoca_ds.engine.safety.status import mark_failed
     from sycoca_ds.options import parse_options
 
     never_fatal()

@@ -10,19 +10,19 @@ from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.saving import Saver
-from sycoca_ds.engine.guard import FaultyDevice, Guard
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.monitoring.best import best_step
 from sycoca_ds.engine.monitoring.curves import format_note
 from sycoca_ds.engine.monitoring.monitor import Monitor
 from sycoca_ds.engine.monitoring.profiling import Profile
-from sycoca_ds.engine.run_lock import RunLock, held
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.ranks.stop import StopSignal
+from sycoca_ds.engine.safety.guard import FaultyDevice, Guard
+from sycoca_ds.engine.safety.run_lock import RunLock, held
+from sycoca_ds.engine.safety.status import RunStatus, forget_failures, record_exception
+from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.start import Session, start
-from sycoca_ds.engine.status import RunStatus, forget_failures, record_exception
-from sycoca_ds.engine.stop import StopSignal
-from sycoca_ds.engine.watchdog import Watchdog
 
 
 def train(config: TrainConfig, runtime: Runtime) -> str:

@@ -15,12 +15,12 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.engine.launcher import check_world_size
 from sycoca_ds.engine.monitoring.best import check_best_metric
 from sycoca_ds.engine.monitoring.profiling import profiled_steps
 from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.ranks.launcher import check_world_size
+from sycoca_ds.engine.ranks.runtime import Runtime, bf16_pays
 from sycoca_ds.engine.recompute import read_recompute
-from sycoca_ds.engine.runtime import Runtime, bf16_pays
 from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 

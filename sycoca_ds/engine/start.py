@@ -24,8 +24,8 @@ from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
+from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
-from sycoca_ds.engine.runtime import Runtime, seed_everything
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.launcher import LAUNCH
+from sycoca_ds.engine.ranks.launcher import LAUNCH
 from sycoca_ds.launch import hostfile, shell
 from sycoca_ds.launch.hostfile import Host
 from sycoca_ds.launch.processes import REPOSITORY

@@ -19,7 +19,7 @@ from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds.launching import finish, run_on_ranks, start_warm
 
 if TYPE_CHECKING:
-    from sycoca_ds.engine.runtime import Runtime
+    from sycoca_ds.engine.ranks.runtime import Runtime
 
 STEPS = 4
 SMALL = [

@@ -13,7 +13,7 @@ import torch
 
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.loader import Batch
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.text_encoder import real_tokens
 

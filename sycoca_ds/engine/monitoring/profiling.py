@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 
 MOST_STEPS = 100
 """A step leaves megabytes of trace."""

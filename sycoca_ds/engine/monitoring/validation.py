@@ -18,7 +18,7 @@ from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.engine.monitoring.attending import attending
 from sycoca_ds.engine.monitoring.curves import RECALLS
 from sycoca_ds.engine.monitoring.pictures import card
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
 from sycoca_ds.eval.reconstruction import wrong_captions

@@ -21,7 +21,7 @@ from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.policy import build_optimizer, read_policy
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.launching import run_on_ranks

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed
-from sycoca_ds.engine.watchdog import EXIT_HANG
+from sycoca_ds.engine.safety.watchdog import EXIT_HANG
 from tests.worlds import REPOSITORY
 from tests.worlds.event_files import points
 from tests.worlds.launching import LIMIT, finish, start, start_warm

@@ -17,7 +17,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.restoring import check_same_model
 from sycoca_ds.engine.checkpoint.seal import damage, newest_whole, sealed
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS

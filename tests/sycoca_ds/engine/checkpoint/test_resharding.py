@@ -17,7 +17,7 @@ from tests.worlds.launching import run_on_ranks
 from tests.worlds.training import SMALL, assert_same_run, train_here
 
 if TYPE_CHECKING:
-    from sycoca_ds.engine.runtime import Runtime
+    from sycoca_ds.engine.ranks.runtime import Runtime
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all the runs
 OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0"]

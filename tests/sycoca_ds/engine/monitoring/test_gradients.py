@@ -14,7 +14,7 @@ from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.monitoring.curves import PARTS
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
 from sycoca_ds.engine.policy import read_policy
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
 from tests.worlds.launching import run_on_ranks
 from tests.worlds.small_model import random_inputs

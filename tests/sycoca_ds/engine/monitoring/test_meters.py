@@ -12,7 +12,7 @@ import torch
 from sycoca_ds.config import ImageEncoderConfig, ModelConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, peak_tflops, resident_gib
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.small_model import SMALL_MODEL
 
 ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)

@@ -26,7 +26,7 @@ from sycoca_ds.engine.monitoring.best import best_step
 from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, RECALLS, TAGS, tag_of
 from sycoca_ds.engine.monitoring.meters import batch_tflops
 from sycoca_ds.engine.preparation import make_plan
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.reconstruction import wrong_captions
 from sycoca_ds.eval.tasks import Bench, run_retrieval

@@ -10,7 +10,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.monitoring.profiling import Profile, profiled_steps
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.launching import finish, start_warm
 from tests.worlds.training import SMALL, STEPS
 

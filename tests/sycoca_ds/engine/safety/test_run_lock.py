@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine import run_lock
-from sycoca_ds.engine.process_table import whoami
-from sycoca_ds.engine.run_lock import FILE, RunLock, read_owner
+from sycoca_ds.engine.ranks.process_table import whoami
+from sycoca_ds.engine.safety import run_lock
+from sycoca_ds.engine.safety.run_lock import FILE, RunLock, read_owner
 from tests.worlds import REPOSITORY
 from tests.worlds.watching import wait_until
 
 HOLDER = (
-    "import sys, time; sys.path.insert(0, {repository!r})\nfrom pathlib import Path\nfrom sycoca_ds.engine import run_lock\n"
+    "import sys, time; sys.path.insert(0, {repository!r})\nfrom pathlib import Path\nfrom sycoca_ds.engine.safety import run_lock\n"
     "run_lock.BEAT_SECONDS = 0.1\nlock = run_lock.RunLock(Path({run!r}))\nlock.take()\nprint('held', flush=True)\n"
     "while True:\n    time.sleep(0.05)\n    lock.check()\n"
 )

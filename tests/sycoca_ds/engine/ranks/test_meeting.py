@@ -18,8 +18,8 @@ import pytest
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.launcher import check_world_size
-from sycoca_ds.engine.meeting import Arrival, _receive, _report, missing, ranges
+from sycoca_ds.engine.ranks.launcher import check_world_size
+from sycoca_ds.engine.ranks.meeting import Arrival, _receive, _report, missing, ranges
 from tests.worlds import REPOSITORY
 from tests.worlds.launching import free_port
 
@@ -116,7 +116,7 @@ def test_ranges() -> None:
 MEET = """
 import datetime, sys, torch
 from data_pipeline.errors import run_command
-from sycoca_ds.engine import meeting
+from sycoca_ds.engine.ranks import meeting
 meeting.SAID_SECONDS, meeting.JOIN_SECONDS = 1.0, 2.0
 def main():
     print(meeting.meet("gloo", torch.device("cpu"), datetime.timedelta(seconds=60), limit=float(sys.argv[1])))
@@ -161,7 +161,7 @@ def test_what_the_launcher_planned_is_read_from_its_words(tmp_path: Path) -> Non
     """The real launch.py of DeepSpeed, two hosts in its --world_info, of which this one plays the second."""
     script = tmp_path / "plan.py"
     script.write_text(
-        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.launcher import check_world_size, find_launcher\n"
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.ranks.launcher import check_world_size, find_launcher\n"
         "check_world_size(None)\nprint(find_launcher().plan, find_launcher().port_given)\n"
         "import os\nos.environ['WORLD_SIZE'] = '2'\ncheck_world_size(None)\n"
     )

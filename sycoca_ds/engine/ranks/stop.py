@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 
-from sycoca_ds.engine.launcher import find_launcher
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.launcher import find_launcher
+from sycoca_ds.engine.ranks.runtime import Runtime
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 

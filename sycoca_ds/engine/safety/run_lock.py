@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
-from sycoca_ds.engine.process_table import process_began, whoami
+from sycoca_ds.engine.ranks.process_table import process_began, whoami
 
 if TYPE_CHECKING:
-    from sycoca_ds.engine.runtime import Runtime
+    from sycoca_ds.engine.ranks.runtime import Runtime
 
 FILE = "running.json"
 BEAT_SECONDS = 5.0

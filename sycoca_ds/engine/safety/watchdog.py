@@ -23,9 +23,9 @@ import torch.distributed as dist
 
 from data_pipeline.progress import format_seconds
 from sycoca_ds.config import WatchConfig
-from sycoca_ds.engine.process_table import whoami
-from sycoca_ds.engine.runtime import Runtime
-from sycoca_ds.engine.status import ATTEMPT_VARIABLE, EXIT_HANG, HEARTBEATS, record_failure
+from sycoca_ds.engine.ranks.process_table import whoami
+from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE, EXIT_HANG, HEARTBEATS, record_failure
 
 STACKS = "stacks"
 """Folder of the run with a file a rank."""

@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import write_bytes
-from sycoca_ds.engine.launcher import find_launcher, in_words
+from sycoca_ds.engine.ranks.launcher import find_launcher, in_words
 
 LIMIT_SECONDS = 600.0
 """How long ranks wait for each other: imports of hundreds of ranks from one file system take minutes."""

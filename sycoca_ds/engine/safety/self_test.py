@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 
 SIDE = 512
 """Of the matrices. Their elements are whole numbers of at most 3 in size, so every sum is exact in float32, in any order."""

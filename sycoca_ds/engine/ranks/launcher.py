@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.process_table import parent_and_begin, process_began, words_of
+from sycoca_ds.engine.ranks.process_table import parent_and_begin, process_began, words_of
 
 LAUNCH = "deepspeed.launcher.launch"
 RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
