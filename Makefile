@@ -49,7 +49,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[all]'
 	@echo "compiling DeepSpeed's operators into $(VENV)/torch_extensions: 2 of about 45 s each, minutes on a busy machine"
-	$(BIN)/python -m sycoca_ds.engine.ranks.operators
+	$(BIN)/python -m sycoca_ds.engine.operators
 	touch $@
 
 clean:

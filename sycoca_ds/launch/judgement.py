@@ -172,7 +172,9 @@ def operators(answers: Answers) -> Iterator[Finding]:
             mend = "install g++ and, into the environment, ninja (`make install` does); PATH in .deepspeed_env reaches the ranks"
             yield Finding(host, "operators", "fail", text, mend)
         elif late:
-            mend = "once, on that host: `python -m sycoca_ds.engine.ranks.operators` (the start would do it: minutes that look like a hang)"
+            mend = (
+                "once, on that host: `python -m sycoca_ds.engine.operators` (the start would do it: minutes that look like a hang)"
+            )
             yield Finding(host, "operators", "warn", text, mend)
         elif listed and first[1] != found["processor"]:
             yield Finding(

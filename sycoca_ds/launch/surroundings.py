@@ -48,8 +48,8 @@ def operators(offload: bool) -> list[dict[str, Any]]:
     torch asks ninja at every start, also when nothing is to be done. To another ninja than the one that compiled them everything is
     out of date.
     """
+    from sycoca_ds.engine.operators import needed_operators
     from sycoca_ds.engine.ranks.environment import own_tools_first
-    from sycoca_ds.engine.ranks.operators import needed_operators
 
     path, found = own_tools_first(), []
     ninja = shutil.which("ninja", path=path)

@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.operators import said_if_compiling, wait_for_builds
 from sycoca_ds.engine.ranks.meeting import meet
-from sycoca_ds.engine.ranks.operators import said_if_compiling, wait_for_builds
 
 GROUP_TIMEOUT = timedelta(minutes=30)
 """Longest wait in a collective; a save of a large model to a slow disk happens between two of them."""

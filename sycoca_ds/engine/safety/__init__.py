@@ -1,3 +1,3 @@
-"""What keeps a run from harm: of bad numbers (`guard`, `self_test`), of ranks that are gone (`watchdog`), of another run (`run_lock`);
-`status` is what it leaves of itself.
+"""What keeps a run from harm: from bad numbers (`guard`, `self_test`), ranks that are gone (`watchdog`), another run in its folder
+(`run_lock`). In: the loop's calls. Out: what a run leaves of itself when it fails (`status`).
 """

@@ -21,7 +21,7 @@ from tests.worlds.launching import LIMIT, finish, start, start_warm
 from tests.worlds.training import SMALL, weights
 from tests.worlds.watching import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 10
 HURT = """\
 import os, sys, time
@@ -116,7 +116,9 @@ def test_a_rank_that_is_stopped_is_named_and_the_job_ends(data_set: Path, tmp_pa
     "fault, where",
     [
         ("time.sleep(1000 if rank == 1 and n == 6 else 0)", "step"),
-        ("if n == 5 and rank == 1: TrainSet.__getitems__ = lambda *_: time.sleep(1000)", "data"),
+        pytest.param(
+            "if n == 5 and rank == 1: TrainSet.__getitems__ = lambda *_: time.sleep(1000)", "data", marks=pytest.mark.full
+        ),
     ],
 )
 def test_a_rank_that_is_stuck_is_named(fault: str, where: str, data_set: Path, tmp_path: Path) -> None:
@@ -128,7 +130,10 @@ def test_a_rank_that_is_stuck_is_named(fault: str, where: str, data_set: Path, t
     assert "sleep" in (out / "stacks/rank_00001.txt").read_text() or "hurt_" in (out / "stacks/rank_00001.txt").read_text()
 
 
-@pytest.mark.parametrize("stage, ranks", [("zero0", 2), ("zero1", 2), ("zero3", 2), ("zero3_offload", 1)])
+@pytest.mark.parametrize(
+    "stage, ranks",
+    [("zero0", 2), *(pytest.param(*cell, marks=pytest.mark.full) for cell in (("zero1", 2), ("zero3", 2), ("zero3_offload", 1)))],
+)
 def test_a_spike_is_skipped_as_a_gradient_that_is_not_finite_is(stage: str, ranks: int, data_set: Path, tmp_path: Path) -> None:
     """The weights are those of a run whose gradient of that step was NaN, bit for bit."""
     guard = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--run.ds-config", f"ds_configs/{stage}.json"]
@@ -156,7 +161,7 @@ def test_a_gradient_of_exactly_zero_is_an_error(data_set: Path, tmp_path: Path) 
     assert status(tmp_path / "run")["status"] == "failed" and status(tmp_path / "run")["step"] == 2
 
 
-@pytest.mark.parametrize("stage", ["zero0", "zero1", "zero3"])
+@pytest.mark.parametrize("stage", ["zero1", *(pytest.param(stage, marks=pytest.mark.full) for stage in ("zero0", "zero3"))])
 def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data_set: Path, tmp_path: Path) -> None:
     """Then it is the run that another process starts from that checkpoint with the data passed over, bit for bit."""
     out, other = tmp_path / "run", tmp_path / "other"
@@ -183,6 +188,7 @@ def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data
     assert curve(other) == curve(out) and same_weights(other, out)
 
 
+@pytest.mark.full
 def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path: Path) -> None:
     script = hurt(tmp_path, "report['loss'] = report['loss'] * float('nan')")
     more = ["--guard.rewind-after", "2", "--run.max-skipped-steps", "4"]
@@ -209,6 +215,7 @@ def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
     assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
 
 
+@pytest.mark.full
 def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute"]
@@ -218,6 +225,7 @@ def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_p
     assert code == 0 and "step 6 skipped: spike" in output and "something else" not in output, output[-3000:]
 
 
+@pytest.mark.full
 def test_a_device_that_never_repeats_itself_ends_the_run(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     more = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.recompute"]
@@ -228,6 +236,7 @@ def test_a_device_that_never_repeats_itself_ends_the_run(data_set: Path, tmp_pat
     assert json.loads((out / "failures/rank_00000.json").read_text())["kind"] == "device"
 
 
+@pytest.mark.full
 def test_output_that_nobody_reads_is_dropped(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
     out = tmp_path / "run"
     process = start(options(data_set, out), ranks=2)
@@ -237,7 +246,7 @@ def test_output_that_nobody_reads_is_dropped(data_set: Path, tmp_path: Path, und
     assert status(out)["status"] == "completed" and curve(out) == curve(undisturbed)
 
 
-@pytest.mark.parametrize("who", ["runner", "launch.py"])
+@pytest.mark.parametrize("who", ["runner", pytest.param("launch.py", marks=pytest.mark.full)])
 def test_ranks_whose_launcher_is_killed_save_and_end(who: str, data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(options(data_set, out, steps=5000), ranks=2)

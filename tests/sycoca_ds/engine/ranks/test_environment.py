@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sycoca_ds.engine.operators import needed_operators
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
-from sycoca_ds.engine.ranks.operators import needed_operators
 from tests.worlds.launching import REPOSITORY
 
 
@@ -21,7 +21,8 @@ def test_another_ninja_on_path_compiles_nothing_anew(tmp_path: Path) -> None:
     built = [folder / f"{builder.NAME}.so" for builder, folder in needed_operators()]
     before = [path.stat().st_mtime_ns for path in built]
     code = (
-        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\nfrom sycoca_ds.engine.ranks.operators import build_operators\n"
+        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
+        "from sycoca_ds.engine.operators import build_operators\n"
         "prepare_deepspeed()\nprint(*build_operators())"
     )
     words = [sys.executable, "-c", code]

@@ -32,7 +32,8 @@ def test_two_launches_at_once_meet_on_ports_of_their_own(tmp_path: Path) -> None
     """No port is given: DeepSpeed gives both of them 29500, where one of them would end in a traceback."""
     script = tmp_path / "meet.py"
     script.write_text(
-        f"import os, sys, time\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
+        f"import os, sys, time\nsys.path[0] = {str(REPOSITORY)!r}\n"
+        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
         "from sycoca_ds.engine.ranks.runtime import start_runtime\nfrom sycoca_ds.train import end_process\n"
         "prepare_deepspeed()\nruntime = start_runtime()\ntime.sleep(3)\n"
         "runtime.say(f'met: {sum(runtime.gather(2 + runtime.rank))} {os.environ[\"MASTER_PORT\"]}')\n"

@@ -161,7 +161,8 @@ def test_what_the_launcher_planned_is_read_from_its_words(tmp_path: Path) -> Non
     """The real launch.py of DeepSpeed, two hosts in its --world_info, of which this one plays the second."""
     script = tmp_path / "plan.py"
     script.write_text(
-        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.ranks.launcher import check_world_size, find_launcher\n"
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\n"
+        "from sycoca_ds.engine.ranks.launcher import check_world_size, find_launcher\n"
         "check_world_size(None)\nprint(find_launcher().plan, find_launcher().port_given)\n"
         "import os\nos.environ['WORLD_SIZE'] = '2'\ncheck_world_size(None)\n"
     )

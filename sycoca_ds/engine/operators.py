@@ -1,4 +1,4 @@
-"""`python -m sycoca_ds.engine.ranks.operators`: compiles the DeepSpeed operators this project uses, before anything waits for them.
+"""`python -m sycoca_ds.engine.operators`: compiles the DeepSpeed operators this project uses, before anything waits for them.
 
 On a CPU these are the shared-memory collectives, which DeepSpeed builds when a process group starts, and the CPU Adam of
 `zero3_offload`. They land in torch's extension folder (`prepare_deepspeed` says which), about 45 s each; a second run finds them

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sycoca_ds.engine.operators import STALE_SECONDS, needed_operators, said_if_compiling, wait_for_lock
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
-from sycoca_ds.engine.ranks.operators import STALE_SECONDS, needed_operators, said_if_compiling, wait_for_lock
 from tests.worlds.launching import finish, start
 
 
@@ -42,7 +42,8 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     script = tmp_path / "begin.py"
     script.write_text(
-        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\nfrom sycoca_ds.engine.ranks.runtime import start_runtime\n"
+        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
+        "from sycoca_ds.engine.ranks.runtime import start_runtime\n"
         "from sycoca_ds.train import end_process\n"
         "prepare_deepspeed()\nruntime = start_runtime()\nprint('started', runtime.world_size)\nruntime.leave()\nend_process(0)\n"
     )
