@@ -17,7 +17,8 @@ from sycoca_ds.capacity.saves import Saves, saves
 from sycoca_ds.capacity.speed import Speed, speed
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
-from sycoca_ds.config import BatchPlan, ModelConfig, TrainConfig, plan_batches
+from sycoca_ds.config import ModelConfig, TrainConfig
+from sycoca_ds.engine.batches import BatchPlan, plan_batches
 from sycoca_ds.engine.recompute import read_recompute
 
 MOST = 1 << 16

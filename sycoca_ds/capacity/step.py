@@ -8,7 +8,8 @@ from functools import cached_property
 from sycoca_ds.capacity.parameters import all_shapes
 from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Piece, Work, forward_pieces
 from sycoca_ds.capacity.states import Engine, Sharding
-from sycoca_ds.config import BatchPlan, ModelConfig
+from sycoca_ds.config import ModelConfig
+from sycoca_ds.engine.batches import BatchPlan
 
 
 @dataclass(frozen=True)

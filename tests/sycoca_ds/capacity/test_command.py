@@ -13,7 +13,7 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.capacity.command import plan
 from sycoca_ds.capacity.machines import Assumptions, read_hostfile
-from sycoca_ds.config import plan_batches
+from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.policy import check_precision, read_policy
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.options import parse_options

@@ -18,8 +18,9 @@ from sycoca_ds.capacity.saves import checkpoint_bytes
 from sycoca_ds.capacity.search import FULL, NONE
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
-from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
+from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
+from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.policy import build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa

@@ -15,7 +15,8 @@ from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Work, forward_piec
 from sycoca_ds.capacity.search import PARTS
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
-from sycoca_ds.config import BatchPlan, ModelConfig, with_vocabulary
+from sycoca_ds.config import ModelConfig, with_vocabulary
+from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS

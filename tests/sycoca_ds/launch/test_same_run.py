@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.checkpoint.saving import sealed
+from sycoca_ds.engine.checkpoint.seal import sealed
+from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_data_set
 from tests.worlds.launching import LIMIT, finish, free_port, start
@@ -39,7 +40,7 @@ def options(data: Path, out: Path) -> list[str]:
 def numbers(out: Path) -> list[dict[str, float]]:
     """Every step's record but what depends on the clock."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    records = [{k: v for k, v in r.items() if k not in ("samples_per_second", "data_wait")} for r in records if "loss" in r]
+    records = [{k: v for k, v in r.items() if k not in CLOCK} for r in records if "loss" in r]
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     return records
 
