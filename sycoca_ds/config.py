@@ -223,7 +223,7 @@ class RunConfig:
     """Where the run lives and how often it reports and saves."""
 
     out: str = "runs/sycoca"
-    """Run folder: checkpoints/, tensorboard/, metrics.jsonl, config.json, run_status.json."""
+    """Run folder: checkpoints/, tensorboard/, metrics.jsonl, best.json, config.json, run_status.json."""
     seed: int = 0
     """Seed of the weights, the sample order and the augmentation."""
     weights: str | None = None
@@ -239,16 +239,26 @@ class RunConfig:
     """Recompute blocks in the backward pass instead of keeping their activations: `full` all, `none`, `every_2` every second block
     of all parts; or by part, others none: `image_encoder=full,text_decoder=every_2`."""
     expected_world_size: int | None = None
-    """Stop at once if the launcher started another number of ranks. DeepSpeed goes on with this machine alone where the file given
-    as --hostfile is missing; that is refused, unless this number says that so many ranks are meant."""
+    """Stop at once if the launcher started another number of ranks. Under `deepspeed` the hostfile says how many are meant, also
+    without this; where that is missing DeepSpeed goes on with this machine alone, which is refused unless this number says that
+    it is meant. Under torchrun and Slurm only this number says anything."""
     log_every: int = 10
     """Steps between log lines and TensorBoard scalars."""
     picture_every: int = 500
-    """Steps between validation losses, pictures and captions in TensorBoard."""
+    """Steps between validations: losses, zero-shot retrieval, whether masks follow the caption, pictures and captions."""
     pictures: int = 8
     """Fixed validation images shown."""
     validation_samples: int = 256
-    """Validation samples behind the validation losses."""
+    """Validation pictures behind the validation's numbers: the first ones of the folder."""
+    best_metric: str | None = "validation/t2i_r1"
+    """Number of the validations by which the best checkpoint is known and kept, beside the newest ones: validation/ with a recall
+    (i2t_r1, t2i_r1, .. r5, .. r10), an accuracy (i2t_accuracy, t2i_accuracy) or a loss (loss, itc, ic, mim). None: no best one.
+    Only a step that is both validated and saved can be it."""
+    peak_tflops: float | None = None
+    """bf16 TFLOP/s of one device, for the MFU; default: what is known of the GPU by its name, nothing on a CPU."""
+    profile: str | None = None
+    """FIRST:LAST, steps whose trace is written to profile/ in the run folder, with the ten largest costs on the console and on a
+    GPU what its memory held."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; one is always saved at the end and on SIGTERM or SIGUSR1."""
     checkpoint_minutes: float = 30.0
@@ -266,7 +276,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What is kept from the weights, and what then happens (engine/guard.py)."""
+    """What is kept from the weights, and what then happens (engine/safety/guard.py)."""
 
     spike_sigma: float = 6.0
     """A step whose loss or gradient norm is above the mean of the last good steps by so many standard deviations is skipped
@@ -274,7 +284,7 @@ class GuardConfig:
     spike_window: int = 128
     """How many good steps that mean is taken over; before so many are done no step is a spike (OLMo-core: 128)."""
     recompute: bool = False
-    """After a spike compute the same step again: equal numbers mean the data, different ones a faulty device, whose rank is named.
+    """Compute a step that was skipped again: equal numbers mean the data, different ones a faulty device, whose rank is named.
     Costs a norm of every gradient on every rank, and a step a spike."""
     rewind_after: int = 5
     """Skipped steps in a row after which the run goes back to its last checkpoint and passes over the data since; 0: never."""
@@ -287,7 +297,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class WatchConfig:
-    """How long a rank may be silent, and a phase may take, before the job ends with a name (engine/watchdog.py)."""
+    """How long a rank may be silent, and a phase may take, before the job ends with a name (engine/safety/watchdog.py)."""
 
     beat_seconds: float = 5.0
     """Between two signs of life of a rank."""

@@ -29,12 +29,12 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.environment import prepare_deepspeed
     from sycoca_ds.engine.loop import train
-    from sycoca_ds.engine.output import never_fatal
     from sycoca_ds.engine.preparation import check_before_start
-    from sycoca_ds.engine.runtime import start_runtime
-    from sycoca_ds.engine.status import mark_failed
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.output import never_fatal
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+    from sycoca_ds.engine.safety.status import mark_failed
     from sycoca_ds.options import parse_options
 
     never_fatal()
@@ -62,7 +62,8 @@ def on_every_rank() -> int:
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
             raise
-        if os.environ.get("LOCAL_RANK") == "0":  # another machine, which may have an error of its own
+        # another machine, which may have an error of its own
+        if os.environ.get("LOCAL_RANK") == "0" and not getattr(error, "said_by_rank_0", False):
             print(f"rank {rank}: {error}", file=sys.stderr)
         time.sleep(FIRST_WORD_SECONDS)  # a launcher ends all ranks when the first one is gone, rank 0 in the middle of its sentence
         return 2

@@ -128,6 +128,7 @@ def test_a_room_has_two_to_nine_files_and_says_what_happens_in_it(room: str) -> 
 def test_help_and_package_roots_import_neither_torch_nor_deepspeed() -> None:
     packages = sorted(module_of(path) for package in PACKAGES for path in (REPOSITORY / package).rglob("__init__.py"))
     entries = ["data_pipeline.__main__", "sycoca_ds.options", "sycoca_ds.demo.command"]
+    entries += [f"sycoca_ds.launch.{name}" for name in ("command", "check", "commands")]
     code = (
         f"import importlib, sys\nfor name in {packages + entries!r}:\n    importlib.import_module(name)\n"
         "    assert not {'torch', 'deepspeed'} & set(sys.modules), name"

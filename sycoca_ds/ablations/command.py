@@ -225,7 +225,7 @@ def list_runs(options: AblationOptions, rows: list[Row], runs: list[Run], sets: 
 
 def ablate(options: AblationOptions, train_options: list[str]) -> int:
     """Refuses what can be refused before anything is started; 0, or 1 if something failed under `--keep-going`."""
-    from sycoca_ds.engine.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 
     prepare_deepspeed()
     from sycoca_ds.engine.preparation import check_before_start

@@ -1,1 +1,1 @@
-"""Running a model: processes (`runtime`), DeepSpeed's configuration (`policy`), the loop, checkpoints, metrics."""
+"""Running a model: processes (`runtime`), DeepSpeed's configuration (`policy`), the loop, checkpoints, monitoring."""

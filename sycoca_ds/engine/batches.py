@@ -23,14 +23,9 @@ def plan_batches(config: TrainConfig, world_size: int) -> BatchPlan:
     """Cuts the global batch over ranks and micro-batches.
 
     Raises:
-        UserError: the numbers do not divide, or the launcher's world size is not the expected one.
+        UserError: the numbers do not divide.
     """
-    optim, expected = config.optim, config.run.expected_world_size
-    if expected is not None and world_size != expected:
-        raise UserError(
-            f"run.expected-world-size = {expected} but the launcher started {world_size} ranks: check that the "
-            "hostfile exists and lists every host (DeepSpeed goes on alone when it is missing)"
-        )
+    optim = config.optim
     if optim.global_batch_size < 1 or optim.accumulation_steps < 1:
         raise UserError(
             f"optim.global-batch-size = {optim.global_batch_size}, optim.accumulation-steps = "

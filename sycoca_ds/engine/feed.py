@@ -13,7 +13,7 @@ from sycoca_ds.data.storage import Prefetcher
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.preparation import augmentation
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 
 
 def start_feed(

@@ -10,16 +10,19 @@ from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.saving import Saver
-from sycoca_ds.engine.guard import FaultyDevice, Guard
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.reports import Reports
-from sycoca_ds.engine.run_lock import RunLock, held
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.monitoring.best import best_step
+from sycoca_ds.engine.monitoring.curves import format_note
+from sycoca_ds.engine.monitoring.monitor import Monitor
+from sycoca_ds.engine.monitoring.profiling import Profile
+from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.ranks.stop import StopSignal
+from sycoca_ds.engine.safety.guard import FaultyDevice, Guard
+from sycoca_ds.engine.safety.run_lock import RunLock, held
+from sycoca_ds.engine.safety.status import RunStatus, forget_failures, record_exception
+from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.engine.start import Session, start
-from sycoca_ds.engine.status import RunStatus, forget_failures, record_exception
-from sycoca_ds.engine.stop import StopSignal
-from sycoca_ds.engine.watchdog import Watchdog
 
 
 def train(config: TrainConfig, runtime: Runtime) -> str:
@@ -44,13 +47,14 @@ def train(config: TrainConfig, runtime: Runtime) -> str:
 def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watchdog) -> str:
     """Takes the steps from the session's position to the last, or to a stop signal."""
     config, runtime, engine, steps, position = session.config, session.runtime, session.engine, session.steps, session.position
-    guard, saver = Guard(session), Saver(session)
-    reports = Reports(session, guard, saver)
-    status = RunStatus(Path(config.run.out), steps, enabled=runtime.leads)
+    guard, saver, run = Guard(session), Saver(session), Path(config.run.out)
+    monitor = Monitor(session)
+    profile = Profile(config.run.profile, run, runtime, position.step, steps)
+    status = RunStatus(run, steps, enabled=runtime.leads)
     feed, ended, save_due = session.feed(), "completed", False
     status.write("running", position.step, saver.last_sealed)
     if position.step == 0:
-        reports.look(watchdog)
+        monitor.look(watchdog)
     with Progress("train", total=steps, unit="steps", enabled=runtime.leads) as bar:
         bar.set(position.step)
         while position.step < steps:
@@ -59,7 +63,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             for group in engine.optimizer.param_groups:
                 group["lr"] = lr
             watchdog.enter("data", position.step + 1)
-            with reports.chrono.waiting():
+            with monitor.waiting():
                 loaded: list[Batch] = [next(feed) for _ in range(session.batches.accumulation_steps)]
             watchdog.enter("step", position.step + 1)
             micro_batches = [batch.to_device(runtime.device, config.model.image.image_size) for batch in loaded]
@@ -71,13 +75,15 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
                     engine.backward(told[-1]["loss"])
                     if engine.is_gradient_accumulation_boundary():
                         guard.before_step(told)
+                    monitor.gradients()
                     engine.step()
             bound_logit_scale(engine.module)
-            reports.count(told, loaded)
+            monitor.count(told, loaded)
             position.step += 1
             # ---------------------------------------------------------------------------------------------------------------
-            if position.step % config.run.log_every == 0 or position.step == steps:
-                reports.write(bar, lr)
+            profile.after(position.step)
+            if monitor.due(position.step):
+                bar.note(format_note(monitor.report(lr=lr, skipped_steps=guard.skipped)))
                 status.write("running", position.step, saver.last_sealed)
             bar.set(position.step)
             late, stopping = agree_to_go_on(session, loaded, late=saver.is_late(), stopping=stop.received)
@@ -87,23 +93,25 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             elif guard.wants_to_go_back(saver):
                 with watchdog.at("start", position.step):
                     guard.go_back(session.go_back())
-                    reports.go_back()
+                    monitor.go_back()
                     feed = session.feed()
                 continue
             if (position.step % config.run.picture_every == 0 and not stopping) or position.step == steps:
-                reports.look(watchdog)
+                monitor.look(watchdog)
             save_due = save_due or late or position.step % config.run.checkpoint_every == 0
             if (save_due and guard.in_row == 0) or stopping or position.step == steps:
-                with watchdog.at("save", position.step), reports.chrono.paused():
-                    saver.save(guard.state())
+                with watchdog.at("save", position.step), monitor.paused():
+                    saver.save(guard.state(), best_step(run))
                 save_due = False
             saver.look()
+            monitor.saved(saver)
             if stopping and position.step < steps:
                 ended = "preempted"
                 break
     with watchdog.at("end", position.step):
         saver.finish()
-    reports.close()
+    monitor.saved(saver)
+    monitor.close()
     saver.check()
     status.write(ended, position.step, saver.last_sealed)
     runtime.say(f"{ended} at step {position.step} of {steps}; checkpoint in {saver.checkpoints}")

@@ -51,7 +51,7 @@ def _changed(path: Path) -> float:
 
 def wait_for_builds() -> None:
     """`wait_for_lock` for every operator that this project uses; called before DeepSpeed loads one."""
-    for _, folder in _operators():
+    for _, folder in needed_operators():
         wait_for_lock(folder)
 
 
@@ -61,7 +61,7 @@ def said_if_compiling(after: float = 2.0) -> Iterator[None]:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
-    over, locked = threading.Event(), {folder: 0.0 for _, folder in _operators()}
+    over, locked = threading.Event(), {folder: 0.0 for _, folder in needed_operators()}
 
     def watch() -> None:
         while not over.wait(0.5):
@@ -78,13 +78,17 @@ def said_if_compiling(after: float = 2.0) -> Iterator[None]:
         over.set()
 
 
-def _operators() -> list[tuple[Any, Path]]:
-    """(builder, torch's extension folder) of each operator. `prepare_deepspeed` comes first."""
+def needed_operators(offload: bool = True) -> list[tuple[Any, Path]]:
+    """(builder, torch's extension folder) of each operator that a run loads. `prepare_deepspeed` comes first.
+
+    Args:
+        offload: whether its policy keeps the optimizer in host memory.
+    """
     from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder import CPUAdamBuilder
     from torch.utils.cpp_extension import _get_build_directory
 
-    builders = [CPUAdamBuilder()]
+    builders = [CPUAdamBuilder()] if offload else []
     if get_accelerator().device_name() == "cpu":
         from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
@@ -98,7 +102,7 @@ def build_operators() -> list[str]:
     Raises:
         UserError: no C++ compiler, or no ninja on PATH.
     """
-    from sycoca_ds.engine.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 
     prepare_deepspeed()
     for tool, package in (("c++", "g++"), ("ninja", "ninja")):
@@ -106,7 +110,7 @@ def build_operators() -> list[str]:
             raise UserError(
                 f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
             )
-    operators = _operators()
+    operators = needed_operators()
     for builder, folder in operators:
         wait_for_lock(folder)
         if not (folder / f"{builder.NAME}.so").exists():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import OptimConfig, TrainConfig
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.known_faults import ALLOWED, KNOWN_FAULTS, refuse_known_faults
 from sycoca_ds.options import nearest, read_json_object
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -110,8 +110,10 @@ def deepspeed_config(policy: dict[str, Any], config: TrainConfig, batches: Batch
     }
 
 
-def build_optimizer(model: nn.Module, optim: OptimConfig, offload: bool) -> torch.optim.Optimizer:
+def build_optimizer(model: torch.nn.Module, optim: OptimConfig, offload: bool) -> torch.optim.Optimizer:
     """AdamW in two groups: matrices and embeddings decay; norms, biases, single vectors and the logit scale do not."""
+    import torch  # here: the planner reads policies without it
+
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -15,10 +15,12 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.engine.launcher import check_hostfile
+from sycoca_ds.engine.monitoring.best import check_best_metric
+from sycoca_ds.engine.monitoring.profiling import profiled_steps
 from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.ranks.launcher import check_world_size
+from sycoca_ds.engine.ranks.runtime import Runtime, bf16_pays
 from sycoca_ds.engine.recompute import read_recompute
-from sycoca_ds.engine.runtime import Runtime, bf16_pays
 from sycoca_ds.model.flops import forward_flops, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 
@@ -157,9 +159,12 @@ def check_before_start(config: TrainConfig) -> None:
     Raises:
         UserError: naming the field.
     """
-    check_hostfile(config.run.expected_world_size)
+    check_world_size(config.run.expected_world_size)
     check_model(config.model)
     read_recompute(config.run.activation_checkpointing)
+    check_best_metric(config)
+    if config.run.profile is not None:
+        profiled_steps(config.run.profile)
     if not config.data.train:
         raise UserError(
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "

@@ -21,12 +21,11 @@ from sycoca_ds.engine.checkpoint import restoring
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE
 from sycoca_ds.engine.feed import start_feed
+from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
+from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
-from sycoca_ds.engine.runtime import Runtime, seed_everything
-from sycoca_ds.engine.validation import Validation
-from sycoca_ds.eval.collection import Collection
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
 
@@ -127,10 +126,7 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
     stage = policy["zero_optimization"]["stage"]
-    validation = None
-    if config.data.validation is not None:
-        pictures = Collection(config.data.validation, config.model.image.image_size)
-        validation = Validation(config, pictures, tokenizer, runtime, batches.micro_batch_size)
+    validation = Validation.of(config, tokenizer, runtime, batches.micro_batch_size)
 
     # ---- 2. where to start. The order is important. ---------------------------------------------------------------------------
     # 1. A finished run stays finished.

@@ -115,7 +115,14 @@ def enlarge(picture: np.ndarray, at_least: int) -> np.ndarray:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def grid(pictures: Sequence[np.ndarray], columns: int, labels: Sequence[str] | None = None, gap: int = 6) -> np.ndarray:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own letters, `size` pixels high."""
+    return ImageFont.load_default(size)
+
+
+def grid(
+    pictures: Sequence[np.ndarray], columns: int, labels: Sequence[str] | None = None, gap: int = 6, text_size: int = 10
+) -> np.ndarray:
     """Pictures in rows of `columns`, each with its label (cut to fit) underneath, on white. All are placed in the
     largest one's cell.
 
@@ -126,7 +133,7 @@ def grid(pictures: Sequence[np.ndarray], columns: int, labels: Sequence[str] | N
     if labels is not None and len(labels) != len(pictures):
         raise ValueError(f"{len(labels)} labels for {len(pictures)} pictures")
     height, width = max(p.shape[0] for p in pictures), max(p.shape[1] for p in pictures)
-    font, text_height = ImageFont.load_default(), 14 if labels is not None else 0
+    font, text_height = font_of(text_size), round(1.4 * text_size) if labels is not None else 0
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + text_height + gap) + gap), PAPER)
     draw = ImageDraw.Draw(sheet)

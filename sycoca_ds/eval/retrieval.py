@@ -8,6 +8,7 @@ ahead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -128,7 +129,18 @@ def top_candidates(query_QE: torch.Tensor, candidate_CE: torch.Tensor, k: int) -
     return order[:, :k].cpu().numpy()
 
 
-def chance_recall(candidates: int, own: float = 1.0, k: int = 1) -> float:
-    """Expected R@k in percent of a random order with `own` right candidates among `candidates` (union bound for own >
-    1)."""
-    return min(100.0, 100.0 * k * own / candidates)
+def chance_recalls(captions_of_image: Sequence[int]) -> dict[str, float]:
+    """Expected recalls in percent of a random order, `i2t_r1` to `t2i_r10`: the share of queries whose own candidate is among k
+    drawn without replacement, exact for several captions an image.
+
+    captions_of_image (I,): how many captions each image has.
+    """
+    count_I = np.asarray(captions_of_image)
+    images, texts, chance = len(count_I), int(count_I.sum()), {}
+    for k in KS:
+        missed_I = np.ones(images)
+        for draw in range(min(k, texts)):
+            missed_I *= np.clip(texts - count_I - draw, 0, None) / (texts - draw)
+        chance[f"i2t_r{k}"] = 100.0 * float(np.mean(1 - missed_I))
+        chance[f"t2i_r{k}"] = min(100.0, 100.0 * k / images)
+    return chance

@@ -23,7 +23,7 @@ from sycoca_ds.eval.classification import LabelSet, class_weights, classificatio
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.reconstruction import gap_metrics, wrong_captions
-from sycoca_ds.eval.retrieval import retrieve, top_candidates
+from sycoca_ds.eval.retrieval import chance_recalls, retrieve, top_candidates
 from sycoca_ds.model.generation import Decoding
 
 METRICS: dict[str, tuple[str, ...]] = {
@@ -164,16 +164,7 @@ def run_retrieval(bench: Bench, labels: LabelSet | None = None) -> Outcome:
     image_of_text = torch.from_numpy(data.image_of_text_T)
     result = retrieve(bench.image_IE, bench.text_TE, image_of_text)
     images, texts = len(data), len(data.captions)
-    chance = {}
-    for k in (1, 5, 10):
-        # expected share of queries whose own candidate is among k drawn without replacement; exact for several captions
-        # an image
-        counts = np.array([len(captions) for captions in data.captions_of_image])
-        missed = np.ones(images)
-        for draw in range(min(k, texts)):
-            missed *= np.clip(texts - counts - draw, 0, None) / (texts - draw)
-        chance[f"i2t_r{k}"] = 100.0 * float(np.mean(1 - missed))
-        chance[f"t2i_r{k}"] = min(100.0, 100.0 * k / images)
+    chance = chance_recalls([len(captions) for captions in data.captions_of_image])
     queries = np.unique(np.linspace(0, texts - 1, num=min(bench.gallery, texts)).round().astype(int))
     best = top_candidates(bench.text_TE[queries], bench.image_IE, 5)
     examples = [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE
-from sycoca_ds.engine.environment import own_tools_first
+from sycoca_ds.engine.ranks.environment import own_tools_first
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GUARD = Path(__file__).with_name("guard.py")

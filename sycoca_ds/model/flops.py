@@ -3,6 +3,7 @@ and mixing included; norms, softmax and activations left out, as usual for MFU."
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from sycoca_ds.config import ModelConfig, hidden_count
@@ -121,20 +122,21 @@ def step_flops(
     model: ModelConfig,
     text_tokens: int | None = None,
     labels: float | None = None,
-    recompute: bool = False,
+    recompute: bool | Mapping[str, float] = False,
     accumulation_steps: int = 1,
 ) -> int:
     """FLOPs of one sample in a training step: forward once, backward twice that, scores forward only.
 
     Args:
-        recompute: activation checkpointing, blocks forward once more, but for each one's last product. Leave it out for MFU, put
-            it in for hardware FLOPs.
+        recompute: activation checkpointing, blocks forward once more, but for each one's last product; of all parts, or the share
+            of each part's blocks. Leave it out for MFU, put it in for hardware FLOPs.
         accumulation_steps: above 1 the encoders run once more, without gradient.
     """
     parts = passes(model, text_tokens, labels)
     total = sum((3 if part.trained else 1) * part.forward for part in parts)
     if recompute:
-        total += sum(part.recomputed for part in parts if part.trained)
+        shares = {part.part: 1.0 for part in parts} if recompute is True else recompute
+        total += sum(round(shares.get(part.part, 0.0) * part.recomputed) for part in parts if part.trained)
     if accumulation_steps > 1:
         total += sum(part.forward for part in parts if part.for_contrast)
     return total

@@ -19,7 +19,7 @@ from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
-TASKS = ("train", "features", "contrast", "image_features", "text_features", "generate", "reconstruct")
+TASKS = ("train", "features", "contrast", "image_features", "text_features", "masking_scores", "generate", "reconstruct")
 
 
 class SyCoCa(nn.Module):
@@ -61,7 +61,7 @@ class SyCoCa(nn.Module):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `generate`, `reconstruct`."""
+        `text_features`, `masking_scores`, `generate`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         part = {"generate": self.text_decoder, "reconstruct": self.image_decoder}.get(task, self)
@@ -127,6 +127,13 @@ class SyCoCa(nn.Module):
             text_BLE = self.text_encoder.project(text_BLD)
             valid_BL = self._real(text_BL) if by_token else torch.ones_like(text_BL[:, :1], dtype=torch.bool)
             return attention_scores(self.image_encoder.project_patches(x_BSD), text_BLE, valid_BL, centred)
+
+    def _masking_scores(self, image_BCHW: Tensor, text_CBL: Tensor) -> Tensor:
+        """Attentive scores of each image's patches under each of its C captions: (B, C, N) float32."""
+        full_BSD = self.image_encoder(self._patches(image_BCHW))
+        text_cls_XD, token_XLD = self.text_encoder(text_CBL.flatten(0, 1))
+        by_caption = zip(text_cls_XD.chunk(len(text_CBL)), token_XLD.chunk(len(text_CBL)), text_CBL, strict=True)
+        return torch.stack([self._scores(full_BSD, cls_BD, token_BLD, text_BL) for cls_BD, token_BLD, text_BL in by_caption], dim=1)
 
     def _encode_kept(self, patch_BNP: Tensor, full_BSD: Tensor, keeps: list[Tensor]) -> list[Tensor]:
         """Encoder outputs of [CLS] and the kept patches, for each set of kept patches.

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.progress import format_seconds
-from sycoca_ds.engine.environment import own_tools_first
-from sycoca_ds.engine.process_table import whoami
-from sycoca_ds.engine.status import ATTEMPT_VARIABLE
+from sycoca_ds.engine.ranks.environment import own_tools_first
+from sycoca_ds.engine.ranks.process_table import whoami
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 from sycoca_ds.launch.processes import GUARD
 from sycoca_ds.supervise import orphans
 from sycoca_ds.supervise.evidence import End, Files

@@ -30,10 +30,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_json, write_text
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
-from sycoca_ds.engine.environment import own_tools_first
-from sycoca_ds.engine.run_lock import FILE as LOCK_FILE
-from sycoca_ds.engine.run_lock import lives, read_owner
-from sycoca_ds.engine.status import EXIT_HANG
+from sycoca_ds.engine.ranks.environment import own_tools_first
+from sycoca_ds.engine.safety.run_lock import FILE as LOCK_FILE
+from sycoca_ds.engine.safety.run_lock import lives, read_owner
+from sycoca_ds.engine.safety.status import EXIT_HANG
 from sycoca_ds.supervise import ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Ended, Limits, Stop
 from sycoca_ds.supervise.causes import COMPLETED, DATA, DISK, HANG, KILLED, PREEMPTED, USER

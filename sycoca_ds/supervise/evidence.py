@@ -15,7 +15,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint import retention
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed, step_of
-from sycoca_ds.engine.status import FAILURES, HEARTBEATS, read_status
+from sycoca_ds.engine.safety.status import FAILURES, HEARTBEATS, read_status
 
 TAIL_BYTES = 1 << 20
 LINES = 60
@@ -32,7 +32,7 @@ TRACE = re.compile(r'\s{4}|\s+File "[^"]*", line \d+, in |\s*[~^]+$')
 
 @dataclass(frozen=True)
 class Failure:
-    """What a rank left of its own end (engine/status.py)."""
+    """What a rank left of its own end (engine/safety/status.py)."""
 
     rank: int
     host: str
@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Sign:
-    """The last sign of life of a rank (engine/watchdog.py)."""
+    """The last sign of life of a rank (engine/safety/watchdog.py)."""
 
     rank: int
     host: str

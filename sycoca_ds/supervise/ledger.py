@@ -44,7 +44,7 @@ class Line:
     met: float | None
     """From the launch to the meeting of the ranks; None: they did not meet."""
     spent: dict[str, float]
-    """Phase -> seconds of those that ended, as the rank that got furthest tells them (engine/watchdog.py)."""
+    """Phase -> seconds of those that ended, as the rank that got furthest tells them (engine/safety/watchdog.py)."""
     first: int | None
     """First step that it took; None: it took none."""
     reached: int | None

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sycoca_ds.engine.process_table import fields_of, process_began
-from sycoca_ds.engine.status import ATTEMPT_VARIABLE
+from sycoca_ds.engine.ranks.process_table import fields_of, process_began
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 
 CONNECT_SECONDS = 10
 SWEEP_SECONDS = 30.0

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sycoca_ds.engine.status import ATTEMPT_VARIABLE
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 from tests.worlds import REPOSITORY
 from tests.worlds.watching import descendants
 
@@ -84,8 +84,8 @@ class Injector:
     def install(self) -> None:
         """Puts itself where a training comes by."""
         from sycoca_ds.engine.checkpoint import saving
-        from sycoca_ds.engine.guard import Guard
-        from sycoca_ds.engine.watchdog import Watchdog
+        from sycoca_ds.engine.safety.guard import Guard
+        from sycoca_ds.engine.safety.watchdog import Watchdog
         from sycoca_ds.model.sycoca import SyCoCa
 
         enter, forward, begin, write = Watchdog.enter, SyCoCa._train, Guard.__init__, saving.Writing.__init__

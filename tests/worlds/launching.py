@@ -80,7 +80,8 @@ def run_on_ranks(folder: Path, module: str, *arguments: str, ranks: int = 2) -> 
     script = folder / f"on_{ranks}_ranks.py"
     script.write_text(
         f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom {module} import on_a_rank\n"
-        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
+        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
+        "from sycoca_ds.engine.ranks.runtime import start_runtime\n"
         "from sycoca_ds.train import end_process\n"
         f"prepare_deepspeed()\nruntime = start_runtime()\non_a_rank(runtime, *{arguments!r})\nruntime.leave()\nend_process(0)\n"
     )

@@ -15,10 +15,11 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds.launching import finish, run_on_ranks, start_warm
 
 if TYPE_CHECKING:
-    from sycoca_ds.engine.runtime import Runtime
+    from sycoca_ds.engine.ranks.runtime import Runtime
 
 STEPS = 4
 SMALL = [
@@ -100,14 +101,10 @@ def in_turn(folder: Path, data: Path, runs: list[tuple[Path, list[str]]], *, ran
 
 
 def losses(out: Path) -> list[dict[str, float]]:
-    """The training records in order, the numbers that depend on the clock left out."""
+    """The training records in order, the numbers that depend on the clock and the machine left out."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "loss" in record] == list(range(1, STEPS + 1))
-    return [
-        {name: value for name, value in record.items() if name not in ("samples_per_second", "data_wait")}
-        for record in records
-        if "loss" in record
-    ]
+    return [{name: value for name, value in record.items() if name not in CLOCK} for record in records if "loss" in record]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -207,7 +207,7 @@ def run_script(script: str, options: list[str]) -> None:
 
 def warm_up() -> None:
     """Imports what ranks need; starts no thread, which would not come along."""
-    from sycoca_ds.engine.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 
     prepare_deepspeed()
     import deepspeed  # noqa: F401

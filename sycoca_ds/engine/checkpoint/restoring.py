@@ -16,9 +16,9 @@ from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import resharding
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state, sealed
-from sycoca_ds.engine.runtime import Runtime, restore_random_state
+from sycoca_ds.engine.ranks.runtime import Runtime, restore_random_state
+from sycoca_ds.engine.safety.status import STATUS_FILE, read_status
 from sycoca_ds.engine.schedule import learning_rate
-from sycoca_ds.engine.status import STATUS_FILE, read_status
 from sycoca_ds.options import changed_fields, from_dict
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from sycoca_ds.engine.checkpoint.retention import Retention, retire
 from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
 from sycoca_ds.engine.checkpoint.snapshot import Snapshot
 from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
-from sycoca_ds.engine.runtime import random_state
+from sycoca_ds.engine.ranks.runtime import random_state
 from sycoca_ds.engine.start import Session
 
 REPOSITORY = Path(__file__).resolve().parents[3]

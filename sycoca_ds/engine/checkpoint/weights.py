@@ -16,7 +16,7 @@ from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import exported
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
-from sycoca_ds.engine.environment import prepare_deepspeed
+from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
 

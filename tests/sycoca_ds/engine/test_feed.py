@@ -13,7 +13,7 @@ import pytest
 
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
-from sycoca_ds.engine.checkpoint.saving import sealed
+from sycoca_ds.engine.checkpoint.seal import sealed
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_data_set
 from tests.worlds.launching import LIMIT, finish, start_warm

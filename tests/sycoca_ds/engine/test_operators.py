@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.environment import prepare_deepspeed
-from sycoca_ds.engine.operators import STALE_SECONDS, _operators, said_if_compiling, wait_for_lock
+from sycoca_ds.engine.operators import STALE_SECONDS, needed_operators, said_if_compiling, wait_for_lock
+from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 from tests.worlds.launching import finish, start
 
 
@@ -34,7 +34,7 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     """A real process that starts as train.py does, with copies of the compiled operators and a lock of long ago beside them."""
     prepare_deepspeed()
     old = time.time() - 1.1 * STALE_SECONDS
-    folder = next(folder for builder, folder in _operators() if builder.NAME == "deepspeed_shm_comm")
+    folder = next(folder for builder, folder in needed_operators() if builder.NAME == "deepspeed_shm_comm")
     copy = tmp_path / "extensions" / folder.name
     shutil.copytree(folder, copy)
     (copy / "lock").touch()
@@ -42,7 +42,8 @@ def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     script = tmp_path / "begin.py"
     script.write_text(
-        "from sycoca_ds.engine.environment import prepare_deepspeed\nfrom sycoca_ds.engine.runtime import start_runtime\n"
+        "from sycoca_ds.engine.ranks.environment import prepare_deepspeed\n"
+        "from sycoca_ds.engine.ranks.runtime import start_runtime\n"
         "from sycoca_ds.train import end_process\n"
         "prepare_deepspeed()\nruntime = start_runtime()\nprint('started', runtime.world_size)\nruntime.leave()\nend_process(0)\n"
     )
@@ -56,7 +57,7 @@ def test_a_compilation_is_said_and_a_start_without_one_is_silent(
 ) -> None:
     prepare_deepspeed()
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    folder = _operators()[0][1]
+    folder = needed_operators()[0][1]
     with said_if_compiling(after=0.4):
         time.sleep(1.2)
     assert capsys.readouterr().out == ""

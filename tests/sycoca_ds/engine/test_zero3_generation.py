@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.launching import run_on_ranks

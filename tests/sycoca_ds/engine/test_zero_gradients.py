@@ -13,7 +13,7 @@ import torch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.policy import read_policy
-from sycoca_ds.engine.runtime import Runtime
+from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model import decoders
 from tests.worlds.gradients import BATCH, LENGTHS, assert_same_gradients, cut, model_of, of_whole_batch
 from tests.worlds.launching import run_on_ranks

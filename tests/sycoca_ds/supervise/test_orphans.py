@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.process_table import process_began
-from sycoca_ds.engine.status import ATTEMPT_VARIABLE
+from sycoca_ds.engine.ranks.process_table import process_began
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 from sycoca_ds.supervise import orphans
 from sycoca_ds.supervise.orphans import Shell, Visit
 from tests.worlds.watching import wait_until

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.checkpoint import resharding, restoring, saving
+from sycoca_ds.engine.checkpoint import resharding, restoring
+from sycoca_ds.engine.checkpoint.saving import Saver
 from tests.worlds.launching import run_on_ranks
 from tests.worlds.training import SMALL, assert_same_run, train_here
 
 if TYPE_CHECKING:
-    from sycoca_ds.engine.runtime import Runtime
+    from sycoca_ds.engine.ranks.runtime import Runtime
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all the runs
 OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0"]
@@ -58,15 +59,15 @@ def write_down(engine, file: Path) -> None:
 
 def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str) -> None:
     """The runs of so many ranks, in turn: state is written down at the first save, or where a run goes on."""
-    plain_save, plain_restore = saving.save, restoring.restore
+    plain_save, plain_restore = Saver.save, restoring.restore
     for case in cases:
         stage, precision = case.split()
         out = Path(folder, case, ranks)
 
-        def save(engine, runtime, run, *, step, out=out, stage=stage, **more):
-            if step == 2 and stage != "zero0":
-                write_down(engine, out.with_suffix(".pt"))
-            return plain_save(engine, runtime, run, step=step, **more)
+        def save(self, *more, out=out, stage=stage):
+            if self.session.position.step == 2 and stage != "zero0":
+                write_down(self.session.engine, out.with_suffix(".pt"))
+            return plain_save(self, *more)
 
         def restore(engine, *more, out=out, stage=stage):
             state = plain_restore(engine, *more)
@@ -74,7 +75,7 @@ def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str)
                 write_down(engine, out.with_suffix(".pt"))
             return state
 
-        saving.save, restoring.restore = save, restore
+        Saver.save, restoring.restore = save, restore
         options = [*SMALL, *OPTIONS, "--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", precision]
         train_here(runtime, [*options, "--data.train", data, "--run.out", str(out)])
 

@@ -11,7 +11,7 @@ import torch
 
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.restoring import changes
-from sycoca_ds.engine.runtime import bf16_speed_up
+from sycoca_ds.engine.ranks.runtime import bf16_speed_up
 from sycoca_ds.presets import PRESETS
 from tests.worlds.launching import finish, start_warm
 from tests.worlds.training import SMALL

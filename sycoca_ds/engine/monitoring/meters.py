@@ -1,0 +1,141 @@
+"""What is measured between two reports: losses, samples, floating-point operations, time, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sycoca_ds.config import ModelConfig
+from sycoca_ds.data.loader import Batch
+from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.model.flops import step_flops
+from sycoca_ds.model.text_encoder import real_tokens
+
+PEAK_TFLOPS = {
+    "B200": 2250.0,
+    "GH200": 989.4,
+    "H200 NVL": 835.0,
+    "H200": 989.4,
+    "H100 NVL": 835.0,
+    "H100 PCIe": 756.5,
+    "H100": 989.4,
+    "H800 PCIe": 756.5,
+    "H800": 989.4,
+    "H20": 148.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "A40": 149.7,
+    "A30": 165.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "RTX 4090$": 165.2,
+    "RTX 3090$": 71.0,
+}
+"""bf16 TFLOP/s of a device, dense, summing in float32, as its data sheet says; by words of the name that CUDA gives it ("$": its
+last). A name that is not listed has no peak: `run.peak-tflops`."""
+
+
+def peak_tflops(name: str) -> float | None:
+    """The peak of a device by its name; of several entries that fit, the longest."""
+    fitting = [key for key in PEAK_TFLOPS if re.search(rf"\b{key}(?!\w)", name)]
+    return PEAK_TFLOPS[max(fitting, key=len)] if fitting else None
+
+
+def resident_gib() -> float:
+    """Memory that this process holds (VmRSS), GiB; what its loader processes hold is not in it."""
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.is_file() else None
+    return int(found[1]) / 2**20 if found else 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out between two reports, on all ranks."""
+
+    means: dict[str, float]
+    """Of each loss, over micro-batches and ranks."""
+    stand_ins: int
+    """Samples that could not be read and were replaced."""
+    tflops: float
+    """Model FLOPs of all ranks, in units of 10^12."""
+    seconds: float
+    """Of rank 0, pauses left out."""
+    data_wait: float
+    """Share of that time which the rank that waited longest spent waiting for samples."""
+    memory_gib: float
+    """Most memory that the fullest device ever had allocated; 0 without CUDA."""
+    host_memory_gib: float
+    """Of the fullest rank's process now."""
+
+
+class Meter:
+    """Sums between two reports. Losses stay on the device: no step waits for the host."""
+
+    def __init__(self, model: ModelConfig, runtime: Runtime) -> None:
+        self.model, self.runtime = model, runtime
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything since the last report."""
+        self._totals: dict[str, torch.Tensor] = {}
+        self.micro_batches = self._stand_ins = 0
+        self._tflops = self._spent = self._waited = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, report: dict[str, torch.Tensor]) -> None:
+        """The losses of one micro-batch."""
+        for name, value in report.items():
+            self._totals[name] = self._totals.get(name, 0) + value.detach().float()
+        self.micro_batches += 1
+
+    def count(self, loaded: list[Batch]) -> None:
+        """What a step's micro-batches hold: stand-ins and work."""
+        for batch in loaded:
+            self._stand_ins += batch.stand_ins
+            self._tflops += batch_tflops(self.model, batch.text_BL)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the wait for samples."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training: validating, saving. It counts in no speed."""
+        self._spent += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+    def report(self) -> Report:
+        """Everything since the last report; every rank calls it at the same step, with one collective."""
+        device = self.runtime.device
+        seconds = self._spent + time.perf_counter() - self._since
+        allocated = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+        own = [float(self._stand_ins), self._tflops, self._waited / seconds, allocated, resident_gib()]
+        losses = [value / self.micro_batches for value in self._totals.values()]
+        rows_WK = self.runtime.rows(torch.stack([*losses, *torch.tensor(own, device=device)])[None])
+        means = dict(zip(self._totals, rows_WK[:, : len(losses)].mean(0).tolist(), strict=True))
+        stand_ins, tflops = rows_WK[:, -5:-3].double().sum(0).tolist()
+        report = Report(means, round(stand_ins), tflops, seconds, *rows_WK[:, -3:].amax(0).tolist())
+        self.restart()
+        return report
+
+
+def batch_tflops(model: ModelConfig, text_BL: torch.Tensor) -> float:
+    """Model FLOPs of one micro-batch's training step, in units of 10^12: the formula of model/flops.py at the length that its
+    captions are padded to, with the labels that they have. Nothing that is computed twice (activation checkpointing, the encoders'
+    first pass with several micro-batches) counts twice."""
+    batch, length = text_BL.shape
+    labels = real_tokens(text_BL, model.text.eot_id)[:, 1:].sum().item() / batch
+    return batch * step_flops(model, text_tokens=length, labels=labels) / 1e12

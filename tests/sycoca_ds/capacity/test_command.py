@@ -1,0 +1,161 @@
+"""The command: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from sycoca_ds.capacity.command import plan
+from sycoca_ds.capacity.machines import Assumptions, read_hostfile
+from sycoca_ds.config import plan_batches
+from sycoca_ds.engine.policy import check_precision, read_policy
+from sycoca_ds.engine.recompute import read_recompute
+from sycoca_ds.options import parse_options
+from tests.worlds import REPOSITORY
+
+HOSTS = str(REPOSITORY / "hostfiles" / "a100x16")
+
+
+def test_the_fastest_is_written_as_files_that_training_takes(tmp_path: Path) -> None:
+    """The policy goes through `read_policy`, the words of train.sh through train.py's own parser and arithmetic."""
+    out = tmp_path / "plan"
+    lines = plan(["--preset", "930m", "--hostfile", HOSTS, "--samples", "2.1e9", "--out", str(out), "--data.train", "/data/cc12m"])
+    words = shlex.split((out / "train.sh").read_text().splitlines()[1])
+    assert words[:5] == ["exec", "deepspeed", "--hostfile", HOSTS, "sycoca_ds/train.py"] and words[-1] == "$@"
+    config = parse_options(words[5:-1])
+    policy = read_policy(config.run.ds_config)
+    check_precision(policy, config)
+    batches, numbers = plan_batches(config, 16), json.loads((out / "plan.json").read_text())
+    assert config.run.ds_config == str(out / "ds_config.json") and config.data.train == ("/data/cc12m",)
+    assert batches.micro_batch_size == numbers["fastest"]["micro_batch_size"]
+    assert (
+        numbers["fastest"]["memory"]["fits"] and numbers["fastest"]["samples_per_second"] >= numbers["asked"]["samples_per_second"]
+    )
+    assert config.run.activation_checkpointing == numbers["fastest"]["activation_checkpointing"]
+    read_recompute(config.run.activation_checkpointing)
+    assert f"written: {out / 'train.sh'}" in lines
+
+
+def test_what_it_says(capsys: pytest.CaptureFixture) -> None:
+    said = "\n".join(plan(["--preset", "base", "--gpus", "8", "--gpu", "h100-80g", "--samples", "1e8", "--price", "2", "--sweep"]))
+    for stage in ("zero0", "zero1", "zero2", "zero3", "zero3_offload"):
+        assert said.count(f"\n{stage} ") >= 2  # with and without checkpointing
+    for words in (
+        "largest micro-batch",
+        "days for 1e+08 samples",
+        "energy, kWh",
+        "save every",
+        "MFU",
+        "deepspeed --num_accelerators 8",
+    ):
+        assert words in said
+    assert all(f"--{name.replace('_', '-')} " in said for name in Assumptions.__dataclass_fields__)
+    assert "\n1024  " in said
+
+
+def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
+    """But the price, which without --samples has nothing to multiply."""
+    usual = ["--preset", "tiny", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]
+    before = plan(usual)
+    changes = {
+        "efficiency": "0.3",
+        "block-ms": "9",
+        "zero3-block-ms": "9",
+        "hidden": "0.1",
+        "link-share": "0.1",
+        "launch-us": "5000",
+        "framework-gib": "5",
+        "reserve": "0.2",
+        "caption-tokens": "18",
+        "loader-pictures": "3",
+        "sample-kb": "100",
+        "save-gbytes": "0.1",
+        "save-seconds": "40",
+        "node-mttf-days": "10",
+        "restart-minutes": "90",
+        "load": "0.5",
+        "pue": "1.5",
+        "price": "3",
+    }
+    assert {name.replace("-", "_") for name in changes} == set(Assumptions.__dataclass_fields__)
+    for name, value in changes.items():
+        after = plan([*usual[:-2], *(["--price", "1"] if name != "price" else []), f"--{name}", value])
+        differing = [line for line in after if line not in before and not line.startswith(f"--{name} ")]
+        assert differing, name
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--gpus", "8", "--gpu", "a100"], r"--gpu a100: no such kind; did you mean a100-[48]0g\? \(expected cpu or one of"),
+        ([], "give either --hostfile FILE or --gpus N"),
+        (["--gpus", "8", "--hostfile", HOSTS], "give either --hostfile FILE or --gpus N"),
+        (["--gpus", "12"], "--gpus 12: expected a multiple of --gpus-per-node 8"),
+        (["--hostfile", "no/such/file"], "--hostfile no/such/file cannot be read .*: check the path"),
+        (["--gpus", "16", "--optim.accumulation-steps", "3"], "does not divide over 16 ranks x optim.accumulation-steps = 3"),
+        (["--gpus", "512"], r"data.lanes = 256: expected a multiple of the world size \(512\).*choose among 512"),
+        (["--gpus", "8", "--run.ds-config", "no.json"], "run.ds-config = no.json: no such file"),
+        (["--gpus", "8", "--run.ds-config", "ds_configs/zero0.json", "--run.precision", "bf16"], "choose stage 1"),
+        (["--gpus", "8", "--efficiency", "1.4"], "--efficiency 1.4: expected a share above 0, at most 1"),
+        (["--gpus", "8", "--samples", "nan"], "--samples nan: expected a number of at least 0"),
+        (["--gpus", "8", "--fabric-gpbs", "400"], "unknown option --fabric-gpbs"),
+        (["--gpus", "8", "--preset", "930"], "--preset 930: no such preset; did you mean 930m"),
+        (["--gpus", "8", "--model.image.patch-size", "15"], "model.image.patch-size = 15 does not divide"),
+    ],
+)
+def test_refusals(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan(words)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("offload_param", {"device": "cpu"}), ("zero_hpz_partition_size", 8), ("zero_quantized_weights", True)]
+)
+def test_a_policy_that_is_not_modelled_is_refused_by_name(key: str, value: object, tmp_path: Path) -> None:
+    policy = json.loads((REPOSITORY / "ds_configs" / "zero3.json").read_text())
+    policy["zero_optimization"][key] = value
+    (tmp_path / "own.json").write_text(json.dumps(policy))
+    with pytest.raises(UserError, match=rf"own.json: zero_optimization.{key} is not modelled"):
+        plan(["--gpus", "8", "--run.ds-config", str(tmp_path / "own.json")])
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("a slots=8\nb slots=8\na slots=8\n", r"line 3: 'a slots=8': stands twice"),
+        ("a slots=8\nb\n", r"line 2: 'b': expected NAME slots=GPUS"),
+        ("# nobody\n\n", "names no machine"),
+        ("a slots=8\nb slots=4\n", r"machines of \[4, 8\] slots; a plan needs equal ones"),
+    ],
+)
+def test_hostfiles_that_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text(text)
+    with pytest.raises(UserError, match=said):
+        plan(["--hostfile", str(tmp_path / "hosts")])
+
+
+def test_hostfiles_are_read_as_deepspeed_reads_them() -> None:
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    assert dict(read_hostfile(Path(HOSTS))) == dict(fetch_hostfile(HOSTS))
+
+
+def test_a_plan_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom sycoca_ds.capacity.command import plan\nplan(['--gpus', '16'])\n"
+        "assert not {'torch', 'deepspeed'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_user_s_error_is_one_line_and_status_2() -> None:
+    words = [sys.executable, "-m", "sycoca_ds.capacity", "--gpus", "8", "--gpu", "tpu"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: --gpu tpu: no such kind") and done.stderr.count("\n") == 1

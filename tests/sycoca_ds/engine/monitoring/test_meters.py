@@ -1,0 +1,105 @@
+"""Work, time and memory between two reports, recomputed by hand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sycoca_ds.config import ImageEncoderConfig, ModelConfig
+from sycoca_ds.data.loader import Batch
+from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, peak_tflops, resident_gib
+from sycoca_ds.engine.ranks.runtime import Runtime
+from tests.worlds.small_model import SMALL_MODEL
+
+ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)
+TEXT = torch.tensor([[1, 7, 8, 9, 2, 0, 0, 0], [1, 7, 2, 0, 0, 0, 0, 0]])
+"""Padded to 8 tokens; 4 and 2 labels."""
+
+
+def batch(stand_ins: int = 0) -> Batch:
+    return Batch(torch.zeros(0, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64), TEXT, torch.arange(2), stand_ins)
+
+
+def test_flops_of_a_batch_by_hand() -> None:
+    """CLIP of two layers each: 16 patches of 108 numbers and [CLS] at width 32, 8 tokens and [CLS] at width 32, E = 24.
+
+    A multiply-add counts two, backward twice forward, causal attention half."""
+    d, n, length = 32, 16, 8
+    image = 2 * (24 * (n + 1) * d**2 + 4 * (n + 1) ** 2 * d) + 2 * n * 108 * d + 2 * d * 24
+    text = 2 * (24 * (length + 1) * d**2 + 2 * (length + 1) ** 2 * d) + 2 * d * 24
+    clip = replace(SMALL_MODEL, family="clip")
+    assert batch_tflops(clip, TEXT) == pytest.approx(2 * 3 * (image + text) / 1e12, rel=1e-12)
+    # a captioning decoder of two pairs on 17 - 1 patches for 7 positions, 3 labels a caption on average, a vocabulary of 50
+    own = 24 * 7 * d**2 + 2 * 7**2 * d
+    cross = 20 * 7 * d**2 + 4 * n * d * d + 4 * 7 * n * d
+    decoder = 2 * (own + cross) + 2 * 3 * d * 50
+    coca = replace(SMALL_MODEL, family="coca")
+    assert batch_tflops(coca, TEXT) == pytest.approx(2 * 3 * (image + text + decoder) / 1e12, rel=1e-12)
+
+
+def test_padding_that_was_trimmed_is_no_work() -> None:
+    longer = torch.cat([TEXT, torch.zeros(2, 4, dtype=torch.int64)], dim=1)
+    assert batch_tflops(SMALL_MODEL, TEXT) < batch_tflops(SMALL_MODEL, longer)
+    many = ModelConfig(image=ImageEncoderConfig(), text=replace(ModelConfig().text, vocab_size=50))
+    assert batch_tflops(many, TEXT.repeat(3, 1)) == pytest.approx(3 * batch_tflops(many, TEXT))
+
+
+def test_a_report_has_means_sums_and_the_time_that_was_no_pause() -> None:
+    meter = Meter(SMALL_MODEL, ALONE)
+    start = time.perf_counter()
+    for number in range(4):
+        meter.add({"loss": torch.tensor(float(number)), "itc": torch.tensor(2.0 * number)})
+        meter.count([batch(number)])
+    with meter.waiting():
+        time.sleep(0.05)
+    with meter.paused():
+        time.sleep(0.2)
+    report = meter.report()
+    whole = time.perf_counter() - start
+    assert report.means == {"loss": 1.5, "itc": 3.0} and report.stand_ins == 6
+    assert report.tflops == pytest.approx(4 * batch_tflops(SMALL_MODEL, TEXT))
+    assert 0.05 <= report.seconds <= whole - 0.2
+    assert report.data_wait == pytest.approx(0.05 / report.seconds, rel=0.5) and report.memory_gib == 0
+    assert meter.micro_batches == 0
+    meter.add({"loss": torch.tensor(7.0)})
+    second = meter.report()
+    assert second.means == {"loss": 7.0} and second.stand_ins == 0 and second.tflops == 0
+    assert second.seconds < 0.05, "the pause counts in no report"
+
+
+def test_resident_memory_grows_by_what_is_touched() -> None:
+    before = resident_gib()
+    held = np.ones(2**25)  # 256 MiB
+    assert resident_gib() - before == pytest.approx(0.25, abs=0.02)
+    assert held[0] == 1
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("NVIDIA A100-PCIE-40GB", 312.0),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.0),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H20", 148.0),
+        ("NVIDIA GH200 480GB", 989.4),
+        ("NVIDIA A40", 149.7),
+        ("NVIDIA L4", 121.0),
+        ("NVIDIA L40S", 362.0),
+        ("NVIDIA L40", 181.0),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("NVIDIA RTX A4000", None),
+        ("Tesla V100-SXM2-32GB", None),
+        ("", None),
+    ],
+)
+def test_a_device_is_known_by_its_name_or_has_no_peak(name: str, peak: float | None) -> None:
+    assert peak_tflops(name) == peak
