@@ -34,7 +34,9 @@ for item in $named; do
 done
 if [ -n "$mark" ]; then
   for round in 1 2 3; do
-    for file in $(grep -lsz "^$variable=$mark" /proc/[0-9]*/environ); do
+    files=$(grep -lsz "^$variable=$mark" /proc/[0-9]*/environ)
+    [ -n "$files" ] || break
+    for file in $files; do
       pid=${file#/proc/}; pid=${pid%/environ}
       kill -$number $pid 2>/dev/null && [ $round = 1 ] && echo "ended $pid"
     done
