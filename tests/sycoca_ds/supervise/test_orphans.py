@@ -95,8 +95,8 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_another_host_is_cleaned_by_mark_and_by_name(ssh: Path, stranger: subprocess.Popen) -> None:
-    marked, named, reused = start(f"{OWN}feed1.3", FAMILY), start("other.1"), start("other.2")
-    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed1.")) == 3 and len(orphans.marked("other.")) == 2, 10)
+    marked, named, reused = start(f"{OWN}feed1.3", FAMILY), start(f"{OWN}other.1"), start(f"{OWN}other.2")
+    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed1.")) == 3 and len(orphans.marked(f"{OWN}other.")) == 2, 10)
     found = Shell(("-p", "2222")).visit("node-b", f"{OWN}feed1.", [(named.pid, process_began(named.pid)), (reused.pid, "1")])
     assert found.problem == "" and {marked.pid, named.pid} < set(found.ended) and found.left == () and found.oom_kills is not None
     assert marked.wait() == named.wait() == -signal.SIGKILL and reused.poll() is None
@@ -106,7 +106,7 @@ def test_another_host_is_cleaned_by_mark_and_by_name(ssh: Path, stranger: subpro
 
 
 def test_a_visit_may_ask_politely_and_touches_nobody_unnamed(ssh: Path, stranger: subprocess.Popen) -> None:
-    process = start("other.1")
+    process = start(f"{OWN}other.1")
     found = Shell().visit("node-b", named=[(process.pid, process_began(process.pid))], number=signal.SIGTERM)
     assert found.ended == (process.pid,) and process.wait() == -signal.SIGTERM
     assert Shell().visit("node-b").ended == ()
