@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -32,21 +31,23 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
 from sycoca_ds.supervise import ledger  # noqa: E402
+from sycoca_ds.supervise.causes import PREEMPTED  # noqa: E402
 from sycoca_ds.supervise.verdict import read_history  # noqa: E402
 from tests.worlds import faults as world  # noqa: E402
 from tests.worlds.data_sets import write_data_set  # noqa: E402
+from tests.worlds.training import SMALL, losses, weights  # noqa: E402
 from tests.worlds.warm_launch import listening  # noqa: E402
 
 DISK_MIB, GROUP_MIB = 300, 200
 EVERY = 3
 """Steps between checkpoints."""
-MODEL = (
-    "--preset tiny --model.image.image-size 24 --model.image.patch-size 6 --model.image.layers 2 --model.text.layers 2 "
-    "--model.text-decoder.layers 1 --model.image-decoder.layers 1 --optim.global-batch-size 24 --optim.warmup-steps 2 "
-    f"--data.lanes 12 --data.workers 1 --run.log-every 1 --run.precision fp32 --run.max-skipped-steps {world.SKIPS} "
-    "--run.keep-checkpoints 3 --guard.rewind-after 0 --guard.spike-window 8 --guard.spike-sigma 50 --guard.recompute "
-    "--run.ds-config ds_configs/zero1.json"
-)
+MODEL = [
+    *SMALL,
+    *("--optim.global-batch-size", "24", "--data.lanes", "12", "--data.workers", "1", "--run.ds-config", "ds_configs/zero1.json"),
+    *("--run.max-skipped-steps", str(world.SKIPS), "--guard.rewind-after", "0", "--guard.recompute"),
+    *("--guard.spike-window", "8", "--guard.spike-sigma", "50"),
+]
+"""12 lanes of two samples a step go on one, two and three ranks."""
 
 
 class Matrix:
@@ -59,7 +60,7 @@ class Matrix:
         if not (self.data / "shards.parquet").exists():
             shutil.rmtree(self.data, ignore_errors=True)
             write_data_set(self.data, [31, 7, 25, 1, 32])
-        self.every, self.apart = EVERY, 8
+        self.every, self.apart = EVERY, arguments.steps_between
 
     def settle_pace(self) -> None:
         """Steps between faults, and between checkpoints, from the time that an undisturbed run's steps take."""
@@ -90,7 +91,7 @@ class Matrix:
     def options(self, run: Path, steps: int) -> list[str]:
         patience = self.arguments.patience
         watch = {"beat-seconds": 0.5, "silent-seconds": 6 * patience, "step-seconds": 8 * patience}
-        words = [*shlex.split(MODEL), "--data.train", str(self.data), "--run.out", str(run), "--optim.steps", str(steps)]
+        words = [*MODEL, "--data.train", str(self.data), "--run.out", str(run), "--optim.steps", str(steps)]
         words += ["--run.checkpoint-every", str(self.every)]
         return words + [word for name, value in watch.items() for word in (f"--watch.{name}", str(value))]
 
@@ -159,7 +160,7 @@ class Matrix:
         verdicts = {record["attempt"]: record for record in read_history(run / "supervise/history.jsonl")}
         done, lines = world.done(folder), ledger.read_ledger(run)
         attempts: dict[int, list[str]] = {}
-        for name, about in sorted(done.items(), key=lambda item: item[1]["time"] if item[0] in done else 0):
+        for name, about in sorted(done.items(), key=lambda item: item[1]["at"]):
             attempts.setdefault(int(about["attempt"].split(".")[1]), []).append(name)
         told = []
         for fault in faults:
@@ -174,7 +175,7 @@ class Matrix:
             about |= {"named_rank": verdict.get("rank"), "evidence": verdict.get("evidence", [])[:2]}
             told.append({"name": fault.name, "kind": fault.kind, "done": True, "right": right, **about})
         same = {
-            "curve": curve(run) == curve(reference),
+            "curve": losses(run, self.steps) == losses(reference, self.steps),
             "keys": world.fed(folder, ranks) == world.fed(reference.parent, ranks),
             "weights": same_weights(run, reference),
         }
@@ -190,6 +191,7 @@ class Matrix:
         faults = [fault for result in results for fault in result["faults"]]
         done = [fault for fault in faults if fault["done"]]
         ended = [fault for fault in done if world.KINDS[fault["kind"]].ends]
+        guilty = [fault for fault in ended if world.KINDS[fault["kind"]].ends != PREEMPTED]
         kept = {}
         for ranks in sorted({result["ranks"] for result in results}):
             speeds = []
@@ -216,7 +218,7 @@ class Matrix:
             "attempts": sum(result["attempts"] for result in results),
             "right": sum(fault["right"] for fault in done),
             "classes right": sum(fault["right"] for fault in ended) / max(1, len(ended)),
-            "rank named": sum(fault["named_rank"] == fault["rank"] for fault in ended) / max(1, len(ended)),
+            "rank named": sum(fault["named_rank"] == fault["rank"] for fault in guilty) / max(1, len(guilty)),
             "kinds": kinds,
             "steps a second outside starts": kept,
             "seconds by part": {name: round(seconds, 1) for name, seconds in parts.items()},
@@ -257,19 +259,10 @@ def new_steps(lines: list[ledger.Line]) -> int:
     return sum(max(0, count - 1) for count in kept)
 
 
-def curve(run: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without what depends on the clock."""
-    clocks = ("samples_per_second", "data_wait", "tflops", "seconds", "memory", "mfu")
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if not any(word in name for word in clocks)} for record in records]
-
-
 def same_weights(run: Path, reference: Path) -> bool:
     import torch
 
-    from sycoca_ds.engine.checkpoint.weights import load_for_inference
-
-    mine, theirs = (load_for_inference(path).model.state_dict() for path in (run, reference))
+    mine, theirs = weights(run), weights(reference)
     return list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
@@ -328,7 +321,8 @@ def main() -> int:
     parser.add_argument("--launch", choices=("warm", "deepspeed"), default="warm", help="ranks forked from a warm process, or not")
     parser.add_argument("--patience", type=float, default=1.0, help="factor on all time limits, for a machine that is busy")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
-    parser.add_argument("--seconds-between", type=float, default=0.0, help="faults so far apart, in place of some steps")
+    parser.add_argument("--steps-between", type=int, default=8, help="faults so far apart, more or less")
+    parser.add_argument("--seconds-between", type=float, default=0.0, help="the same by the time that steps take")
     return Matrix(parser.parse_args()).work()
 
 

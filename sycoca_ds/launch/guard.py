@@ -64,6 +64,11 @@ def main(words: list[str]) -> int:
         alone.set()
         if patience:
             ask_to_save(child, mark, patience)
+            for pid in marked_ranks(mark):  # in groups of their own, where a launcher wants it so
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     thread = threading.Thread(target=end_with_starter, daemon=True)

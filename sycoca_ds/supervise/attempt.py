@@ -30,7 +30,6 @@ from sycoca_ds.supervise.orphans import Rank, Shell, Visit
 
 TICK_SECONDS = 0.05
 """Between two looks at the ranks here: launchers look once a second, and what they have seen end is gone."""
-FILES_SECONDS = 1.0
 STOOD_STILL_SECONDS = 10.0
 """A pause of this process that long means that it, or the machine, was stopped."""
 GONE_SECONDS = 3.0
@@ -49,6 +48,8 @@ class Limits:
     """From the first failure that a rank records, or the run's last word, to the end of the command."""
     save: float
     """For ranks that were asked to save."""
+    look: float = 1.0
+    """Between two looks at the ranks' files."""
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Attempt:
 
     def _watch(self) -> str:
         """Returns when the command and its ranks have ended, or why they have to."""
-        asked = passed_on = failed = gone = None
+        asked = failed = gone = None
         looked = last = time.monotonic()
         while True:
             time.sleep(TICK_SECONDS)
@@ -152,31 +153,31 @@ class Attempt:
             if self.stop.asked and asked is None:
                 asked = now
                 self._ask_to_save()
-            if now - looked < FILES_SECONDS and self.process.poll() is None:
+            if now - looked < self.limits.look and self.process.poll() is None:
                 continue
             looked = now
             self._look_at_files()
+            over = self.files.failures() or self.files.status().get("status") not in (None, "running")
+            failed = failed or (now if over else None)
             if self.process.poll() is not None:
                 gone = gone or now
                 left = self._living()
                 if not left:
-                    return "asked" if asked is not None else ""
-                if now - gone > GONE_SECONDS and passed_on is None and asked is None:
-                    passed_on = now
+                    return "asked" if self.stop.asked else ""
+                if now - gone > GONE_SECONDS and asked is None:
+                    asked = now
                     self._ask_to_save()
-                if now - gone > self.limits.save:
-                    who = ", ".join(str(rank) for rank in left)
-                    return f"ranks {who} did not end within {format_seconds(self.limits.save)} after their launcher"
-                continue
-            over = self.files.failures() or self.files.status().get("status") not in (None, "running")
-            failed = failed or (now if over else None)
-            if failed is not None and now - failed > self.limits.grace:
-                late = f"the command did not end within {format_seconds(self.limits.grace)} after its ranks had"
-                return late if asked is None else "asked"
-            if asked is not None and now - asked > self.limits.save:
-                return "asked"
-            if why := self._silence(now):
-                return why if asked is None else "asked"
+            why = self._too_late(now, failed, asked) or self._silence(now)
+            if why:
+                return "asked" if self.stop.asked else why
+
+    def _too_late(self, now: float, failed: float | None, asked: float | None) -> str:
+        """What should have come to its end, or nothing."""
+        if failed is not None and now - failed > self.limits.grace:
+            return f"the command did not end within {format_seconds(self.limits.grace)} after its ranks had"
+        if asked is not None and now - asked > self.limits.save:
+            return f"the ranks did not end within {format_seconds(self.limits.save)} after they were asked to save"
+        return ""
 
     def _silence(self, now: float) -> str:
         """Why the job is taken for hung, or nothing."""
@@ -221,11 +222,12 @@ class Attempt:
         for pid in here:
             orphans.send(pid, signal.SIGTERM)
         away = [rank for rank in self._ranks.values() if not rank.here]
+        told = bool(here)
         if not here and away:
             first = min(away, key=lambda rank: rank.rank)
-            self.shell.visit(self._address(first), named=[(first.pid, first.began)], number=signal.SIGTERM)
-        elif not here and self.process.poll() is None:
-            self.process.terminate()  # the guard hands it on
+            told = not self.shell.visit(self._address(first), named=[(first.pid, first.began)], number=signal.SIGTERM).problem
+        if not told and self.process.poll() is None:
+            self.process.terminate()  # the guard hands it on, and srun to its tasks
 
     def _address(self, rank: Rank) -> str:
         names = self.job.host_of_rank

@@ -132,7 +132,8 @@ def raised(evidence: Evidence) -> Cause | None:
         return Cause(kind, lines, rank, host, failure.phase, failure.step)
     if evidence.failures:
         return None
-    for line in evidence.said:  # before ranks had met: nobody records that
+    trace = next((n for n, line in enumerate(evidence.said) if "Traceback (most recent call last)" in line), len(evidence.said))
+    for line in evidence.said[trace:]:  # before ranks had met: nobody records that
         found = RAISED.match(line)
         if found and not NO_CAUSE.search(found[3]) and kind_of(found[3]) != NETWORK:
             return Cause(kind_of(found[3]), (line,), int(found[2]) if found[2] else None, found[1] or "")
@@ -195,7 +196,8 @@ def killed(evidence: Evidence) -> Cause | None:
 
 def refused(evidence: Evidence) -> Cause | None:
     """Errors of the user end all ranks with one line and status 2; in the middle of a run, too: data, a disk."""
-    lines = [line for line in evidence.said if re.match(r"(?:\S+: )?error: ", line)]
+    hosts = "|".join(map(re.escape, evidence.host_of_rank))  # pdsh writes them before each line; compilers have such lines, too
+    lines = [line for line in evidence.said if re.match(rf"(?:(?:{hosts}): )?error: ", line)]
     if not lines or evidence.status == EXIT_PREEMPTED:
         return None
     kind = kind_of(lines[0])

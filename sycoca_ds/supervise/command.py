@@ -31,6 +31,7 @@ from data_pipeline.files import write_json, write_text
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
 from sycoca_ds.engine.ranks.environment import own_tools_first
+from sycoca_ds.engine.ranks.output import never_fatal
 from sycoca_ds.engine.safety.run_lock import FILE as LOCK_FILE
 from sycoca_ds.engine.safety.run_lock import lives, read_owner
 from sycoca_ds.engine.safety.status import EXIT_HANG
@@ -38,9 +39,9 @@ from sycoca_ds.supervise import ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Ended, Limits, Stop
 from sycoca_ds.supervise.causes import COMPLETED, DATA, DISK, HANG, KILLED, PREEMPTED, USER
 from sycoca_ds.supervise.evidence import Evidence, Files, bytes_of_newest, newest_sealed, telling_lines
-from sycoca_ds.supervise.job import Job, parse_job
+from sycoca_ds.supervise.job import ALONE, Job, parse_job
 from sycoca_ds.supervise.orphans import Shell
-from sycoca_ds.supervise.verdict import DONE, RESTART, STOP, WITHOUT_HOST, Verdict, judge, read_history, write_verdict
+from sycoca_ds.supervise.verdict import DONE, RESTART, STOP, WITHOUT_HOST, Verdict, judge, read_history, trail_of, write_verdict
 from sycoca_ds.train import EXIT_PREEMPTED
 
 PROGRAM = "python -m sycoca_ds.supervise"
@@ -82,6 +83,7 @@ class SuperviseOptions:
             silent=watch.silent_seconds + MARGIN_SECONDS if self.silent_seconds is None else self.silent_seconds,
             grace=self.grace_seconds,
             save=60 * watch.save_minutes + watch.step_seconds if self.save_minutes is None else 60 * self.save_minutes,
+            look=max(1.0, watch.beat_seconds / 2),
         )
 
     def pause(self, without_progress: int) -> float:
@@ -99,7 +101,7 @@ class Supervisor:
         self.past = read_history(self.history_file)
         self.lines = ledger.read_ledger(self.run)
         self.shell = Shell(job.shell_options)
-        self.id = self._own_id()
+        self.id, self.left_out = self._own_id(), []
         self._ended: float | None = None  # time.monotonic() of the last attempt's end
 
     def _own_id(self) -> str:
@@ -116,7 +118,8 @@ class Supervisor:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Those that are reached by ssh; DeepSpeed itself uses it where there are several."""
-        return tuple(host.name for host in self.job.hosts) if len(self.job.hosts) > 1 else ()
+        several = len(self.job.hosts) > 1 or ALONE in self.job.words
+        return tuple(host.name for host in self.job.hosts) if several else ()
 
     def work(self) -> int:
         """Returns the exit status."""
@@ -128,6 +131,7 @@ class Supervisor:
             verdict = self._attempt(number)
             if verdict.action == WITHOUT_HOST:
                 self.job = self.job.without(verdict.host, self.options.min_hosts, (self.folder / "hostfile").absolute())
+                self.left_out.append(verdict.host)
                 say(f"going on without {verdict.host}: {shlex.join(self.job.words[: self.job.place])} ...")
             if verdict.action in (DONE, STOP):
                 return self._end(verdict)
@@ -138,8 +142,9 @@ class Supervisor:
         mark, log = self._mark(number), self.folder / f"attempt_{number:04d}.log"
         launched, down = time.time(), self._down()
         before, killed = newest_sealed(self.run), KernelKills()
-        visits = self.shell.visit_all(self.hosts, f"{self.id}.")  # whoever is left of earlier ones, and who can be reached
-        unreachable = {host: visit.problem for host, visit in visits.items() if visit.problem}
+        # whoever is left of earlier ones, also on a host that is back, and who can be reached
+        visits = self.shell.visit_all([*self.hosts, *self.left_out], f"{self.id}.")
+        unreachable = {host: visits[host].problem for host in self.hosts if visits[host].problem}
         if unreachable:
             began = time.monotonic()
             said = tuple(f"{host}: {problem}" for host, problem in unreachable.items())
@@ -179,6 +184,7 @@ class Supervisor:
         run, beats = files.status(), list(files.beats.values())
         last = max([launched, run.get("time", 0.0), *(beat["time"] for beat in beats)])
         met = min((beat["time"] - launched - beat["seconds"] - sum(beat["spent"].values()) for beat in beats), default=None)
+        met = met and max(0.0, met)
         ended = Ended(None, "its supervisor was killed", files, seconds=last - launched, met=met)
         evidence = self._evidence(ended, before, {}, telling_lines(self.folder / f"attempt_{number:04d}.log"), ())
         saved = run.get("status") in (COMPLETED, PREEMPTED)
@@ -254,11 +260,7 @@ class Supervisor:
 
     def _wait(self, verdict: Verdict) -> bool:
         """The pause before a restart; False: asked to stop meanwhile."""
-        trail = 0
-        for record in reversed(self.past):
-            if record["progress"] or record["class"] == PREEMPTED:
-                break
-            trail += 1
+        trail = sum(record["class"] != PREEMPTED for record in trail_of(self.past))
         seconds = 0.0 if verdict.kind == PREEMPTED else self.options.pause(trail)
         checkpoint = "no checkpoint yet" if verdict.after is None else f"checkpoint of step {verdict.after}"
         say(f"{verdict.action} in {seconds:.0f} s ({checkpoint}; restarts without a newer one: {trail} of {self.options.restarts})")
@@ -334,6 +336,7 @@ def listening(stop: Stop) -> Iterator[None]:
         say(first if stop.asked == 1 else "ending everything at once")
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup, a shell's background
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield
@@ -365,6 +368,7 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
 
 
 def main() -> int:
+    never_fatal()
     options, job = parse(sys.argv[1:])
     try:
         (job.run / FOLDER).mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.batches import plan_batches
+from sycoca_ds.engine.ranks.launcher import RUNNERS
 from sycoca_ds.launch.hostfile import Host, read_hostfile
 from sycoca_ds.options import parse_options
 
@@ -19,8 +20,6 @@ COUNT = ("--num_nodes",)
 SLOTS = ("--num_gpus", "--num_accelerators")
 ALONE = "--force_multi"
 """Without it DeepSpeed runs a launch of one host on the machine it is started on, whatever the hostfile says."""
-RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
-"""How a command line names DeepSpeed's launcher: three scripts of one content, and the module."""
 WORLD = "--run.expected-world-size"
 
 

@@ -19,11 +19,10 @@ from pathlib import Path
 
 from sycoca_ds.engine.ranks.process_table import fields_of, process_began
 from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
+from sycoca_ds.launch.shell import QUIETLY
 
-CONNECT_SECONDS = 10
 SWEEP_SECONDS = 30.0
 """For one visit of a host; a host that takes longer counts as unreachable."""
-QUIETLY = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", "-o", "ConnectionAttempts=1", "-o", "LogLevel=ERROR")
 FIRST_SPACE = "pid:[4026531836]"
 """The space of process numbers that the kernel itself counts in (PROC_PID_INIT_INO)."""
 SCRIPT = r"""
@@ -35,7 +34,9 @@ for item in $named; do
 done
 if [ -n "$mark" ]; then
   for round in 1 2 3; do
-    for file in $(grep -lsz "^$variable=$mark" /proc/[0-9]*/environ); do
+    files=$(grep -lsz "^$variable=$mark" /proc/[0-9]*/environ)
+    [ -n "$files" ] || break
+    for file in $files; do
       pid=${file#/proc/}; pid=${pid%/environ}
       kill -$number $pid 2>/dev/null && [ $round = 1 ] && echo "ended $pid"
     done

@@ -70,7 +70,7 @@ class Injector:
         fault = next((fault for fault in self.faults if not (self.folder / "done" / fault.name).exists()), None)
         if fault is None or (fault.rank, fault.phase) != (self.rank, phase) or self.step < fault.step:
             return
-        about = {"step": self.step, "attempt": os.environ.get(ATTEMPT_VARIABLE, ""), "time": time.time()}
+        about = {"step": self.step, "attempt": os.environ.get(ATTEMPT_VARIABLE, ""), "at": time.monotonic()}
         (self.folder / "done" / f".{fault.name}").write_text(json.dumps(about))
         os.rename(self.folder / "done" / f".{fault.name}", self.folder / "done" / fault.name)
         print(f"fault {fault.name} on rank {self.rank} in {phase} of step {self.step}", flush=True)
@@ -158,7 +158,7 @@ def draw(kinds: list[str], ranks: int, first: int, apart: int, seed: int) -> lis
 
 
 def done(folder: Path) -> dict[str, dict[str, Any]]:
-    """Fault's name -> step, attempt and time at which it was done."""
+    """Fault's name -> step and attempt in which it was done, and when."""
     return {path.name: json.loads(path.read_text()) for path in sorted((folder / "done").glob("[0-9]*"))}
 
 

@@ -16,9 +16,10 @@ from sycoca_ds.train import end_process, on_every_rank, run_command
 rank, calls = int(os.environ.get("RANK", "0")), []
 plain = SyCoCa._train
 def train(self, **inputs):
-    report = plain(self, **inputs)
     calls.append(1)
     n = len(calls)
+    {before}
+    report = plain(self, **inputs)
     {fault}
     return report
 SyCoCa._train = train
@@ -26,8 +27,8 @@ end_process(run_command(on_every_rank))
 """
 
 
-def hurt(folder: Path, fault: str) -> Path:
-    """train.py in which `fault` is done after every forward pass of the model for training, of which this is the `n`-th."""
+def hurt(folder: Path, fault: str = "pass", before: str = "pass") -> Path:
+    """train.py in which something is done after, or before, every forward pass for training, of which this is the `n`-th."""
     script = folder / f"hurt_{len(list(folder.glob('hurt_*')))}.py"
-    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault))
+    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault, before=before))
     return script

@@ -100,10 +100,10 @@ def in_turn(folder: Path, data: Path, runs: list[tuple[Path, list[str]]], *, ran
     return json.loads((folder / "refused.json").read_text())
 
 
-def losses(out: Path) -> list[dict[str, float]]:
+def losses(out: Path, steps: int = STEPS) -> list[dict[str, float]]:
     """The training records in order, the numbers that depend on the clock and the machine left out."""
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if "loss" in record] == list(range(1, STEPS + 1))
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, steps + 1))
     return [{name: value for name, value in record.items() if name not in CLOCK} for record in records if "loss" in record]
 
 

@@ -15,46 +15,20 @@ import torch
 
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed
 from sycoca_ds.engine.safety.watchdog import EXIT_HANG
-from tests.worlds import REPOSITORY
 from tests.worlds.event_files import points
+from tests.worlds.hurting import hurt
 from tests.worlds.launching import LIMIT, finish, start, start_warm
 from tests.worlds.training import SMALL, weights
 from tests.worlds.watching import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 10
-HURT = """\
-import os, sys, time
-sys.path[0] = {repository!r}
-import torch
-from sycoca_ds.data.loader import Batch, TrainSet
-from sycoca_ds.model.sycoca import SyCoCa
-from sycoca_ds.train import end_process, on_every_rank, run_command
-rank, calls = int(os.environ.get("RANK", "0")), []
-plain = SyCoCa._train
-def train(self, **inputs):
-    calls.append(1)
-    n = len(calls)
-    {before}
-    report = plain(self, **inputs)
-    {fault}
-    return report
-SyCoCa._train = train
-end_process(run_command(on_every_rank))
-"""
 QUICK = ["--watch.beat-seconds", "0.5", "--watch.silent-seconds", "6", "--watch.step-seconds", "8"]
 
 
 def options(data: Path, out: Path, *more: str, steps: int = STEPS) -> list[str]:
     lasting = ["--optim.steps", str(steps), "--run.checkpoint-every", "4", "--run.ds-config", "ds_configs/zero1.json"]
     return [*SMALL, "--data.train", str(data), "--run.out", str(out), *lasting, *more]
-
-
-def hurt(folder: Path, fault: str = "pass", before: str = "pass") -> Path:
-    """train.py in which something is done after, or before, every forward pass for training, of which this is the `n`-th."""
-    script = folder / f"hurt_{len(list(folder.glob('hurt_*')))}.py"
-    script.write_text(HURT.format(repository=str(REPOSITORY), fault=fault, before=before))
-    return script
 
 
 def curve(out: Path) -> list[tuple[int, float]]:

@@ -167,7 +167,8 @@ RECORDED = {
         after=4,
     ),
     "a module that is not there": Evidence(
-        status=1, said=("ModuleNotFoundError: No module named 'nowhere_at_all'", *KILLING, code(1))
+        status=1,
+        said=("Traceback (most recent call last):", "ModuleNotFoundError: No module named 'nowhere_at_all'", *KILLING, code(1)),
     ),
     "a folder that is not there": Evidence(
         status=2,
@@ -318,6 +319,18 @@ def test_what_the_supervisor_waited_for_in_vain() -> None:
 )
 def test_words_of_failures(text: str, kind: str) -> None:
     assert causes.kind_of(text) == kind
+
+
+def test_other_peoples_errors_are_not_the_users() -> None:
+    """What DeepSpeed's look for libraries leaves in every log."""
+    said = ("/usr/bin/ld: cannot find -laio: No such file or directory", "collect2: error: ld returned 1 exit status", *KILLING)
+    cause = find_cause(replace(RECORDED["SIGTERM to a rank"], said=said))
+    assert cause.kind == "preempted"
+    why = "rank 0 gives no sign of life for 8 s, and the job does not end"
+    cause = find_cause(Evidence(status=None, ended=why, run=RUNNING, signs=signs(("step", 4, 8.0)), said=said))
+    assert (cause.kind, cause.rank) == ("hang", 0)
+    on_node_b = Evidence(status=2, said=(*said, "node-b: error: data.train is not set"), host_of_rank=("node-a", "node-b"))
+    assert find_cause(on_node_b).kind == "user error"
 
 
 def test_nothing_at_all_is_no_crash() -> None:

@@ -16,13 +16,12 @@ import pytest
 
 from data_pipeline.lock import only_one
 from sycoca_ds.engine.checkpoint.seal import sealed
-from sycoca_ds.engine.monitoring.curves import CLOCK
 from sycoca_ds.supervise import ledger, orphans
 from sycoca_ds.supervise.verdict import read_history
 from tests.worlds import REPOSITORY
 from tests.worlds.hurting import hurt
 from tests.worlds.launching import LIMIT, finish, free_port, start_warm
-from tests.worlds.training import SMALL
+from tests.worlds.training import SMALL, losses
 from tests.worlds.warm_launch import listening
 from tests.worlds.watching import wait_until
 
@@ -61,11 +60,6 @@ def once(folder: Path, *faults: tuple[int, int, str]) -> Path:
     chain = [texts[0], *(f"if os.path.exists({str(folder / f'flag_{k}')!r}) and n == {faults[k + 1][1]}:\n        {text}"
                          for k, text in enumerate(texts[1:]))]  # fmt: skip
     return hurt(folder, "\n    ".join(reversed(chain)))
-
-
-def curve(out: Path) -> list[dict[str, Any]]:
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in CLOCK} for record in records if "loss" in record]
 
 
 def steps_done(out: Path) -> int:
@@ -107,7 +101,7 @@ def test_killed_ranks_and_launchers_cost_a_restart_each(data_set: Path, tmp_path
     assert (told[0]["rank"], told[0]["host"], told[0]["before"], told[0]["after"]) == (1, os.uname().nodename, None, 3)
     assert told[1]["rank"] is None and "the launcher is gone" in told[1]["evidence"][0] and told[1]["progress"]
     assert json.loads((out / "verdict.json").read_text()) == told[-1]
-    assert curve(out) == curve(undisturbed)
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
     assert nothing_left(out)
     lines = ledger.read_ledger(out)
     assert [line.first for line in lines] == [1, 4, told[1]["after"] + 1] and lines[-1].kept == STEPS
@@ -129,7 +123,7 @@ def test_a_stopped_rank_and_an_exception_cost_a_restart_each(
     assert [(record["class"], record["rank"]) for record in told] == [("hang", 1), ("error", 0), ("completed", None)]
     assert "gives no sign of life" in told[0]["evidence"][0]
     assert told[1]["evidence"] == [f"rank 0 on {os.uname().nodename}: LookupError: nobody expects that"] and told[1]["step"] == 6
-    assert curve(out) == curve(undisturbed)
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
 
 
 def test_a_lone_rank_that_is_stopped_has_nobody_else_to_say_so(data_set: Path, tmp_path: Path, warm: dict[str, str]) -> None:
@@ -194,7 +188,7 @@ def test_it_is_stopped_killed_and_goes_on(data_set: Path, tmp_path: Path, undist
     told = history(out)[-2:]
     assert [record["class"] for record in told] == ["preempted", "completed"]
     assert told[0]["evidence"][0] == "its supervisor was killed" and told[0]["after"] == stopped["step"]
-    assert curve(out) == curve(undisturbed)
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
     lines = ledger.read_ledger(out)[-2:]
     assert lines[0].first == first["step"] + 1 and lines[0].reached == stopped["step"] and lines[0].total > 1
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,10 @@ FAMILY = (
 """Three processes: one that ignores SIGTERM, its fork, and a child in a session of its own, as writers of checkpoints are."""
 
 
+OWN = uuid.uuid4().hex[:8]
+"""What an earlier call of these tests left is not ours."""
+
+
 def start(mark: str, code: str = "import time; time.sleep(100)", **more: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, ATTEMPT_VARIABLE: mark, **more})
 
@@ -33,7 +38,7 @@ def start(mark: str, code: str = "import time; time.sleep(100)", **more: str) ->
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen]:
     """Of another run's supervisor, whose mark begins alike."""
-    process = start("feed12.1")
+    process = start(f"{OWN}feed12.1")
     yield process
     assert process.poll() is None, "a process of another run was ended"
     process.kill()
@@ -41,27 +46,27 @@ def stranger() -> Iterator[subprocess.Popen]:
 
 
 def test_a_whole_family_is_ended_and_nobody_else(stranger: subprocess.Popen) -> None:
-    process = start("feed1.7", FAMILY)
-    assert wait_until(lambda: len(orphans.marked("feed1.")) == 3, 10)
-    ended, left = orphans.end_here("feed1.")
+    process = start(f"{OWN}feed1.7", FAMILY)
+    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed1.")) == 3, 10)
+    ended, left = orphans.end_here(f"{OWN}feed1.")
     assert process.pid in ended and len(ended) >= 3 and left == []
-    assert process.wait() == -signal.SIGKILL and orphans.marked("feed1.") == {}
+    assert process.wait() == -signal.SIGKILL and orphans.marked(f"{OWN}feed1.") == {}
 
 
 def test_one_attempt_is_told_from_another() -> None:
-    first, second = start("feed2.1."), start("feed2.11.")
-    assert wait_until(lambda: len(orphans.marked("feed2.")) == 2, 10)
-    orphans.end_here("feed2.1.")
+    first, second = start(f"{OWN}feed2.1."), start(f"{OWN}feed2.11.")
+    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed2.")) == 2, 10)
+    orphans.end_here(f"{OWN}feed2.1.")
     assert first.wait() == -signal.SIGKILL and second.poll() is None
-    orphans.end_here("feed2.")
+    orphans.end_here(f"{OWN}feed2.")
     assert second.wait() == -signal.SIGKILL
 
 
 def test_ranks_are_those_with_a_place() -> None:
-    launcher, rank = start("feed3.1"), start("feed3.1", LOCAL_RANK="0")
-    assert wait_until(lambda: len(orphans.marked("feed3.")) == 2, 10)
-    assert orphans.ranks_here("feed3.1") == [rank.pid]
-    orphans.end_here("feed3.")
+    launcher, rank = start(f"{OWN}feed3.1"), start(f"{OWN}feed3.1", LOCAL_RANK="0")
+    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed3.")) == 2, 10)
+    assert orphans.ranks_here(f"{OWN}feed3.1") == [rank.pid]
+    orphans.end_here(f"{OWN}feed3.")
     launcher.wait(), rank.wait()
 
 
@@ -90,9 +95,9 @@ def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_another_host_is_cleaned_by_mark_and_by_name(ssh: Path, stranger: subprocess.Popen) -> None:
-    marked, named, reused = start("feed1.3", FAMILY), start("other.1"), start("other.2")
-    assert wait_until(lambda: len(orphans.marked("feed1.")) == 3 and len(orphans.marked("other.")) == 2, 10)
-    found = Shell(("-p", "2222")).visit("node-b", "feed1.", [(named.pid, process_began(named.pid)), (reused.pid, "1")])
+    marked, named, reused = start(f"{OWN}feed1.3", FAMILY), start(f"{OWN}other.1"), start(f"{OWN}other.2")
+    assert wait_until(lambda: len(orphans.marked(f"{OWN}feed1.")) == 3 and len(orphans.marked(f"{OWN}other.")) == 2, 10)
+    found = Shell(("-p", "2222")).visit("node-b", f"{OWN}feed1.", [(named.pid, process_began(named.pid)), (reused.pid, "1")])
     assert found.problem == "" and {marked.pid, named.pid} < set(found.ended) and found.left == () and found.oom_kills is not None
     assert marked.wait() == named.wait() == -signal.SIGKILL and reused.poll() is None
     assert "-p 2222 node-b sh" in ssh.read_text() and "BatchMode=yes" in ssh.read_text()
@@ -101,7 +106,7 @@ def test_another_host_is_cleaned_by_mark_and_by_name(ssh: Path, stranger: subpro
 
 
 def test_a_visit_may_ask_politely_and_touches_nobody_unnamed(ssh: Path, stranger: subprocess.Popen) -> None:
-    process = start("other.1")
+    process = start(f"{OWN}other.1")
     found = Shell().visit("node-b", named=[(process.pid, process_began(process.pid))], number=signal.SIGTERM)
     assert found.ended == (process.pid,) and process.wait() == -signal.SIGTERM
     assert Shell().visit("node-b").ended == ()
@@ -110,7 +115,7 @@ def test_a_visit_may_ask_politely_and_touches_nobody_unnamed(ssh: Path, stranger
 def test_hosts_that_are_silent_do_not_keep_the_others(ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "SWEEP_SECONDS", 2.0)
     began = time.monotonic()
-    found = Shell().visit_all(["node-a", "silent-b", "silent-c", "gone-d"], "feed1.")
+    found = Shell().visit_all(["node-a", "silent-b", "silent-c", "gone-d"], f"{OWN}feed1.")
     assert time.monotonic() - began < 10
     assert found["node-a"] == Visit(oom_kills=found["node-a"].oom_kills)
     assert found["silent-b"].problem == found["silent-c"].problem == "no answer within 2 s"
