@@ -16,7 +16,7 @@ from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds import REPOSITORY
 from tests.worlds.data_sets import write_data_set
-from tests.worlds.launching import LIMIT, finish, free_port, start
+from tests.worlds.launching import LIMIT, finish, free_port, start, start_warm
 from tests.worlds.slurm import JOB, sbatch
 from tests.worlds.training import SMALL
 from tests.worlds.two_hosts import needs_two_hosts, two_hosts
@@ -53,9 +53,14 @@ def completed(out: Path, status: int, output: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
-    """Two ranks on this machine, by `deepspeed`."""
+    """Two ranks on this machine, started by no launcher at all."""
     out = tmp_path_factory.mktemp("reference") / "run"
-    return completed(out, *finish(start(options(data, out), ranks=2)))
+    return completed(out, *finish(start_warm(options(data, out), ranks=2)))
+
+
+@pytest.mark.full
+def test_by_deepspeed_on_one_host(data: Path, reference: list, tmp_path: Path) -> None:
+    assert completed(tmp_path / "run", *finish(start(options(data, tmp_path / "run"), ranks=2))) == reference
 
 
 def by_torchrun(port: int, *more: str) -> list[str]:
