@@ -147,7 +147,7 @@ class Monitor:
             self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
-            said = warning(masking, self.session.validation.count)
+            said = warning(masking)
             if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
             self._told = said is not None
