@@ -19,7 +19,8 @@ from sycoca_ds.engine.monitoring.best import Best
 from sycoca_ds.engine.monitoring.curves import format_record, format_validation
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
 from sycoca_ds.engine.monitoring.journal import Journal
-from sycoca_ds.engine.monitoring.meters import Meter, peak_tflops
+from sycoca_ds.engine.monitoring.meters import Meter
+from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.start import Session
 from sycoca_ds.engine.watchdog import Watchdog
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
