@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.monitoring.peaks import PEAK_TFLOPS
 from sycoca_ds.options import nearest
 
 GIB = 2**30
@@ -33,13 +34,13 @@ class Gpu:
 
 
 GPUS = {
-    "a100-40g": Gpu(39.5, 312, 1555, 300, 812),
-    "a100-80g": Gpu(79.1, 312, 2039, 300, 812),
-    "h100-80g": Gpu(79.1, 989, 3350, 450, 1275),
-    "h200-141g": Gpu(139.8, 989, 4800, 450, 1275),
-    "b200-180g": Gpu(178.3, 2250, 7700, 900, 1787),
-    "l40s-48g": Gpu(44.4, 362, 864, 32, 700),
-    "rtx4090-24g": Gpu(23.5, 165, 1008, 32, 900),
+    "a100-40g": Gpu(39.5, PEAK_TFLOPS["A100"], 1555, 300, 812),
+    "a100-80g": Gpu(79.1, PEAK_TFLOPS["A100"], 2039, 300, 812),
+    "h100-80g": Gpu(79.1, PEAK_TFLOPS["H100"], 3350, 450, 1275),
+    "h200-141g": Gpu(139.8, PEAK_TFLOPS["H200"], 4800, 450, 1275),
+    "b200-180g": Gpu(178.3, PEAK_TFLOPS["B200"], 7700, 900, 1787),
+    "l40s-48g": Gpu(44.4, PEAK_TFLOPS["L40S"], 864, 32, 700),
+    "rtx4090-24g": Gpu(23.5, PEAK_TFLOPS["RTX 4090$"], 1008, 32, 900),
 }
 """SXM boards where the name has no other form. Systems: DGX A100 6.5 kW, DGX H100 and H200 10.2 kW, DGX B200 14.3 kW."""
 CORE_TFLOPS = 0.08

@@ -16,6 +16,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.monitoring.best import check_best_metric
+from sycoca_ds.engine.monitoring.peaks import check_peak
 from sycoca_ds.engine.monitoring.profiling import profiled_steps
 from sycoca_ds.engine.policy import check_precision, read_policy
 from sycoca_ds.engine.ranks.launcher import check_world_size
@@ -163,6 +164,7 @@ def check_before_start(config: TrainConfig) -> None:
     check_model(config.model)
     read_recompute(config.run.activation_checkpointing)
     check_best_metric(config)
+    check_peak(config.run.peak_tflops)
     if config.run.profile is not None:
         profiled_steps(config.run.profile)
     if not config.data.train:

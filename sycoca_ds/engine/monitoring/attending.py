@@ -48,6 +48,7 @@ def attending(own_IN: Tensor, other_IN: Tensor, masking: MaskingConfig) -> dict[
         chance_overlap: what two independent masks of K patches share, K / N.
         own_caption_higher: share of pictures whose K best patches score higher under their own caption than under the other one,
             ties half; 0.5 for scores that know nothing of it, however much they change.
+        chance_higher: what coin tosses exceed in one of forty sets of so many pictures, half and two standard deviations.
         score_std, score_range: standard deviation of the scores over a picture's patches, and highest less lowest, means over
             pictures under their own captions.
     """
@@ -70,27 +71,19 @@ def attending(own_IN: Tensor, other_IN: Tensor, masking: MaskingConfig) -> dict[
         "position_overlap": position,
         "position_bias": (position - chance) / (1 - chance),
         "chance_overlap": chance,
+        "chance_higher": 0.5 + 1 / math.sqrt(images),
         "own_caption_higher": ((own_top > other_top).double() + 0.5 * (own_top == other_top)).mean().item(),
         "score_std": own_IN.float().std(dim=1, unbiased=False).mean().item(),
         "score_range": (own_IN.amax(1) - own_IN.amin(1)).float().mean().item(),
     }
 
 
-def least_higher(pictures: int) -> float:
-    """`own_caption_higher` that coin tosses on so many pictures exceed in one of forty sets: half and two standard deviations."""
-    return 0.5 + 1 / math.sqrt(pictures)
-
-
-def warning(numbers: dict[str, float], pictures: int) -> str | None:
-    """What to tell a user whose masks do not know the caption; None if they do.
-
-    Args:
-        numbers: of `attending`, on so many `pictures`.
-    """
+def warning(numbers: dict[str, float]) -> str | None:
+    """What to tell a user whose masks, of which `attending` gave these numbers, do not know the caption; None if they do."""
     same, chance, higher = (100 * numbers[name] for name in ("caption_overlap", "chance_overlap", "own_caption_higher"))
     if numbers["caption_ignored"] > IGNORED:
         what = f"they ignore it: another picture's caption hides {same:.1f} % of the same patches (chance {chance:.0f} %)"
-    elif numbers["own_caption_higher"] <= least_higher(pictures):
+    elif numbers["own_caption_higher"] <= numbers["chance_higher"]:
         what = (
             f"a picture's patches score higher under its own caption than under another one in {higher:.0f} % of pictures (chance "
             f"50 %), though another one hides only {same:.1f} % of the same patches"

@@ -23,6 +23,7 @@ TAGS = {
     "masking/position_bias": "masking/position_bias",
     "masking/chance_overlap": "masking/chance_overlap",
     "masking/own_caption_higher": "masking/own_caption_higher",
+    "masking/chance_higher": "masking/chance_higher",
     "masking/score_std": "masking/score_std",
     "masking/score_range": "masking/score_range",
     "lr": "optimizer/lr",
@@ -81,7 +82,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
             "masking/chance_overlap",
         ),
         "0 = chance, 1 = caption ignored, all pictures alike": ("masking/caption_ignored", "masking/position_bias"),
-        "own caption scores higher, share; 0.5 = chance": ("masking/own_caption_higher",),
+        "own caption scores higher, share, beside coin tosses": ("masking/own_caption_higher", "masking/chance_higher"),
         "spread of scores within a picture": ("masking/score_std", "masking/score_range"),
     },
     "Is it stable?": {

@@ -19,7 +19,8 @@ from sycoca_ds.engine.monitoring.best import Best
 from sycoca_ds.engine.monitoring.curves import format_record, format_validation
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
 from sycoca_ds.engine.monitoring.journal import Journal
-from sycoca_ds.engine.monitoring.meters import Meter, peak_tflops
+from sycoca_ds.engine.monitoring.meters import Meter
+from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
@@ -147,7 +148,7 @@ class Monitor:
             self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
-            said = warning(masking, self.session.validation.count)
+            said = warning(masking)
             if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
             self._told = said is not None

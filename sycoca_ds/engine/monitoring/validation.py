@@ -147,6 +147,8 @@ class Validation:
     @torch.no_grad()
     def pictures(self, engine) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """(pictures by TensorBoard tag, texts by tag). Every rank computes them, since every rank holds a shard of the model."""
+        if not self.shown:
+            return {}, {}
         inputs = self._inputs(self.shown)
         said: list[str] = []
         if self.config.model.captions:

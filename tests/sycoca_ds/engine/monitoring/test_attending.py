@@ -70,7 +70,7 @@ def test_what_each_score_comes_to(
     assert found["position_bias"] == pytest.approx(bias, abs=0.03), found
     assert found["own_caption_higher"] == pytest.approx(higher, abs=0.05), found
     assert found["chance_overlap"] == 0.5 and found["caption_overlap"] == pytest.approx(0.5 + found["caption_ignored"] / 2)
-    said = warning(found, len(SCENES))
+    said = warning(found)
     assert (said is None) == (higher == 1.0) and ("they ignore it" in (said or "")) == (found["caption_ignored"] > IGNORED)
 
 
@@ -107,12 +107,13 @@ def test_without_masked_image_modelling_the_captioning_mask_counts() -> None:
 
 
 def test_the_warning_says_which_of_the_two_is_missing() -> None:
-    same = warning(attending(noise(1), noise(1), MASKING), 400)
+    same = warning(attending(noise(1), noise(1), MASKING))
     assert "another picture's caption hides 100.0 % of the same patches (chance 50 %)" in same and "docs/masking.md" in same
-    changed = attending(noise(1), noise(2), MASKING) | {"own_caption_higher": 0.54}
-    assert "in 54 % of pictures (chance 50 %), though another one hides only 50.1 % of the same" in warning(changed, 400)
-    assert warning({**changed, "own_caption_higher": 0.551}, 400) is None, "half and two standard deviations of 400 coin tosses"
-    assert warning({**changed, "own_caption_higher": 0.551}, 100) is not None
+    changed = attending(noise(1), noise(2), MASKING)
+    assert changed["chance_higher"] == 0.55, "half and two standard deviations of 400 coin tosses"
+    told = warning({**changed, "own_caption_higher": 0.54})
+    assert "in 54 % of pictures (chance 50 %), though another one hides only 50.1 % of the same" in told
+    assert warning({**changed, "own_caption_higher": 0.551}) is None
 
 
 @pytest.mark.parametrize("similarity", ["token_max", "centred_token_max", "global"])

@@ -11,7 +11,7 @@ import torch
 
 from sycoca_ds.config import ImageEncoderConfig, ModelConfig
 from sycoca_ds.data.loader import Batch
-from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, peak_tflops, resident_gib
+from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, resident_gib
 from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.small_model import SMALL_MODEL
 
@@ -76,30 +76,3 @@ def test_resident_memory_grows_by_what_is_touched() -> None:
     held = np.ones(2**25)  # 256 MiB
     assert resident_gib() - before == pytest.approx(0.25, abs=0.02)
     assert held[0] == 1
-
-
-@pytest.mark.parametrize(
-    "name, peak",
-    [
-        ("NVIDIA A100-SXM4-80GB", 312.0),
-        ("NVIDIA A100-PCIE-40GB", 312.0),
-        ("NVIDIA H100 80GB HBM3", 989.4),
-        ("NVIDIA H100 PCIe", 756.5),
-        ("NVIDIA H100 NVL", 835.0),
-        ("NVIDIA H200", 989.4),
-        ("NVIDIA H20", 148.0),
-        ("NVIDIA GH200 480GB", 989.4),
-        ("NVIDIA A40", 149.7),
-        ("NVIDIA L4", 121.0),
-        ("NVIDIA L40S", 362.0),
-        ("NVIDIA L40", 181.0),
-        ("NVIDIA GeForce RTX 4090", 165.2),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA GeForce RTX 3090 Ti", None),
-        ("NVIDIA RTX A4000", None),
-        ("Tesla V100-SXM2-32GB", None),
-        ("", None),
-    ],
-)
-def test_a_device_is_known_by_its_name_or_has_no_peak(name: str, peak: float | None) -> None:
-    assert peak_tflops(name) == peak
