@@ -15,7 +15,7 @@ from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, ModelConfig, Opt
 from sycoca_ds.engine.environment import prepare_deepspeed
 from sycoca_ds.model.sycoca import SyCoCa
 
-LAYERS, TURNS = 12, 20
+LAYERS, TURNS = 12, 8
 BLOCKS = LAYERS * 7
 """Image encoder twice, text encoder, two decoders of two blocks a layer."""
 NARROW = {"width": 8, "heads": 1}
