@@ -69,11 +69,13 @@ class Assumptions:
     """Share of a link's rate that collectives reach, within a machine and between machines."""
     launch_us: float = 30.0
     """What a collective takes however small it is, microseconds."""
-    block_ms: float = 1.0
-    """What the host needs to queue a block's forward and backward pass, milliseconds, twice that where it is recomputed; a step is
-    never shorter. Measured on one core of an AMD EPYC (benchmarks/results/2026-11-26_block_overhead.md)."""
-    zero3_block_ms: float = 4.0
-    """The same under stage 3, whose hooks run around every module of a block (same note)."""
+    block_ms: float = 0.8
+    """What the host needs to queue a block's forward and backward pass, milliseconds; a step is never shorter. Measured on one
+    core of an AMD EPYC, as the next two are (benchmarks/results/2026-11-26_block_overhead.md)."""
+    zero3_block_ms: float = 3.5
+    """What stage 3 adds: its hooks run around every module of a block."""
+    recompute_block_ms: float = 1.4
+    """What recomputing adds."""
     framework_gib: float | None = None
     """Memory a GPU that is no tensor of the run: CUDA context, cuBLAS workspaces, NCCL's buffers. Default: 2.0, a guess; on a CPU
     0.8, what a rank has after Python, torch and DeepSpeed are loaded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sycoca_ds.capacity.communication import Traffic, traffic
-from sycoca_ds.capacity.machines import Machine
+from sycoca_ds.capacity.machines import Assumptions, Machine
 from sycoca_ds.capacity.step import Step
 from sycoca_ds.model.flops import step_flops
 
@@ -71,6 +71,15 @@ def collective_seconds(sent: Traffic, machine: Machine) -> float:
     return max(within, between) + sent.launches * assume.launch_us * 1e-6
 
 
+def queueing_seconds(step: Step, assume: Assumptions) -> float:
+    """What the host needs for a step's blocks, and with several micro-batches for both encoders once more, a third of both ways."""
+    k, blocks = step.batches.accumulation_steps, [piece for piece in step.pieces if ", block" in piece.weights]
+    encoders = [piece for piece in blocks if "encoder" in piece.part and "kept" not in piece.what]
+    each = assume.block_ms + assume.zero3_block_ms * (step.sharding.stage == 3)
+    again = assume.recompute_block_ms * sum(piece.recomputed for piece in blocks)
+    return k * 1e-3 * (each * (len(blocks) + (len(encoders) / 3 if k > 1 else 0)) + again)
+
+
 def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     """What a step takes on that machine, under its assumptions."""
     assume, batches = machine.assume, step.batches
@@ -79,10 +88,7 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     model_flops = step_flops(step.model, labels=labels)
     hardware = step_flops(step.model, labels=labels, recompute=recomputed_shares(step), accumulation_steps=k)
     compute = own * hardware / (peak_flops(machine, step.sharding.precision) * assume.efficiency)
-    blocks = [1 + piece.recomputed for piece in step.pieces if ", block" in piece.weights]
-    encoders = sum(", block" in piece.weights and "encoder" in piece.part and "kept" not in piece.what for piece in step.pieces)
-    each = assume.zero3_block_ms if step.sharding.stage == 3 else assume.block_ms
-    queueing = k * (sum(blocks) + (encoders / 3 if k > 1 else 0)) * each * 1e-3
+    queueing = queueing_seconds(step, assume)
     sent = traffic(step)
     beside = sum(collective_seconds(t, machine) for t in sent if t.overlaps)
     alone = sum(collective_seconds(t, machine) for t in sent if not t.overlaps)

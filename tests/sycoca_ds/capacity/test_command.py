@@ -67,6 +67,7 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
         "efficiency": "0.3",
         "block-ms": "9",
         "zero3-block-ms": "9",
+        "recompute-block-ms": "9",
         "hidden": "0.1",
         "link-share": "0.1",
         "launch-us": "5000",
