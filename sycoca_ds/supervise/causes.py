@@ -11,7 +11,7 @@ import re
 import signal
 from dataclasses import dataclass, replace
 
-from sycoca_ds.supervise.evidence import Evidence
+from sycoca_ds.supervise.evidence import Evidence, Failure
 from sycoca_ds.train import EXIT_PREEMPTED
 
 COMPLETED, PREEMPTED = "completed", "preempted"
@@ -46,6 +46,7 @@ WORDS = (
 WORKER = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (\w+)|exited)")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 SILENT = re.compile(r"rank (\d+)(?: \(and \d+ more\))?(?: on (\S+) (?:gives no|is stuck)| at (\S+) is not reached)")
+SAID = re.compile(r"^(?:\S+: )?rank (\d+) on (\S+): (.*); ending$")
 PLACE = re.compile(r"in (\w+) of\s+step (\d+)")
 LATE = re.compile(r"(\w+) of step (\d+) takes longer than its limit .* on rank (\d+) on (\S+), and no rank")
 GUILTY = re.compile(r"rank (\d+)")
@@ -83,7 +84,7 @@ def kind_of(text: str) -> str:
 
 def find_cause(evidence: Evidence) -> Cause:
     """The first failure of an attempt. Never raises, whatever ranks and launchers left."""
-    finders = (completed, asked, raised, crashed, hung, killed, refused, stopped, silent, cut_off, not_started)
+    finders = (completed, asked, raised, crashed, hung, killed, refused, stopped, cut_off, silent, not_started)
     cause = next((found for finder in finders if (found := finder(evidence)) is not None), None)
     return located(evidence, cause or unknown(evidence))
 
@@ -157,24 +158,33 @@ def crashed(evidence: Evidence) -> Cause | None:
 
 def hung(evidence: Evidence) -> Cause | None:
     """What the ranks' own watchdog found; the kernel's end of a rank before it explains the silence better."""
-    for failure in evidence.failures:
-        if failure.kind != "hang":
-            continue
-        if any(end.status == -signal.SIGKILL and end.time < failure.time - 5 for end in evidence.ends):
-            return None
-        found, place = SILENT.search(failure.message), PLACE.search(failure.message)
-        late = LATE.search(failure.message)
-        lines = (f"rank {failure.rank} on {failure.host}: {failure.message}",)
-        if found is None and late is None:
-            return Cause(HANG, lines, failure.rank, failure.host, failure.phase, failure.step)
-        rank = int(found[1] if found else late[3])
-        host = (found[2] or sign_host(evidence, rank)) if found else late[4]
-        phase, step = (place[1], int(place[2])) if place else (late[1], int(late[2])) if late else ("", None)
-        named = evidence.name_of(rank, host)
-        if named in evidence.unreachable:
-            return Cause(NETWORK, (*lines, f"{named} is not reached by ssh either"), rank, host, phase, step)
-        return Cause(HANG, lines, rank, host, phase, step)
-    return None
+    told = [failure for failure in evidence.failures if failure.kind == "hang"]
+    if not told:  # a full disk keeps the files, not the words
+        found = [match for line in evidence.said if (match := SAID.match(line))]
+        told = [Failure(int(match[1]), match[2], 0.0, "hang", match[3]) for match in found]
+    if not told:
+        return None
+    first = told[0]
+    if any(end.status == -signal.SIGKILL and end.time < first.time - 5 for end in evidence.ends):
+        return None
+    lines = (f"rank {first.rank} on {first.host}: {first.message}",)
+    rank, host, phase, step = guilty_of(first)
+    host = host or sign_host(evidence, rank)
+    named = evidence.name_of(rank, host)
+    if named in evidence.unreachable:
+        return Cause(NETWORK, (*lines, f"{named} is not reached by ssh either"), rank, host, phase, step)
+    return Cause(HANG, lines, rank, host, phase, step)
+
+
+def guilty_of(failure: Failure) -> tuple[int, str, str, int | None]:
+    """(rank, host if it is told, phase, step) that a watchdog's words are about."""
+    place, late = PLACE.search(failure.message), LATE.search(failure.message)
+    phase, step = (place[1], int(place[2])) if place else (late[1], int(late[2])) if late else ("", None)
+    if found := SILENT.search(failure.message):
+        return int(found[1]), found[2] or "", phase, step
+    if late:
+        return int(late[3]), late[4], phase, step
+    return failure.rank, failure.host, failure.phase, failure.step
 
 
 def killed(evidence: Evidence) -> Cause | None:
@@ -182,7 +192,7 @@ def killed(evidence: Evidence) -> Cause | None:
     deaths = sorted((end for end in evidence.ends if end.status in (-signal.SIGKILL, -signal.SIGTERM)), key=lambda end: end.time)
     candidates = [(end.rank, end.host, end.status) for end in deaths]
     candidates += [(rank, host, status) for rank, host, status in returned(evidence) if status == -signal.SIGKILL]
-    if evidence.ended or not candidates:
+    if not candidates:
         return None
     rank, host, status = candidates[0]
     rank = missing(evidence, host) if rank is None else rank
@@ -245,7 +255,7 @@ def cut_off(evidence: Evidence) -> Cause | None:
         said = (f"rank {rank} on {host} was gone without a word", *lines, *memory_lines(evidence, kind))
         return Cause(kind, said, rank, host)
     lines = [line for line in evidence.said if RAISED.match(line) and AFTER_ANOTHER.search(line)]
-    return Cause(NETWORK, (lines[0],)) if lines else None
+    return Cause(NETWORK, (lines[0],)) if lines and not evidence.ended else None
 
 
 def not_started(evidence: Evidence) -> Cause | None:

@@ -321,6 +321,20 @@ def test_words_of_failures(text: str, kind: str) -> None:
     assert causes.kind_of(text) == kind
 
 
+def test_a_launcher_that_does_not_end_after_a_kill_is_no_hang() -> None:
+    """`deepspeed` waits for an ssh that waits for nobody; the supervisor ended it."""
+    why = "the command did not end within 0:45 after its ranks had"
+    for recorded in (RECORDED["kill -9 of a rank"], replace(RECORDED["kill -9 of a rank"], ends=(), said=())):
+        cause = find_cause(replace(recorded, status=None, ended=why))
+        assert (cause.kind, cause.rank) == ("killed", 1)
+
+
+def test_words_that_found_no_room_on_the_disk() -> None:
+    said = (f"rank 0 on vm: {STOPPED}; ending", code(76))
+    cause = find_cause(replace(RECORDED["SIGSTOP of a rank"], failures=(), said=said))
+    assert (cause.kind, cause.rank, cause.phase, cause.step) == ("hang", 1, "step", 5)
+
+
 def test_other_peoples_errors_are_not_the_users() -> None:
     """What DeepSpeed's look for libraries leaves in every log."""
     said = ("/usr/bin/ld: cannot find -laio: No such file or directory", "collect2: error: ld returned 1 exit status", *KILLING)
