@@ -136,12 +136,16 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
 
 ALONE = [name for name in CASES if "nothing kept" not in name and "micro" not in name]
 """On one rank stage 3 gathers nothing."""
-RUNS = [(1, name) for name in ALONE] + [(2, name) for name in CASES]
+ALWAYS = [(2, name) for name in ("0 fp32", "1 bf16", "2 bf16, two micro-batches", "3 bf16, recomputed")]
+"""One case of every stage; the others are the night's."""
+RUNS = [
+    pytest.param(*run, marks=() if run in ALWAYS else pytest.mark.full)
+    for run in [*((1, name) for name in ALONE), *((2, name) for name in CASES)]
+]
 
 
-def on_a_rank(runtime: Runtime, file: str) -> None:
+def on_a_rank(runtime: Runtime, file: str, *names: str) -> None:
     torch.set_num_threads(1)
-    names = CASES if runtime.world_size > 1 else ALONE
     found = {name: measure(CASES[name], runtime, Path(file).with_name("checkpoint")) for name in names}
     if runtime.leads:
         Path(file).write_text(json.dumps(found))
@@ -151,12 +155,15 @@ Measured = dict[tuple[int, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """(ranks, case) -> what the engine held, on the rank where that was most, and sent."""
-    found = {}
+def measured(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Measured:
+    """(ranks, case) -> what the engine held, on the rank where that was most, and sent; of the cases that are tested today."""
+    found, wanted = {}, [item.callspec.params for item in request.session.items if item.path == request.path]
     for ranks in (1, 2):
+        names = [name for name in CASES if any((own["ranks"], own["name"]) == (ranks, name) for own in wanted)]
+        if not names:
+            continue
         file = tmp_path_factory.mktemp("engines") / "found.json"
-        run_on_ranks(file.parent, __name__, str(file), ranks=0 if ranks == 1 else ranks)
+        run_on_ranks(file.parent, __name__, str(file), *names, ranks=0 if ranks == 1 else ranks)
         found |= {(ranks, name): facts for name, facts in json.loads(file.read_text()).items()}
     return found
 
@@ -197,7 +204,7 @@ def test_bytes_of_collectives(measured: Measured, ranks: int, name: str) -> None
             assert not expected
         else:
             size = (ranks if operation == "all_gather" else 1) * measured[ranks, name]["sent"].get(logged, 0)
-            assert expected == pytest.approx(size, rel=0.05 if estimated else 1e-3, abs=64), operation
+            assert expected == pytest.approx(size, rel=0.05 if estimated else 5e-3, abs=64), operation
 
 
 @pytest.mark.slow

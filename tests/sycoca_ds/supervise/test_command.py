@@ -126,6 +126,7 @@ def test_a_stopped_rank_and_an_exception_cost_a_restart_each(
     assert losses(out, STEPS) == losses(undisturbed, STEPS)
 
 
+@pytest.mark.full
 def test_a_lone_rank_that_is_stopped_has_nobody_else_to_say_so(data_set: Path, tmp_path: Path, warm: dict[str, str]) -> None:
     out = tmp_path / "run"
     script = once(tmp_path, (0, 5, "os.kill(os.getpid(), signal.SIGSTOP)"))
@@ -161,6 +162,7 @@ def test_what_could_not_work_is_refused_before_anything_starts(words: list[str],
     assert status == 2 and output.startswith("error: ") and said in output and output.count("\n") == 1
 
 
+@pytest.mark.full
 def test_it_is_stopped_killed_and_goes_on(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
     """SIGTERM is passed on. After kill -9 of the supervisor the training saves and ends by itself; the next one books that."""
     out = tmp_path / "run"
