@@ -14,9 +14,9 @@ BIN = $(VENV)/bin
 demo: install
 	$(BIN)/python -m sycoca_ds.demo $(DEMO)
 
-# Two processes side by side, a file of tests at a time; WORKERS=0 is this process alone, for pytest's -s and --pdb.
+# Three processes side by side, since tests also wait, a file of tests at a time; WORKERS=0 is this process alone, for -s and --pdb.
 # Threads of four processes on two cores would spend their time waiting for each other awake.
-WORKERS ?= 2
+WORKERS ?= 3
 RUN_TESTS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install
