@@ -29,7 +29,7 @@ GONE = "the launcher is gone: saving after this step, then the end"
 
 
 def code(status: int) -> str:
-    words = "['/work/.venv/bin/python', '-u', 'sycoca_ds/train.py', '--local_rank=1', '--preset', 'tiny']"
+    words = "['/srv/sycoca/.venv/bin/python', '-u', 'sycoca_ds/train.py', '--local_rank=1', '--preset', 'tiny']"
     return f"[2026-11-26 08:42:52,379] [ERROR] [launch.py:259:sigkill_handler] {words} exits with return code = {status}"
 
 
