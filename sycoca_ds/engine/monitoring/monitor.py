@@ -130,11 +130,11 @@ class Monitor:
             )
         return record
 
-    def look(self, watchdog: Watchdog) -> dict[str, float]:
-        """Validates; what was measured, on every rank, nothing without a validation folder."""
+    def look(self, watchdog: Watchdog) -> None:
+        """Validates, if there is a validation folder."""
         step = self.session.position.step
         if self.session.validation is None:
-            return {}
+            return
         began = time.monotonic()
         with watchdog.at("validation", step), self.paused():
             self.engine.eval()
@@ -143,16 +143,16 @@ class Monitor:
             self.engine.train()
             self.journal.scalars(step, {**numbers, "validation_seconds": time.monotonic() - began})
             self.journal.show(step, images, texts)
+        if self.best is None:  # another rank
+            return
         self.runtime.say(format_validation(step, numbers))
-        if self.best is not None:
-            self.best.validated(step, numbers)
+        self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
             said = warning(masking)
             if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
             self._told = said is not None
-        return numbers
 
     def _settled(self) -> int:
         """The step from which on scores should mean something."""

@@ -89,7 +89,7 @@ class Validation:
         }
 
     def numbers(self, engine) -> dict[str, float]:
-        """Everything that is measured: keys of `curves.TAGS`."""
+        """Everything that is measured, keys of `curves.TAGS`; complete on rank 0 only."""
         return self.losses(engine) | self.retrieval(engine) | self.masking(engine)
 
     @torch.no_grad()
@@ -117,7 +117,8 @@ class Validation:
 
     @torch.no_grad()
     def retrieval(self, engine) -> dict[str, float]:
-        """Zero-shot recalls in percent between the pictures and all their captions, as eval/retrieval.py has them, and chance."""
+        """Zero-shot recalls in percent between the pictures and all their captions, as eval/retrieval.py has them, and chance; on
+        rank 0, the others give their share of the features."""
         captions_of_image = self.collection.captions_of_image[: self.count]
         captions = [caption for own in captions_of_image for caption in own]
         image_of_text_T = torch.tensor([image for image, own in enumerate(captions_of_image) for _ in own])
@@ -125,6 +126,8 @@ class Validation:
         text_TE = self._everywhere(
             len(captions), lambda numbers: engine("text_features", text_BL=self._texts([captions[n] for n in numbers]))
         )
+        if not self.runtime.leads:
+            return {}
         found = retrieve(image_IE.cpu(), text_TE.cpu(), image_of_text_T).metrics()
         chance = chance_recalls([len(own) for own in captions_of_image])
         recalls = {f"validation/{name}": found[name] for name in RECALLS}
