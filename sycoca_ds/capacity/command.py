@@ -108,7 +108,7 @@ def policies_for(asked: str) -> dict[str, Mapping[str, Any]]:
     return {name: read_json_object(find_policy(name), "run.ds-config") for name in dict.fromkeys((*POLICIES, asked))}
 
 
-def train_command(arguments: list[str], options: Options, one: Configuration, lanes: int, policy: Path, data: bool) -> str:
+def train_command(arguments: list[str], options: Options, one: Configuration, lanes: int, policy: Path) -> str:
     """The launch of a configuration: what the user gave, with what the plan changed."""
     changed = {
         "run.ds-config": str(policy),
@@ -124,7 +124,7 @@ def train_command(arguments: list[str], options: Options, one: Configuration, la
     where = ["--hostfile", options.hostfile] if options.hostfile else ["--num_accelerators", str(one.batches.world_size)]
     words = ["deepspeed", *where, "sycoca_ds/train.py", *arguments]
     words += [word for name, value in changed.items() for word in (f"--{name}", value)]
-    return shlex.join(words) + ("" if data else " --data.train DATA")
+    return shlex.join(words)
 
 
 def numbers(one: Configuration) -> dict[str, Any]:
@@ -201,8 +201,8 @@ def plan(arguments: list[str]) -> list[str]:
     if fastest is not None:
         folder = Path(options.out) if options.out is not None else None
         policy = folder / "ds_config.json" if folder is not None else Path(fastest.name)
-        command = train_command(rest, options, fastest, config.data.lanes, policy, bool(config.data.train))
-        lines += ["", f"to train the fastest: {command}"]
+        command = train_command(rest, options, fastest, config.data.lanes, policy)
+        lines += ["", f"to train the fastest: {command}" + ("" if config.data.train else " --data.train DATA")]
         if folder is not None:
             lines += write_plan(folder, asked, fastest, search, command)
     return lines + ["", "taken for granted (--help says why; each is an option)", *assumptions(machine.assume)]

