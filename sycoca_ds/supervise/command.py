@@ -140,15 +140,14 @@ class Supervisor:
 
     def _attempt(self, number: int) -> Verdict:
         mark, log = self._mark(number), self.folder / f"attempt_{number:04d}.log"
-        launched, down = time.time(), self._down()
         before, killed = newest_sealed(self.run), KernelKills()
         # whoever is left of earlier ones, also on a host that is back, and who can be reached
         visits = self.shell.visit_all([*self.hosts, *self.left_out], f"{self.id}.")
         unreachable = {host: visits[host].problem for host in self.hosts if visits[host].problem}
+        launched, down = time.time(), self._down()
         if unreachable:
-            began = time.monotonic()
             said = tuple(f"{host}: {problem}" for host, problem in unreachable.items())
-            ended = Ended(None, "", Files(self.run), seconds=time.monotonic() - began)
+            ended = Ended(None, "", Files(self.run), seconds=0.0)
             evidence = self._evidence(ended, before, {}, said, tuple(unreachable))
         else:
             say(f"attempt {number}: {shlex.join(self.job.words)}")
