@@ -31,6 +31,7 @@ def listening(folder: Path) -> Iterator[dict[str, str]]:
     """Hands requests on to this process's warm server; the variables that launchers need."""
     with socket.socket(socket.AF_UNIX) as door, contextlib.suppress(OSError):
         path = folder / "warm"
+        path.unlink(missing_ok=True)  # of an earlier one
         door.bind(str(path))
         door.listen()
 
