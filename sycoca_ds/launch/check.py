@@ -66,9 +66,7 @@ class CheckCommand:
             if shutil.which(program) is None:
                 raise UserError(f"{program} was not found on PATH: `deepspeed --hostfile` starts with it; install {package}")
         check = Check(self, {host.name: host for host in hosts})
-        for problem in problems:
-            said, _, mend = problem.rpartition(": ")
-            check.found.append(Finding(HERE, "hostfile", "fail", said, mend))
+        check.found += [Finding(HERE, "hostfile", "fail", said, mend) for said, mend in problems]
         if not self.json:
             print(
                 f"asking {len(hosts)} hosts; on each torch and DeepSpeed are imported: seconds to a minute",
@@ -130,9 +128,7 @@ class Check:
             own, wrong = hostfile.read_environment(path)
             variables |= own
             problems += wrong
-        for problem in problems:
-            said, _, mend = problem.rpartition(": ")
-            self.found.append(Finding(HERE, "env", "fail", said, mend))
+        self.found += [Finding(HERE, "env", "fail", said, mend) for said, mend in problems]
         if not problems:
             self.found.append(Finding(HERE, "env", "ok"))
         return variables
@@ -271,9 +267,8 @@ class Check:
 
     def _better_address(self, addresses: list[str], port: int, token: str, host: str) -> str:
         for address in addresses:
-            if address != self.master and not self.sessions[host].ask(
-                "connect", address=address, port=port, token=token, limit=CONNECT_SECONDS
-            ):
+            question = {"address": address, "port": port, "token": token, "limit": CONNECT_SECONDS}
+            if address != self.master and self.sessions[host].ask("connect", **question) == "":
                 return address
         return ""
 

@@ -53,7 +53,7 @@ class PrintCommand:
             variables |= own
             problems += wrong
         if problems:
-            raise UserError(problems[0])
+            raise UserError(": ".join(problems[0]))
         address = self.master_addr or first_address(hosts[0].name)
         options = ["--hostfile", str(self.hostfile), "--master_port", str(self.master_port)]
         options += ["--master_addr", self.master_addr] if self.master_addr else []

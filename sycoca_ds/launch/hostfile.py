@@ -14,6 +14,8 @@ from data_pipeline.errors import UserError
 
 FORWARDED = ("MLFLOW", "PYTHON", "MV2", "UCX", "NCCL")
 """How the names of those variables begin that DeepSpeed takes along by itself; NCCL's only with a CUDA build of torch."""
+Problem = tuple[str, str]
+"""(what is wrong and where, what to do)"""
 LINE = re.compile(r"(\S+)\s+slots=(\d+)\s*(#.*)?")
 NAME = re.compile(r"[A-Za-z_]\w*")
 PLAIN_HOST = re.compile(r"[\w.@:-]+")
@@ -30,8 +32,8 @@ class Host:
     """Ranks on it: its GPUs, or processes on a machine without."""
 
 
-def read_hostfile(path: Path) -> tuple[list[Host], list[str]]:
-    """(hosts in the file's order, what is wrong, a line each). A line that is wrong gives no host.
+def read_hostfile(path: Path) -> tuple[list[Host], list[Problem]]:
+    """(hosts in the file's order, what is wrong). A line that is wrong gives no host.
 
     Raises:
         UserError: no such file, or no text.
@@ -49,17 +51,17 @@ def read_hostfile(path: Path) -> tuple[list[Host], list[str]]:
             continue
         found, where = LINE.fullmatch(line), f"{path}:{number}: {line!r}"
         if found is None:
-            problems.append(f"{where}: expected `NAME slots=NUMBER`, one host a line")
+            problems.append((where, "expected `NAME slots=NUMBER`, one host a line"))
         elif not PLAIN_HOST.fullmatch(found[1]):
-            problems.append(f"{where}: pdsh takes {found[1]} for several hosts: write a line for each")
+            problems.append((f"{where}: pdsh takes {found[1]} for several hosts", "write a line for each"))
         elif int(found[2]) == 0:
-            problems.append(f"{where}: a host without slots runs nothing: give it some, or leave it out")
+            problems.append((f"{where}: a host without slots runs nothing", "give it some, or leave it out"))
         elif found[1] in hosts:
-            problems.append(f"{where}: {found[1]} stands in the file twice, which DeepSpeed refuses: one line with all its slots")
+            problems.append((f"{where}: {found[1]} stands there twice, which DeepSpeed refuses", "one line with all its slots"))
         else:
             hosts[found[1]] = Host(found[1], int(found[2]))
     if not hosts and not problems:
-        problems.append(f"{path} names no host: expected lines `NAME slots=NUMBER`")
+        problems.append((f"{path} names no host", "expected lines `NAME slots=NUMBER`"))
     return list(hosts.values()), problems
 
 
@@ -70,18 +72,20 @@ def environment_files(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def read_environment(path: Path) -> tuple[dict[str, str], list[str]]:
-    """(variables, what is wrong, a line each) of a `.deepspeed_env`. DeepSpeed 0.19.8 ends in a traceback at a line without `=`,
-    also an empty one, and hands a `#` on to the remote shell, for which the rest of the launch is then a comment."""
+def read_environment(path: Path) -> tuple[dict[str, str], list[Problem]]:
+    """(variables, what is wrong) of a `.deepspeed_env`. DeepSpeed 0.19.8 ends in a traceback at a line without `=`, also an empty
+    one, and hands a `#` on to the remote shell, for which the rest of the launch is then a comment."""
     found, problems = {}, []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         name, equals, value = (part.strip() for part in line.partition("="))
         where = f"{path}:{number}: {line!r}"
         if not equals or not NAME.fullmatch(name):
             kind = "a comment" if line.strip().startswith("#") else "an empty line" if not line.strip() else "no NAME=value"
-            problems.append(f"{where} is {kind}, on which DeepSpeed stops or starts nothing: take it out")
+            problems.append((f"{where} is {kind}, on which DeepSpeed stops or starts nothing", "take it out"))
         elif re.search(r"[\"'`$\\]", value):
-            problems.append(f"{where}: DeepSpeed puts the value between double quotes in a shell: take out quotes, $, ` and \\")
+            problems.append(
+                (f"{where}: DeepSpeed puts the value between double quotes, for a shell", "no quotes, $, ` or \\ in it")
+            )
         else:
             found[name] = value
     return found, problems
