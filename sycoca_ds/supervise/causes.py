@@ -164,16 +164,24 @@ def hung(evidence: Evidence) -> Cause | None:
         told = [Failure(int(match[1]), match[2], 0.0, "hang", match[3]) for match in found]
     if not told:
         return None
-    first = told[0]
+    accused = {failure.rank: guilty_of(failure)[0] for failure in told}
+    # rank 0 hears all; of two that do not reach each other both speak, and neither is silent
+    first = next((failure for failure in told if failure.rank == 0), told[0])
+    rank, host, phase, step = guilty_of(first)
     if any(end.status == -signal.SIGKILL and end.time < first.time - 5 for end in evidence.ends):
         return None
     lines = (f"rank {first.rank} on {first.host}: {first.message}",)
-    rank, host, phase, step = guilty_of(first)
     host = host or sign_host(evidence, rank)
-    named = evidence.name_of(rank, host)
-    if named in evidence.unreachable:
-        return Cause(NETWORK, (*lines, f"{named} is not reached by ssh either"), rank, host, phase, step)
-    return Cause(HANG, lines, rank, host, phase, step)
+    both_speak = accused.get(rank, rank) != rank
+    if evidence.unreachable and (both_speak or evidence.name_of(rank, host) in evidence.unreachable):
+        host = next((name for name in evidence.unreachable if name == evidence.name_of(rank, host)), evidence.unreachable[0])
+        rank = rank if evidence.name_of(rank) == host else next(iter(ranks_of(evidence, host)), None)
+        return Cause(NETWORK, (*lines, f"{host} is not reached by ssh either"), rank, host, phase, step)
+    return Cause(NETWORK if both_speak else HANG, lines, rank, host, phase, step)
+
+
+def ranks_of(evidence: Evidence, host: str) -> list[int]:
+    return [rank for rank, name in enumerate(evidence.host_of_rank) if name == host]
 
 
 def guilty_of(failure: Failure) -> tuple[int, str, str, int | None]:

@@ -287,6 +287,33 @@ def test_torchruns_root_cause_names_the_rank() -> None:
     assert (cause.kind, cause.rank, cause.host) == ("killed", 1, "vm")
 
 
+def test_two_that_do_not_reach_each_other_are_no_hang() -> None:
+    """Both speak, and which of them does so first says nothing. As it was recorded over two hosts whose link was cut."""
+    down = "it was stopped, its machine is down, or the network to it"
+    told = (
+        Failure(1, "node-b", 57.94, "hang", f"rank 0 at 10.77.0.1 is not reached from rank 1 on node-b for 8 s: {down}", "step", 6),
+        Failure(
+            0, "node-a", 57.95, "hang", f"rank 1 on node-b gives no sign of life for 8 s, last in step of step 5: {down}", "step", 6
+        ),
+    )
+    places = (Sign(0, "node-a", "step", 6, 12.0), Sign(1, "node-b", "step", 6, 21.1))
+    cut = Evidence(
+        status=None,
+        ended="the command did not end within 0:12 after its ranks had",
+        run=RUNNING,
+        failures=told,
+        signs=places,
+        ends=(End(0, "node-a", 76, 59.0),),
+        unreachable=("node-b",),
+        host_of_rank=("node-a", "node-b"),
+    )
+    for evidence in (cut, replace(cut, failures=told[::-1]), replace(cut, unreachable=())):
+        cause = find_cause(evidence)
+        assert (cause.kind, cause.rank, cause.host, cause.phase, cause.step) == ("network", 1, "node-b", "step", 5)
+    from_afar = find_cause(replace(cut, unreachable=("node-a",)))  # the supervisor stands on a third machine
+    assert (from_afar.kind, from_afar.rank, from_afar.host) == ("network", 0, "node-a")
+
+
 def test_what_the_supervisor_waited_for_in_vain() -> None:
     why = "rank 0 gives no sign of life for 61 s, and the job does not end"
     alone = Evidence(status=None, ended=why, run=RUNNING, signs=signs(("step", 7, 61.0)))
