@@ -32,9 +32,11 @@ class Ended:
 def launch(out: Path, data: Path, *words: str, ranks: int = 1, gpu: bool = True) -> subprocess.Popen:
     """A training's process group, its output in OUT.log."""
     env = dict(os.environ, PYTHONPATH=f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    if not gpu:
+    command = [sys.executable]
+    if gpu:
+        command += ["-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+    else:  # a lone rank: the launcher would show it the GPUs again
         env |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
     command += [str(REPOSITORY / "sycoca_ds/train.py"), "--data.train", str(data), "--run.out", str(out), *words]
     with open(f"{out}.log", "a") as log:
         print("$", *command, file=log, flush=True)

@@ -20,6 +20,7 @@ from sycoca_ds.engine.policy import find_policy
 from sycoca_ds.options import parse_options, read_json_object
 
 STEPS, EVERY = 16, 4
+TRACED = "9:10"
 MEMORY = 0.15
 """Largest relative difference of the planner's peak."""
 
@@ -32,14 +33,15 @@ class Case:
     checkpointing: str
     batch: int
     saves: bool = False
+    traced: bool = False
 
 
 CASES = (
-    Case("930m_zero3_full", "930m", "zero3", "full", 256, saves=True),
+    Case("930m_zero3_full", "930m", "zero3", "full", 256, saves=True, traced=True),
     Case("930m_zero3_none", "930m", "zero3", "none", 64),
-    Case("930m_zero1_none", "930m", "zero1", "none", 64),
+    Case("930m_zero1_none", "930m", "zero1", "none", 64, traced=True),
     Case("base_zero3_full", "base", "zero3", "full", 256),
-    Case("base_zero1_none", "base", "zero1", "none", 128),
+    Case("base_zero1_none", "base", "zero1", "none", 128, traced=True),
     Case("small_zero1_none", "small", "zero1", "none", 256),
 )
 
@@ -72,7 +74,7 @@ def run(checks: Checks, options: argparse.Namespace) -> None:
             continue
         shutil.rmtree(out / case.name, ignore_errors=True)
         often = ("8", "--run.keep-checkpoints", "1") if case.saves else ("1000",)
-        more = ["--optim.steps", str(STEPS), "--run.checkpoint-every", *often]
+        more = ["--optim.epochs", "None", "--optim.steps", str(STEPS), "--run.checkpoint-every", *often]
         try:
             ended = finish(launch(out / case.name, data, *words(case), *more), out / case.name, watch=True)
         except RuntimeError as error:
@@ -82,6 +84,8 @@ def run(checks: Checks, options: argparse.Namespace) -> None:
         if case.saves:
             resume(checks, case, data, options, ended)
         shutil.rmtree(out / case.name / "checkpoints")
+        if case.traced:
+            trace(checks, case, data, options)
 
 
 def report(checks: Checks, case: Case, ended: Ended, plan: Configuration) -> None:
@@ -107,9 +111,25 @@ def resume(checks: Checks, case: Case, data: Path, options: argparse.Namespace, 
     stalls = [record["checkpoint_seconds"] for record in ended.others if "checkpoint_seconds" in record]
     size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     checks.add(f"{case.name}: save", None, f"{size / 1e9:.2f} GB; stopped the training {', '.join(f'{s:.2f}' for s in stalls)} s")
-    more = ["--optim.steps", str(STEPS + 1), "--run.checkpoint-every", "1000"]
+    more = ["--optim.epochs", "None", "--optim.steps", str(STEPS + 1), "--run.checkpoint-every", "1000"]
     again = finish(launch(folder, data, *words(case), *more), folder)
     said = [line for line in again.log.splitlines() if line.startswith("resumed from")]
     spent = json.loads((folder / "heartbeats" / "rank_00000.json").read_text())["spent"]
     phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in spent.items() if seconds >= 0.05)
     checks.add(f"{case.name}: resumed", bool(said), f"{again.seconds:.1f} s in all: {phases}")
+
+
+def trace(checks: Checks, case: Case, data: Path, options: argparse.Namespace) -> None:
+    """The ten largest costs of two steps, in a short run of its own: tracing slows what it looks at."""
+    folder = options.out / f"{case.name}_traced"
+    more = ["--optim.epochs", "None", "--optim.steps", "10", "--run.checkpoint-every", "1000", "--run.profile", TRACED]
+    try:
+        lines = finish(launch(folder, data, *words(case), *more), folder).log.splitlines()
+    except RuntimeError as error:
+        checks.add(f"{case.name}: traced", False, str(error))
+        return
+    first = next(number for number, line in enumerate(lines) if "operation (GPU time of its own)" in line)
+    print("\n".join(lines[first : first + 11]), flush=True)
+    checks.add(f"{case.name}: traced", True, "; ".join(" ".join(line.split()) for line in lines[first + 1 : first + 4]))
+    checks.note(f"{case.name} costs", lines[first : first + 11])
+    shutil.rmtree(folder / "checkpoints")
