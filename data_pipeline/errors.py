@@ -27,8 +27,8 @@ def nobody_reads(pipe: int) -> bool:
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130, an output whose reader has
-    seen enough (`| head`) 141, as of a program that the system ends for it."""
+    """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130, an output whose
+    reader has seen enough (`| head`) 141, as of a program that the system ends for it."""
     try:
         status = main() or 0
         sys.stdout.flush()
