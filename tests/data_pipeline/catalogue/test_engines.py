@@ -42,7 +42,7 @@ def spark(tmp_path_factory):
     return {"engine": "spark", "spark_master": "local[2]", "memory_limit": "2GB"}
 
 
-@pytest.mark.parametrize("dedup", ["url", "url_caption"])
+@pytest.mark.parametrize("dedup", [pytest.param("url", marks=pytest.mark.full), "url_caption"])
 def test_spark_gives_the_rows_of_duckdb(tmp_path, spark, dedup, monkeypatch):
     monkeypatch.setattr("data_pipeline.catalogue.curate.ROWS_PER_PART", 4000)
     write_odd_catalogue(tmp_path / "catalogue", 60_000)
@@ -165,6 +165,7 @@ def test_what_fails_while_rows_are_written_is_an_error_of_the_engine(tmp_path):
     engine.close()
 
 
+@pytest.mark.full
 def test_little_memory_is_enough(tmp_path):
     """DuckDB goes on in files: 140 MB of rows within 100 MB (benchmarks/curation_speed.py: 4.3 GB within 1 GB)."""
     write_odd_catalogue(tmp_path / "catalogue", 1_000_000, odd=0.05)

@@ -102,6 +102,7 @@ def content(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {name: ((folder / name).stat().st_mtime_ns, (folder / name).read_bytes()) for name in names}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_tables(data_set: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_open_clips_weights_give_open_clips_numbers(name: str, room: Path, all_t
 
 @needs_open_clip
 @pytest.mark.slow
-@pytest.mark.parametrize("name", real("coca_base"))
+@pytest.mark.parametrize("name", real())
 def test_our_weights_give_our_numbers_in_open_clip(name: str, room: Path, all_threads: None) -> None:
     """`local-dir:` on what the command wrote, by `open_clip.create_model_and_transforms`."""
     config = sized(name)
