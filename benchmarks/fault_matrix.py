@@ -74,7 +74,7 @@ class Matrix:
     @property
     def steps(self) -> int:
         """Enough for the faults of a run, wherever they fall."""
-        return 2 * self.every + self.arguments.per_run * (self.apart + self.apart // 2) + 2 * self.every
+        return 3 * self.every + self.arguments.per_run * (self.apart + self.apart // 2) + 2 * self.every
 
     def plan(self) -> list[list[str]]:
         """Kinds by run: all of them in turn, shuffled."""
@@ -143,7 +143,7 @@ class Matrix:
             reference = self.undisturbed(ranks)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            faults = world.draw(kinds, ranks, 2 * self.every, self.apart, seed=1000 * self.arguments.seed + number)
+            faults = world.draw(kinds, ranks, 3 * self.every, self.apart, seed=1000 * self.arguments.seed + number)
             with own_disk(folder / "disk", any(world.KINDS[kind].needs == "disk" for kind in kinds)), small_group() as group:
                 world.schedule(folder, folder / "disk" / "run", faults, group)
                 limit = 120 + self.arguments.patience * (60 * len(kinds) + 5 * self.steps)

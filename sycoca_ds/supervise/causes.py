@@ -43,7 +43,7 @@ WORDS = (
     (DATA, r"data_pipeline verify|look at the store, the credentials"),
     (DIVERGED, r"steps in a row to step \d+ were skipped|gradient is exactly zero|no checkpoint yet to go back to"),
 )
-WORKER = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (\w+)|exited)")
+WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (\w+)|exited)")
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 SILENT = re.compile(r"rank (\d+)(?: \(and \d+ more\))?(?: on (\S+) (?:gives no|is stuck)| at (\S+) is not reached)")
 SAID = re.compile(r"^(?:\S+: )?rank (\d+) on (\S+): (.*); ending$")
@@ -284,7 +284,8 @@ def unknown(evidence: Evidence) -> Cause:
     if evidence.status is not None and (evidence.status > 128 or evidence.status <= 0):
         signalled = evidence.status > 128 and evidence.status - 128 in set(signal.Signals)
         how = name_of(128 - evidence.status) if signalled else f"status {evidence.status}"
-        return Cause(KILLED, (f"the command ended with {how}, and no rank said why", *last))
+        kind = MEMORY if short_of_memory(evidence, "") else KILLED
+        return Cause(kind, (f"the command ended with {how}, and no rank said why", *memory_lines(evidence, kind), *last))
     return Cause(ERROR, (f"the command ended with status {evidence.status}, and no rank said why", *last))
 
 
@@ -315,6 +316,9 @@ def sign_host(evidence: Evidence, rank: int | None) -> str:
 
 
 def short_of_memory(evidence: Evidence, host: str) -> bool:
+    """Whether the kernel killed something of the attempt for want of memory on a host; "": on any."""
+    if not host:
+        return any(evidence.oom_kills.values())
     return evidence.oom_kills.get(host, 0) > 0 or (host not in evidence.oom_kills and evidence.oom_kills.get("", 0) > 0)
 
 

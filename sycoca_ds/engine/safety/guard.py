@@ -190,7 +190,6 @@ class Guard:
     def _outcome(self) -> str:
         """Why this step was skipped, "" if it was not. Reading waits for the device, as DeepSpeed's own step has just done."""
         if self._norm is None:  # DeepSpeed found it first: it never called its optimizer
-            self._norm = torch.full_like(self._loss, float("inf"))
             return "not finite: the gradient"
         if not self._bad.item():
             return ""
@@ -210,7 +209,8 @@ class Guard:
 
     def _told(self) -> tuple[list[float], list[float]]:
         """(what this rank computed alone, what all ranks computed together) in this attempt."""
-        return self._own.tolist(), [self._loss.item(), self._norm.item()]
+        norm = math.inf if self._norm is None else self._norm.item()
+        return self._own.tolist(), [self._loss.item(), norm]
 
     def _log(self, step: int, reason: str, batches: Sequence[Batch], told: tuple[list[float], list[float]]) -> None:
         keys = [int(key) for batch in batches for key in batch.key_B.tolist()]

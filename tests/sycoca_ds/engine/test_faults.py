@@ -189,6 +189,14 @@ def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
     assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
 
 
+def test_data_that_are_not_finite_are_computed_again_and_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
+    """DeepSpeed finds them first, both times, and never calls its optimizer: the guard has no norm of its own then."""
+    out = tmp_path / "run"
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (float('nan') if n in (6, 7) else 1)")
+    code, output = finish(start_warm(options(data_set, out, "--guard.recompute"), ranks=2, script=script))
+    assert code == 0 and output.count("step 6 skipped: not finite") == 1 and "something else" not in output, output[-3000:]
+
+
 @pytest.mark.full
 def test_data_that_make_a_spike_are_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -253,6 +253,27 @@ def test_a_kill_by_the_kernel_is_want_of_memory(name: str) -> None:
     assert find_cause(replace(RECORDED[name], oom_kills={"vm": 0, "": 1})).kind == "killed", "another machine's"
 
 
+def test_a_kill_by_the_kernel_of_a_lone_rank_is_want_of_memory() -> None:
+    """The command is the rank: nobody is left to see it end."""
+    lone = Evidence(status=137, run=RUNNING, signs=signs(("step", 7, 0.0)))
+    assert find_cause(lone).kind == "killed"
+    assert find_cause(replace(lone, oom_kills={"": 1})).kind == "out of memory"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "RuntimeError: DataLoader worker (pid 8225) is killed by signal: Killed. ",
+        "RuntimeError: DataLoader worker (pid(s) 7655) exited unexpectedly",
+        "RuntimeError: DataLoader worker (pid(s) 7655, 7656) exited unexpectedly",
+    ],
+)
+def test_a_loader_process_that_is_gone_was_killed(message: str) -> None:
+    """torch says either, by which of its threads is first to see it."""
+    cause = find_cause(replace(RECORDED["kill -9 of a loader process"], failures=(failed(1, 25.0, message),)))
+    assert (cause.kind, cause.rank) == ("killed", 1)
+
+
 def test_hosts_that_are_not_reached_before_the_start() -> None:
     said = ("node-b: ssh: connect to host node-b port 22: No route to host", "pdsh@node-a: node-b: ssh exited with exit code 255")
     assert (find_cause(Evidence(status=255, said=said)).kind, find_cause(Evidence(status=255, said=said)).host) == (
