@@ -143,7 +143,8 @@ def recorded(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: 
     folder = tmp_path_factory.mktemp("recorded")
     wanted = {item.callspec.params["case"] for item in request.session.items if "recorded" in getattr(item, "fixturenames", ())}
     for ranks, cases in ((0, [ALONE]), (2, [case for case in EVERY if case in wanted and case != ALONE])):
-        run_on_ranks(folder, __name__, str(folder), str(data_set), "record", *cases, ranks=ranks)
+        if cases:
+            run_on_ranks(folder, __name__, str(folder), str(data_set), "record", *cases, ranks=ranks)
     return folder
 
 
