@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sycoca_ds.engine.checkpoint import ema_files
@@ -32,7 +31,6 @@ class Ema:
         self._weights = {} if decay is None else master_pieces(engine.module)
         self.pieces = {name: Piece(start, values.clone()) for name, (start, values) in self._weights.items()}
 
-    @torch.no_grad()
     def update(self, *, taken: bool) -> None:
         """After a step: `taken` says whether it changed the weights; no collective, no wait."""
         if taken and self.pieces:
