@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds import REPOSITORY
+from tests.worlds import REPOSITORY, slow_link
 from tests.worlds.launching import LIMIT
 from tests.worlds.watching import processes, wait_until
 
@@ -148,6 +148,12 @@ class TwoHosts:
     """Where the launch starts and rank 0 runs."""
     b: Node
     hostfile: Path
+    cable: subprocess.Popen | None = None
+
+    def delay(self, seconds: float) -> None:
+        """From now on every frame takes so much longer, each way."""
+        self.cable.stdin.write(f"{seconds}\n")
+        self.cable.stdin.flush()
 
     def accept_keys(self) -> None:
         """What a user does once."""
@@ -198,7 +204,7 @@ class TwoHosts:
 
 
 @contextlib.contextmanager
-def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1, 1)) -> Iterator[TwoHosts]:
+def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1, 1), slow: bool = False) -> Iterator[TwoHosts]:
     """Two hosts, node-a (10.77.0.1) and node-b (10.77.0.2), that know each other's names and let each other in, but have not
     accepted each other's host keys. Several pairs may live side by side.
 
@@ -206,6 +212,7 @@ def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1
         folder: for their files, on a disk.
         debian: /etc/hosts has "127.0.1.1 own-name", as Debian's installer writes it.
         slots: in the hostfile.
+        slow: with a cable that can be made slow (`TwoHosts.delay`).
     """
     addresses = {"node-a": "10.77.0.1", "node-b": "10.77.0.2"}
     folder.mkdir(parents=True, exist_ok=True)
@@ -233,13 +240,20 @@ def two_hosts(folder: Path, *, debian: bool = False, slots: tuple[int, int] = (1
             ends.callback(end, holder)
             nodes.append(Node(name, address, own, part, holder))
         a, b = nodes
-        names = ["name", "eth0", "netns", str(a.init), "type", "veth", "peer", "name", "eth0", "netns", str(b.init)]
-        subprocess.run(["ip", "link", "add", *names], check=True, env={**os.environ, "PATH": SYSTEM_PATH})
+        cable = None
+        if slow:
+            cable = subprocess.Popen(
+                [sys.executable, slow_link.__file__, str(a.init), str(b.init)], stdin=subprocess.PIPE, text=True
+            )
+            ends.callback(end, cable)
+        else:
+            names = ["name", "eth0", "netns", str(a.init), "type", "veth", "peer", "name", "eth0", "netns", str(b.init)]
+            subprocess.run(["ip", "link", "add", *names], check=True, env={**os.environ, "PATH": SYSTEM_PATH})
         for node in nodes:
             ready = wait_until(lambda node=node: (node.folder / "ready").exists() or node.holder.poll() is not None, 30)
             assert ready and node.holder.poll() is None, (node.folder / "init.log").read_text()
         (folder / "hostfile").write_text("".join(f"{node.name} slots={n}\n" for node, n in zip(nodes, slots, strict=True)))
-        yield TwoHosts(a, b, folder / "hostfile")
+        yield TwoHosts(a, b, folder / "hostfile", cable)
 
 
 def end(holder: subprocess.Popen) -> None:

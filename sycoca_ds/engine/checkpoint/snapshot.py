@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
 
-TAG = "step"
+ROOT, TAG = Path("/nowhere"), "step"
+"""What DeepSpeed is told to write to. Nothing of it is made: a save needs no room but for the checkpoint itself."""
+
+
+class WholeFile(io.FileIO):
+    """A file without a buffer whose `write` writes all it is given. The system writes at most 2 GiB at a time, and `torch.save`
+    does not look how much that was: a larger tensor would end there, and all that come after it stand in the wrong place."""
+
+    def write(self, data) -> int:
+        left = memoryview(data).cast("B")
+        count = len(left)
+        while left:
+            left = left[super().write(left) :]
+        return count
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """`torch.save` without the checksums of its own, which take as long as the copy: the writer's are of every byte."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 class Snapshot(CheckpointEngine):
@@ -25,8 +51,7 @@ class Snapshot(CheckpointEngine):
     def __init__(self) -> None:
         super().__init__()
         self.name, self.sizes = "memory", {}
-        self._files: dict[str, io.FileIO] = {}
-        self._root = Path()
+        self._files: dict[str, WholeFile] = {}
 
     def take(self, engine, extra: dict[str, Any], copies: dict[str, bytes]) -> None:
         """On all ranks: the engine's state, and more files of this rank.
@@ -38,38 +63,47 @@ class Snapshot(CheckpointEngine):
         """
         self.sizes = {}
         usual, engine.checkpoint_engine = engine.checkpoint_engine, self
-        with tempfile.TemporaryDirectory(prefix="sycoca_ds_") as folder:  # for the script that DeepSpeed copies beside its files
-            self._root = Path(folder) / TAG
-            try:
-                engine.save_checkpoint(folder, tag=TAG, save_latest=False, exclude_frozen_parameters=False)
-            finally:
-                engine.checkpoint_engine = usual
-            written = {
-                path.relative_to(self._root).as_posix(): path.read_bytes() for path in self._root.rglob("*") if path.is_file()
-            }
+        engine._copy_recovery_script = self._keep_scripts
+        try:
+            engine.save_checkpoint(str(ROOT), tag=TAG, save_latest=False, exclude_frozen_parameters=False)
+        finally:
+            engine.checkpoint_engine = usual
+            del engine._copy_recovery_script
         for name, value in extra.items():
-            self.save(value, str(self._root / name))
-        for name, data in {**written, **copies}.items():
-            self._start(name).write(data)
-            self.sizes[name] = len(data)
+            self.save(value, str(ROOT / TAG / name))
+        for name, data in copies.items():
+            self._keep(name, data)
 
     def descriptors(self) -> list[int]:
         """Where the files are, in the order of `sizes`."""
         return [self._files[name].fileno() for name in self.sizes]
 
-    def _start(self, name: str) -> io.FileIO:
+    def _start(self, name: str) -> WholeFile:
         if name not in self._files:
-            self._files[name] = open(os.memfd_create(name), "r+b", buffering=0)
+            self._files[name] = WholeFile(os.memfd_create(name), "r+b")
         self._files[name].seek(0)
         return self._files[name]
+
+    def _keep(self, name: str, data: bytes) -> None:
+        self._start(name).write(data)
+        self.sizes[name] = len(data)
 
     # ---- what DeepSpeed calls ---------------------------------------------------------------------------------------------------
 
     def save(self, state_dict: Any, path: str) -> None:
-        name = Path(path).relative_to(self._root).as_posix()
+        name = Path(path).relative_to(ROOT / TAG).as_posix()
         file = self._start(name)
-        torch.save(state_dict, file)
+        with unchecked():
+            torch.save(state_dict, file)
         self.sizes[name] = file.tell()
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        pass
+
+    def _keep_scripts(self, path: str) -> None:
+        """Of DeepSpeed: the two programs that people look for beside its files."""
+        for script in sorted((Path(deepspeed.__file__).parent / "utils").glob("zero_to_*.py")):
+            self._keep(script.name, script.read_bytes())
 
     def create(self, info: Any) -> None:
         pass

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.supervise.verdict import read_history
 from tests.worlds.data_sets import write_data_set
 from tests.worlds.hurting import hurt
 from tests.worlds.launching import LIMIT, finish, start_warm
 from tests.worlds.training import SMALL, losses
-from tests.worlds.two_hosts import TwoHosts, needs_two_hosts, two_hosts
+from tests.worlds.two_hosts import SYSTEM_PATH, Node, TwoHosts, needs_two_hosts, two_hosts
 from tests.worlds.watching import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_two_hosts]
 STEPS = 24
+DISK_MIB = 300
 PATIENCE = ["--back-off-seconds", "2", "--restarts", "9", "--grace-seconds", "12", "--silent-seconds", "40"]
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
-    with two_hosts(tmp_path_factory.mktemp("hosts")) as pair:
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A small one, which both hosts share: it can be filled."""
+    folder = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def hosts(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    with two_hosts(tmp_path_factory.mktemp("hosts"), slow=True) as pair:
         pair.accept_keys()
         pair.write_settings("GLOO_SOCKET_IFNAME=eth0")
         yield pair
@@ -51,6 +66,14 @@ def history(out: Path) -> list[dict]:
     return read_history(out / "supervise/history.jsonl")
 
 
+def kill(node: Node, words: str) -> None:
+    found = node.pids(words)
+    assert found, f"nothing on {node.name} is called {words}"
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def steps_done(out: Path) -> int:
     return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
 
@@ -64,31 +87,88 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+class Disturbed:
+    """A supervised run over both hosts that is disturbed at some of its steps, one attempt after another."""
+
+    def __init__(self, hosts: TwoHosts, out: Path, process: subprocess.Popen) -> None:
+        self.hosts, self.out, self.process, self.attempts = hosts, out, process, 0
+
+    def at(self, step: int, do: Callable[[], object]) -> None:
+        """Does something when a step is done."""
+        wait_until(lambda: self._reached(step) or self.process.poll() is not None, LIMIT)
+        assert self._reached(step) and self.process.poll() is None, self.process.communicate()[0][-5000:]
+        do()
+
+    def ends_attempt(self, step: int, do: Callable[[], object]) -> None:
+        """Does something that must end an attempt with a verdict soon."""
+        self.at(step, do)
+        self.attempts = len(history(self.out)) + 1
+        assert wait_until(lambda: len(history(self.out)) >= self.attempts, 90), "no verdict within 90 s"
+        self.attempts = len(history(self.out))
+
+    def _reached(self, step: int) -> bool:
+        return steps_done(self.out) >= step and len(history(self.out)) >= self.attempts
+
+
 @pytest.mark.full
 def test_remote_kills_and_a_cut_link_cost_a_restart_each(hosts: TwoHosts, data: Path, tmp_path: Path, undisturbed: Path) -> None:
     out = tmp_path / "run"
-    process = supervise(hosts, hurt(tmp_path, "time.sleep(0.4)"), options(data, out))
-
-    def after(step: int, attempt: int, do: Callable[[], object]) -> None:
-        def reached() -> bool:
-            return steps_done(out) >= step and len(history(out)) == attempt - 1
-
-        wait_until(lambda: reached() or process.poll() is not None, LIMIT)
-        assert reached() and process.poll() is None, process.communicate()[0][-5000:]
-        do()
-        assert wait_until(lambda: len(history(out)) >= attempt, 90), "no verdict within 90 s"
-
-    rank_1 = "--local_rank=0"
-    after(5, 1, lambda: [os.kill(pid, signal.SIGKILL) for pid in hosts.b.pids(rank_1)])
-    after(10, 2, lambda: [os.kill(pid, signal.SIGKILL) for pid in hosts.b.pids("deepspeed.launcher.launch")])
-    after(15, 3, lambda: hosts.b.link("down"))
+    run = Disturbed(hosts, out, supervise(hosts, hurt(tmp_path, "time.sleep(0.4)"), options(data, out)))
+    run.ends_attempt(5, lambda: kill(hosts.b, "--local_rank=0"))
+    run.ends_attempt(10, lambda: kill(hosts.b, "deepspeed.launcher.launch"))
+    run.ends_attempt(15, lambda: hosts.b.link("down"))
     hosts.b.link("up")
-    status, output = hosts.finish(process)
+    status, output = hosts.finish(run.process)
     assert status == 0, output[-5000:]
     told = history(out)
     assert [(record["class"], record["host"]) for record in told[:1]] == [("killed", "node-b")] and told[0]["rank"] == 1
     assert told[1]["class"] == "killed" and told[2]["class"] == "network" and told[2]["host"] == "node-b"
     assert told[-1]["class"] == "completed" and {record["class"] for record in told[3:-1]} <= {"network"}
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
+
+
+@pytest.mark.full
+def test_launchers_and_ssh_that_end_cost_a_restart_each(hosts: TwoHosts, data: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """Where the launch starts: `deepspeed` itself, then pdsh; on the other host sshd with all its sessions, which stays away for a
+    while: nobody can look there meanwhile what is left."""
+    out = tmp_path / "run"
+    run = Disturbed(hosts, out, supervise(hosts, hurt(tmp_path, "time.sleep(0.4)"), options(data, out)))
+    run.ends_attempt(5, lambda: kill(hosts.a, "bin/deepspeed --hostfile"))
+    run.ends_attempt(10, lambda: kill(hosts.a, "pdsh -S"))
+    run.ends_attempt(15, lambda: kill(hosts.b, "sshd"))
+    time.sleep(5)
+    hosts.b.run(f"{shutil.which('sshd', path=SYSTEM_PATH)} -f {hosts.b.folder}/sshd_config -E {hosts.b.folder}/sshd.log")
+    status, output = hosts.finish(run.process)
+    assert status == 0, output[-5000:]
+    told = history(out)
+    assert [record["class"] for record in told[:2]] == ["killed", "killed"], output[-5000:]
+    assert told[2]["class"] in ("killed", "network"), output[-5000:]  # ranks save and end as after any launcher's end
+    assert told[-1]["class"] == "completed" and {record["class"] for record in told[3:-1]} <= {"network"}, output[-5000:]
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
+
+
+@pytest.mark.full
+def test_a_slow_link_slows_the_run_and_a_full_disk_costs_saves(
+    hosts: TwoHosts, disk: Path, data: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    """200 ms more there and back are no fault; nor is a disk that the other host fills, until room is made again."""
+    out, filler = disk / "run", disk / "filler"
+    run = Disturbed(hosts, out, supervise(hosts, hurt(tmp_path, "time.sleep(0.2)"), options(data, out)))
+
+    def there_and_back() -> float:
+        connect = "import socket, time; t = time.monotonic(); socket.create_connection(('node-b', 22)); print(time.monotonic() - t)"
+        return float(hosts.a.run(f'{sys.executable} -c "{connect}"'))
+
+    run.at(5, lambda: hosts.delay(0.1))
+    assert there_and_back() >= 0.2
+    run.at(8, lambda: hosts.delay(0.0))
+    assert there_and_back() < 0.1
+    run.at(10, lambda: hosts.b.run(f"dd if=/dev/zero of={filler} bs=1M 2>/dev/null; true"))
+    run.at(18, filler.unlink)
+    status, output = hosts.finish(run.process)
+    assert status == 0, output[-5000:]
+    assert [record["class"] for record in history(out)] == ["completed"], output[-5000:]
+    assert "is NOT saved" in output and [folder.name for folder in sealed(out / "checkpoints")][-1] == f"step_{STEPS:08d}"
     assert losses(out, STEPS) == losses(undisturbed, STEPS)
 
 
