@@ -34,8 +34,8 @@ OPTIONS = ["--optim.ema-decay", str(DECAY), "--guard.rewind-after", "2", "--opti
 ALONE = "zero0 fp32 alone"
 EVERY = (ALONE, *(f"{stage} {kind}" for stage in ("zero1", "zero2", "zero3", "zero3_offload") for kind in ("fp32", "bf16")))
 EVERY += ("zero0 fp32",)
-TODAY = (ALONE, "zero0 fp32", "zero1 bf16", "zero2 fp32", "zero3 fp32", "zero3_offload bf16")
-"""Every stage and both precisions; the rest of the grid is the night's."""
+TODAY = (ALONE, "zero0 fp32", "zero1 bf16", "zero2 fp32", "zero3 fp32")
+"""Every stage; the rest of the grid is the night's."""
 
 # ---- in the processes of the runs ----------------------------------------------------------------------------------------------
 
@@ -209,9 +209,11 @@ def test_every_rank_holds_its_part_of_it_and_the_planner_counts_that(case: str, 
 # ---- other numbers of ranks ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [*(pytest.param(c, marks=pytest.mark.full) for c in ("zero1 bf16", "zero2 fp32")), "zero3 fp32"])
+@pytest.mark.full
+@pytest.mark.parametrize("case", ["zero1 bf16", "zero2 fp32", "zero3 fp32"])
 def test_two_ranks_then_one_then_three_cut_it_anew_and_change_no_number(case: str, data_set: Path, tmp_path: Path) -> None:
-    """Each goes on from the other's last but one checkpoint, and goes back to one of its own, which is not of other ranks."""
+    """Each goes on from the other's, and goes back to a checkpoint of its own, which is not one of other ranks. (That two ranks' go
+    to one and to three: checkpoint/test_resharding.py, every day.)"""
     out = tmp_path / case
     run_on_ranks(tmp_path, __name__, str(tmp_path), str(data_set), "chain", case, ranks=2)
     for ranks, found_at in ((1, 2), (3, 3)):
