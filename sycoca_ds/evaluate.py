@@ -58,6 +58,8 @@ class EvaluateConfig:
     """Seed of random masks and of bootstrap intervals."""
     gallery: int = 6
     """Rows of pictures in the report's reconstruction and retrieval sections."""
+    ema: bool = False
+    """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
 
 
 def choose_device(name: str):
@@ -98,9 +100,10 @@ def print_table(results: dict, verdicts: list) -> None:
 
     from sycoca_ds.eval.wording import HEADLINES, TASK_TITLES, WORDINGS, show
 
+    averaged = "" if results["checkpoint"]["ema_decay"] is None else ", average of its weights"
     required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
     table = Table(
-        title=f"Checkpoint at step {results['checkpoint']['step']}, {results['data']['images']:,} images",
+        title=f"Checkpoint at step {results['checkpoint']['step']}{averaged}, {results['data']['images']:,} images",
         title_justify="left",
     )
     columns = [("task", "left"), ("number", "left"), ("value", "right"), ("chance", "right"), ("required", "left")]
@@ -160,7 +163,9 @@ def evaluate(config: EvaluateConfig) -> int:
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, config.tasks)
     out = Path(config.out)
-    results, collection, loaded = evaluate_checkpoint(config.checkpoint, config.data, config.labels, out, options, device, sys.argv)
+    results, collection, loaded = evaluate_checkpoint(
+        config.checkpoint, config.data, config.labels, out, options, device, sys.argv, ema=config.ema
+    )
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)

@@ -65,6 +65,8 @@ class ExportConfig:
     open_clip.create_model("local-dir:OUT")."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the written weights; computations here are in float32 either way."""
+    ema: bool = False
+    """Take the moving average of the checkpoint's weights, of a run with --optim.ema-decay, instead of the weights."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Source:
     weights: dict[str, Tensor]
     tokenizer: Path | None
     facts: dict[str, Any]
-    """kind, path, step, samples, digest."""
+    """kind, path, step, samples, digest; of a checkpoint also ema_decay."""
 
 
 # ---- reading open_clip's files -------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def checkpoint_source(config: ExportConfig) -> Source:
 
     if config.model is not None:
         raise UserError("--model says what open_clip's weights are; a checkpoint knows its model: leave it out")
-    stored = open_weights(config.checkpoint)
+    stored = open_weights(config.checkpoint, ema=config.ema)
     tokenizer = Path(config.tokenizer) if config.tokenizer else stored.tokenizer
     facts = {
         "kind": "exported" if "kind" in stored.state else "checkpoint",
@@ -233,6 +235,7 @@ def checkpoint_source(config: ExportConfig) -> Source:
         "step": stored.state["step"],
         "samples": stored.state["samples"],
         "digest": stored.digest,
+        "ema_decay": stored.ema_decay,
     }
     return Source(stored.config.model, stored.weights, tokenizer, facts)
 
@@ -316,6 +319,8 @@ def export(config: ExportConfig) -> int:
     out = Path(config.out)
     if (config.checkpoint is None) == (config.from_open_clip is None):
         raise UserError("give one of --checkpoint (a run of this project) and --from-open-clip (open_clip's weights)")
+    if config.ema and config.checkpoint is None:
+        raise UserError("--ema: open_clip's weights have no average beside them: leave it out")
     check_free(out)
     source = open_clip_source(config) if config.checkpoint is None else checkpoint_source(config)
     if source.tokenizer is not None:
@@ -332,6 +337,7 @@ def export(config: ExportConfig) -> int:
         else:
             facts = write_exported(folder, source.config, weights, source.tokenizer, source.facts)["weights"]
     step = "" if source.facts["step"] is None else f", step {source.facts['step']}"
+    step += "" if source.facts.get("ema_decay") is None else ", average of its weights"
     print(
         f"{out}: {source.config.family}{step}, {facts['parameters'] / 1e6:.1f} M parameters in {facts['dtype']}, "
         f"{facts['bytes'] / 1e6:.1f} MB, sha256 {facts['sha256'][:12]}"

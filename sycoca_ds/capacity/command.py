@@ -19,7 +19,7 @@ from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
 from sycoca_ds.capacity.machines import Assumptions, Machine, find_gpu
 from sycoca_ds.capacity.report import assumptions, beside, heading, memory_table, most_by_part, sweep_table
 from sycoca_ds.capacity.search import Configuration, Search, lanes_for
-from sycoca_ds.config import check_model, with_vocabulary
+from sycoca_ds.config import check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.engine.policy import find_policy
 from sycoca_ds.launch.hostfile import whole_hostfile
 from sycoca_ds.options import parse_options, read_json_object, take_option
@@ -179,6 +179,7 @@ def plan(arguments: list[str]) -> list[str]:
     vocabulary = VOCABULARIES.get(preset, TrainTokenizerCommand.vocab_size)
     config = replace(config, model=with_vocabulary(config.model, vocabulary))
     check_model(config.model)
+    check_ema_decay(config.optim.ema_decay)
     machine, words = machine_of(options)
     search = Search(config, machine, policies_for(config.run.ds_config))
     asked, fastest = search.asked(), search.fastest()

@@ -56,7 +56,9 @@ def heading(model: ModelConfig, machine: Machine, hosts: str) -> list[str]:
 
 def memory_table(configurations: Iterable[Configuration]) -> list[str]:
     """Memory by part for every policy and choice, with the largest micro-batch."""
-    lines = [HEADS.get(line, line) for line in LINES]
+    configurations = list(configurations)
+    heads = HEADS | ({"optimizer": "AdamW, EMA"} if configurations[0].ema else {})
+    lines = [heads.get(line, line) for line in LINES]
     rows = [["policy", "checkpointing", "", *lines, "sum", "host", "fits", "largest micro-batch"]]
     for one in configurations:
         cells = [gib(one.peak.parts[line]) for line in LINES]

@@ -11,11 +11,12 @@ from sycoca_ds.capacity.step import Step
 
 def checkpoint_bytes(step: Step) -> int:
     """What DeepSpeed writes: float32 weights and AdamW's two moments, of all ranks; below stage 3 also the weights as they compute,
-    once (without ZeRO these are the float32 ones)."""
+    once (without ZeRO these are the float32 ones). And the moving average of the weights, once."""
     engine, w = step.engine, step.sharding.weight_bytes
+    average = 4 * engine.total * engine.ema
     if step.sharding.stage == 0:
-        return 12 * engine.total
-    held = 12 * engine.ranks * engine.part
+        return 12 * engine.total + average
+    held = 12 * engine.ranks * engine.part + average
     return held + (w * engine.total if step.sharding.stage < 3 else w * engine.ranks * sum(engine.persistent))
 
 

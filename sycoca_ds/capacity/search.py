@@ -73,6 +73,7 @@ class Configuration:
     model: ModelConfig
     machine: Machine
     workers: int
+    ema: bool = False
 
     @cached_property
     def step(self) -> Step:
@@ -85,6 +86,7 @@ class Configuration:
             cpu=self.machine.gpu.cpu,
             framework=self.machine.framework,
             labels=None if labels is None else labels - 1,
+            ema=self.ema,
         )
 
     @cached_property
@@ -162,6 +164,7 @@ class Search:
             config.model,
             self.machine,
             config.data.workers,
+            config.optim.ema_decay is not None,
         )
 
     def asked(self) -> Configuration:

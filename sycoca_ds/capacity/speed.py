@@ -93,8 +93,9 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     beside = sum(collective_seconds(t, machine) for t in sent if t.overlaps)
     alone = sum(collective_seconds(t, machine) for t in sent if not t.overlaps)
     exposed = alone + max(beside * (1 - assume.hidden), beside - max(compute, queueing))
-    # gradient read twice (norm, update) and written once (clipping), master and moments read and written, weights written
-    touched = (3 * 4 + 6 * 4 + step.sharding.weight_bytes) * step.engine.part
+    # gradient read twice (norm, update) and written once (clipping), master and moments read and written, weights written; for the
+    # average the master and itself read, itself written
+    touched = (3 * 4 + 6 * 4 + step.sharding.weight_bytes + 3 * 4 * step.ema) * step.engine.part
     optimizer = touched / (machine.gpu.memory_gbytes * 1e9)
     if step.sharding.offload and not machine.gpu.cpu:  # over PCIe to a host's memory, all GPUs of a machine together
         optimizer = max(optimizer, touched * machine.gpus_per_node / 200e9)

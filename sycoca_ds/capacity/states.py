@@ -9,6 +9,7 @@ cuts its parts by N; what DeepSpeed really holds is more:
     2, bf16: weights 2 P, master and moments 12 p; float32 gradients 4 p from the backward pass to the update
     3, bf16: weights 2 p, gradients 4 p, master and moments 12 p, and a bucket that stays
     in float32: 4 bytes a weight instead of 2, and a master copy all the same; no sum of gradients of its own at stage 1
+    a moving average of the weights: 4 p more, beside the master weights
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class Engine:
     shapes: tuple[Shape, ...]
     sharding: Sharding
     ranks: int
+    ema: bool = False
+    """Whether a moving average of the weights is kept (`optim.ema_decay`)."""
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -164,17 +167,17 @@ class Engine:
 
     def at_rest(self) -> States:
         """What is held between two steps, after the first one."""
-        sharding, p, w = self.sharding, self.part, self.sharding.weight_bytes
+        sharding, p, w, ema = self.sharding, self.part, self.sharding.weight_bytes, 4 * self.ema
         if sharding.stage == 0:
-            return States(weights=4 * p, gradients=0, optimizer=8 * p, buckets=0)
+            return States(weights=4 * p, gradients=0, optimizer=(8 + ema) * p, buckets=0)
         if sharding.stage in (1, 2):
             gradients = 4 * self.padded if sharding.stage == 1 and w == 2 else 0
-            return States(weights=w * self.padded, gradients=gradients, optimizer=12 * p, buckets=0)
+            return States(weights=w * self.padded, gradients=gradients, optimizer=(12 + ema) * p, buckets=0)
         bucket = sharding.reduce_bytes * sharding.reduce_bucket if sharding.contiguous else 0
         bucket += w * sum(self.persistent) if self.ranks > 1 else 0
         if sharding.offload:  # twice the gradients: as they accumulate, and as the update reads them
-            return States(weights=w * p, gradients=0, optimizer=0, buckets=bucket, host=20 * p)
-        return States(weights=w * p, gradients=4 * p, optimizer=12 * p, buckets=bucket)
+            return States(weights=w * p, gradients=0, optimizer=0, buckets=bucket, host=(20 + ema) * p)
+        return States(weights=w * p, gradients=4 * p, optimizer=(12 + ema) * p, buckets=bucket)
 
     def in_backward(self, done: int, pending: int, micro_batch: int) -> tuple[int, int]:
         """(gradients, buckets) on top of what is at rest, in the middle of a backward pass.

@@ -24,10 +24,11 @@ class Step:
     """On a CPU attention and norms keep more in bf16, and a bucket's untouched pages cost nothing."""
     framework: int = 0
     labels: float | None = None
+    ema: bool = False
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(all_shapes(self.model), self.sharding, self.batches.world_size)
+        return Engine(all_shapes(self.model), self.sharding, self.batches.world_size, self.ema)
 
     @cached_property
     def pieces(self) -> list[Piece]:

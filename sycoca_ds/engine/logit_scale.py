@@ -10,6 +10,7 @@ import math
 
 import torch
 
+from sycoca_ds.engine.master_weights import master_piece
 from sycoca_ds.model.sycoca import SyCoCa
 
 
@@ -19,12 +20,6 @@ def bound_logit_scale(model: SyCoCa) -> None:
 
     Call it after the engine's step: what a low-precision copy still holds above the bound, the model's forward cuts.
     """
-    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
-
-    parameter, largest = model.logit_scale, math.log(model.config.max_logit_scale)
-    if hasattr(parameter, "ds_id"):  # ZeRO-3: every rank has a piece, or padding, which a bound from above leaves alone
-        safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(max=largest))
-    elif not hasattr(parameter, "_hp_mapping"):  # no ZeRO: the parameter is its own master
-        parameter.clamp_(max=largest)
-    elif parameter._hp_mapping is not None:  # ZeRO-1 and 2: on one rank
-        parameter._hp_mapping.get_hp_fragment().clamp_(max=largest)
+    piece = master_piece(model.logit_scale)
+    if piece is not None:  # on one rank, or without ZeRO on all
+        piece.values.clamp_(max=math.log(model.config.max_logit_scale))

@@ -78,6 +78,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
                     monitor.gradients()
                     engine.step()
             bound_logit_scale(engine.module)
+            session.ema.update(taken=guard.in_row == 0)
             monitor.count(told, loaded)
             position.step += 1
             # ---------------------------------------------------------------------------------------------------------------

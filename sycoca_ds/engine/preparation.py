@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import TrainConfig, check_model, with_vocabulary
+from sycoca_ds.config import TrainConfig, check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
@@ -162,6 +162,7 @@ def check_before_start(config: TrainConfig) -> None:
     """
     check_world_size(config.run.expected_world_size)
     check_model(config.model)
+    check_ema_decay(config.optim.ema_decay)
     read_recompute(config.run.activation_checkpointing)
     check_best_metric(config)
     check_peak(config.run.peak_tflops)
@@ -206,5 +207,11 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
                 if len(plan.sources) > 1
             ],
             f"precision: {config.run.precision}",
+            *[
+                f"ema: decay {decay:g}, about the last {1 / (1 - decay):,.0f} steps; at the end {decay**steps:.2g} of it are the "
+                "weights of step 0"
+                for decay in (config.optim.ema_decay,)
+                if decay is not None
+            ],
         ]
     )

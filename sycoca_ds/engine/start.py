@@ -20,6 +20,7 @@ from sycoca_ds.engine.batches import BatchPlan, plan_batches
 from sycoca_ds.engine.checkpoint import restoring
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE
+from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
@@ -75,6 +76,8 @@ class Session:
     validation: Validation | None
     engine: Any
     """DeepSpeed's."""
+    ema: Ema
+    """Of its weights."""
     state: dict[str, Any] | None
     """What the seal of the checkpoint says from which the run goes on; None: it starts."""
     position: Position = field(default_factory=Position)
@@ -107,6 +110,7 @@ class Session:
             raise UserError(f"{run} has no checkpoint yet to go back to: lower optim.lr, or look at the data of these steps")
         state, here = restoring.state_together(found, self.runtime), self.position.data_step
         restoring.restore(self.engine, self.runtime, found, state)
+        self.ema.restore(found, state)
         self.position.go_to(state)
         self.position.passed_over = here - self.position.step
         return state
@@ -147,13 +151,13 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    if found is not None and restoring.needs_resharding(state, runtime.world_size):
-        policy["checkpoint"] = {**policy.get("checkpoint", {}), "load_universal": True}
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
     seed_everything(config.run.seed + runtime.rank)
-    session = Session(config, runtime, sources, plan, tokenizer, batches, steps, stage, validation, engine, state)
+    ema = Ema(engine, config.optim.ema_decay)
+    session = Session(config, runtime, sources, plan, tokenizer, batches, steps, stage, validation, engine, ema, state)
     if found is not None:
         restoring.restore(engine, runtime, found, state)
+        ema.restore(found, state)
         session.position.go_to(state)
         runtime.say(f"resumed from {found} at step {session.position.step}")
         then = replace(config, optim=from_dict(OptimConfig, state["config"]["optim"], str(found / STATE_FILE)))

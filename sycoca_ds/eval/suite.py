@@ -161,16 +161,21 @@ def evaluate_checkpoint(
     options: SuiteOptions,
     device: torch.device,
     command: Sequence[str] = (),
+    *,
+    ema: bool = False,
 ) -> tuple[dict[str, Any], Collection, Any]:
     """Runs the suite; writes and returns results.json's content, with the collection and the loaded checkpoint.
 
-    Raises UserError: no or damaged checkpoint, no or damaged data, bad labels.
+    Args:
+        ema: of the moving average of the checkpoint's weights.
+
+    Raises UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels.
     """
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
 
     start, out = time.monotonic(), Path(out)
     label_set = load_labels(labels) if labels else None
-    loaded = load_for_inference(checkpoint, device)
+    loaded = load_for_inference(checkpoint, device, ema=ema)
     collection = Collection(data, loaded.config.model.image.image_size)
     if label_set is not None and "classification" in options.tasks:
         label_set.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
@@ -191,7 +196,7 @@ def evaluate_checkpoint(
     if device.type == "cpu":
         sample = bench.pixels(torch.stack([collection.image(number) for number in range(min(16, len(collection)))]))
         threads = choose_threads(lambda: bench.call("image_features", image_BCHW=sample))
-    records = run_tasks(bench, label_set, loaded.digest, options, out)
+    records = run_tasks(bench, label_set, f"{loaded.digest}{' ema' if ema else ''}", options, out)
     results = {
         "format": FORMAT,
         "checkpoint": {
@@ -200,6 +205,7 @@ def evaluate_checkpoint(
             "step": loaded.state["step"],
             "samples": loaded.state["samples"],
             "digest": loaded.digest,
+            "ema_decay": loaded.ema_decay,
             "family": loaded.config.model.family,
             "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
             "image_size": loaded.config.model.image.image_size,

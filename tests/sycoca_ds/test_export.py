@@ -75,6 +75,45 @@ def test_an_exported_run_is_the_run(run: Path, folder: Path, tmp_path: Path) -> 
         assert_same_tensors(dict(again.model.state_dict()), dict(before.model.state_dict()))
 
 
+def test_the_moving_average_is_exported_in_place_of_the_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What came out says so, and goes on saying so. Only its own files are read: others may be damaged."""
+    averaged, other = make_run(tmp_path / "averaged", average_of=4), make_run(tmp_path / "other", seed=4)
+    expected = dict(load_for_inference(other).model.state_dict())
+    assert run_export("--checkpoint", averaged, "--ema", "--out", tmp_path / "ema") == 0
+    assert "step 7, average of its weights, " in capsys.readouterr().out
+    assert run_export("--checkpoint", tmp_path / "ema", "--out", tmp_path / "again") == 0
+    for out in (tmp_path / "ema", tmp_path / "again"):
+        loaded = load_for_inference(out)
+        assert loaded.ema_decay == 0.99 and loaded.state["step"] == 7
+        assert_same_tensors(dict(loaded.model.state_dict()), expected)
+    live = load_for_inference(averaged)
+    assert live.ema_decay is None
+    assert_same_tensors(dict(live.model.state_dict()), dict(load_for_inference(run).model.state_dict()))
+
+    weights = averaged / "checkpoints/step_00000007/mp_rank_00_model_states.pt"
+    weights.write_bytes(b"damaged")
+    assert load_for_inference(averaged, ema=True).state["step"] == 7
+    with pytest.raises(UserError, match="is damaged"):
+        load_for_inference(averaged)
+    piece = averaged / "checkpoints/step_00000007/ema_rank_00001.pt"
+    piece.write_bytes(piece.read_bytes()[:-1] + b"x")
+    for path in (averaged, piece.parent):
+        with pytest.raises(UserError, match="ema_rank_00001.pt is damaged"):
+            load_for_inference(path, ema=True)
+
+
+def test_an_average_that_is_not_there_is_refused_in_one_line(run: Path, folder: Path, tmp_path: Path) -> None:
+    for source, reason in (
+        (run, "step_00000007 was saved without optim.ema-decay and has no average: leave --ema out"),
+        (folder, "is an exported folder, which has one set of weights"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            run_export("--checkpoint", source, "--ema", "--out", tmp_path / "out")
+    with pytest.raises(UserError, match="open_clip's weights have no average"):
+        run_export("--from-open-clip", "x.bin", "--ema", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_are_as_readable_as_the_files_beside_them(folder: Path) -> None:
     assert len({oct(path.stat().st_mode) for path in folder.iterdir()}) == 1
 

@@ -80,14 +80,24 @@ def make_tokenizer(path: Path) -> Path:
     return path
 
 
-def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int = 7) -> Path:
-    """A run folder with one sealed checkpoint of an untrained model (no ZeRO) and a metrics.jsonl."""
+def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int = 7, average_of: int | None = None) -> Path:
+    """A run folder with one sealed checkpoint of an untrained model (no ZeRO) and a metrics.jsonl.
+
+    Args:
+        average_of: seed of other weights that are there as the moving average, cut over two ranks.
+    """
     from sycoca_ds.engine.checkpoint.seal import write_seal
     from sycoca_ds.model.sycoca import SyCoCa
 
     place = folder / "checkpoints" / f"step_{step:08d}"
     place.mkdir(parents=True)
     config = dataclasses.replace(TrainConfig(), model=dataclasses.replace(model, init_std=0.2))
+    if average_of is not None:
+        config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema_decay=0.99))
+        flat = {name: value.flatten() for name, value in SyCoCa(config.model, seed=average_of).state_dict().items()}
+        cut = {name: len(value) // 2 for name, value in flat.items()}
+        torch.save({name: (0, flat[name][:half].clone()) for name, half in cut.items()}, place / "ema_rank_00000.pt")
+        torch.save({name: (half, flat[name][half:].clone()) for name, half in cut.items()}, place / "ema_rank_00001.pt")
     torch.save({"module": SyCoCa(config.model, seed=seed).state_dict()}, place / "mp_rank_00_model_states.pt")
     make_tokenizer(place / "tokenizer.json")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(place.iterdir())}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.engine.checkpoint.weights import load_for_inference, open_weights
 from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds.launching import finish, run_on_ranks, start_warm
 
@@ -109,6 +109,11 @@ def losses(out: Path, steps: int = STEPS) -> list[dict[str, float]]:
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_for_inference(out).model.state_dict()
+
+
+def average(out: Path) -> dict[str, torch.Tensor]:
+    """Of a run with optim.ema-decay."""
+    return open_weights(out, ema=True).weights
 
 
 def assert_same_run(out: Path, reference: Path) -> None:

@@ -44,7 +44,7 @@ def convert(folder: Path, target: Path) -> UserError | None:
 
 
 def load(engine, target: Path) -> None:
-    """Loads what `convert` wrote, on all ranks, into an engine whose configuration has `checkpoint.load_universal`.
+    """Loads what `convert` wrote, on all ranks, into an engine that is told to load the universal format.
 
     Raises:
         RuntimeError: DeepSpeed loaded nothing.

@@ -136,6 +136,12 @@ def changes(state: dict[str, Any], config: TrainConfig, before: OptimConfig, *, 
     changed = changed_fields(state["config"], dataclasses.asdict(config))
     ignored = changed.pop("run.weights", None)
     said = []
+    if (before.ema_decay is None) != (config.optim.ema_decay is None):
+        changed.pop("optim.ema-decay", None)
+        if before.ema_decay is None:
+            said.append(f"the EMA of the weights starts at those of step {step}: the checkpoint has none")
+        else:
+            said.append(f"the checkpoint's EMA of the weights (decay {before.ema_decay}) is dropped: optim.ema-decay is None")
     if changed:
         listed = ", ".join(f"{name} = {new} (was {old})" for name, (old, new) in changed.items())
         said.append(f"from step {step} on with other settings than the checkpoint's: {listed}")
@@ -163,7 +169,10 @@ def restore(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> No
     """
     if runtime.leads:
         shutil.rmtree(folder.parent / CONVERTED, ignore_errors=True)  # of a start that was killed
-    if needs_resharding(state, runtime.world_size):
+    resharded = needs_resharding(state, runtime.world_size)
+    # said for each checkpoint: a run that began with one of other ranks may go back to one of its own
+    engine._config.load_universal_checkpoint = resharded
+    if resharded:
         _restore_for_other_ranks(engine, runtime, folder, state)
         return
     path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)

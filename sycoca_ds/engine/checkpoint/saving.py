@@ -1,8 +1,9 @@
 """Checkpoints that are whole or do not exist, and that cost the training only a copy in memory.
 
-`<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state, tokenizer.json and the seal, state.json (see
-seal.py). A save copies the state to this host's memory; a process of its own on every rank writes and hashes it while the training
-goes on (writer.py), and rank 0's seals it when all ranks have written. The next save, and the end of the run, wait for the last.
+`<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state and part of the EMA, tokenizer.json and the
+seal, state.json (see seal.py). A save copies the state to this host's memory; a process of its own on every rank writes and hashes
+it while the training goes on (writer.py), and rank 0's seals it when all ranks have written. The next save, and the end of the run,
+wait for the last.
 A save that fails, on a full disk say, costs that save: the run goes on, and the last whole checkpoint stays.
 """
 
@@ -103,8 +104,8 @@ class Saver:
         began, session, position = time.monotonic(), self.session, self.session.position
         self.finish()
         tokenizer = {"tokenizer.json": (self.run / "tokenizer.json").read_bytes()} if self.runtime.leads else {}
-        random = {f"random_rank_{self.runtime.rank:05d}.pt": random_state()}
-        self._snapshot.take(session.engine, random, tokenizer)
+        own = {f"random_rank_{self.runtime.rank:05d}.pt": random_state(), **session.ema.files()}
+        self._snapshot.take(session.engine, own, tokenizer)
         folder, keep = step_folder(self.checkpoints, position.step), self._retention(best)
         incoming = sum(self.runtime.gather(sum(self._snapshot.sizes.values())))
         problem = self.runtime.agree(make_room(folder, keep, incoming) if self.runtime.leads else "")

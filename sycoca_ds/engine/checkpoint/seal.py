@@ -7,10 +7,11 @@ nor read: it appears before all ranks are done, and a missing one makes DeepSpee
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,20 @@ def remove_unsealed(checkpoints: Path) -> list[Path]:
     return left
 
 
-def damage(folder: Path, part: int = 0, parts: int = 1) -> str | None:
+def damage(folder: Path, part: int = 0, parts: int = 1, patterns: Sequence[str] = ("*",)) -> str | None:
     """What is wrong with a sealed checkpoint, naming the file, or None. Reads and hashes every file.
 
     Args:
         part, parts: looks at every `parts`-th file, from the `part`-th on, and always at the seal.
+        patterns: looks only at files whose names match one of them.
     """
     try:
         files = read_state(folder)["files"]
     except UserError as error:
         return str(error)
     for name, facts in sorted(files.items())[part::parts]:
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            continue
         path = folder / name
         try:
             if not path.is_file():

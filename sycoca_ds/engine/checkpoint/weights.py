@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.engine.checkpoint import exported
+from sycoca_ds.engine.checkpoint import ema_files, exported
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
 
@@ -35,28 +37,37 @@ class Stored:
     folder: Path
     digest: str
     """sha256 of state.json or config.json, which itself covers every other file."""
+    ema_decay: float | None = None
+    """Of the moving average that the weights are; None: they are a run's as they are."""
 
 
-def open_weights(path: str | Path) -> Stored:
+def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
     """Opens the newest whole checkpoint of a run folder or checkpoints folder, one step's folder, or an exported folder.
 
+    Args:
+        ema: the moving average of a checkpoint's weights; reads and verifies no other weights.
+
     Raises:
-        UserError: nothing there, or damaged, naming the file.
+        UserError: nothing there, or damaged, naming the file; `ema` of what has none.
     """
     path = Path(path)
     if exported.is_exported(path):
+        if ema:
+            raise UserError(f"--ema: {path} is an exported folder, which has one set of weights: give the run, or leave --ema out")
         model, weights, record = exported.read_exported(path)
         tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
         state = {"step": None, "samples": None, **record["source"]}
-        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, sha256_file(path / exported.CONFIG_FILE))
+        digest, decay = sha256_file(path / exported.CONFIG_FILE), record["source"].get("ema_decay")
+        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, digest, decay)
+    look = functools.partial(damage, patterns=(ema_files.PATTERN, exported.TOKENIZER_FILE)) if ema else damage
     if (path / STATE_FILE).is_file():
-        problem = damage(path)
+        problem = look(path)
         if problem is not None:
             raise UserError(f"checkpoint {problem}: choose another step of {path.parent}")
         folder = path
     else:
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        folder, _ = newest_whole(checkpoints)
+        folder, _ = newest_whole(checkpoints, look=look)
         if folder is None:
             raise UserError(
                 f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "
@@ -64,8 +75,14 @@ def open_weights(path: str | Path) -> Stored:
             )
     state = read_state(folder)
     config = from_dict(TrainConfig, state["config"], str(folder / STATE_FILE))
-    weights = _weights(folder, state["zero_stage"])
-    return Stored(config, weights, folder / "tokenizer.json", state, folder, sha256_file(folder / STATE_FILE))
+    if ema:
+        files, decay = ema_files.names(state), config.optim.ema_decay
+        if not files:
+            raise UserError(f"--ema: checkpoint {folder} was saved without optim.ema-decay and has no average: leave --ema out")
+        weights = ema_files.read(folder, files, our_shapes(config.model))
+    else:
+        weights, decay = _weights(folder, state["zero_stage"]), None
+    return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Loaded:
     state: dict[str, Any]
     folder: Path
     digest: str
+    ema_decay: float | None
     """As in `Stored`."""
 
     @property
@@ -92,17 +110,18 @@ class Loaded:
         return self.known_tokenizer
 
 
-def load_for_inference(path: str | Path, device: str | torch.device = "cpu") -> Loaded:
+def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, ema: bool = False) -> Loaded:
     """A model from whatever `open_weights` opens.
 
     Raises:
-        UserError: nothing there, or damaged, naming the file.
+        UserError: as there.
     """
-    stored = open_weights(path)
+    stored = open_weights(path, ema=ema)
     model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
     model.load_state_dict(stored.weights)
     tokenizer = None if stored.tokenizer is None else Tokenizer(stored.tokenizer)
-    return Loaded(model.to(device).eval(), stored.config, tokenizer, stored.state, stored.folder, stored.digest)
+    model = model.to(device).eval()
+    return Loaded(model, stored.config, tokenizer, stored.state, stored.folder, stored.digest, stored.ema_decay)
 
 
 def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:

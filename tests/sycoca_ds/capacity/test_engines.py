@@ -21,6 +21,7 @@ from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.batches import BatchPlan
+from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.policy import build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa
@@ -46,6 +47,7 @@ class Case:
     zero: dict[str, int] = dataclasses.field(default_factory=lambda: SMALL)
     recomputed: bool = False
     accumulation_steps: int = 1
+    ema: bool = False
 
     def settings(self) -> dict[str, Any]:
         policy = read_policy(f"ds_configs/{self.policy}.json")
@@ -55,7 +57,7 @@ class Case:
         sharding = Sharding.of(self.settings(), self.precision, self.policy)
         k = self.accumulation_steps
         batches = BatchPlan(MICRO_BATCH * k * ranks, MICRO_BATCH, k, ranks)
-        return Step(MODEL, sharding, batches, (FULL if self.recomputed else NONE).by_part, cpu=True)
+        return Step(MODEL, sharding, batches, (FULL if self.recomputed else NONE).by_part, cpu=True, ema=self.ema)
 
 
 CASES = {
@@ -73,6 +75,11 @@ CASES = {
     "3 bf16, two micro-batches": Case("zero3", "bf16", GATHERED, accumulation_steps=2),
     "3 fp32": Case("zero3", "fp32", GATHERED),
     "3 bf16, offloaded": Case("zero3_offload", "bf16", GATHERED),
+    "0 fp32, averaged": Case("zero0", "fp32", ema=True),
+    "1 bf16, averaged": Case("zero1", "bf16", ema=True),
+    "2 fp32, averaged": Case("zero2", "fp32", ema=True),
+    "3 bf16, averaged": Case("zero3", "bf16", GATHERED, ema=True),
+    "3 bf16, offloaded, averaged": Case("zero3_offload", "bf16", GATHERED, ema=True),
 }
 
 
@@ -105,12 +112,14 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
         "comms_logger": {"enabled": True, "prof_all": True},
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    ema = Ema(engine, 0.9 if case.ema else None)
     micro_batches = [inputs(MODEL, runtime.rank)] * case.accumulation_steps
 
     def step() -> None:
         for micro, more in zip(micro_batches, shared_inputs(engine, micro_batches, MODEL.text.eot_id), strict=True):
             engine.backward(engine("train", **micro, **more)["loss"])
             engine.step()
+        ema.update(taken=True)
 
     for _ in range(3):  # the first makes AdamW's state, the second and third are what stage 3's coordinator learns from
         step()
@@ -125,6 +134,8 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
         step()
     sent = {name: sum(size * facts[0] for size, facts in sizes.items()) for name, sizes in comms_logger.comms_dict.items()}
     engine.save_checkpoint(str(folder), tag="saved", save_latest=False, exclude_frozen_parameters=False)
+    for name, content in ema.files().items():
+        torch.save(content, folder / name)
     runtime.barrier()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     runtime.barrier()
@@ -136,7 +147,7 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
 
 ALONE = [name for name in CASES if "nothing kept" not in name and "micro" not in name]
 """On one rank stage 3 gathers nothing."""
-ALWAYS = [(2, name) for name in ("0 fp32", "1 bf16", "2 bf16, two micro-batches", "3 bf16, recomputed")]
+ALWAYS = [(2, name) for name in ("0 fp32", "1 bf16", "2 bf16, two micro-batches", "3 bf16, recomputed", "3 bf16, averaged")]
 """One case of every stage; the others are the night's."""
 RUNS = [
     pytest.param(*run, marks=() if run in ALWAYS else pytest.mark.full)

@@ -23,9 +23,10 @@ from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 from tests.worlds.launching import LIMIT, finish, run_on_ranks, start, start_warm
-from tests.worlds.training import SMALL, STEPS, assert_same_run, in_turn, losses, run, train_here, weights, with_validation
+from tests.worlds.training import SMALL, STEPS, assert_same_run, average, in_turn, losses, run, train_here, weights, with_validation
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
+AVERAGED = ["--optim.ema-decay", "0.9"]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks, ZeRO-3."""
-    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), ranks=2)
+    """Two ranks, ZeRO-3, with a moving average of the weights."""
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), *AVERAGED, ranks=2)
 
 
 def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Path) -> None:
@@ -161,10 +162,10 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, data_set: Path, tmp_path: Path) -> None:
-    """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights and
-    losses, bit for bit, as the run that nobody killed."""
+    """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights, average of
+    them and losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = ["--data.train", str(data_set), *with_validation(data_set), "--run.out", str(out)]
+    options = ["--data.train", str(data_set), *with_validation(data_set), *AVERAGED, "--run.out", str(out)]
     process = start_warm([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -176,17 +177,19 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
-    run(out, data_set, *with_validation(data_set), ranks=2)
+    run(out, data_set, *with_validation(data_set), *AVERAGED, ranks=2)
     assert losses(out) == losses(two_ranks)
-    mine, theirs = weights(out), weights(two_ranks)
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    for read in (weights, average):
+        mine, theirs = read(out), read(two_ranks)
+        assert list(mine) == list(theirs) and all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 @pytest.fixture(scope="module")
 def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs that went through, and copies of them that resumed at step 2 in other processes."""
     folder = tmp_path_factory.mktemp("bf16")
-    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", "bf16"] for stage in ("zero1", "zero3")}
+    bf16 = ["--run.precision", "bf16", *AVERAGED]
+    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in ("zero1", "zero3")}
     for way in ("through", "resumed"):
         if way == "resumed":
             for stage in options:
@@ -202,6 +205,8 @@ def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, bf16:
     """What GPUs train in. The float32 weights behind the bf16 ones are what is opened: rounded, they are those of the model."""
     through, resumed = bf16 / "through" / stage, bf16 / "resumed" / stage
     assert losses(resumed) == losses(through)
+    mine, theirs = average(resumed), average(through)
+    assert all(value.dtype == torch.float32 and torch.equal(value, mine[name]) for name, value in theirs.items())
     mine, theirs = weights(resumed), weights(through)
     assert all(value.dtype == torch.float32 and torch.equal(value, mine[name]) for name, value in theirs.items())
     assert any(not torch.equal(value, value.bfloat16().float()) for value in theirs.values()), "not the rounded ones"

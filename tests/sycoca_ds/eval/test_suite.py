@@ -131,6 +131,27 @@ def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monk
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, True]
 
 
+def test_the_moving_average_is_evaluated_in_place_of_the_weights(world, tmp_path, capsys):
+    """Its numbers are those of a run whose weights it is, and no result of one is taken for one of the other."""
+    averaged, out = make_run(tmp_path / "averaged", average_of=4), tmp_path / "out"
+
+    def evaluated(checkpoint, ema):
+        words = {"device": "cpu", "precision": "fp32", "tasks": ("retrieval",), "gallery": 2, "ema": ema}
+        assert evaluate(EvaluateConfig(str(checkpoint), str(world / "data"), str(out), **words)) == 0
+        results = json.loads((out / "results.json").read_text())
+        record = results["tasks"]["retrieval"]
+        said = [text in capsys.readouterr().out for text in ("at step 7, average of its weights",)]
+        said.append("decay of the average" in (out / "report.html").read_text())
+        return results["checkpoint"]["ema_decay"], record["metrics"], record["reused"], said
+
+    found = [evaluated(averaged, ema) for ema in (True, False, True, True)]
+    assert [decay for decay, _, _, _ in found] == [0.99, None, 0.99, 0.99]
+    assert [reused for _, _, reused, _ in found] == [False, False, False, True]
+    assert [said for _, _, _, said in found] == [[ema, ema] for ema in (True, False, True, True)]
+    assert evaluated(make_run(tmp_path / "other", seed=4), False)[1] == found[0][1] != found[1][1]
+    assert evaluated(world / "run", False)[1] == found[1][1]
+
+
 def test_captions_by_beam_search_are_another_result(done, world, tmp_path):
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.model.generation import Decoding

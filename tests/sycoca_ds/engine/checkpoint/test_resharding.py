@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.checkpoint import resharding, restoring
+from sycoca_ds.engine.checkpoint import resharding
 from sycoca_ds.engine.checkpoint.saving import Saver
+from sycoca_ds.engine.ema import Ema
 from tests.worlds.launching import run_on_ranks
 from tests.worlds.training import SMALL, assert_same_run, train_here
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sycoca_ds.engine.ranks.runtime import Runtime
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all the runs
-OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0"]
+OPTIONS = ["--optim.global-batch-size", "12", "--data.lanes", "6", "--optim.weight-decay", "1.0", "--optim.ema-decay", "0.9"]
 CASES = {  # each with the numbers of ranks that go on with what two ranks saved; 0: without a launcher
     ("zero0", "fp32"): [0],  # every rank holds everything
     ("zero1", "bf16"): [3],
@@ -36,7 +37,7 @@ GRID = [
 ]
 
 
-def write_down(engine, file: Path) -> None:
+def write_down(engine, ema: Ema, file: Path) -> None:
     """Every tensor and number of a step, put together from all ranks."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
@@ -51,6 +52,11 @@ def write_down(engine, file: Path) -> None:
             state[parameter_name, key] = safe_get_full_optimizer_state(parameter, key).cpu()
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             state[parameter_name, "used"] = parameter.detach().float().clone()
+        start, values = ema.pieces.get(parameter_name, (0, torch.empty(0)))
+        average = torch.zeros_like(state[parameter_name]).flatten()
+        average[start : start + values.numel()] = values
+        torch.distributed.all_reduce(average)  # each number is one rank's
+        state[parameter_name, "ema"] = average
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     state["steps"] = sorted({int(own["step"]) for own in inner.state.values()})
     shared = [own["step"].data_ptr() for own in inner.state.values() if torch.is_tensor(own["step"])]
@@ -64,23 +70,22 @@ def write_down(engine, file: Path) -> None:
 
 def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str) -> None:
     """The runs of so many ranks, in turn: state is written down at the first save, or where a run goes on."""
-    plain_save, plain_restore = Saver.save, restoring.restore
+    plain_save, plain_restore = Saver.save, Ema.restore
     for case in cases:
         stage, precision = case.split()
         out = Path(folder, case, ranks)
 
         def save(self, *more, out=out, stage=stage):
             if self.session.position.step == 2 and stage != "zero0":
-                write_down(self.session.engine, out.with_suffix(".pt"))
+                write_down(self.session.engine, self.session.ema, out.with_suffix(".pt"))
             return plain_save(self, *more)
 
-        def restore(engine, *more, out=out, stage=stage):
-            state = plain_restore(engine, *more)
+        def restore(self, *more, out=out, stage=stage):  # the last thing that is restored
+            plain_restore(self, *more)
             if stage != "zero0":
-                write_down(engine, out.with_suffix(".pt"))
-            return state
+                write_down(self._engine, self, out.with_suffix(".pt"))
 
-        Saver.save, restoring.restore = save, restore
+        Saver.save, Ema.restore = save, restore
         options = [*SMALL, *OPTIONS, "--run.ds-config", f"ds_configs/{stage}.json", "--run.precision", precision]
         train_here(runtime, [*options, "--data.train", data, "--run.out", str(out)])
 
@@ -105,11 +110,13 @@ def runs(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pyte
 @pytest.mark.slow
 @pytest.mark.parametrize("stage, precision, ranks", GRID)
 def test_what_two_ranks_saved_other_numbers_of_ranks_load(stage: str, precision: str, ranks: int, runs: Path) -> None:
-    """Weights, moments, steps and options of the groups are equal, no tolerance; in float32 the run then ends as it would have."""
+    """Weights, their average, moments, steps and options of the groups are equal, no tolerance; in float32 the run then ends as it
+    would have."""
     folder = runs / f"{stage} {precision}"
     if stage != "zero0":
         saved, restored = torch.load(folder / "2.pt"), torch.load(folder / f"{ranks}.pt")
         assert saved["steps"] == [2] and saved["decay"] == [1.0, 0.0]
+        assert not torch.equal(saved["logit_scale", "ema"].squeeze(), saved["logit_scale"])
         assert list(restored) == list(saved)
         for name, value in saved.items():
             same = torch.equal(value, restored[name]) if torch.is_tensor(value) else value == restored[name]
