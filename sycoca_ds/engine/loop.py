@@ -114,7 +114,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
     monitor.saved(saver)
     monitor.close()
     saver.check()
-    status.write(ended, position.step, saver.last_sealed)
+    status.write(ended, position.step, saver.last_sealed, why=stop.why if ended == "preempted" else "")
     runtime.say(f"{ended} at step {position.step} of {steps}; checkpoint in {saver.checkpoints}")
     return ended
 

@@ -11,6 +11,7 @@ import re
 import signal
 from dataclasses import dataclass, replace
 
+from sycoca_ds.engine.safety.status import LAUNCHER_GONE
 from sycoca_ds.supervise.evidence import Evidence, Failure
 from sycoca_ds.train import EXIT_PREEMPTED
 
@@ -44,6 +45,8 @@ WORDS = (
     (DIVERGED, r"steps in a row to step \d+ were skipped|gradient is exactly zero|no checkpoint yet to go back to"),
 )
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is killed by signal: (\w+)|exited)")
+ASKED = tuple(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP))
+"""Status of a launcher that was asked to stop."""
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 SILENT = re.compile(r"rank (\d+)(?: \(and \d+ more\))?(?: on (\S+) (?:gives no|is stuck)| at (\S+) is not reached)")
 SAID = re.compile(r"^(?:\S+: )?rank (\d+) on (\S+): (.*); ending$")
@@ -227,9 +230,14 @@ def stopped(evidence: Evidence) -> Cause | None:
     if evidence.run.get("status") != "preempted" and evidence.status != EXIT_PREEMPTED:
         return None
     saved = f"run_status.json: preempted at step {evidence.run.get('step')}, checkpoint {evidence.run.get('checkpoint')}"
-    gone = [line for line in evidence.said if "the launcher is gone" in line]
-    if gone and evidence.status not in (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT, 128 + signal.SIGHUP):
-        return Cause(KILLED, (gone[0], f"the launcher ended with status {evidence.status}", saved))
+    if evidence.unreachable:
+        host = evidence.unreachable[0]
+        return Cause(NETWORK, (f"{host} is not reached by ssh, and the ranks lost their launcher", saved), None, host)
+    gone = [line for line in (str(evidence.run.get("why")), *evidence.said) if LAUNCHER_GONE in line]
+    # ended before its ranks had: then the supervisor asked these to save, unless they saw it first
+    before = evidence.run.get("status") == "preempted" and evidence.status in (0, 128 + signal.SIGKILL)
+    if before or gone and evidence.status not in ASKED:
+        return Cause(KILLED, (*gone[:1], f"the launcher ended with status {evidence.status}", saved))
     return Cause(PREEMPTED, (saved,))
 
 

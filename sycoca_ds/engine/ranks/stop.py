@@ -8,6 +8,7 @@ import signal
 
 from sycoca_ds.engine.ranks.launcher import find_launcher
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.safety.status import LAUNCHER_GONE
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
@@ -19,10 +20,13 @@ class StopSignal:
 
     SIGHUP comes with a Ctrl-C in a terminal: the runner of `deepspeed` dies of it, and the kernel sends one to a process group that
     nobody's shell waits for any more and that has a stopped member, as the launcher is then.
+
+    Attributes:
+        why: the signal's name, or LAUNCHER_GONE; "" while this rank knows no reason to stop.
     """
 
     def __init__(self, runtime: Runtime) -> None:
-        self._received, self.leads = False, runtime.leads
+        self.why, self.leads = "", runtime.leads
         self.launcher = find_launcher() if runtime.local_rank == 0 else None
         for number in STOPS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what is to run in the background
@@ -31,18 +35,18 @@ class StopSignal:
     @property
     def received(self) -> bool:
         """Whether this rank knows a reason to stop."""
-        if not self._received and self.launcher is not None and self.launcher.is_gone():
-            self._received = True
+        if not self.why and self.launcher is not None and self.launcher.is_gone():
+            self.why = LAUNCHER_GONE
             with contextlib.suppress(OSError):
-                os.write(2, b"\nthe launcher is gone: saving after this step, then the end\n")
-        return self._received
+                os.write(2, f"\n{LAUNCHER_GONE}: saving after this step, then the end\n".encode())
+        return bool(self.why)
 
     def hold_launcher(self) -> None:
         if self.launcher is not None:
             self.launcher.wait_for_us()
 
     def _receive(self, number: int, frame: object) -> None:
-        self._received = True
+        self.why = signal.Signals(number).name
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             self.hold_launcher()

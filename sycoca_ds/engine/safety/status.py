@@ -25,6 +25,8 @@ HEARTBEATS = "heartbeats"
 the `first` step of this start, the seconds `spent` in each phase before this one, `world_size`, the supervisor's `attempt`."""
 ATTEMPT_VARIABLE = "PYTHON_SYCOCA_ATTEMPT"
 """Variable by which a supervisor knows the processes of its attempts, on every host: DeepSpeed takes along what begins so."""
+LAUNCHER_GONE = "the launcher is gone"
+"""Why a run was stopped, if that is why."""
 EXIT_HANG = 76
 """Exit status of a job that the watchdog ended: a rank was silent or stuck."""
 
@@ -33,16 +35,17 @@ class RunStatus:
     """Written by rank 0, and never a reason to stop: on a full disk the last word stays.
 
     Keys of run_status.json: `status` ("running", "completed", "preempted", "failed"), `step` the last one that was told, `steps`
-    of the whole run, `checkpoint` the step of the newest whole checkpoint or null, `host` and `pid` of rank 0, `time` in seconds
-    since 1970.
+    of the whole run, `checkpoint` the step of the newest whole checkpoint or null, `why` it was preempted as far as rank 0 knows (a
+    signal, `LAUNCHER_GONE`, or ""), `host` and `pid` of rank 0, `time` in seconds since 1970.
     """
 
     def __init__(self, run: Path, steps: int, enabled: bool) -> None:
         self.run, self.steps, self.enabled = run, steps, enabled
 
-    def write(self, status: str, step: int, checkpoint: int | None) -> None:
+    def write(self, status: str, step: int, checkpoint: int | None, why: str = "") -> None:
         if self.enabled:
-            write_status(self.run, {"status": status, "step": step, "steps": self.steps, "checkpoint": checkpoint})
+            known = {"status": status, "step": step, "steps": self.steps, "checkpoint": checkpoint, "why": why}
+            write_status(self.run, known)
 
 
 def write_status(run: Path, values: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sycoca_ds.engine.safety.status import LAUNCHER_GONE
 from sycoca_ds.supervise import causes
 from sycoca_ds.supervise.causes import CLASSES, find_cause
 from sycoca_ds.supervise.evidence import End, Evidence, Failure, Sign
@@ -375,6 +376,23 @@ def test_a_launcher_that_does_not_end_after_a_kill_is_no_hang() -> None:
     for recorded in (RECORDED["kill -9 of a rank"], replace(RECORDED["kill -9 of a rank"], ends=(), said=())):
         cause = find_cause(replace(recorded, status=None, ended=why))
         assert (cause.kind, cause.rank) == ("killed", 1)
+
+
+@pytest.mark.parametrize(
+    "status, why, unreachable, kind",
+    [
+        (137, "SIGTERM", (), "killed"),  # kill -9 of `deepspeed`: the supervisor then asked the ranks to save
+        (0, "SIGTERM", (), "killed"),  # kill -9 of pdsh, of which `deepspeed` takes no notice
+        (255, "", ("node-b",), "network"),  # sshd of the other host is gone, and its ranks' launcher with it
+        (1, LAUNCHER_GONE, (), "killed"),
+        (143, LAUNCHER_GONE, (), "preempted"),
+        (75, "SIGUSR1", (), "preempted"),
+        (1, "SIGTERM", (), "preempted"),
+    ],
+)
+def test_who_ended_a_run_that_was_saved(status: int, why: str, unreachable: tuple[str, ...], kind: str) -> None:
+    run = {**SAVED, "why": why}
+    assert find_cause(Evidence(status=status, run=run, unreachable=unreachable, signs=IN_STEP, after=6)).kind == kind
 
 
 def test_words_that_found_no_room_on_the_disk() -> None:
