@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
@@ -16,10 +19,25 @@ def one_line(error: Exception) -> str:
     return next((line.strip()[:300] for line in said.splitlines() if line.strip()), type(error).__name__)
 
 
+def nobody_reads(pipe: int) -> bool:
+    """Whether the other end of a pipe is closed."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def run_command(main: Callable[[], int | None]) -> int:
-    """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130."""
+    """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130, an output whose
+    reader has seen enough (`| head`) 141, as of a program that the system ends for it."""
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not nobody_reads(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter says it once more at its end
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2

@@ -16,11 +16,12 @@ from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
-from sycoca_ds.capacity.machines import Assumptions, Machine, find_gpu, read_hostfile
+from sycoca_ds.capacity.machines import Assumptions, Machine, find_gpu
 from sycoca_ds.capacity.report import assumptions, beside, heading, memory_table, most_by_part, sweep_table
 from sycoca_ds.capacity.search import Configuration, Search, lanes_for
 from sycoca_ds.config import check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.engine.policy import find_policy
+from sycoca_ds.launch.hostfile import whole_hostfile
 from sycoca_ds.options import parse_options, read_json_object, take_option
 from sycoca_ds.presets import DEFAULT_PRESET, VOCABULARIES
 
@@ -73,8 +74,8 @@ def machine_of(options: Options) -> tuple[Machine, str]:
     if (options.hostfile is None) == (options.gpus is None):
         raise UserError("give either --hostfile FILE or --gpus N: expected one of them, to know how many GPUs there are")
     if options.hostfile is not None:
-        hosts = read_hostfile(Path(options.hostfile))
-        slots = {count for _, count in hosts}
+        hosts = whole_hostfile(Path(options.hostfile))
+        slots = {host.slots for host in hosts}
         if len(slots) > 1:
             raise UserError(f"--hostfile {options.hostfile}: machines of {sorted(slots)} slots; a plan needs equal ones")
         nodes, each, words = len(hosts), slots.pop(), options.hostfile

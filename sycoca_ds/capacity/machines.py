@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.monitoring.peaks import PEAK_TFLOPS
@@ -89,9 +88,11 @@ class Assumptions:
     sample_kb: float = 46.0
     """Kilobytes of a sample in its shard (same note)."""
     save_gbytes: float = 2.0
-    """What a machine writes to the file system of the checkpoints while it saves, read back and hashed, 1e9 bytes a second."""
+    """What a rank copies of its part of the checkpoint to its host's memory while the training stands, 1e9 bytes a second; writing
+    goes on beside it. Two cores of an AMD EPYC reached 2.4 to 3.5 from memory to memory; a rank with an H200 0.9, with a checksum
+    that is left out since."""
     save_seconds: float | None = None
-    """Seconds for which a save stops the training; default: the checkpoint's bytes at `save_gbytes` a machine."""
+    """Seconds for which a save stops the training; default: a rank's share of the checkpoint at `save_gbytes`."""
     node_mttf_days: float = 154.0
     """Days after which a machine fails, on average: 6.5 failures in 1,000 machine days (Meta's RSC-1, arXiv 2410.21680)."""
     restart_minutes: float = 5.0
@@ -145,27 +146,3 @@ def find_gpu(name: str, ranks_of_a_machine: int) -> Gpu:
             "take the most like it and give --memory-gib, --tflops, --memory-gbytes, --link-gbytes, --watts)"
         )
     return GPUS[name]
-
-
-def read_hostfile(path: Path) -> list[tuple[str, int]]:
-    """(name, slots) of each machine, in order, as DeepSpeed's launcher reads it.
-
-    Raises:
-        UserError: missing, a line that is none, a machine that stands twice, or no machine.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"--hostfile {path} cannot be read ({error.strerror}): check the path") from None
-    found: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.match(r"^(\S+)\s+slots=(\d+)\s*(#.*)?$", line.strip())
-        if match is None or match[1] in found or int(match[2]) < 1:
-            why = "stands twice" if match and match[1] in found else "expected NAME slots=GPUS"
-            raise UserError(f"--hostfile {path}, line {number}: {line.strip()!r}: {why}")
-        found[match[1]] = int(match[2])
-    if not found:
-        raise UserError(f"--hostfile {path} names no machine: expected lines of NAME slots=GPUS")
-    return list(found.items())

@@ -120,6 +120,7 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
         ("read from shards, MB/s", lambda one: f"{one.speed.samples_per_second * one.machine.assume.sample_kb / 1e3:,.0f}"),
         ("checkpoint, GB", lambda one: f"{one.saves.bytes / 1e9:.2f}"),
         ("a save stops the training, s", lambda one: f"{one.saves.seconds:.1f}"),
+        ("  kept in a machine's memory, GB", lambda one: f"{one.saves.bytes / one.machine.nodes / 1e9:.2f}"),
         ("a failure every", lambda one: f"{one.saves.mttf / 86400:,.1f} days"),
         ("save every (loses least)", saved),
         ("  lost to saves and failures", lambda one: f"{one.saves.lost(one.saves.interval):.2%}"),

@@ -53,6 +53,6 @@ def daly(save: float, mttf: float) -> float:
 def saves(step: Step, machine: Machine) -> Saves:
     """Of that run on that machine."""
     assume, size = machine.assume, checkpoint_bytes(step)
-    seconds = size / (machine.nodes * assume.save_gbytes * 1e9) if assume.save_seconds is None else assume.save_seconds
+    seconds = size / (machine.gpus * assume.save_gbytes * 1e9) if assume.save_seconds is None else assume.save_seconds
     mttf = assume.node_mttf_days * 86400 / machine.nodes
     return Saves(size, seconds, mttf, daly(seconds, mttf) if seconds > 0 else 0.0, 60 * assume.restart_minutes)

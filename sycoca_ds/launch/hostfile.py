@@ -65,6 +65,14 @@ def read_hostfile(path: Path) -> tuple[list[Host], list[Problem]]:
     return list(hosts.values()), problems
 
 
+def whole_hostfile(path: Path) -> list[Host]:
+    """The hosts of a file with which nothing is wrong. Raises `UserError` for the first thing that is."""
+    hosts, problems = read_hostfile(path)
+    if problems:
+        raise UserError(": ".join(problems[0]))
+    return hosts
+
+
 def environment_files(folder: Path) -> list[Path]:
     """The files whose variables DeepSpeed gives every rank, later ones winning: one in the home, one in the folder of the start."""
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")

@@ -11,7 +11,7 @@ from data_pipeline.files import write_text
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.ranks.launcher import RUNNERS
-from sycoca_ds.launch.hostfile import Host, read_hostfile
+from sycoca_ds.launch.hostfile import Host, whole_hostfile
 from sycoca_ds.options import parse_options
 
 HOSTFILE = ("--hostfile", "-H")
@@ -128,9 +128,7 @@ def read_hosts(words: list[str] | tuple[str, ...], place: int, all_of_them: bool
     file = option(own, HOSTFILE)
     if file is None or any(option(own, (name,)) is not None for name in FILTERS):
         return ()
-    hosts, problems = read_hostfile(Path(file))
-    if problems:
-        raise UserError(problems[0])
+    hosts = whole_hostfile(Path(file))
     slots, count = option(own, SLOTS), option(own, COUNT)
     if slots is not None:
         hosts = [replace(host, slots=int(slots)) for host in hosts]

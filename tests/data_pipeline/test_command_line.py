@@ -320,3 +320,11 @@ def test_arguments_that_are_not_utf_8_are_refused_in_one_line(tmp_path):
     done = run("adopt", "--tars", str(tmp_path), "--out", str(out))
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert r"caf\udce9': expected a name in UTF-8" in done.stderr and not out.exists()
+
+
+def test_an_output_that_nobody_reads_any_more_is_no_error_of_the_program():
+    command = [sys.executable, "-m", "data_pipeline", "build", "--help"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
