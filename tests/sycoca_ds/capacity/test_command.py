@@ -59,6 +59,23 @@ def test_what_it_says(capsys: pytest.CaptureFixture) -> None:
     assert "\n1024  " in said
 
 
+def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
+    """930M on 16 ranks: a sixteenth of 4 bytes a weight in memory, all of them in the checkpoint."""
+    found = []
+    for more in ([], ["--optim.ema-decay", "0.9999"]):
+        out = tmp_path / f"plan{len(more)}"
+        lines = plan(["--preset", "930m", "--hostfile", HOSTS, "--out", str(out), *more])
+        assert any("AdamW, EMA" in line for line in lines) == bool(more)
+        found.append(json.loads((out / "plan.json").read_text())["asked"])
+    without, with_it = found
+    weights = with_it["saves"]["bytes"] - without["saves"]["bytes"]
+    assert weights == pytest.approx(4 * 938.0e6, rel=1e-4)
+    assert with_it["memory"]["optimizer"] - without["memory"]["optimizer"] == pytest.approx(weights / 16, rel=1e-4)
+    assert with_it["step_seconds"]["optimizer"] > without["step_seconds"]["optimizer"]
+    with pytest.raises(UserError, match="^optim.ema-decay = 1.5: expected"):
+        plan(["--preset", "930m", "--hostfile", HOSTS, "--optim.ema-decay", "1.5"])
+
+
 def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     """But the price, which without --samples has nothing to multiply."""
     usual = ["--preset", "tiny", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]

@@ -4,6 +4,7 @@ steps, a way back, a kill, other numbers of ranks, an average that is switched o
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from sycoca_ds.engine.checkpoint.seal import sealed, step_folder
 from sycoca_ds.engine.checkpoint.weights import open_weights
 from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.policy import read_policy
+from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.presets import PRESETS
 from tests.worlds.launching import run_on_ranks
 from tests.worlds.training import SMALL, average, train_here, weights
 
@@ -260,7 +263,8 @@ def test_an_average_that_is_switched_on_starts_there_and_one_that_is_switched_of
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.5, 2.0, float("nan")])
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
+    config = replace(PRESETS["tiny"], optim=replace(PRESETS["tiny"].optim, ema_decay=decay))
     with pytest.raises(UserError, match=rf"^optim.ema-decay = {decay}: expected a number above 0 and below 1"):
-        check_ema_decay(decay)
+        check_before_start(config)
     check_ema_decay(OptimConfig().ema_decay)
     check_ema_decay(0.9999)
