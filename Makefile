@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-all peer spark install lint clean
+.PHONY: demo test test-all gpu-check peer spark install lint clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -25,6 +25,10 @@ test: install
 # Nightly: with the cells of grids that `make test` leaves out.
 test-all: install
 	$(RUN_TESTS) -m "" $(PYTEST)
+
+# What only a GPU can show, in under ten minutes: correctness against the CPU, every ZeRO stage, memory, MFU, a save and its resume.
+gpu-check: install
+	$(BIN)/python benchmarks/gpu_check --out runs/gpu_check $(GPU_CHECK)
 
 # open_clip 3.3 beside the environment, 180 MB, for the tests that compare with it; without it they skip.
 peer: install

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path
@@ -72,8 +73,13 @@ class Profile:
 
     def _start(self) -> None:
         cuda = self.runtime.device.type == "cuda"
+        # Recomputing a block ends with an exception as soon as all is there that the backward pass wants. The memory's history asks
+        # Python for the stack when tensors are freed, then in the middle of that exception, and loses it (seen with torch 2.11:
+        # "returned NULL without setting an exception"): it keeps the stacks of allocations, and blocks are recomputed to their end.
+        self._whole_blocks = set_checkpoint_early_stop(False)
+        self._whole_blocks.__enter__()
         if cuda:
-            torch.cuda.memory._record_memory_history(max_entries=MEMORY_EVENTS)
+            torch.cuda.memory._record_memory_history(context="alloc", max_entries=MEMORY_EVENTS)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
         self._profiler = torch.profiler.profile(activities=kinds, profile_memory=True)
         self._profiler.start()
@@ -84,6 +90,7 @@ class Profile:
         if cuda:
             torch.cuda.synchronize()
         profiler.stop()
+        self._whole_blocks.__exit__(None, None, None)
         place = self.run / "profile" / f"steps_{self.first:08d}_{self.last:08d}"
         trace = place.with_name(f"{place.name}.trace.json")
         with atomic_path(trace) as temporary:

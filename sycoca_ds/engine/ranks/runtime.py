@@ -125,7 +125,7 @@ def start_runtime() -> Runtime:
     local_world = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
     # without it DeepSpeed's CPU accelerator starts `numactl` whenever it wants to know how many devices there are: every reduction
     os.environ.setdefault("LOCAL_SIZE", str(local_world))
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu":  # DeepSpeed's word for leaving GPUs alone
         if local_rank >= torch.cuda.device_count():
             raise UserError(
                 f"{socket.gethostname()} has {torch.cuda.device_count()} GPUs, and was to run more ranks: lower its slots in the "

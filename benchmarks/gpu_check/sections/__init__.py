@@ -1,0 +1,1 @@
+"""The three things that are looked at."""
