@@ -22,6 +22,7 @@ from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.data.transforms import Augmentation, load_image
+from sycoca_ds.model.text_encoder import label_places
 
 log = logging.getLogger(__name__)
 
@@ -128,25 +129,29 @@ class Batch:
     """One micro-batch on the host.
 
     pixels: uint8, RGB crops (h, w, 3) one after another; size_B2: int64, height and width of each; text_BL: int64, trimmed to the
-    longest caption; key_B: int64, the key of each sample's random masks; stand_ins: samples that could not be read and were
-    replaced; lost: those for which no stand-in could be read either, which are black pictures without words, and why.
+    longest caption; label_at_M: int64, `label_places` of it; key_B: int64, the key of each sample's random masks; stand_ins:
+    samples that could not be read and were replaced; lost: those for which no stand-in could be read either, which are black
+    pictures without words, and why.
     """
 
     pixels: Tensor
     size_B2: Tensor
     text_BL: Tensor
+    label_at_M: Tensor
     key_B: Tensor
     stand_ins: int
     lost: str | None = None
 
     def pin_memory(self) -> Batch:
-        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "text_BL", "key_B")}
+        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "text_BL", "label_at_M", "key_B")}
         return replace(self, **pinned)
 
     def to_device(self, device: torch.device, size: int) -> dict[str, Tensor]:
-        """What the model takes: image_BCHW (uint8, size x size, which it normalises itself), text_BL and key_B."""
-        pixels, text_BL, key_B = (x.to(device, non_blocking=True) for x in (self.pixels, self.text_BL, self.key_B))
-        return {"image_BCHW": resize_crops(pixels, self.size_B2, size), "text_BL": text_BL, "key_B": key_B}
+        """What the model's `train` takes: image_BCHW (uint8, size x size, which it normalises itself), text_BL, label_at_M and
+        key_B. The host waits for no copy."""
+        names = ("pixels", "text_BL", "label_at_M", "key_B")
+        there = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return {"image_BCHW": resize_crops(there.pop("pixels"), self.size_B2, size), **there}
 
 
 class TrainSet(Dataset):
@@ -191,10 +196,11 @@ class TrainSet(Dataset):
             pixels.append(crop)
             sizes.append(crop.shape[:2])
             captions.append(caption)
-        text_BL = trim(self._tokenizer.encode(captions, self.context_length))
+        text_BL = torch.from_numpy(trim(self._tokenizer.encode(captions, self.context_length)))
+        label_at_M = label_places(text_BL, self._tokenizer.eot_id)
         self._room = max(self._room, pixels.used)
         keys = [((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample) % (1 << 62) for epoch, sample in wanted]
-        return Batch(pixels.tensor(), torch.tensor(sizes), torch.from_numpy(text_BL), torch.tensor(keys), stand_ins, lost)
+        return Batch(pixels.tensor(), torch.tensor(sizes), text_BL, label_at_M, torch.tensor(keys), stand_ins, lost)
 
     def _read(self, epoch: int, shard: int, position: int) -> tuple[np.ndarray, str]:
         data, caption = self.reader.read(shard, position, epoch)

@@ -71,7 +71,9 @@ def resize_crops(pixels: Tensor, size_B2: Tensor, size: int) -> Tensor:
 def _weights_of(length_b: Tensor, size: int, device: torch.device) -> Tensor:
     """`resampling_weights` on the device, each length's computed once."""
     lengths, which_b = length_b.unique(return_inverse=True)
-    return resampling_weights(lengths.to(device), size, int(lengths[-1]))[which_b.to(device)]
+    longest = int(lengths[-1])
+    lengths, which_b = (x.to(device, non_blocking=True) for x in (lengths, which_b))
+    return resampling_weights(lengths, size, longest)[which_b]
 
 
 def _grey_levels(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from sycoca_ds.model.image_encoder import ImageEncoder, patchify
 from sycoca_ds.model.masking import attention_scores, random_scores, split_patches, take_patches
 from sycoca_ds.model.objectives import contrastive_loss, label_count, masked_l1, patch_moments
 from sycoca_ds.model.pixels import normalise
-from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
+from sycoca_ds.model.text_encoder import TextEncoder, label_places, real_tokens
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
 TASKS = ("train", "features", "contrast", "image_features", "text_features", "masking_scores", "generate", "reconstruct")
@@ -158,6 +158,7 @@ class SyCoCa(nn.Module):
         self,
         image_BCHW: Tensor,
         text_BL: Tensor,
+        label_at_M: Tensor | None = None,
         key_B: Tensor | None = None,
         mask_by: str | None = None,
         contrast: dict[str, Tensor] | None = None,
@@ -167,6 +168,7 @@ class SyCoCa(nn.Module):
 
         Args:
             image_BCHW: uint8 RGB, or float and already normalised; text_BL: int64 ids.
+            label_at_M: `label_places` of text_BL; by default found here, for which the host waits for the device.
             key_B: int64 a sample, the key of random masks; needed where masks are random.
             mask_by: "attention" or "random", the same on all ranks; default the configuration's.
             contrast: with several micro-batches a step, what `_contrast` returned for all of them, its two feature gradients
@@ -195,12 +197,7 @@ class SyCoCa(nn.Module):
             itc = linear - linear.detach() + report["itc"]
         loss = self.loss.itc * itc
 
-        # the label of position t is token t + 1: the last position has none, and neither have pads. Places, not a mask: counting
-        # a mask's entries makes the host wait for the device, which costs least here, before the long work is queued
         valid_BL = self._real(text_BL)
-        label_at_M = valid_BL[:, 1:].flatten().nonzero().squeeze(1)
-        label_M = text_BL[:, 1:].flatten().index_select(0, label_at_M)
-
         keep_caption = keep_mim = None
         if config.reconstructs or (config.captions and masking.low_ratio > 0 and config.family == "sycoca"):
             if (mask_by or masking.mask_by) == "attention":
@@ -220,6 +217,8 @@ class SyCoCa(nn.Module):
         if self.text_decoder is not None:
             if keep_caption is not None:
                 seen_BSD = self.image_encoder.read(kept[0])[1]
+            label_at_M = label_places(text_BL, config.text.eot_id) if label_at_M is None else label_at_M
+            label_M = text_BL[:, 1:].flatten().index_select(0, label_at_M)
             summed = self.text_decoder(token_BLD[:, :-1], seen_BSD, label_at_M, label_M)
             ic = summed / (label_count(valid_BL[:, 1:].sum(), 1) if labels_a_share is None else labels_a_share)
             loss = loss + self.loss.ic * ic

@@ -19,6 +19,15 @@ def real_tokens(text_BL: Tensor, eot_id: int) -> Tensor:
     return ends_BL.cumsum(dim=1) - ends_BL.long() == 0
 
 
+def label_places(text_BL: Tensor, eot_id: int) -> Tensor:
+    """int64 (M,): where text_BL[:, 1:] holds real tokens, counted through it (row * (L - 1) + column), in rising order.
+
+    They are the labels of captioning: that of place t is token t + 1, so the last place has none, and neither have pads. How many
+    they are depends on the texts: of texts on a device the host has to wait for that number.
+    """
+    return real_tokens(text_BL, eot_id)[:, 1:].flatten().nonzero().squeeze(1)
+
+
 class TextEncoder(nn.Module):
     """Tokens `[SOT] w.. [EOT] pad..`, then [CLS]; [CLS] attends to real tokens and itself, tokens never to [CLS] or pads."""
 

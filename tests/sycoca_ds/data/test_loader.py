@@ -54,7 +54,7 @@ def batches(folder: Path, workers: int, first: int = 0, world: int = 1, rank: in
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("pixels", "size_B2", "text_BL", "key_B"))
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("pixels", "size_B2", "text_BL", "label_at_M", "key_B"))
 
 
 def images(batch: Batch) -> torch.Tensor:
@@ -74,6 +74,15 @@ def test_workers_ranks_and_resuming_change_nothing(data_set: Path) -> None:
     keys = torch.cat([batch.key_B for batch in alone[:6]])
     assert len(keys.unique()) == len(keys), "an epoch (6 steps) has a key a sample"
     assert not torch.equal(images(alone[0]), images(alone[6])), "the next epoch has another order"
+
+
+def test_labels_are_all_real_tokens_but_the_first(data_set: Path) -> None:
+    for batch in batches(data_set, workers=0)[:2]:
+        length, expected = batch.text_BL.shape[1] - 1, []
+        for row, ids in enumerate(batch.text_BL.tolist()):
+            expected += [row * length + place - 1 for place in range(1, ids.index(2) + 1)]
+        assert batch.label_at_M.tolist() == expected
+        assert len(expected) < 16 * length, "some captions are padded"
 
 
 def test_an_unreadable_sample_is_replaced_by_the_same_one_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,31 +45,29 @@ def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Pa
     assert_same_run(two_ranks, alone)
 
 
-STAGES = {"zero0": (0, 4), "zero1": (2, 2), "zero2": (2, 2), "zero3": (2, 2), "zero3_offload": (2, 2)}
-"""Ranks and micro-batches."""
+STAGES = ("zero1", "zero3_offload")
+"""The guard stands before an optimizer on the device and before one on the host; all stages of the engine: test_exactness.py."""
 
 
-def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
+def on_a_rank(runtime: Runtime, folder: str, data: str) -> None:
     """Runs with the captioning loss in pieces whose number differs from rank to rank."""
     decoders.LOGITS_AT_ONCE = 10 * 512
-    for stage in stages:
-        options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", str(STAGES[stage][1])]
+    for stage in STAGES:
+        options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", "2"]
         train_here(runtime, [*SMALL, "--data.train", data, "--run.out", f"{folder}/{stage}", *options])
 
 
 @pytest.fixture(scope="module")
 def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("in_pieces")
-    for ranks in (0, 2):
-        run_on_ranks(folder, __name__, str(folder), str(data_set), *(s for s in STAGES if STAGES[s][0] == ranks), ranks=ranks)
+    run_on_ranks(folder, __name__, str(folder), str(data_set))
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_stages_and_accumulation_equal_one_batch_without_zero(stage: str, in_pieces: Path, alone: Path) -> None:
-    """Every ZeRO stage, k micro-batches against one k times as large (the contrast over all pairs, the mean over all tokens of
-    captions of different lengths)."""
+def test_two_micro_batches_on_two_ranks_equal_one_batch_on_one(stage: str, in_pieces: Path, alone: Path) -> None:
+    """The contrast is over all pairs, the mean over all tokens of captions of different lengths."""
     assert_same_run(in_pieces / stage, alone)
 
 

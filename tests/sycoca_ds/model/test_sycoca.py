@@ -16,6 +16,7 @@ from sycoca_ds.model.image_encoder import patchify, unpatchify
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.model.text_encoder import label_places
 from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
 
 
@@ -124,6 +125,16 @@ def test_random_masks_of_captioning_and_of_tg_mim_are_independent() -> None:
     shared = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(for_caption, for_mim, strict=True)]
     # 8 of 16 each: 4 in common on average, 1.03 of deviation a sample
     assert len(shared) == 64 and abs(sum(shared) / 64 - 4) < 5 * 1.03 / 8
+
+
+def test_places_of_labels_may_be_given() -> None:
+    """Then the model looks for none: with a part of them the loss is the sum over these."""
+    model, inputs = small_model(), random_inputs()
+    places = label_places(inputs["text_BL"], 2)
+    given = (None, places, places[::2], places[1::2])
+    whole, same, half, rest = (model("train", **inputs, label_at_M=chosen)["ic"] for chosen in given)
+    assert torch.equal(whole, same) and half > 0
+    torch.testing.assert_close(half + rest, whole)
 
 
 def test_pixels_may_come_as_bytes() -> None:

@@ -13,6 +13,7 @@ from sycoca_ds.config import ImageEncoderConfig, ModelConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, resident_gib
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.model.text_encoder import label_places
 from tests.worlds.small_model import SMALL_MODEL
 
 ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)
@@ -21,7 +22,8 @@ TEXT = torch.tensor([[1, 7, 8, 9, 2, 0, 0, 0], [1, 7, 2, 0, 0, 0, 0, 0]])
 
 
 def batch(stand_ins: int = 0) -> Batch:
-    return Batch(torch.zeros(0, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64), TEXT, torch.arange(2), stand_ins)
+    pixels, sizes = torch.zeros(0, dtype=torch.uint8), torch.zeros(2, 2, dtype=torch.int64)
+    return Batch(pixels, sizes, TEXT, label_places(TEXT, 2), torch.arange(2), stand_ins)
 
 
 def test_flops_of_a_batch_by_hand() -> None:
