@@ -195,6 +195,7 @@ def test_names_that_look_like_other_files(tmp_path: Path, name: str) -> None:
     assert [row["keep"] for row in check_tar(written(tmp_path, data), mirror=True)] == [True]
 
 
+@pytest.mark.full
 def test_a_place_that_was_reserved_for_a_download_costs_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     path.touch()

@@ -70,9 +70,18 @@ def counted(model: ModelConfig, batch: int, precision: str, checkpointing: Check
     return kept_bytes(forward_pieces(Work(model, batch, batch, kernels, checkpointing)))
 
 
+FULL = pytest.mark.full
+
+
 @pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
-@pytest.mark.parametrize("pooling", ["cls", "attention"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "pooling, precision",
+    [
+        ("cls", "fp32"),
+        ("attention", "bf16"),
+        *(pytest.param(*cell, marks=FULL) for cell in (("cls", "bf16"), ("attention", "fp32"))),
+    ],
+)
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_kept_bytes_of_every_family(family: str, pooling: str, precision: str, checkpointing: Checkpointing) -> None:
     image = dataclasses.replace(TINY.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
@@ -89,7 +98,10 @@ def test_kept_bytes_of_every_masking(masking: dict, checkpointing: Checkpointing
     assert counted(model, 4, "fp32", checkpointing) == pytest.approx(saved(model, 4, "fp32", checkpointing), rel=0.01)
 
 
-@pytest.mark.parametrize("preset", ["small", "base", "930m", "coca_base", "coca_ViT-B-32", "coca_ViT-L-14"])
+@pytest.mark.parametrize(
+    "preset",
+    ["930m", "coca_ViT-B-32", *(pytest.param(name, marks=FULL) for name in ("small", "base", "coca_base", "coca_ViT-L-14"))],
+)
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_kept_bytes_of_presets_at_two_blocks_a_part(preset: str, checkpointing: Checkpointing) -> None:
     """Their own widths, patches and captions; what more blocks keep is a multiple."""
@@ -116,7 +128,7 @@ def test_every_second_block_keeps_half_of_what_recomputing_all_saves() -> None:
 
 
 @pytest.mark.parametrize("family, mask_at", [("clip", "input"), ("coca", "input"), ("sycoca", "input"), ("sycoca", "embedding")])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=FULL), "bf16"])
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_the_highest_moment_of_forward_and_backward(
     family: str, mask_at: str, precision: str, checkpointing: Checkpointing

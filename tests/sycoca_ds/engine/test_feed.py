@@ -127,6 +127,7 @@ def kill_after(process, seal: Path) -> None:
     assert seal.exists(), output[-3000:]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_run_killed_twice_goes_on_with_other_numbers_of_ranks_where_the_optimizer_was(
     folders: list[Path], tmp_path: Path
@@ -153,6 +154,7 @@ def test_a_run_killed_twice_goes_on_with_other_numbers_of_ranks_where_the_optimi
     assert used == expected
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_ranks_share_copies_of_shards_behind_a_url(tmp_path: Path) -> None:
     """Whole runs through fsspec: with room for all the plan's samples come; with less than is read at once the run is refused."""

@@ -74,8 +74,17 @@ def test_order_of_images_changes_nothing(no_java):
     assert first == again
 
 
-@pytest.mark.parametrize("tools", ["regex", pytest.param("java", marks=needs_java)])
-@pytest.mark.parametrize("empty", [("", " "), ("...", "!"), ("\u3000", "\n")])
+EMPTY = [("", " "), ("...", "!"), ("\u3000", "\n")]
+
+
+@pytest.mark.parametrize(
+    "tools, empty",
+    [
+        *(("regex", empty) for empty in EMPTY),
+        pytest.param("java", EMPTY[0], marks=needs_java),
+        *(pytest.param("java", empty, marks=[needs_java, pytest.mark.full]) for empty in EMPTY[1:]),
+    ],
+)
 def test_references_without_a_word(tools, empty, request):
     """What the package gives on two images whose references are empty, and None with the reason for CIDEr, where it fails."""
     from pycocoevalcap.bleu.bleu import Bleu

@@ -111,6 +111,7 @@ def test_killed_ranks_and_launchers_cost_a_restart_each(data_set: Path, tmp_path
     assert "resumed from" in (out / "supervise/attempt_0002.log").read_text()
 
 
+@pytest.mark.full
 def test_a_stopped_rank_and_an_exception_cost_a_restart_each(
     data_set: Path, tmp_path: Path, undisturbed: Path, warm: dict[str, str]
 ) -> None:

@@ -112,6 +112,7 @@ def test_ctrl_c_saves_before_the_launcher_kills(data_set: Path, tmp_path: Path) 
     check_it_was_saved(out, finish(process)[1])
 
 
+@pytest.mark.full
 @pytest.mark.alone
 def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
     """The runner dies of it, the shell has its prompt back, and the kernel hangs up on the group, whose launcher is stopped."""
