@@ -216,6 +216,7 @@ def test_an_outage_does_not_count_as_done(world, built, tmp_path, monkeypatch, c
     assert content(root) == content(built) and len(rows) > 4
 
 
+@pytest.mark.full
 def test_a_lasting_outage_is_named_and_what_comes_can_be_taken(world, tmp_path, monkeypatch, capsys):
     folder, server = world
     monkeypatch.setattr("data_pipeline.download.job.FIRST_PAUSE_SECONDS", 0.1)

@@ -42,7 +42,8 @@ def spark(tmp_path_factory):
     return {"engine": "spark", "spark_master": "local[2]", "memory_limit": "2GB"}
 
 
-@pytest.mark.parametrize("dedup", [pytest.param("url", marks=pytest.mark.full), "url_caption"])
+@pytest.mark.full
+@pytest.mark.parametrize("dedup", ["url", "url_caption"])
 def test_spark_gives_the_rows_of_duckdb(tmp_path, spark, dedup, monkeypatch):
     monkeypatch.setattr("data_pipeline.catalogue.curate.ROWS_PER_PART", 4000)
     write_odd_catalogue(tmp_path / "catalogue", 60_000)

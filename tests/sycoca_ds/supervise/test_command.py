@@ -25,7 +25,7 @@ from tests.worlds.training import SMALL, losses
 from tests.worlds.warm_launch import listening
 from tests.worlds.watching import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 10
 WATCH = ["--watch.beat-seconds", "0.5", "--watch.silent-seconds", "8", "--watch.step-seconds", "20"]
 PATIENCE = ["--back-off-seconds", "0.1", "--grace-seconds", "10", "--silent-seconds", "20"]
