@@ -116,7 +116,7 @@ def main() -> None:
     run_words = ["--preset", options.preset, "--data.train", str(options.data.resolve()), "--run.out", str(options.out.resolve())]
     run_words += ["--run.ds-config", str((options.out / "ds_config.json").resolve()), "--run.precision", "bf16"]
     run_words += ["--model.text.vocab-size", "49152", "--optim.global-batch-size", batch, "--data.lanes", batch]
-    run_words += ["--data.workers", "1", "--run.log-every", "1", "--optim.warmup-steps", "1"]
+    run_words += ["--optim.epochs", "None", "--data.workers", "1", "--run.log-every", "1", "--optim.warmup-steps", "1"]
     launch = ["--num_accelerators", str(options.ranks), "sycoca_ds/train.py"]
 
     config = parse_options(run_words)
