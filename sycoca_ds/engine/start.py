@@ -81,19 +81,18 @@ class Session:
     state: dict[str, Any] | None
     """What the seal of the checkpoint says from which the run goes on; None: it starts."""
     position: Position = field(default_factory=Position)
+    started_feed: Iterator[Batch] | None = None
+    """That of the start, until it is asked for. Loader processes are forks of their rank: started before there is a model they stay
+    small. Later, all that the rank rewrites or frees would stay in them as it was, offloaded states of gigabytes too."""
 
     def feed(self) -> Iterator[Batch]:
         """The micro-batches from the run's position on."""
-        return start_feed(
-            self.config,
-            self.runtime,
-            self.sources,
-            self.plan,
-            self.tokenizer,
-            self.batches,
-            first_step=self.position.data_step,
-            last_step=self.steps + self.position.passed_over,
-        )
+        if self.started_feed is not None:
+            started, self.started_feed = self.started_feed, None
+            return started
+        last_step = self.steps + self.position.passed_over
+        first_step, parts = self.position.data_step, (self.sources, self.plan, self.tokenizer, self.batches)
+        return start_feed(self.config, self.runtime, *parts, first_step=first_step, last_step=last_step)
 
     def go_back(self) -> dict[str, Any]:
         """Restores the newest whole checkpoint and passes over the data that were fed since; on all ranks.
@@ -142,7 +141,12 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     config = settle(config, state and state["config"], tokenizer, stage, runtime)
     if found is not None:
         restoring.check_resumable(state, found, config, manifest_digest=sources.digest, zero_stage=stage, tokenizer=tokenizer)
-    policy = deepspeed_config(policy, config, batches)
+    policy, position = deepspeed_config(policy, config, batches), Position()
+    if state is not None:
+        position.go_to(state)
+    last_step = steps + position.passed_over
+    parts = (sources, plan, tokenizer, batches)
+    feed = start_feed(config, runtime, *parts, first_step=position.data_step, last_step=last_step)
 
     # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
     model = SyCoCa(config.model, config.loss, seed=config.run.seed)
@@ -155,10 +159,10 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     seed_everything(config.run.seed + runtime.rank)
     ema = Ema(engine, config.optim.ema_decay)
     session = Session(config, runtime, sources, plan, tokenizer, batches, steps, stage, validation, engine, ema, state)
+    session.position, session.started_feed = position, feed
     if found is not None:
         restoring.restore(engine, runtime, found, state)
         ema.restore(found, state)
-        session.position.go_to(state)
         runtime.say(f"resumed from {found} at step {session.position.step}")
         then = replace(config, optim=from_dict(OptimConfig, state["config"]["optim"], str(found / STATE_FILE)))
         for sentence in restoring.changes(state, config, then.optim, old_steps=total_steps(then, plan), steps=steps):

@@ -195,3 +195,17 @@ def test_data_that_cannot_be_read_stops_all_ranks_together(tmp_path: Path) -> No
     assert status != 0 and time.monotonic() - began < 120 and len(lines) == 1, output[-3000:]
     assert "run `python -m data_pipeline verify` on the folder of" in lines[0] and "resumes from the last checkpoint" in lines[0]
     assert json.loads((tmp_path / "run/run_status.json").read_text())["status"] == "failed"
+
+
+def test_loader_processes_start_before_there_is_a_model(data_set: Path, tmp_path: Path) -> None:
+    """They are forks: of a rank with a model, and an optimizer that rewrites it, they would keep all of it as it was."""
+    script = tmp_path / "counting.py"
+    script.write_text(
+        f"import multiprocessing, sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.model.sycoca import SyCoCa\n"
+        "from sycoca_ds.train import end_process, on_every_rank, run_command\nplain = SyCoCa.__init__\n"
+        "def build(self, *given, **more):\n    print('loaders:', len(multiprocessing.active_children()), flush=True)\n"
+        "    plain(self, *given, **more)\nSyCoCa.__init__ = build\nend_process(run_command(on_every_rank))\n"
+    )
+    words = [*SMALL, "--data.train", str(data_set), "--run.out", str(tmp_path / "run"), "--data.workers", "2"]
+    status, output = finish(start_warm(words, ranks=1, script=script))
+    assert status == 0 and "loaders: 2\n" in output, output[-3000:]
