@@ -254,6 +254,7 @@ def measure_ranks(runtime: Runtime, options: argparse.Namespace, folder: Path) -
         "zero1": build(options, 1, {}),
         "zero3": build(options, 3, {}),
         "zero3, all matrices cut": build(options, 3, GATHERED),
+        "zero3, everything cut": build(options, 3, {**GATHERED, "stage3_param_persistence_threshold": 0}),
     }
     batch = inputs(engines["zero1"].module.config, options.batch_size // RANKS, runtime)
     seconds: dict[str, list[float]] = {name: [] for name in engines}

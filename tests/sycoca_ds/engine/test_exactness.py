@@ -51,7 +51,7 @@ TINY = {
     "stage3_max_live_parameters": 0,
     "stage3_max_reuse_distance": 0,
 }
-"""Of 104,000 numbers in tensors of 1 to 4,096: some tensors are larger than a bucket, others share one; stage 3 keeps none whole."""
+"""Of 104,000 numbers in tensors of 1 to 4,096: some are larger than a bucket, others share one; stage 3 keeps none whole."""
 
 
 @dataclasses.dataclass(frozen=True)
