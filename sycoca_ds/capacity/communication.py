@@ -63,13 +63,8 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         launches = k * math.ceil(engine.total / sharding.reduce_bucket)
         yield Traffic("gradients", "reduce_scatter", k * reduced * ranks * engine.part, launches, sharding.overlap)
         if engine.persistent:
-            yield Traffic(
-                "small weights",
-                "all_gather",
-                w * sum(-(-n // ranks) * ranks for n in engine.persistent),
-                len(engine.persistent),
-                False,
-            )
+            whole = sum(-(-n // ranks) * ranks for n in engine.persistent)
+            yield Traffic("small weights", "all_gather", w * whole, len(engine.persistent), False)
 
 
 def traffic(step: Step) -> list[Traffic]:
