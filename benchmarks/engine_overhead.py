@@ -61,6 +61,7 @@ GATHERED = {"reduce_bucket_size": 200_000, "stage3_param_persistence_threshold":
 """Stage 3 that cuts matrices of small models, too."""
 NOT_KEPT = {**GATHERED, "stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0, "stage3_prefetch_bucket_size": 0}
 CASES = {
+    "as shipped": ({}, False),
     "each weight kept until its next use": (GATHERED, False),
     "the same, recomputed": (GATHERED, True),
     "nothing kept": (NOT_KEPT, False),
@@ -249,12 +250,10 @@ def policy_of(stage: int, zero: dict[str, int]) -> dict[str, Any]:
 
 
 def measure_ranks(runtime: Runtime, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """As shipped, where stage 3 keeps weights of up to 100,000 numbers whole, and with all matrices cut."""
-    engines = {
-        "zero1": build(options, 1, {}),
-        "zero3": build(options, 3, {}),
-        "zero3, all matrices cut": build(options, 3, GATHERED),
-    }
+    """As shipped, where stage 3 keeps weights of up to 100,000 numbers whole, and with smaller ones cut, too."""
+    everything = {**GATHERED, "stage3_param_persistence_threshold": 0}
+    ways = {"zero1": (1, {}), "zero3": (3, {}), "zero3, matrices cut": (3, GATHERED), "zero3, all cut": (3, everything)}
+    engines = {name: build(options, *way) for name, way in ways.items()}
     batch = inputs(engines["zero1"].module.config, options.batch_size // RANKS, runtime)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(options.turns + WARM_UP):
@@ -271,25 +270,31 @@ def measure_ranks(runtime: Runtime, options: argparse.Namespace, folder: Path) -
 
 
 def measure_gathers(runtime: Runtime, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """By DeepSpeed's own log, which counts the piece that a rank gives, over a forward and a backward pass."""
+    """By DeepSpeed's own log: what a forward and a backward pass gather, and what is gathered after the update."""
     from deepspeed.comm.comm import comms_logger
 
+    def logged() -> dict[str, int]:
+        sizes = comms_logger.comms_dict.get("all_gather_into_tensor", {})  # of the piece that a rank gives
+        comms_logger.reset_data()
+        return {"bytes": sum(RANKS * size * f[0] for size, f in sizes.items()), "launches": sum(f[0] for f in sizes.values())}
+
     found = {}
-    for name, (zero, recompute) in {"as shipped": ({}, False), **CASES}.items():
+    for name, (zero, recompute) in CASES.items():
         engine = build(options, 3, zero, recompute=recompute, counted=True)
         batch = inputs(engine.module.config, options.batch_size // RANKS, runtime)
         for _ in range(WARM_UP):
-            comms_logger.reset_data()
+            logged()
             engine.backward(engine("train", **batch)["loss"])
-            sizes = comms_logger.comms_dict.get("all_gather_into_tensor", {})
-            gathered, launches = sum(RANKS * size * facts[0] for size, facts in sizes.items()), sum(f[0] for f in sizes.values())
+            in_passes = logged()
             engine.step()
+            in_update = logged()
         sharding = Sharding.of(policy_of(3, zero), "fp32", "zero3")
         batches = BatchPlan(options.batch_size, options.batch_size // RANKS, 1, RANKS)
         step = Step(engine.module.config, sharding, batches, (FULL if recompute else NONE).by_part)
-        planned = next(t for t in traffic(step) if t.what == "weights")
-        found[name] = {"bytes": gathered, "launches": launches, "weights": 4 * step.engine.total}
-        found[name] |= {"planned bytes": planned.bytes, "planned launches": planned.launches}
+        planned = {t.what: {"bytes": t.bytes, "launches": t.launches} for t in traffic(step)}
+        found[name] = {"weights": 4 * step.engine.total}
+        found[name] |= {"micro-batch": in_passes, "micro-batch, planned": planned["weights"]}
+        found[name] |= {"update": in_update, "update, planned": planned["small weights"]}
         engine.destroy()
     return found
 
@@ -351,11 +356,12 @@ def table(part: str, found: dict[str, Any]) -> Iterator[str]:
         for name, facts in found.items():
             yield f"| {name} | {ms(facts['step'])} | {percent(facts['ratio'])} |"
     else:
-        yield from ("| stage 3 | MB gathered | planned | of the weights | launches | planned |", "|---|---|---|---|---|---|")
+        yield from ("| stage 3 | | MB gathered (planned) | of the weights | launches (planned) |", "|---|---|---|---|---|")
         for name, facts in found.items():
-            size, planned = facts["bytes"] / 1e6, facts["planned bytes"] / 1e6
-            times = facts["bytes"] / facts["weights"]
-            yield f"| {name} | {size:.2f} | {planned:.2f} | {times:.2f} x | {facts['launches']} | {facts['planned launches']} |"
+            for when in ("micro-batch", "update"):
+                own, planned = facts[when], facts[f"{when}, planned"]
+                size = f"{own['bytes'] / 1e6:.2f} ({planned['bytes'] / 1e6:.2f}) | {own['bytes'] / facts['weights']:.2f} x"
+                yield f"| {name} | {when} | {size} | {own['launches']} ({planned['launches']}) |"
 
 
 def main() -> None:

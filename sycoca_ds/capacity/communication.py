@@ -56,12 +56,15 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         if k > 1:  # both encoders without gradient, and what is fetched ahead for the order of another call
             once = sum(numel(part.shapes()) for name, part in parts(step.model).items() if "encoder" in name)
             numbers += k * once + engine.total
-        launches = math.ceil(numbers / max(1, sharding.prefetch)) if k == 1 else 8 * k * len(step.pieces)
+        launches = 8 * k * len(step.pieces) if cut else 0  # one a linear layer, each way; fetched ahead, several at once
+        if k == 1 and sharding.prefetch:
+            launches = min(launches, math.ceil(numbers * cut / sharding.prefetch))
         yield Traffic("weights", "all_gather", round(w * numbers * cut), launches, True)
         launches = k * math.ceil(engine.total / sharding.reduce_bucket)
         yield Traffic("gradients", "reduce_scatter", k * reduced * ranks * engine.part, launches, sharding.overlap)
         if engine.persistent:
-            yield Traffic("small weights", "all_gather", w * sum(-(-n // ranks) * ranks for n in engine.persistent), 1, False)
+            whole = sum(-(-n // ranks) * ranks for n in engine.persistent)
+            yield Traffic("small weights", "all_gather", w * whole, len(engine.persistent), False)
 
 
 def traffic(step: Step) -> list[Traffic]:
