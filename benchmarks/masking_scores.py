@@ -16,7 +16,7 @@ import re
 
 import torch
 
-from data_pipeline.world.scenes import PLACES
+from data_pipeline.world.drawn.demo_scenes import PLACES
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.engine.monitoring.attending import attending
 from sycoca_ds.eval.collection import Collection

@@ -12,7 +12,7 @@ from data_pipeline.errors import UserError, run_command
 
 PROGRAM = "python -m data_pipeline"
 COMMANDS = {
-    "scenes": ("data_pipeline.world.on_disk", "ScenesCommand", "draw a demo world and serve it on loopback"),
+    "scenes": ("data_pipeline.world.on_disk", "ScenesCommand", "draw a world of scenes and serve it on loopback"),
     "folder": ("data_pipeline.world.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
     "curate": ("data_pipeline.catalogue.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download.job", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),

@@ -1,4 +1,4 @@
-"""The drawn world on disk: pictures, catalogues in LAION's schema, labels, questions; with a fair share of trouble."""
+"""A drawn world on disk: pictures, catalogues in LAION's schema, labels, questions, regions; with a fair share of trouble."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
+from data_pipeline.world.drawn.canvas import encode_jpeg, encode_mask
+from data_pipeline.world.drawn.scene import Scene
+from data_pipeline.world.drawn.worlds import WORLDS, World
 from data_pipeline.world.laion import write_laion_catalogue
-from data_pipeline.world.scenes import CLASSES, MAX_SCENES, Scene, class_templates, questions, sample_scenes
 from data_pipeline.world.server import HOST, PictureServer, serve_until_interrupted
 
 FORMAT = 1
+REGIONS_FORMAT = 1
 SPLITS = ("test", "val", "train")
 """In this order descriptions are dealt out, so that a larger training split leaves val and test as they are."""
 TROUBLE_SHARE = 0.05
@@ -38,14 +43,18 @@ ROW_TROUBLES = (
     "private",
 )
 """Trouble rows are dealt out over these in turn; slow links are SLOW_ROWS a split, each costs seconds."""
+Splits = dict[str, tuple[Sequence[Scene], Sequence[Scene]]]
 
 
 @dataclass(frozen=True)
 class ScenesCommand:
-    """Draws a demo world of scenes with captions, questions and classes, then serves it on loopback until Ctrl-C."""
+    """Draws a world of scenes with captions, questions, classes and the objects' masks, then serves it on loopback until Ctrl-C."""
 
     out: Path
     """Folder of the world; made if it is not there. Drawn with the same parameters, it is only served."""
+    world: Literal["demo", "hard"] = "demo"
+    """demo: up to three objects on a grid, all named, before a plain background; the smallest model learns it in minutes. hard: two
+    to five objects anywhere, only some of them named, before patterns."""
     train: int = 8000
     """Good pictures of the training split; about 5 % of rows in trouble come on top."""
     val: int = 256
@@ -63,12 +72,13 @@ class ScenesCommand:
         for name in SPLITS:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: expected at least 1 picture")
-        if self.train + self.val + self.test > MAX_SCENES:
-            raise UserError(f"--train {self.train}: {self.train + self.val + self.test} scenes in all, at most {MAX_SCENES}")
+        total, most = self.train + self.val + self.test, WORLDS[self.world].max_scenes
+        if total > most:
+            raise UserError(f"--train {self.train}: {total} scenes in all, at most {most}")
         if not 1 <= self.port <= 65535:
             raise UserError(f"--port {self.port}: expected 1 to 65535")
         server = PictureServer(self.out / "images", self.port, troubles=True) if self.serve else None
-        build_world(self.out, {"train": self.train, "val": self.val, "test": self.test}, self.seed, self.port)
+        build_world(self.out, {"train": self.train, "val": self.val, "test": self.test}, self.seed, self.port, self.world)
         return serve_until_interrupted(server, str(self.out)) if server else 0
 
 
@@ -77,10 +87,10 @@ def trouble_count(good: int) -> int:
     return max(len(ROW_TROUBLES), round(good * TROUBLE_SHARE))
 
 
-def deal(sizes: dict[str, int], seed: int) -> dict[str, tuple[list[Scene], list[Scene]]]:
+def deal(sizes: dict[str, int], seed: int, world: World = WORLDS["demo"]) -> Splits:
     """Scenes of each split: (good ones, ones used in rows in trouble). No description occurs twice anywhere."""
     needed = {split: sizes[split] + trouble_count(sizes[split]) + SLOW_ROWS for split in SPLITS}
-    scenes = sample_scenes(sum(needed.values()), seed)
+    scenes = world.sample_scenes(sum(needed.values()), seed)
     result, start = {}, 0
     for split in SPLITS:
         good = start + sizes[split]
@@ -102,7 +112,7 @@ def _row(number: int, url: str, text: str, side: int = 64, nsfw: str = "UNLIKELY
     }
 
 
-def catalogue_rows(split: str, good: list[Scene], spare: list[Scene], seed: int, port: int) -> list[dict]:
+def catalogue_rows(split: str, good: Sequence[Scene], spare: Sequence[Scene], seed: int, port: int) -> list[dict]:
     """Rows of one split in LAION's columns, good ones and trouble mixed in a seeded order."""
     base = f"http://{HOST}:{port}"
     rng = np.random.default_rng([seed, 3, SPLITS.index(split)])
@@ -138,81 +148,96 @@ def catalogue_rows(split: str, good: list[Scene], spare: list[Scene], seed: int,
     return [{**rows[int(place)], "SAMPLE_ID": number} for number, place in enumerate(order)]
 
 
-def _write_texts(folder: Path, splits: dict, seed: int, port: int) -> str:
-    """Catalogues, labels and questions; returns a digest over the catalogue rows."""
-    digest = hashlib.sha256()
+def _write_texts(folder: Path, world: World, splits: Splits, seed: int, port: int) -> str:
+    """Catalogues, labels, questions and regions; returns a digest over the catalogue rows."""
+    digest, templates = hashlib.sha256(), world.class_templates()
     for split in SPLITS:
         good, spare = splits[split]
         rows = catalogue_rows(split, good, spare, seed, port)
         digest.update(json.dumps(rows).encode())
         write_laion_catalogue(folder / "catalogue" / f"{split}.parquet", rows)
-        urls = [f"http://{HOST}:{port}/images/{split}/{number:06d}.jpg" for number in range(len(good))]
+        scene_of = {f"http://{HOST}:{port}/images/{split}/{number:06d}.jpg": scene for number, scene in enumerate(good)}
+        name = f"{world.title}-{split}"
         write_json(
             folder / f"{split}_labels.json",
             {
-                "name": f"scenes-{split}",
-                "classes": list(CLASSES),
-                "templates": class_templates(),
-                "labels": {url: scene.label for url, scene in zip(urls, good, strict=True)},
+                "name": name,
+                "classes": list(world.classes),
+                "templates": templates,
+                "labels": {url: scene.label for url, scene in scene_of.items()},
             },
         )
-        asked = [{"url": url, **entry} for url, scene in zip(urls, good, strict=True) for entry in questions(scene, seed)]
-        write_json(folder / f"{split}_questions.json", {"name": f"scenes-{split}", "questions": asked})
+        asked = [{"url": url, **entry} for url, scene in scene_of.items() for entry in world.questions(scene, seed)]
+        write_json(folder / f"{split}_questions.json", {"name": name, "questions": asked})
+        pictures = {url: scene.regions(_mask_path(split, number)) for number, (url, scene) in enumerate(scene_of.items())}
+        write_json(folder / f"{split}_regions.json", {"format": REGIONS_FORMAT, "pictures": pictures})
     return digest.hexdigest()
 
 
-def _draw_pictures(folder: Path, splits: dict, seed: int) -> str:
-    from data_pipeline.world.drawing import draw, encode_jpeg
+def _mask_path(split: str, number: int) -> str:
+    """Of a picture's mask, from the world's folder."""
+    return f"regions/{split}/{number:06d}.png"
 
-    digest = hashlib.sha256()
+
+def _draw(folder: Path, world: World, splits: Splits, seed: int, masks_only: bool = False) -> dict[str, str]:
+    """Pictures and masks; returns a digest over either."""
+    pictures, masks = hashlib.sha256(), hashlib.sha256()
     with Progress("draw scenes", sum(len(good) for good, _ in splits.values()), "scenes") as bar:
         for split in SPLITS:
-            target = folder / "images" / split
-            target.mkdir(parents=True)
+            for kind in ("images", "regions"):
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
             for number, scene in enumerate(splits[split][0]):
-                data = encode_jpeg(draw(scene, (seed, 4, SPLITS.index(split), number)))
-                (target / f"{number:06d}.jpg").write_bytes(data)
-                digest.update(data)
+                picture, mask = world.paint(scene, (seed, 4, SPLITS.index(split), number))
+                if not masks_only:
+                    data = encode_jpeg(picture)
+                    (folder / "images" / split / f"{number:06d}.jpg").write_bytes(data)
+                    pictures.update(data)
+                data = encode_mask(mask)
+                (folder / _mask_path(split, number)).write_bytes(data)
+                masks.update(data)
                 bar.advance()
-    return digest.hexdigest()
+    found = {"masks_sha256": masks.hexdigest()}
+    return found if masks_only else {"pictures_sha256": pictures.hexdigest(), **found}
 
 
-def build_world(out: Path, sizes: dict[str, int], seed: int, port: int) -> dict:
-    """Draws the world into `out` (through a neighbouring folder and a rename) and returns world.json's content.
+def build_world(out: Path, sizes: dict[str, int], seed: int, port: int, name: str = "demo") -> dict:
+    """Draws the world `name` into `out` (through a neighbouring folder and a rename) and returns world.json's content.
 
-    Args: sizes: good pictures by split (train, val, test). A world of the same sizes and seed is kept; if only the port
-    differs, its catalogues are rewritten. UserError for a folder that holds another world or other files.
+    Args: sizes: good pictures by split (train, val, test). A world of the same name, sizes and seed is kept; if only the port
+    differs, its catalogues are rewritten; if an earlier version drew it without masks, these are added. UserError for a folder
+    that holds another world or other files.
     """
-    out = Path(out)
-    record = {"format": FORMAT, "sizes": sizes, "seed": seed}
+    out, world = Path(out), WORLDS[name]
+    record = {"format": FORMAT, "world": name, "sizes": sizes, "seed": seed}
     found = _read_world(out)
     if found is not None:
+        found = {"world": "demo"} | found  # once there was no other
         if {key: found.get(key) for key in record} != record:
             raise UserError(
-                f"{out}: holds a world drawn with sizes {found.get('sizes')} and seed {found.get('seed')}; "
-                f"asked for {sizes} and seed {seed}; choose another --out or delete the folder"
+                f"{out}: holds a {found['world']} world drawn with sizes {found.get('sizes')} and seed {found.get('seed')}; "
+                f"asked for a {name} world with {sizes} and seed {seed}; choose another --out or delete the folder"
             )
-        if found["port"] == port:
+        if found["port"] == port and "masks_sha256" in found:
             print(f"{out}: already drawn", file=sys.stderr, flush=True)
             return found
-    splits = deal(sizes, seed)
+    splits = deal(sizes, seed, world)
     counts = {
         split: {"good": len(good), "trouble": len(spare), "rows": len(good) + len(spare)} for split, (good, spare) in splits.items()
     }
     record |= {"port": port, "counts": counts}
     if found is not None:
+        digests = {key: found[key] for key in ("pictures_sha256", "masks_sha256") if key in found}
+        if "masks_sha256" not in found:
+            digests |= _draw(out, world, splits, seed, masks_only=True)
         (out / "world.json").unlink()
-        record |= {"pictures_sha256": found["pictures_sha256"], "rows_sha256": _write_texts(out, splits, seed, port)}
+        record |= {**digests, "rows_sha256": _write_texts(out, world, splits, seed, port)}
         write_json(out / "world.json", record)
         return record
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        record |= {
-            "pictures_sha256": _draw_pictures(part, splits, seed),
-            "rows_sha256": _write_texts(part, splits, seed, port),
-        }
+        record |= {**_draw(part, world, splits, seed), "rows_sha256": _write_texts(part, world, splits, seed, port)}
         write_json(part / "world.json", record)
         part.rename(out)
         sync_folder(out.parent)

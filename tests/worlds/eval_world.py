@@ -9,8 +9,9 @@ import torch
 
 from data_pipeline.files import sha256_file
 from data_pipeline.shards.verify import verify
-from data_pipeline.world.drawing import draw, encode_jpeg
-from data_pipeline.world.scenes import CLASSES, class_templates, sample_scenes
+from data_pipeline.world.drawn.canvas import encode_jpeg
+from data_pipeline.world.drawn.demo_pixels import draw
+from data_pipeline.world.drawn.demo_scenes import CLASSES, class_templates, sample_scenes
 from sycoca_ds.config import (
     DecoderConfig,
     ImageEncoderConfig,

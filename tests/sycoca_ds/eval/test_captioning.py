@@ -142,7 +142,7 @@ def test_ptb_keeps_one_line_a_caption_and_equals_the_package():
 
 @needs_java
 def test_regex_equals_ptb_on_the_drawn_world():
-    from data_pipeline.world.scenes import sample_scenes
+    from data_pipeline.world.drawn.demo_scenes import sample_scenes
 
     captions = [scene.caption for scene in sample_scenes(300, seed=1)]
     assert [regex_tokenize(caption) for caption in captions] == ptb_tokenize(captions)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.world.drawing import draw
-from data_pipeline.world.scenes import Scene, sample_scenes
+from data_pipeline.world.drawn.demo_pixels import draw
+from data_pipeline.world.drawn.demo_scenes import DemoScene, sample_scenes
 from sycoca_ds.config import MaskingConfig, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
@@ -32,7 +32,7 @@ def noise(seed: int, pictures: int = len(SCENES)) -> torch.Tensor:
     return torch.rand(pictures, PATCHES, generator=torch.Generator().manual_seed(seed))
 
 
-def named_patches(shown: Scene, said: Scene) -> torch.Tensor:
+def named_patches(shown: DemoScene, said: DemoScene) -> torch.Tensor:
     """bool (PATCHES,): patches of the picture's objects that the caption names by colour and shape."""
     names = {(thing.color, thing.shape) for thing in (said.main, *said.others)}
     cells = {thing.cell for thing in (shown.main, *shown.others) if (thing.color, thing.shape) in names}
@@ -40,7 +40,7 @@ def named_patches(shown: Scene, said: Scene) -> torch.Tensor:
     return torch.tensor([(row // each) * 3 + column // each in cells for row in range(SIDE) for column in range(SIDE)])
 
 
-def finder(captions: list[Scene]) -> torch.Tensor:
+def finder(captions: list[DemoScene]) -> torch.Tensor:
     return torch.stack([named_patches(shown, said) for shown, said in zip(SCENES, captions, strict=True)]).float()
 
 

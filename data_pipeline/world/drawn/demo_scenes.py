@@ -1,4 +1,4 @@
-"""The language of the drawn world: what a scene is, how it is told, what can be asked about it. Pure functions.
+"""The language of the demo world: what a scene is, how it is told, what can be asked about it. Pure functions.
 
 A scene is one large object and up to two small ones on a 3 x 3 grid before a plain background. Its caption mentions all
 of it, so the caption alone picks the picture out; its class is colour and shape of the large object."""
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from data_pipeline.world.drawn.scene import BACKGROUND, Scene, joined
 
 SHAPES = ("square", "triangle", "cross", "ring")
 COLORS = ("red", "green", "blue", "purple", "brown", "black")
@@ -32,7 +34,7 @@ COUNT_SHARES = (0.10, 0.50, 0.40)
 # One object gives only 24 x 9 x 5 = 1,080 scenes; the share above is taken from what is left of them.
 MAX_SCENES = 200_000
 COUNT_WORDS = ("one", "two", "three")
-CAPTION_FORMS = ("{objects} on a {background} background", "on a {background} background, {objects}")
+CAPTION_FORMS = ("{objects} on a {background}", "on a {background}, {objects}")
 CAPTION_SHARES = (0.75, 0.25)
 
 
@@ -47,13 +49,14 @@ class Thing:
     color: int
     """Index into COLORS."""
 
-    def words(self, size: str) -> str:
-        return f"a {size} {COLORS[self.color]} {SHAPES[self.shape]} {PLACES[self.cell]}"
+    @property
+    def name(self) -> str:
+        return f"{COLORS[self.color]} {SHAPES[self.shape]}"
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A description. Two pictures of one description differ only in jitter and noise."""
+class DemoScene(Scene):
+    """Two pictures of one description differ only in jitter and noise."""
 
     main: Thing
     """The only large object."""
@@ -65,8 +68,13 @@ class Scene:
     """Index into CAPTION_FORMS; not part of what makes two scenes the same."""
 
     @property
+    def things(self) -> tuple[Thing, ...]:
+        """The object with label k is things[k - 1]."""
+        return (self.main, *self.others)
+
+    @property
     def identity(self) -> tuple:
-        """What two equal scenes share: the objects with their places, and the background."""
+        """The objects with their places, and the background."""
         return (self.main, self.others, self.background)
 
     @property
@@ -75,22 +83,34 @@ class Scene:
         return self.main.color * len(SHAPES) + self.main.shape
 
     @property
-    def caption(self) -> str:
-        parts = [self.main.words("large"), *(other.words("small") for other in self.others)]
-        objects = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-        return CAPTION_FORMS[self.form].format(objects=objects, background=BACKGROUNDS[self.background])
+    def names(self) -> tuple[str, ...]:
+        return tuple(thing.name for thing in self.things)
+
+    @property
+    def background_name(self) -> str:
+        return BACKGROUNDS[self.background]
+
+    @property
+    def marked(self) -> str:
+        sizes = ("large", *("small" for _ in self.others))
+        parts = [
+            f"a [{label}|{size} {thing.name}] {PLACES[thing.cell]}"
+            for label, (size, thing) in enumerate(zip(sizes, self.things, strict=True), 1)
+        ]
+        background = f"[{BACKGROUND}|{self.background_name} background]"
+        return CAPTION_FORMS[self.form].format(objects=joined(parts), background=background)
 
 
-def sample_scenes(count: int, seed: int) -> list[Scene]:
+def sample_scenes(count: int, seed: int) -> list[DemoScene]:
     """`count` scenes with different identities; the first n of a longer list are the shorter list."""
     rng = np.random.default_rng([seed, 1])
     seen: set[tuple] = set()
-    scenes: list[Scene] = []
+    scenes: list[DemoScene] = []
     while len(scenes) < count:
         number = 1 + int(rng.choice(3, p=COUNT_SHARES))
         cells = rng.permutation(9)[:number]
         things = [Thing(int(cell), int(rng.integers(len(SHAPES))), int(rng.integers(len(COLORS)))) for cell in cells]
-        scene = Scene(
+        scene = DemoScene(
             things[0],
             tuple(sorted(things[1:])),
             int(rng.integers(len(BACKGROUNDS))),
@@ -108,14 +128,14 @@ def class_templates(count: int = 80) -> list[str]:
     over many prompts the other objects average out."""
     templates = []
     for scene in sample_scenes(count, seed=1_000_003):
-        named = scene.main.words("large")
-        templates.append(scene.caption.replace(named, named.replace(CLASSES[scene.label], "{c}"), 1))
+        start, end = scene.told.spans[1]
+        templates.append(f"{scene.caption[:start]}large {{c}}{scene.caption[end:]}")
     return templates
 
 
-def questions(scene: Scene, seed: int) -> list[dict[str, str]]:
+def questions(scene: DemoScene, seed: int) -> list[dict[str, str]]:
     """Questions with one-word or two-word answers; the yes/no pair is balanced, its "no" names an absent object."""
-    things = (scene.main, *scene.others)
+    things = scene.things
     rng = np.random.default_rng([seed, 2, scene.background, *(n for t in things for n in (t.cell, t.shape, t.color))])
     present = {(thing.color, thing.shape) for thing in things}
     asked = things[int(rng.integers(len(things)))]
