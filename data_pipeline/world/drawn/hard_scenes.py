@@ -157,7 +157,7 @@ def class_templates(count: int = 80) -> list[str]:
     """Prompts for zero-shot classification, `{c}` for the class: captions of drawn scenes that name the large object and call it
     large, with its shape taken out. Over many prompts colours and other objects average out."""
     templates: dict[str, None] = {}
-    needed = count
+    needed = 2 * count
     while len(templates) < count:
         needed *= 2
         for scene in sample_scenes(needed, seed=1_000_003):

@@ -10,7 +10,7 @@ from data_pipeline.world.drawn.hard_pixels import COLOR_RGB, TINT_RGB, paint, to
 from data_pipeline.world.drawn.hard_scenes import BACKGROUNDS, HardScene, sample_scenes
 from data_pipeline.world.drawn.textures import TEXTURES, pattern
 
-FINE = 8
+FINE = 6
 """Samples a pixel and axis of the independent drawing."""
 
 
@@ -70,7 +70,7 @@ def covered(thing) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[HardScene]:
-    return sample_scenes(120, seed=12)
+    return sample_scenes(80, seed=12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
