@@ -33,11 +33,11 @@ sys.path[:0] = [str(REPOSITORY)]
 from sycoca_ds.supervise import ledger  # noqa: E402
 from sycoca_ds.supervise.causes import PREEMPTED  # noqa: E402
 from sycoca_ds.supervise.verdict import read_history  # noqa: E402
-from tests.worlds import faults as world  # noqa: E402
-from tests.worlds.control_group import small_group  # noqa: E402
-from tests.worlds.data_sets import write_data_set  # noqa: E402
-from tests.worlds.training import SMALL, losses, weights  # noqa: E402
-from tests.worlds.warm_launch import listening  # noqa: E402
+from tests.worlds.data.data_sets import write_data_set  # noqa: E402
+from tests.worlds.machines.control_group import small_group  # noqa: E402
+from tests.worlds.processes.warm_launch import listening  # noqa: E402
+from tests.worlds.trainings import faults as world  # noqa: E402
+from tests.worlds.trainings.training import SMALL, losses, weights  # noqa: E402
 
 DISK_MIB, GROUP_MIB = 300, 200
 EVERY = 3
@@ -101,7 +101,7 @@ class Matrix:
         patience = self.arguments.patience
         own = [sys.executable, "-m", "sycoca_ds.supervise", "--back-off-seconds", "0.2", "--restarts", "6"]
         own += ["--grace-seconds", str(8 * patience), "--silent-seconds", str(15 * patience), "--first-sign-minutes", "3", "--"]
-        launch = [sys.executable, "-m", "tests.worlds.warm_launch", str(ranks)]
+        launch = [sys.executable, "-m", "tests.worlds.processes.warm_launch", str(ranks)]
         if self.arguments.launch == "deepspeed":
             launch = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
         with open(log, "w") as file:

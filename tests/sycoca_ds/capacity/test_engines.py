@@ -27,8 +27,8 @@ from sycoca_ds.engine.policy import build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.live_bytes import LiveBytes, storages, tensors_alive
+from tests.worlds.models.live_bytes import LiveBytes, storages, tensors_alive
+from tests.worlds.processes.launching import run_on_ranks
 
 MICRO_BATCH = 4
 MODEL = dataclasses.replace(with_vocabulary(PRESETS["tiny"].model, 512), family="sycoca")

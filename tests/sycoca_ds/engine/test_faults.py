@@ -15,11 +15,11 @@ import torch
 
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed
 from sycoca_ds.engine.safety.watchdog import EXIT_HANG
-from tests.worlds.event_files import points
-from tests.worlds.hurting import hurt
-from tests.worlds.launching import LIMIT, finish, start, start_warm
-from tests.worlds.training import SMALL, weights
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.launching import LIMIT, finish, start, start_warm
+from tests.worlds.processes.watching import wait_until
+from tests.worlds.trainings.event_files import points
+from tests.worlds.trainings.hurting import hurt
+from tests.worlds.trainings.training import SMALL, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 10

@@ -20,8 +20,8 @@ from sycoca_ds.engine.checkpoint.snapshot import InMemory, Straight, WholeFile, 
 from sycoca_ds.engine.checkpoint.writer import Job
 from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds import REPOSITORY
-from tests.worlds.control_group import small_group
-from tests.worlds.launching import finish, start_warm
+from tests.worlds.machines.control_group import small_group
+from tests.worlds.processes.launching import finish, start_warm
 
 GB = 10**9
 WAYS = (InMemory, Straight)

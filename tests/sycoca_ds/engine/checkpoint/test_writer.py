@@ -14,7 +14,7 @@ from sycoca_ds.engine.checkpoint.retention import Retention
 from sycoca_ds.engine.checkpoint.saving import Writing
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, read_state, sealed, step_folder
 from sycoca_ds.engine.checkpoint.writer import BLOCK, Job
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.watching import wait_until
 
 
 def begin(checkpoints: Path, step: int, files: dict[str, bytes], rank: int = 0, ranks: int = 1, keep: int = 3) -> Writing:

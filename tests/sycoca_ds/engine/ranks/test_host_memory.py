@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from sycoca_ds.engine.ranks.host_memory import available
-from tests.worlds.control_group import small_group
-from tests.worlds.launching import finish, start_warm
+from tests.worlds.machines.control_group import small_group
+from tests.worlds.processes.launching import finish, start_warm
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 VERSION_2 = "36 25 0:31 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sycoca_ds.engine.safety.self_test import SIDE, faults
-from tests.worlds.hurting import hurt
-from tests.worlds.launching import finish, run_on_ranks, start_warm
-from tests.worlds.training import SMALL
+from tests.worlds.processes.launching import finish, run_on_ranks, start_warm
+from tests.worlds.trainings.hurting import hurt
+from tests.worlds.trainings.training import SMALL
 
 if TYPE_CHECKING:
     from sycoca_ds.engine.ranks.runtime import Runtime
