@@ -3,8 +3,8 @@
     python benchmarks/curation_speed.py --rows 2000000 --engines duckdb spark
     python benchmarks/curation_speed.py --rows 30000000 --odd 0.02 --engines duckdb --memory-limit 1GB
 
-The catalogue is tests/worlds/odd_catalogue.py's, generated first (not counted). Writes a line of JSON an engine; ends with an error
-if the engines' rows differ. Memory is the peak of each engine's processes together.
+The catalogue is tests/worlds/data/odd_catalogue.py's, generated first (not counted). Writes a line of JSON an engine; ends with an
+error if the engines' rows differ. Memory is the peak of each engine's processes together.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
 
     import pyarrow.parquet as pq
 
-    from tests.worlds.odd_catalogue import ALLOWED, BLOCKED, write_odd_catalogue
+    from tests.worlds.data.odd_catalogue import ALLOWED, BLOCKED, write_odd_catalogue
 
     with tempfile.TemporaryDirectory(prefix="curation_speed_") as name:
         folder = Path(name)

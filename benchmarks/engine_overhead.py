@@ -51,7 +51,7 @@ from sycoca_ds.model.sycoca import SyCoCa  # noqa: E402
 from sycoca_ds.options import parse_options  # noqa: E402
 from sycoca_ds.presets import PRESETS  # noqa: E402
 from sycoca_ds.train import end_process  # noqa: E402
-from tests.worlds.eval_world import make_data, make_tokenizer  # noqa: E402
+from tests.worlds.trainings.eval_world import make_data, make_tokenizer  # noqa: E402
 
 WARM_UP = 4
 """Steps that are not counted: kernels are chosen, stage 3 learns the order of modules."""

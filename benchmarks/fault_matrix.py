@@ -33,10 +33,11 @@ sys.path[:0] = [str(REPOSITORY)]
 from sycoca_ds.supervise import ledger  # noqa: E402
 from sycoca_ds.supervise.causes import PREEMPTED  # noqa: E402
 from sycoca_ds.supervise.verdict import read_history  # noqa: E402
-from tests.worlds import faults as world  # noqa: E402
-from tests.worlds.data_sets import write_data_set  # noqa: E402
-from tests.worlds.training import SMALL, losses, weights  # noqa: E402
-from tests.worlds.warm_launch import listening  # noqa: E402
+from tests.worlds.data.data_sets import write_data_set  # noqa: E402
+from tests.worlds.machines.control_group import small_group  # noqa: E402
+from tests.worlds.processes.warm_launch import listening  # noqa: E402
+from tests.worlds.trainings import faults as world  # noqa: E402
+from tests.worlds.trainings.training import SMALL, losses, weights  # noqa: E402
 
 DISK_MIB, GROUP_MIB = 300, 200
 EVERY = 3
@@ -100,7 +101,7 @@ class Matrix:
         patience = self.arguments.patience
         own = [sys.executable, "-m", "sycoca_ds.supervise", "--back-off-seconds", "0.2", "--restarts", "6"]
         own += ["--grace-seconds", str(8 * patience), "--silent-seconds", str(15 * patience), "--first-sign-minutes", "3", "--"]
-        launch = [sys.executable, "-m", "tests.worlds.warm_launch", str(ranks)]
+        launch = [sys.executable, "-m", "tests.worlds.processes.warm_launch", str(ranks)]
         if self.arguments.launch == "deepspeed":
             launch = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
         with open(log, "w") as file:
@@ -144,8 +145,9 @@ class Matrix:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             faults = world.draw(kinds, ranks, 3 * self.every, self.apart, seed=1000 * self.arguments.seed + number)
-            with own_disk(folder / "disk", any(world.KINDS[kind].needs == "disk" for kind in kinds)), small_group() as group:
-                world.schedule(folder, folder / "disk" / "run", faults, group)
+            disk = own_disk(folder / "disk", any(world.KINDS[kind].needs == "disk" for kind in kinds))
+            with disk, small_group(GROUP_MIB << 20) as group:
+                world.schedule(folder, folder / "disk" / "run", faults, "" if group is None else str(group))
                 limit = 120 + self.arguments.patience * (60 * len(kinds) + 5 * self.steps)
                 script = world.script(folder)
                 status = self.supervise(script, ranks, folder / "disk/run", self.steps, folder / "output.log", limit)
@@ -277,26 +279,6 @@ def own_disk(place: Path, needed: bool) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-R", "-l", str(place)], check=True)
-
-
-@contextlib.contextmanager
-def small_group() -> Iterator[str]:
-    """A control group with little memory; "" where none can be made."""
-    first, second = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-    group, limit = (first, "memory.limit_in_bytes") if first.is_dir() else (second, "memory.max")
-    group /= f"sycoca_faults_{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(GROUP_MIB << 20))
-    except OSError:
-        yield ""
-        return
-    try:
-        yield str(group)
-    finally:
-        time.sleep(0.2)
-        with contextlib.suppress(OSError):
-            group.rmdir()
 
 
 def show(found: dict[str, Any]) -> None:

@@ -148,8 +148,16 @@ def test_no_test_is_imported_by_another_file() -> None:
     """What two tests share lies in tests/worlds/: a test can be moved or renamed without a look at others."""
     files = {module_of(path): path for path in (REPOSITORY / "tests").rglob("*.py")}
     imported = {(name, other) for name, path in files.items() for other in imports_of(path, set(files)) if name != other}
-    assert ("tests.worlds.training", "tests.worlds.launching") in imported
+    assert ("tests.worlds.trainings.training", "tests.worlds.processes.launching") in imported
     assert not [pair for pair in imported if pair[1].rsplit(".", 1)[1].startswith(("test_", "conftest"))]
+
+
+def test_what_tests_share_lies_in_rooms() -> None:
+    worlds = REPOSITORY / "tests/worlds"
+    assert [path.name for path in worlds.glob("*.py")] == ["__init__.py"]
+    for room in (path for path in worlds.iterdir() if path.is_dir() and path.name != "__pycache__"):
+        assert 1 <= len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= 9, room
+        assert ast.get_docstring(ast.parse((room / "__init__.py").read_text())), room
 
 
 def tree_in_the_readme() -> dict[str, bool]:

@@ -91,8 +91,14 @@ class Assumptions:
     """What a rank copies of its part of the checkpoint to its host's memory while the training stands, 1e9 bytes a second; writing
     goes on beside it. Two cores of an AMD EPYC reached 2.4 to 3.5 from memory to memory; a rank with an H200 0.9, with a checksum
     that is left out since."""
+    write_gbytes: float = 0.5
+    """What a rank writes to disk with its checksums, 1e9 bytes a second: how long the training stands where a copy in memory does
+    not fit."""
+    host_gib: float | None = None
+    """Memory of a machine beside that of its processes, for offloaded states and the copy that a save makes. Default: enough; on a
+    CPU what the ranks leave of this machine's."""
     save_seconds: float | None = None
-    """Seconds for which a save stops the training; default: a rank's share of the checkpoint at `save_gbytes`."""
+    """Seconds for which a save stops the training; default: rank 0's part of the checkpoint at `save_gbytes` or `write_gbytes`."""
     node_mttf_days: float = 154.0
     """Days after which a machine fails, on average: 6.5 failures in 1,000 machine days (Meta's RSC-1, arXiv 2410.21680)."""
     restart_minutes: float = 5.0

@@ -94,6 +94,10 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
         steps = max(1, round(one.saves.interval / one.speed.seconds))
         return f"{format_seconds(one.saves.interval)}, {steps} steps"
 
+    def kept(one: Configuration) -> str:
+        size = f"{one.saves.copy / 1e9:.2f}"
+        return size if one.saves.copied else f"none, {size} do not fit"
+
     def batches(one: Configuration) -> str:
         return f"{one.batches.micro_batch_size} x {one.batches.accumulation_steps} x {one.batches.world_size}"
 
@@ -120,7 +124,7 @@ def beside(labels: Sequence[str], configurations: Sequence[Configuration], sampl
         ("read from shards, MB/s", lambda one: f"{one.speed.samples_per_second * one.machine.assume.sample_kb / 1e3:,.0f}"),
         ("checkpoint, GB", lambda one: f"{one.saves.bytes / 1e9:.2f}"),
         ("a save stops the training, s", lambda one: f"{one.saves.seconds:.1f}"),
-        ("  kept in a machine's memory, GB", lambda one: f"{one.saves.bytes / one.machine.nodes / 1e9:.2f}"),
+        ("  kept in a machine's memory, GB", kept),
         ("a failure every", lambda one: f"{one.saves.mttf / 86400:,.1f} days"),
         ("save every (loses least)", saved),
         ("  lost to saves and failures", lambda one: f"{one.saves.lost(one.saves.interval):.2%}"),

@@ -1,23 +1,34 @@
-"""Size of a checkpoint, and how often to save: the interval that loses least (Young, 1974; Daly, 2006, equation 37)."""
+"""Size of a checkpoint, whether a copy of it fits beside the run, and how often to save: the interval that loses least (Young,
+1974; Daly, 2006, equation 37)."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from sycoca_ds.capacity.machines import Machine
+from sycoca_ds.capacity.machines import GIB, Machine
+from sycoca_ds.capacity.memory import Peak
 from sycoca_ds.capacity.step import Step
+from sycoca_ds.engine.ranks.host_memory import SPARE_MEMORY
 
 
-def checkpoint_bytes(step: Step) -> int:
-    """What DeepSpeed writes: float32 weights and AdamW's two moments, of all ranks; below stage 3 also the weights as they compute,
-    once (without ZeRO these are the float32 ones). And the moving average of the weights, once."""
+def part_of_a_rank(step: Step) -> tuple[int, int]:
+    """Bytes that (every rank, rank 0 on top of that) gives to a checkpoint: float32 weights, AdamW's two moments and the moving
+    average, divided; the weights as they compute, below stage 3 all of them once. Without ZeRO rank 0 writes everything."""
     engine, w = step.engine, step.sharding.weight_bytes
     average = 4 * engine.total * engine.ema
     if step.sharding.stage == 0:
-        return 12 * engine.total + average
-    held = 12 * engine.ranks * engine.part + average
-    return held + (w * engine.total if step.sharding.stage < 3 else w * engine.ranks * sum(engine.persistent))
+        return 0, 12 * engine.total + average
+    each = 12 * engine.part + average // engine.ranks
+    if step.sharding.stage < 3:
+        return each, w * engine.total
+    return each + w * sum(engine.persistent), 0
+
+
+def checkpoint_bytes(step: Step) -> int:
+    """What all ranks write."""
+    each, first = part_of_a_rank(step)
+    return step.engine.ranks * each + first
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,10 @@ class Saves:
     """How saving and failing cost time."""
 
     bytes: int
+    copy: int
+    """Bytes of it that the machine with rank 0 keeps in its memory while they are written."""
+    copied: bool
+    """Whether there is room for that; otherwise the training stands still until all is written."""
     seconds: float
     """For which a save stops the training."""
     mttf: float
@@ -50,9 +65,18 @@ def daly(save: float, mttf: float) -> float:
     return math.sqrt(2 * save * mttf) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - save
 
 
-def saves(step: Step, machine: Machine) -> Saves:
-    """Of that run on that machine."""
-    assume, size = machine.assume, checkpoint_bytes(step)
-    seconds = size / (machine.gpus * assume.save_gbytes * 1e9) if assume.save_seconds is None else assume.save_seconds
-    mttf = assume.node_mttf_days * 86400 / machine.nodes
-    return Saves(size, seconds, mttf, daly(seconds, mttf) if seconds > 0 else 0.0, 60 * assume.restart_minutes)
+def saves(step: Step, machine: Machine, highest: Peak) -> Saves:
+    """Of that run on that machine; `highest` is what it needs otherwise."""
+    assume, ranks, (each, first) = machine.assume, machine.gpus_per_node, part_of_a_rank(step)
+    copy = ranks * each + first
+    if machine.gpu.cpu:
+        free = ranks * (machine.gpu.memory_gib * GIB - highest.total)
+    else:
+        free = math.inf if assume.host_gib is None else assume.host_gib * GIB - ranks * highest.host
+    copied = copy + SPARE_MEMORY <= free
+    seconds = (each + first) / (1e9 * (assume.save_gbytes if copied else assume.write_gbytes))
+    seconds = seconds if assume.save_seconds is None else assume.save_seconds
+    mttf, size = assume.node_mttf_days * 86400 / machine.nodes, checkpoint_bytes(step)
+    return Saves(
+        size, copy, copied, seconds, mttf, daly(seconds, mttf) if seconds > 0 else 0.0, restart=60 * assume.restart_minutes
+    )

@@ -99,7 +99,7 @@ class Configuration:
 
     @cached_property
     def saves(self) -> Saves:
-        return saves(self.step, self.machine)
+        return saves(self.step, self.machine, self.peak)
 
     @property
     def fits(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.chain import SlowServer, build, start_world
+from tests.worlds.data.chain import SlowServer, build, start_world
 
 
 @pytest.fixture(scope="session")

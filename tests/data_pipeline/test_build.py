@@ -26,8 +26,8 @@ from data_pipeline.shards.mark import IN_EVALUATION, mark
 from data_pipeline.shards.verify import verify
 from data_pipeline.world.on_disk import ROW_TROUBLES, SLOW_ROWS, trouble_count
 from tests.worlds import REPOSITORY
-from tests.worlds.chain import GOOD, content, flags, options
-from tests.worlds.watching import alive_in, wait_until
+from tests.worlds.data.chain import GOOD, content, flags, options
+from tests.worlds.processes.watching import alive_in, wait_until
 
 pytestmark = pytest.mark.timeout(150)
 COUNTS = {

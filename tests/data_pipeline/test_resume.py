@@ -20,8 +20,8 @@ from data_pipeline.download.supervise import ENDED, OUTAGE, START_SECONDS, run_i
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
 from tests.worlds import REPOSITORY
-from tests.worlds.chain import SHARD_SIZE, build, content, flags, options, session_of
-from tests.worlds.watching import alive_in, processes, wait_until
+from tests.worlds.data.chain import SHARD_SIZE, build, content, flags, options, session_of
+from tests.worlds.processes.watching import alive_in, processes, wait_until
 
 pytestmark = pytest.mark.timeout(150)
 KILLS = ("amid", "anywhere", "anywhere", "early", "late")

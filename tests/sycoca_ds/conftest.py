@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worlds.data_sets import write_data_set
+from tests.worlds.data.data_sets import write_data_set
 
 torch.set_num_threads(1)  # models this small lose time to thread hand-over, and test processes share the cores
 

@@ -1,4 +1,4 @@
-"""Where tensors are made, and where the host waits for the device, on a GPU that is not there (tests/worlds/fake_gpu.py)."""
+"""Where tensors are made, and where the host waits for the device, on a GPU that is not there (worlds/machines/fake_gpu.py)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from sycoca_ds.model import decoders, objectives, sycoca
 from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
-from tests.worlds.eval_world import make_data, make_labels, make_run
-from tests.worlds.fake_gpu import GPU, WrongDevice, fake_gpu
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.machines.fake_gpu import GPU, WrongDevice, fake_gpu
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 
 RUNTIME = Runtime(0, 0, 1, GPU, 1)
 

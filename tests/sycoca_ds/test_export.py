@@ -27,8 +27,8 @@ from sycoca_ds.model.open_clip_config import open_clip_config
 from sycoca_ds.model.open_clip_weights import to_open_clip
 from sycoca_ds.model.pixels import normalise
 from tests.worlds import REPOSITORY
-from tests.worlds.eval_world import make_data, make_run, make_tokenizer
 from tests.worlds.open_clip.world import VARIANTS, assert_same_tensors, export_for_open_clip, random_weights, run_export
+from tests.worlds.trainings.eval_world import make_data, make_run, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""What tests share: small models, data and servers made by hand, and the processes that run on them."""
+"""What tests share, in rooms: `processes` and `machines` to run on, `data` and `strangers`' servers to read from, `models` and
+`trainings` of them, `open_clip` to compare with."""
 
 from pathlib import Path
 

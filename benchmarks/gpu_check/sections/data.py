@@ -16,7 +16,7 @@ def data_of(options: argparse.Namespace) -> Path:
     folder = options.out / "data"
     if not (folder / "tokenizer.json").exists():
         sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-        from tests.worlds.data_sets import write_data_set
+        from tests.worlds.data.data_sets import write_data_set
 
         write_data_set(folder, [SAMPLES // SHARDS] * SHARDS, side=SIDE)
     return folder

@@ -1,9 +1,10 @@
-"""Checkpoints that are whole or do not exist, and that cost the training only a copy in memory.
+"""Checkpoints that are whole or do not exist, and that cost the training only a copy in memory, where there is room for it.
 
 `<run>/checkpoints/step_00001000/` holds DeepSpeed's shards, each rank's random state and part of the EMA, tokenizer.json and the
 seal, state.json (see seal.py). A save copies the state to this host's memory; a process of its own on every rank writes and hashes
 it while the training goes on (writer.py), and rank 0's seals it when all ranks have written. The next save, and the end of the run,
-wait for the last.
+wait for the last. Where the copy does not fit the same process is given the same bytes straight from the weights, and the training
+waits (snapshot.py).
 A save that fails, on a full disk say, costs that save: the run goes on, and the last whole checkpoint stays.
 """
 
@@ -16,15 +17,17 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
+from sycoca_ds.engine.checkpoint.contents import Contents, Files, measure
 from sycoca_ds.engine.checkpoint.retention import Retention, retire
 from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
-from sycoca_ds.engine.checkpoint.snapshot import Snapshot
+from sycoca_ds.engine.checkpoint.snapshot import InMemory, Straight, choose_way
 from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
 from sycoca_ds.engine.ranks.runtime import random_state
 from sycoca_ds.engine.start import Session
@@ -37,15 +40,15 @@ SPARE_BYTES = 64 << 20
 class Writing:
     """A save on its way to the disk."""
 
-    def __init__(self, job: Job, snapshot: Snapshot, step: int) -> None:
+    def __init__(self, job: Job, handles: Sequence[int], step: int) -> None:
+        """Starts to write what is behind the descriptors `handles`, one for each of the job's files."""
         self.step, self.folder = step, Path(job.folder)
-        handles = snapshot.descriptors()
         path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sycoca_ds.engine.checkpoint.writer", *map(str, handles)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=handles,
+            pass_fds=set(handles),
             start_new_session=True,  # a Ctrl-C is for the training, which waits for this process
             env={**os.environ, "PYTHONPATH": path},
         )
@@ -88,14 +91,15 @@ class Saver:
         self.checkpoints = self.run / "checkpoints"
         self.last_sealed = None if session.state is None else session.position.step
         self.stalled, self.failure = 0.0, ""
-        self._snapshot, self._writing, self._last = Snapshot(), None, time.monotonic()
+        self._way: InMemory | Straight | None = None  # chosen at the first save: now the run has all it needs
+        self._writing, self._last = None, time.monotonic()
 
     def is_late(self) -> bool:
         """Whether the last save is longer ago than the configuration wants."""
         return time.monotonic() - self._last > 60 * self.session.config.run.checkpoint_minutes
 
     def save(self, guard: dict[str, Any], best: int | None = None) -> None:
-        """Takes a snapshot on all ranks and starts to write it; a save before it is waited for.
+        """Hands the state of all ranks over to be written; a save before it is waited for.
 
         Args:
             guard: what the guard wants to find again.
@@ -103,11 +107,13 @@ class Saver:
         """
         began, session, position = time.monotonic(), self.session, self.session.position
         self.finish()
-        tokenizer = {"tokenizer.json": (self.run / "tokenizer.json").read_bytes()} if self.runtime.leads else {}
-        own = {f"random_rank_{self.runtime.rank:05d}.pt": random_state(), **session.ema.files()}
-        self._snapshot.take(session.engine, own, tokenizer)
+        files: Files = Contents(session.engine).files
+        files |= {f"random_rank_{self.runtime.rank:05d}.pt": random_state(), **session.ema.files()}
+        if self.runtime.leads:
+            files["tokenizer.json"] = (self.run / "tokenizer.json").read_bytes()
+        measures = {name: measure(content) for name, content in files.items()}
         folder, keep = step_folder(self.checkpoints, position.step), self._retention(best)
-        incoming = sum(self.runtime.gather(sum(self._snapshot.sizes.values())))
+        incoming = sum(self.runtime.gather(sum(one.size for one in measures.values())))
         problem = self.runtime.agree(make_room(folder, keep, incoming) if self.runtime.leads else "")
         if problem:
             self._failed(position.step, problem)
@@ -124,14 +130,15 @@ class Saver:
             }
             job = Job(
                 folder=str(folder),
-                names=list(self._snapshot.sizes),
-                sizes=list(self._snapshot.sizes.values()),
+                names=list(files),
+                sizes=[one.size for one in measures.values()],
                 rank=self.runtime.rank,
                 world_size=self.runtime.world_size,
                 state=state if self.runtime.leads else None,
                 retention=keep,
             )
-            self._writing = Writing(job, self._snapshot, position.step)
+            self._way = self._way or choose_way(self.runtime, list(measures.values()))
+            self._writing = self._way.hand_over(files, lambda handles: Writing(job, handles, position.step))
         self._last = time.monotonic()
         self.stalled = self._last - began
 

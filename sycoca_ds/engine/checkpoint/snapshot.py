@@ -1,20 +1,21 @@
-"""A checkpoint's files in this host's memory: what the training waits for; writing them to disk is another process's work."""
+"""How a checkpoint's files come to the process that writes them: as a copy in this host's memory, so that the training goes on, or,
+where there is no room for one, straight from the weights, while it waits."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import deepspeed
-import torch
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import CheckpointEngine
+from sycoca_ds.engine.checkpoint.contents import Files, Measure, put
+from sycoca_ds.engine.ranks.host_memory import SPARE_MEMORY, available
+from sycoca_ds.engine.ranks.runtime import Runtime
 
-ROOT, TAG = Path("/nowhere"), "step"
-"""What DeepSpeed is told to write to. Nothing of it is made: a save needs no room but for the checkpoint itself."""
+PIPE_BYTES = 1 << 20
+"""What the system lets anybody have."""
 
 
 class WholeFile(io.FileIO):
@@ -29,90 +30,74 @@ class WholeFile(io.FileIO):
         return count
 
 
-@contextlib.contextmanager
-def unchecked() -> Iterator[None]:
-    """`torch.save` without the checksums of its own, which take as long as the copy: the writer's are of every byte."""
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
+class WholePipe(WholeFile):
+    """To a process that reads. What is written after its end is lost, and that is no error here: in the middle of `torch.save` one
+    would end this process (its destructor writes on), and the reader's own says why it ended."""
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
 
 
-class Snapshot(CheckpointEngine):
-    """Takes the place of DeepSpeed's checkpoint engine for one call of `save_checkpoint`: what it would write to disk goes into
-    anonymous memory, which is kept from save to save (touching new pages takes longer than copying).
-
-    Attributes:
-        sizes: file name -> bytes of this snapshot.
-    """
+class InMemory:
+    """By a copy in anonymous memory, which is kept from save to save: touching new pages takes longer than copying."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.name, self.sizes = "memory", {}
         self._files: dict[str, WholeFile] = {}
 
-    def take(self, engine, extra: dict[str, Any], copies: dict[str, bytes]) -> None:
-        """On all ranks: the engine's state, and more files of this rank.
+    def hand_over(self, files: Files, start: Callable[[Sequence[int]], Any]) -> Any:
+        """Returns what `start` does: it gets a descriptor a file and starts a process that reads them; when this returns, nobody
+        needs `files` any more."""
+        for name, content in files.items():
+            if name not in self._files:
+                self._files[name] = WholeFile(os.memfd_create(name), "r+b")
+            self._files[name].seek(0)
+            put(content, self._files[name])
+            self._files[name].seek(0)
+        return start([self._files[name].fileno() for name in files])
 
-        Args:
-            engine: DeepSpeed engine.
-            extra: file name -> what `torch.save` can save.
-            copies: file name -> its bytes.
-        """
-        self.sizes = {}
-        usual, engine.checkpoint_engine = engine.checkpoint_engine, self
-        engine._copy_recovery_script = self._keep_scripts
-        try:
-            engine.save_checkpoint(str(ROOT), tag=TAG, save_latest=False, exclude_frozen_parameters=False)
-        finally:
-            engine.checkpoint_engine = usual
-            del engine._copy_recovery_script
-        for name, value in extra.items():
-            self.save(value, str(ROOT / TAG / name))
-        for name, data in copies.items():
-            self._keep(name, data)
 
-    def descriptors(self) -> list[int]:
-        """Where the files are, in the order of `sizes`."""
-        return [self._files[name].fileno() for name in self.sizes]
+class Straight:
+    """Through a pipe to the process that writes, at the pace at which it writes: of each file a MiB is on its way, no more."""
 
-    def _start(self, name: str) -> WholeFile:
-        if name not in self._files:
-            self._files[name] = WholeFile(os.memfd_create(name), "r+b")
-        self._files[name].seek(0)
-        return self._files[name]
+    def hand_over(self, files: Files, start: Callable[[Sequence[int]], Any]) -> Any:
+        """As `InMemory`'s; the descriptor of all files is the same, they come through it one after another."""
+        reading, writing = os.pipe()
+        with contextlib.suppress(OSError):  # a smaller one is slower
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        with WholePipe(writing, "wb") as pipe:
+            try:
+                started = start([reading] * len(files))
+            finally:
+                os.close(reading)  # or nobody would ever be told that the reader is gone
+            for content in files.values():
+                put(content, pipe)
+        return started
 
-    def _keep(self, name: str, data: bytes) -> None:
-        self._start(name).write(data)
-        self.sizes[name] = len(data)
 
-    # ---- what DeepSpeed calls ---------------------------------------------------------------------------------------------------
+def choose_way(runtime: Runtime, measures: Sequence[Measure]) -> InMemory | Straight:
+    """On all ranks, together: a copy, if those of all ranks of every host fit into it. A step waits for all ranks, so none gains
+    anything by a copy when others have no room for theirs.
 
-    def save(self, state_dict: Any, path: str) -> None:
-        name = Path(path).relative_to(ROOT / TAG).as_posix()
-        file = self._start(name)
-        with unchecked():
-            torch.save(state_dict, file)
-        self.sizes[name] = file.tell()
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        pass
-
-    def _keep_scripts(self, path: str) -> None:
-        """Of DeepSpeed: the two programs that people look for beside its files."""
-        for script in sorted((Path(deepspeed.__file__).parent / "utils").glob("zero_to_*.py")):
-            self._keep(script.name, script.read_bytes())
-
-    def create(self, info: Any) -> None:
-        pass
-
-    def commit(self, info: Any) -> bool:
-        return True
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        raise NotImplementedError("snapshots are written; DeepSpeed's own engine loads")
-
-    def preserves_storage_sharing(self) -> bool:
-        return True  # a view of a flat buffer would take the whole buffer with it
+    Args:
+        measures: of this rank's files.
+    """
+    size = sum(measure.size for measure in measures)
+    if runtime.device.type != "cpu":  # a tensor comes to the host as a whole before it is copied to its place
+        size += max(measure.largest for measure in measures)
+    needed, free = dict.fromkeys(runtime.hosts, 0), {}
+    for host, (bytes_needed, bytes_free) in zip(runtime.hosts, runtime.gather((size, available())), strict=True):
+        needed[host] += bytes_needed
+        free[host] = min(bytes_free, free.get(host, bytes_free))
+    short = [host for host in needed if free[host] < needed[host] + SPARE_MEMORY]
+    if not short:
+        return InMemory()
+    worst = min(short, key=lambda host: free[host] - needed[host])
+    where = f" on {worst}" if len(needed) > 1 else ""
+    runtime.say(
+        f"save: {needed[worst] / 1e9:.1f} GB do not fit beside the run{where} ({free[worst] / 1e9:.1f} GB free): written while the "
+        "run waits"
+    )
+    return Straight()

@@ -2,8 +2,9 @@
 
     python -m sycoca_ds.engine.checkpoint.writer FILE_DESCRIPTOR...
 
-The first line of standard input is the job, as `Job` in JSON; the files' contents are in the memory behind the descriptors, in the
-job's order. Each is hashed while it is written, so nothing is read back. A note beside the files says what was written; rank 0's
+The first line of standard input is the job, as `Job` in JSON; the files' contents come out of the descriptors, in the job's order:
+memory that the rank has filled, or a pipe, the same for all files, that it fills meanwhile. Each is hashed while it is written, so
+nothing is read back. A note beside the files says what was written; rank 0's
 writer waits for the notes of all and then seals the checkpoint. Standard input stays open: when it closes before the end, the rank
 is gone or gives this save up, and so does the writer. It says one line of JSON at its end. Needs neither torch nor DeepSpeed.
 """
@@ -48,14 +49,14 @@ class Job:
 
 
 def write_file(descriptor: int, path: Path, size: int) -> dict[str, Any]:
-    """Copies `size` bytes from a descriptor's start to a new file and makes it durable; its `bytes` and `sha256`."""
+    """Copies the next `size` bytes of a descriptor to a new file and makes it durable; its `bytes` and `sha256`."""
     digest, position = hashlib.sha256(), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb", buffering=0) as file:
         while position < size:
-            block = os.pread(descriptor, min(BLOCK, size - position), position)
+            block = os.read(descriptor, min(BLOCK, size - position))
             if not block:
-                raise OSError(f"{path}: the copy in memory ends after {position} of {size} bytes")
+                raise OSError(f"{path}: the rank gave {position} of {size} bytes")
             digest.update(block)
             view = memoryview(block)
             while view:

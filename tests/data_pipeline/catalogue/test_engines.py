@@ -13,7 +13,7 @@ from data_pipeline.catalogue.curation_sql import REASONS
 from data_pipeline.catalogue.engines import DuckDB, EngineError, part_begins
 from data_pipeline.catalogue.spark import java_memory
 from data_pipeline.errors import UserError
-from tests.worlds.odd_catalogue import ALLOWED, BLOCKED, write_odd_catalogue
+from tests.worlds.data.odd_catalogue import ALLOWED, BLOCKED, write_odd_catalogue
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -7,7 +7,7 @@ import pytest
 from data_pipeline.catalogue.curate import CurateOptions, curate
 from data_pipeline.catalogue.sources import SCHEMAS, find_files
 from data_pipeline.errors import UserError
-from tests.worlds.catalogues import parquet, read
+from tests.worlds.data.catalogues import parquet, read
 
 
 def test_cc3m_and_cc12m_without_header_with_quotes(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.catalogue.text_catalogues import json_rows, text_columns
 from data_pipeline.errors import UserError
-from tests.worlds.catalogues import read
+from tests.worlds.data.catalogues import read
 
 
 def test_rows_of_a_tsv_end_at_line_feeds_and_lose_nothing(tmp_path):

@@ -30,10 +30,10 @@ from data_pipeline.download.job import download, longest_seconds
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.download.supervise import START_SECONDS
 from data_pipeline.files import write_json
-from tests.worlds import hostile_pictures as made
-from tests.worlds.awkward_pictures import awkward
-from tests.worlds.hostile_server import ENDS, HostileServer, answer, moved, robots, running
-from tests.worlds.watching import Seen, Watch
+from tests.worlds.processes.watching import Seen, Watch
+from tests.worlds.strangers import hostile_pictures as made
+from tests.worlds.strangers.awkward_pictures import awkward
+from tests.worlds.strangers.hostile_server import ENDS, HostileServer, answer, moved, robots, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
 

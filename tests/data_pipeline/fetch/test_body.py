@@ -10,7 +10,7 @@ import pytest
 from data_pipeline.fetch.body import PIECE_BYTES
 from data_pipeline.fetch.image import fetch_image
 from data_pipeline.fetch.limits import Limits
-from tests.worlds.hostile_server import PAGE, PICTURE, answer, chunked, labelled, running
+from tests.worlds.strangers.hostile_server import PAGE, PICTURE, answer, chunked, labelled, running
 
 pytestmark = pytest.mark.timeout(60)
 

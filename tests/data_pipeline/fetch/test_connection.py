@@ -15,7 +15,7 @@ from data_pipeline.fetch.image import fetch_image
 from data_pipeline.fetch.limits import Clock, Limits
 from data_pipeline.fetch.urls import parse_url
 from data_pipeline.pictures.headers import FetchError
-from tests.worlds.hostile_server import PICTURE, HostileServer, answer, running
+from tests.worlds.strangers.hostile_server import PICTURE, HostileServer, answer, running
 
 pytestmark = pytest.mark.timeout(60)
 NAME = "pictures.example"

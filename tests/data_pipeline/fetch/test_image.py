@@ -13,7 +13,7 @@ from data_pipeline.fetch.limits import Limits
 from data_pipeline.fetch.robots import forbidden
 from data_pipeline.fetch.room import Room
 from data_pipeline.pictures.headers import FetchError
-from tests.worlds.hostile_server import ENDS, PICTURE, answer, running
+from tests.worlds.strangers.hostile_server import ENDS, PICTURE, answer, running
 
 pytestmark = pytest.mark.timeout(60)
 

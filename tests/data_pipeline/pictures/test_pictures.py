@@ -20,9 +20,9 @@ from data_pipeline.pictures.flatten import on_white
 from data_pipeline.pictures.headers import APART, MAX_SCANS, REASONS, FetchError, check_image, read_header, sniff
 from data_pipeline.pictures.maker import PictureMaker
 from data_pipeline.world.server import bomb_png
-from tests.worlds import hostile_pictures as made
-from tests.worlds.awkward_pictures import awkward, turned
-from tests.worlds.watching import memory
+from tests.worlds.processes.watching import memory
+from tests.worlds.strangers import hostile_pictures as made
+from tests.worlds.strangers.awkward_pictures import awkward, turned
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -312,7 +312,7 @@ def test_the_decoder_ends_with_its_parent():
 
     code = (
         "from data_pipeline.pictures import decode_apart as apart; import os\n"
-        "from tests.worlds import hostile_pictures as made\n"
+        "from tests.worlds.strangers import hostile_pictures as made\n"
         "apart.decode_apart(made.encoded(made.scene(), 'BMP'), 10**6)\n"
         "print(apart._decoder._process.pid, flush=True); os._exit(0)"
     )

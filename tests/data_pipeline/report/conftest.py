@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.shards.verify import verify
-from tests.worlds.written_shards import rows_of, write_folder
+from tests.worlds.data.written_shards import rows_of, write_folder
 
 
 @pytest.fixture

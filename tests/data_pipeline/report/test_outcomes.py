@@ -30,7 +30,7 @@ from data_pipeline.report.outcomes import (
     worst_hosts,
 )
 from data_pipeline.shards.verify import verify
-from tests.worlds.written_shards import rows_of, slow_counts, slow_host, write_folder, write_sidecar, write_stats
+from tests.worlds.data.written_shards import rows_of, slow_counts, slow_host, write_folder, write_sidecar, write_stats
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -26,8 +26,8 @@ from data_pipeline.report.projection import PUBLISHED_ROWS, project, share_inter
 from data_pipeline.report.total import add_up, report_total
 from data_pipeline.shards.mark import NEAR_DUPLICATE, mark
 from data_pipeline.shards.verify import verify
-from tests.worlds.data_sets import write_mirror
-from tests.worlds.written_shards import ODD, rows_of, slow_counts, write_folder
+from tests.worlds.data.data_sets import write_mirror
+from tests.worlds.data.written_shards import ODD, rows_of, slow_counts, write_folder
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -19,7 +19,7 @@ from data_pipeline.shards.mark import mark
 from sycoca_ds.data.loader import ShardReader
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.collection import Collection
-from tests.worlds.data_sets import parts, picture, write_mirror, write_tar
+from tests.worlds.data.data_sets import parts, picture, write_mirror, write_tar
 
 
 def test_a_mirror_becomes_a_data_set(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from data_pipeline.shards.manifest import Manifest, ManifestError
 from data_pipeline.shards.verify import VerifyCommand, _on_record, check_shard, verify
-from tests.worlds.data_sets import data_set, sample, write_tar
+from tests.worlds.data.data_sets import data_set, sample, write_tar
 
 
 def flip_a_pixel(root: Path) -> None:

@@ -16,7 +16,7 @@ from data_pipeline.shards import mark as marking
 from data_pipeline.shards.manifest import Manifest, ManifestError
 from data_pipeline.shards.mark import MARKS, bands, mark, near
 from data_pipeline.shards.verify import read_summary, verify
-from tests.worlds.data_sets import parts, write_tar
+from tests.worlds.data.data_sets import parts, write_tar
 
 
 def distance(a: int, b: int) -> int:

@@ -16,9 +16,9 @@ from data_pipeline.shards.manifest import INDEX_SCHEMA, Manifest, ManifestError,
 from data_pipeline.shards.samples import phash
 from data_pipeline.shards.tarwalk import TarError, groups
 from data_pipeline.shards.verify import verify
-from tests.worlds.data_sets import RNG, data_set, member, picture, sample, write_tar
-from tests.worlds.hostile_pictures import text_bomb_png
-from tests.worlds.watching import memory
+from tests.worlds.data.data_sets import RNG, data_set, member, picture, sample, write_tar
+from tests.worlds.processes.watching import memory
+from tests.worlds.strangers.hostile_pictures import text_bomb_png
 
 
 def test_offsets_are_exactly_the_members(tmp_path):

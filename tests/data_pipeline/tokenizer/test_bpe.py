@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
 from data_pipeline.tokenizer.bpe import captions, train
-from tests.worlds.data_sets import data_set, sample, write_tar
+from tests.worlds.data.data_sets import data_set, sample, write_tar
 
 TEXTS = [
     "a large red circle at top left and a small blue star in the middle on a white background",

@@ -20,7 +20,7 @@ from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabu
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
-from tests.worlds.data_sets import write_labels
+from tests.worlds.data.data_sets import write_labels
 
 # name: family, mim, mask_by, r_h, r_l, lambda_TM; None where the family has no masks
 LITERAL = {

@@ -19,8 +19,8 @@ from data_pipeline.lock import only_one
 from sycoca_ds.launch.processes import guarded
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
-from tests.worlds.data_sets import write_labels
-from tests.worlds.watching import mentioning, wait_until
+from tests.worlds.data.data_sets import write_labels
+from tests.worlds.processes.watching import mentioning, wait_until
 
 STARTER = """
 import os, sys, time

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,9 +78,8 @@ def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
 
 
 def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
-    """But the price, which without --samples has nothing to multiply."""
+    """But the price, which without --samples has nothing to multiply. Disks matter where memory is short."""
     usual = ["--preset", "tiny", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]
-    before = plan(usual)
     changes = {
         "efficiency": "0.3",
         "block-ms": "9",
@@ -94,6 +94,8 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
         "loader-pictures": "3",
         "sample-kb": "100",
         "save-gbytes": "0.1",
+        "write-gbytes": "0.001",
+        "host-gib": "0.5",
         "save-seconds": "40",
         "node-mttf-days": "10",
         "restart-minutes": "90",
@@ -103,9 +105,34 @@ def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     }
     assert {name.replace("-", "_") for name in changes} == set(Assumptions.__dataclass_fields__)
     for name, value in changes.items():
-        after = plan([*usual[:-2], *(["--price", "1"] if name != "price" else []), f"--{name}", value])
+        beside = ["--host-gib", "0.5"] if name == "write-gbytes" else []
+        before = plan([*usual, *beside])
+        after = plan([*usual[:-2], *beside, *(["--price", "1"] if name != "price" else []), f"--{name}", value])
         differing = [line for line in after if line not in before and not line.startswith(f"--{name} ")]
         assert differing, name
+
+
+def test_a_save_that_finds_no_room_for_its_copy_waits_for_the_disk(tmp_path: Path) -> None:
+    """930M in one process on a CPU: 11.26 GB of states beside what the step needs, and one GiB to spare."""
+
+    def saves(*words: str) -> tuple[dict[str, Any], list[str]]:
+        lines = plan(["--preset", "930m", "--out", str(tmp_path / "plan"), "--write-gbytes", "0.25", "--save-gbytes", "1", *words])
+        rows = [line for line in lines if "stops the training" in line or "kept in a machine's" in line]
+        return json.loads((tmp_path / "plan/plan.json").read_text())["asked"], rows
+
+    alone = ["--gpus", "1", "--gpu", "cpu", "--optim.global-batch-size", "2", "--data.lanes", "2"]
+    need = saves(*alone, "--memory-gib", "400")[0]["memory"]["sum"]
+    for room, copied in ((11.26e9 + 2**30, True), (11.25e9 + 2**30, False)):
+        found, rows = saves(*alone, "--memory-gib", str((need + room) / 2**30))
+        assert found["saves"]["copied"] == copied and found["saves"]["copy"] == pytest.approx(11.256e9, rel=1e-4)
+        assert found["saves"]["seconds"] == pytest.approx(11.256 / (1 if copied else 0.25), rel=1e-3)
+        assert f"{found['saves']['seconds']:.1f}" in rows[0] and ("11.26" if copied else "none, 11.26 do not fit") in rows[1]
+    offloaded = ["--hostfile", HOSTS, "--run.ds-config", "ds_configs/zero3_offload.json"]
+    host = saves(*offloaded)[0]["memory"]["host"]
+    for room, copied in ((5.8e9 + 2**30, True), (5.5e9 + 2**30, False)):
+        found, _ = saves(*offloaded, "--host-gib", str((8 * host + room) / 2**30))
+        assert found["saves"]["copied"] == copied
+        assert found["saves"]["seconds"] == pytest.approx(11.3 / 16 / (1 if copied else 0.25), rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,22 @@ import torch
 
 from sycoca_ds.capacity.communication import traffic
 from sycoca_ds.capacity.memory import moments
-from sycoca_ds.capacity.saves import checkpoint_bytes
+from sycoca_ds.capacity.saves import checkpoint_bytes, part_of_a_rank
 from sycoca_ds.capacity.search import FULL, NONE
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.batches import BatchPlan
+from sycoca_ds.engine.checkpoint.contents import Contents
+from sycoca_ds.engine.checkpoint.contents import measure as size_of
 from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.policy import build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.live_bytes import LiveBytes, storages, tensors_alive
+from tests.worlds.models.live_bytes import LiveBytes, storages, tensors_alive
+from tests.worlds.processes.launching import run_on_ranks
 
 MICRO_BATCH = 4
 MODEL = dataclasses.replace(with_vocabulary(PRESETS["tiny"].model, 512), family="sycoca")
@@ -93,7 +94,7 @@ def inputs(model: ModelConfig, rank: int) -> dict[str, torch.Tensor]:
     return {"image_BCHW": pixels, "text_BL": text_BL, "key_B": torch.arange(MICRO_BATCH)}
 
 
-def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
+def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
     """Bytes held between two steps, the most on top of them within one, what its collectives carried and its checkpoint takes."""
     import deepspeed
     from deepspeed.comm.comm import comms_logger
@@ -134,16 +135,9 @@ def measure(case: Case, runtime: Runtime, folder: Path) -> dict[str, Any]:
         step()
     sent = {name: sum(size * facts[0] for size, facts in sizes.items()) for name, sizes in comms_logger.comms_dict.items()}
     gathers = sum(facts[0] for facts in comms_logger.comms_dict.get("all_gather_into_tensor", {}).values())
-    engine.save_checkpoint(str(folder), tag="saved", save_latest=False, exclude_frozen_parameters=False)
-    for name, content in ema.files().items():
-        torch.save(content, folder / name)
-    runtime.barrier()
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    runtime.barrier()
-    if runtime.leads:
-        shutil.rmtree(folder)
+    size = sum(size_of(content).size for content in (Contents(engine).files | ema.files()).values())
     engine.destroy()
-    found = {"rest": max(runtime.gather(rest)), "most": max(runtime.gather(live.most)), "checkpoint": size}
+    found = {"rest": max(runtime.gather(rest)), "most": max(runtime.gather(live.most)), "checkpoint": runtime.gather(size)}
     return {**found, "sent": sent, "gathers": gathers}
 
 
@@ -159,7 +153,7 @@ RUNS = [
 
 def on_a_rank(runtime: Runtime, file: str, *names: str) -> None:
     torch.set_num_threads(1)
-    found = {name: measure(CASES[name], runtime, Path(file).with_name("checkpoint")) for name in names}
+    found = {name: measure(CASES[name], runtime) for name in names}
     if runtime.leads:
         Path(file).write_text(json.dumps(found))
 
@@ -232,6 +226,10 @@ def test_launches_of_gathers(measured: Measured, ranks: int, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, name", RUNS)
 def test_bytes_of_a_checkpoint(measured: Measured, ranks: int, name: str) -> None:
-    """Files hold names and shapes, too: some hundred kilobytes."""
-    expected = checkpoint_bytes(CASES[name].step(ranks))
-    assert expected < measured[ranks, name]["checkpoint"] < 1.02 * expected + 400_000 * ranks
+    """Of each rank. Files hold names and shapes, too: some hundred kilobytes."""
+    step, sizes = CASES[name].step(ranks), measured[ranks, name]["checkpoint"]
+    each, first = part_of_a_rank(step)
+    assert checkpoint_bytes(step) == ranks * each + first
+    for rank, size in enumerate(sizes):
+        expected = each + first * (rank == 0)
+        assert expected <= size < 1.02 * expected + 400_000, rank

@@ -12,7 +12,7 @@ from sycoca_ds.capacity.parameters import all_shapes, parts
 from sycoca_ds.config import MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.small_model import SMALL_MODEL
+from tests.worlds.models.small_model import SMALL_MODEL
 
 
 def real(model: ModelConfig) -> dict[str, list[tuple[int, ...]]]:

@@ -20,7 +20,7 @@ from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.live_bytes import LiveBytes, storages
+from tests.worlds.models.live_bytes import LiveBytes, storages
 
 TINY = with_vocabulary(PRESETS["tiny"].model, 512)
 ALL: Checkpointing = dict.fromkeys(PARTS, 1)

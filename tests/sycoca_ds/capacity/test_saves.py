@@ -42,6 +42,6 @@ def test_young_s_rule_is_the_limit_and_hopeless_saves_end_at_the_mean_time() -> 
 
 @pytest.mark.parametrize("interval", [600.0, 3_000.0, 20_000.0])
 def test_the_share_that_is_lost_is_the_exact_model_s(interval: float) -> None:
-    saves = Saves(bytes=0, seconds=30.0, mttf=1e6, interval=interval, restart=300.0)
+    saves = Saves(bytes=0, copy=0, copied=True, seconds=30.0, mttf=1e6, interval=interval, restart=300.0)
     exact = 1 - 1 / expected_seconds(interval, 30.0, 1e6, 300.0)
     assert saves.lost(interval) == pytest.approx(exact, rel=0.05)

@@ -18,7 +18,7 @@ from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
-from tests.worlds.data_sets import write_data_set
+from tests.worlds.data.data_sets import write_data_set
 
 
 class Trap:

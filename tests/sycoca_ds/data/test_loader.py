@@ -20,7 +20,7 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation, crop_box, eval_image, jitter_colours, jpeg_size, load_image
 from sycoca_ds.model.pixels import denormalise, normalise
-from tests.worlds.data_sets import write_data_set
+from tests.worlds.data.data_sets import write_data_set
 
 
 def jpeg(height: int, width: int, quality: int = 95) -> bytes:

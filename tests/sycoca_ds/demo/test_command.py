@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.launching import REPOSITORY
+from tests.worlds.processes.launching import REPOSITORY
 
 STARTER = """
 import sys

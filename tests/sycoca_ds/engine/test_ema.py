@@ -22,8 +22,8 @@ from sycoca_ds.engine.policy import read_policy
 from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.training import SMALL, average, train_here, weights
+from tests.worlds.processes.launching import run_on_ranks
+from tests.worlds.trainings.training import SMALL, average, train_here, weights
 
 if TYPE_CHECKING:
     from sycoca_ds.engine.ranks.runtime import Runtime

@@ -30,9 +30,9 @@ from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.gradients import BATCH, LENGTHS, cut
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.gradients import BATCH, LENGTHS, cut
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.processes.launching import run_on_ranks
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for all cells
 

@@ -15,11 +15,11 @@ import torch
 
 from sycoca_ds.engine.checkpoint.seal import read_state, sealed
 from sycoca_ds.engine.safety.watchdog import EXIT_HANG
-from tests.worlds.event_files import points
-from tests.worlds.hurting import hurt
-from tests.worlds.launching import LIMIT, finish, start, start_warm
-from tests.worlds.training import SMALL, weights
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.launching import LIMIT, finish, start, start_warm
+from tests.worlds.processes.watching import wait_until
+from tests.worlds.trainings.event_files import points
+from tests.worlds.trainings.hurting import hurt
+from tests.worlds.trainings.training import SMALL, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 10
@@ -262,6 +262,23 @@ def test_a_full_disk_costs_the_save_not_the_run(small_disk: Path, data_set: Path
     subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
     code, output = finish(start_warm(options(data_set, out), ranks=2))
     assert code == 0 and "resumed from" in output and same_weights(out, undisturbed)
+
+
+def test_a_host_without_room_for_a_copy_waits_while_it_writes(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
+    """The files are those of the usual way, byte for byte, and a run goes on from them as if nothing had happened."""
+    out = tmp_path / "run"
+    little = "import sycoca_ds.engine.checkpoint.snapshot as ways; ways.available = lambda: (1 << 30) + (1 << 20) * (1 + 9 * rank)"
+    script = hurt(tmp_path, "os.kill(os.getpid(), signal.SIGTERM) if n == 6 else None", little)
+    code, output = finish(start_warm(options(data_set, out), ranks=2, script=script))
+    assert code == 75 and "saved" in output, output[-3000:]
+    (said,) = [line for line in output.splitlines() if "do not fit" in line]
+    assert said.startswith("save: 0.0 GB do not fit beside the run (1.1 GB free): written while the run waits")
+    assert [read_state(folder)["step"] for folder in sealed(out / "checkpoints")] == [6, 4]
+    usual, straight = (read_state(run / "checkpoints/step_00000004") for run in (undisturbed, out))
+    assert straight["files"] == usual["files"] and len(usual["files"]) > 6
+    code, output = finish(start_warm(options(data_set, out), ranks=2))
+    assert code == 0 and "resumed from" in output and "do not fit" not in output, output[-3000:]
+    assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
 
 
 def test_checkpoints_that_are_all_gone_are_no_fresh_start(data_set: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.engine.checkpoint.seal import sealed
 from tests.worlds import REPOSITORY
-from tests.worlds.data_sets import write_data_set
-from tests.worlds.launching import LIMIT, finish, start_warm
-from tests.worlds.training import SMALL
+from tests.worlds.data.data_sets import write_data_set
+from tests.worlds.processes.launching import LIMIT, finish, start_warm
+from tests.worlds.trainings.training import SMALL
 
 LANES, BATCH, WINDOW = 6, 12, 16
 STEPS = 23

@@ -22,8 +22,19 @@ from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import LIMIT, finish, run_on_ranks, start, start_warm
-from tests.worlds.training import SMALL, STEPS, assert_same_run, average, in_turn, losses, run, train_here, weights, with_validation
+from tests.worlds.processes.launching import LIMIT, finish, run_on_ranks, start, start_warm
+from tests.worlds.trainings.training import (
+    SMALL,
+    STEPS,
+    assert_same_run,
+    average,
+    in_turn,
+    losses,
+    run,
+    train_here,
+    weights,
+    with_validation,
+)
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
 AVERAGED = ["--optim.ema-decay", "0.9"]

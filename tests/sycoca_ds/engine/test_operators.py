@@ -12,7 +12,7 @@ import pytest
 
 from sycoca_ds.engine.operators import STALE_SECONDS, needed_operators, said_if_compiling, wait_for_lock
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
-from tests.worlds.launching import finish, start
+from tests.worlds.processes.launching import finish, start
 
 
 def test_a_left_over_lock_is_removed_and_a_live_one_is_waited_for(tmp_path: Path) -> None:

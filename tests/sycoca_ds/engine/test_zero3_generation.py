@@ -12,8 +12,8 @@ import torch
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.processes.launching import run_on_ranks
 
 STEPS = 9
 POOLINGS = ("cls", "attention")

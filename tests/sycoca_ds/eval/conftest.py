@@ -6,7 +6,7 @@ import pytest
 
 from sycoca_ds.eval import captioning
 from sycoca_ds.evaluate import EvaluateConfig, evaluate
-from tests.worlds.eval_world import make_data, make_labels, make_run
+from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 
 REQUIRE = ("retrieval.t2i_r10>=0", "captioning.cider>=9")
 

@@ -19,7 +19,7 @@ from sycoca_ds.eval.suite import SuiteOptions, check_options, evaluate_checkpoin
 from sycoca_ds.eval.tasks import METRICS
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate
 from tests.worlds import REPOSITORY
-from tests.worlds.eval_world import SMALL, make_data, make_run
+from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
 CPU = torch.device("cpu")
 

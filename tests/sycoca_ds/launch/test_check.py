@@ -13,8 +13,8 @@ import pytest
 
 from sycoca_ds.launch.findings import COLUMNS
 from tests.worlds import REPOSITORY
-from tests.worlds.data_sets import write_data_set
-from tests.worlds.two_hosts import HOME, SYSTEM_PATH, TwoHosts, needs_two_hosts, two_hosts
+from tests.worlds.data.data_sets import write_data_set
+from tests.worlds.machines.two_hosts import HOME, SYSTEM_PATH, TwoHosts, needs_two_hosts, two_hosts
 
 pytestmark = [needs_two_hosts, pytest.mark.slow]
 TEST_DISK = ("--disk-gib", "1")

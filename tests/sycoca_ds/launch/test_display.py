@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sycoca_ds.launch.display import Display, Stage
-from tests.worlds.terminal import drawn
+from tests.worlds.processes.terminal import drawn
 
 NOTE = "loss 10.368, 140 samples/s"
 DEMO = f"""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sycoca_ds.launch.processes import GUARD
-from tests.worlds.watching import members, mentioning, wait_until
+from tests.worlds.processes.watching import members, mentioning, wait_until
 
 RANK = (
     "import signal, sys, time\n"

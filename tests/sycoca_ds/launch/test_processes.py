@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sycoca_ds.launch import processes
-from tests.worlds.launching import members
+from tests.worlds.processes.launching import members
 
 
 def started(tmp_path: Path, on_term: str) -> subprocess.Popen:

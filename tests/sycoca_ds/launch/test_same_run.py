@@ -15,12 +15,12 @@ import pytest
 from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.engine.monitoring.curves import CLOCK
 from tests.worlds import REPOSITORY
-from tests.worlds.data_sets import write_data_set
-from tests.worlds.launching import LIMIT, finish, free_port, start, start_warm
-from tests.worlds.slurm import JOB, sbatch
-from tests.worlds.training import SMALL
-from tests.worlds.two_hosts import needs_two_hosts, two_hosts
-from tests.worlds.watching import alive_in, wait_until
+from tests.worlds.data.data_sets import write_data_set
+from tests.worlds.machines.slurm import JOB, sbatch
+from tests.worlds.machines.two_hosts import needs_two_hosts, two_hosts
+from tests.worlds.processes.launching import LIMIT, finish, free_port, start, start_warm
+from tests.worlds.processes.watching import alive_in, wait_until
+from tests.worlds.trainings.training import SMALL
 
 STEPS = 12
 SCRIPT = "sycoca_ds/train.py"

@@ -9,7 +9,7 @@ import pytest
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.flops import forward_flops, passes, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 
 
 @pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])

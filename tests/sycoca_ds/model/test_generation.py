@@ -13,7 +13,7 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import patchify
-from tests.worlds.slow_generation import (
+from tests.worlds.models.slow_generation import (
     EOT,
     KINDS,
     LISTED,
@@ -33,7 +33,7 @@ from tests.worlds.slow_generation import (
     trimmed,
     varied_model,
 )
-from tests.worlds.small_model import random_inputs
+from tests.worlds.models.small_model import random_inputs
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.model.generation import Choices, Decoding
-from tests.worlds.slow_generation import (
+from tests.worlds.models.slow_generation import (
     EOT,
     KINDS,
     LISTED,

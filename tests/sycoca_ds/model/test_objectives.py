@@ -18,9 +18,9 @@ from sycoca_ds.model.image_encoder import patchify
 from sycoca_ds.model.objectives import contrastive_loss
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds import REPOSITORY
-from tests.worlds.gradients import BATCH, LENGTHS, assert_same_gradients, backward_in_pieces, cut, model_of, of_whole_batch
-from tests.worlds.launching import free_port
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.gradients import BATCH, LENGTHS, assert_same_gradients, backward_in_pieces, cut, model_of, of_whole_batch
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.processes.launching import free_port
 
 
 @pytest.fixture(scope="module")

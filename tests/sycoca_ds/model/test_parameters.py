@@ -15,7 +15,7 @@ from sycoca_ds.model import blocks
 from sycoca_ds.model.blocks import CrossBlock, SelfBlock, initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs, small_model
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:

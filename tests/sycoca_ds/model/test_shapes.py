@@ -8,7 +8,7 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.initial_weights import take_shared
 from sycoca_ds.model.shapes import unwrapped
-from tests.worlds.small_model import SMALL_MODEL, small_model
+from tests.worlds.models.small_model import SMALL_MODEL, small_model
 
 
 def wrapped(*ways: str) -> torch.nn.Module:

@@ -17,7 +17,7 @@ from sycoca_ds.model.masking import random_scores, split_patches, take_patches
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
-from tests.worlds.small_model import SMALL_MODEL, random_inputs, small_model
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs, small_model
 
 
 def image_tokens(model: SyCoCa, patch_BNP: torch.Tensor, keep_BK: torch.Tensor | None = None) -> torch.Tensor:

@@ -19,11 +19,11 @@ from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.supervise import ledger, orphans
 from sycoca_ds.supervise.verdict import read_history
 from tests.worlds import REPOSITORY
-from tests.worlds.hurting import hurt
-from tests.worlds.launching import LIMIT, finish, free_port, start_warm
-from tests.worlds.training import SMALL, losses
-from tests.worlds.warm_launch import listening
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.launching import LIMIT, finish, free_port, start_warm
+from tests.worlds.processes.warm_launch import listening
+from tests.worlds.processes.watching import wait_until
+from tests.worlds.trainings.hurting import hurt
+from tests.worlds.trainings.training import SMALL, losses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 10
@@ -117,7 +117,7 @@ def test_a_stopped_rank_and_an_exception_cost_a_restart_each(
 ) -> None:
     out = tmp_path / "run"
     script = once(tmp_path, (1, 5, "os.kill(os.getpid(), signal.SIGSTOP)"), (0, 3, "raise LookupError('nobody expects that')"))
-    launch = [sys.executable, "-m", "tests.worlds.warm_launch", "2"]
+    launch = [sys.executable, "-m", "tests.worlds.processes.warm_launch", "2"]
     status, output = finish(supervise([*launch, str(script), *options(data_set, out)], **warm))
     assert status == 0, output[-5000:]
     told = history(out)
@@ -131,7 +131,7 @@ def test_a_stopped_rank_and_an_exception_cost_a_restart_each(
 def test_a_lone_rank_that_is_stopped_has_nobody_else_to_say_so(data_set: Path, tmp_path: Path, warm: dict[str, str]) -> None:
     out = tmp_path / "run"
     script = once(tmp_path, (0, 5, "os.kill(os.getpid(), signal.SIGSTOP)"))
-    words = [sys.executable, "-m", "tests.worlds.warm_launch", "1", str(script), *options(data_set, out)]
+    words = [sys.executable, "-m", "tests.worlds.processes.warm_launch", "1", str(script), *options(data_set, out)]
     status, output = finish(supervise(words, "--silent-seconds", "8", **warm))
     assert status == 0, output[-5000:]
     told = history(out)

@@ -17,7 +17,7 @@ from sycoca_ds.engine.ranks.process_table import process_began
 from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 from sycoca_ds.supervise import orphans
 from sycoca_ds.supervise.orphans import Shell, Visit
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.watching import wait_until
 
 FAMILY = (
     "import os, signal, subprocess, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

@@ -16,12 +16,12 @@ import pytest
 
 from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.supervise.verdict import read_history
-from tests.worlds.data_sets import write_data_set
-from tests.worlds.hurting import hurt
-from tests.worlds.launching import LIMIT, finish, start_warm
-from tests.worlds.training import SMALL, losses
-from tests.worlds.two_hosts import SYSTEM_PATH, Node, TwoHosts, needs_two_hosts, two_hosts
-from tests.worlds.watching import wait_until
+from tests.worlds.data.data_sets import write_data_set
+from tests.worlds.machines.two_hosts import SYSTEM_PATH, Node, TwoHosts, needs_two_hosts, two_hosts
+from tests.worlds.processes.launching import LIMIT, finish, start_warm
+from tests.worlds.processes.watching import wait_until
+from tests.worlds.trainings.hurting import hurt
+from tests.worlds.trainings.training import SMALL, losses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), needs_two_hosts]
 STEPS = 24

@@ -22,7 +22,7 @@ from sycoca_ds.engine.checkpoint.exported import new_folder, write_exported
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import LIMIT
+from tests.worlds.processes.launching import LIMIT
 
 SMALL = ModelConfig(
     family="coca",

@@ -17,8 +17,8 @@ from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
-from tests.worlds.eval_world import SMALL, make_run
 from tests.worlds.open_clip.world import assert_same_tensors, run_export
+from tests.worlds.trainings.eval_world import SMALL, make_run
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint import resharding
 from sycoca_ds.engine.checkpoint.saving import Saver
 from sycoca_ds.engine.ema import Ema
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.training import SMALL, assert_same_run, train_here
+from tests.worlds.processes.launching import run_on_ranks
+from tests.worlds.trainings.training import SMALL, assert_same_run, train_here
 
 if TYPE_CHECKING:
     from sycoca_ds.engine.ranks.runtime import Runtime

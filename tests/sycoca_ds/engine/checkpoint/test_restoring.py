@@ -13,8 +13,8 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.restoring import changes
 from sycoca_ds.engine.ranks.runtime import bf16_speed_up
 from sycoca_ds.presets import PRESETS
-from tests.worlds.launching import finish, start_warm
-from tests.worlds.training import SMALL
+from tests.worlds.processes.launching import finish, start_warm
+from tests.worlds.trainings.training import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -14,31 +14,20 @@ from sycoca_ds.engine.checkpoint.retention import Retention
 from sycoca_ds.engine.checkpoint.saving import Writing
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, read_state, sealed, step_folder
 from sycoca_ds.engine.checkpoint.writer import BLOCK, Job
-from tests.worlds.watching import wait_until
-
-
-class InMemory:
-    """What a snapshot offers a writer."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.sizes = {name: len(data) for name, data in files.items()}
-        self.handles = []
-        for data in files.values():
-            handle = os.memfd_create("test")
-            os.write(handle, data + b"left from a longer save before")
-            self.handles.append(handle)
-
-    def descriptors(self) -> list[int]:
-        return self.handles
+from tests.worlds.processes.watching import wait_until
 
 
 def begin(checkpoints: Path, step: int, files: dict[str, bytes], rank: int = 0, ranks: int = 1, keep: int = 3) -> Writing:
-    snapshot, folder = InMemory(files), step_folder(checkpoints, step)
+    folder, handles = step_folder(checkpoints, step), []
     folder.mkdir(parents=True, exist_ok=True)
+    for data in files.values():
+        handles.append(os.memfd_create("test"))
+        os.write(handles[-1], data + b"left from a longer save before")
+        os.lseek(handles[-1], 0, os.SEEK_SET)
     state = {"step": step, "samples": 12} if rank == 0 else None
-    job = Job(str(folder), list(snapshot.sizes), list(snapshot.sizes.values()), rank, ranks, state, Retention(keep))
-    writing = Writing(job, snapshot, step)
-    for handle in snapshot.handles:
+    job = Job(str(folder), list(files), [len(data) for data in files.values()], rank, ranks, state, Retention(keep))
+    writing = Writing(job, handles, step)
+    for handle in handles:
         os.close(handle)  # the writer has them open
     return writing
 
@@ -63,6 +52,17 @@ def test_what_ranks_wrote_is_sealed_with_its_hashes(tmp_path: Path) -> None:
     for part in files:
         for name, data in part.items():
             assert (folder / name).read_bytes() == data
+
+
+def test_a_rank_that_gives_less_than_it_said_is_an_error(tmp_path: Path) -> None:
+    """Its memory or its pipe ends before the file does."""
+    folder, (reading, writing) = step_folder(tmp_path, 4), os.pipe()
+    folder.mkdir(parents=True)
+    written = Writing(Job(str(folder), ["a.pt", "b.pt"], [3, 9], 0, 1, {"step": 4}), [reading, reading], 4)
+    os.close(reading)
+    os.write(writing, b"123456")
+    os.close(writing)
+    assert written.result()["error"] == f"{folder / 'b.pt'}: the rank gave 3 of 9 bytes" and not list(tmp_path.iterdir())
 
 
 def test_the_writer_of_rank_0_deletes_what_is_old(tmp_path: Path) -> None:

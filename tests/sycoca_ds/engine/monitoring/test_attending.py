@@ -18,7 +18,7 @@ from sycoca_ds.engine.monitoring.attending import IGNORED, attending, warning
 from sycoca_ds.eval.reconstruction import wrong_captions
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
-from tests.worlds.eval_world import make_tokenizer
+from tests.worlds.trainings.eval_world import make_tokenizer
 
 SIDE = 6
 """Patches a side, as `tiny` has: two in a cell of the scene."""

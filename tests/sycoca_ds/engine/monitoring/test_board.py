@@ -15,7 +15,7 @@ from PIL import Image
 from sycoca_ds.engine.monitoring.curves import CHARTS, TAGS
 from sycoca_ds.engine.monitoring.journal import Journal
 from sycoca_ds.engine.monitoring.pictures import card
-from tests.worlds.browser import find_browser, tensorboard, visit
+from tests.worlds.processes.browser import find_browser, tensorboard, visit
 
 BROWSER = find_browser()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome: apt-get install chromium")]

@@ -15,9 +15,9 @@ from sycoca_ds.engine.monitoring.curves import PARTS
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
 from sycoca_ds.engine.policy import read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
-from tests.worlds.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
-from tests.worlds.launching import run_on_ranks
-from tests.worlds.small_model import random_inputs
+from tests.worlds.models.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
+from tests.worlds.models.small_model import random_inputs
+from tests.worlds.processes.launching import run_on_ranks
 
 MICRO_BATCHES = 2
 KINDS = ("zero0", "zero1", "zero2", "zero3", "zero3_offload", "zero1_bf16", "zero2_bf16", "zero3_bf16")

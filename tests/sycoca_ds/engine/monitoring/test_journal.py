@@ -16,7 +16,7 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, TAGS, layout
 from sycoca_ds.engine.monitoring.journal import EVENTS, Journal
 from tests.worlds import REPOSITORY
-from tests.worlds.event_files import points
+from tests.worlds.trainings.event_files import points
 
 
 def lines(run: Path) -> list[tuple[int, float]]:

@@ -14,7 +14,7 @@ from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, resident_gib
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.text_encoder import label_places
-from tests.worlds.small_model import SMALL_MODEL
+from tests.worlds.models.small_model import SMALL_MODEL
 
 ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)
 TEXT = torch.tensor([[1, 7, 8, 9, 2, 0, 0, 0], [1, 7, 2, 0, 0, 0, 0, 0]])

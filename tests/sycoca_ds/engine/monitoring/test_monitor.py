@@ -30,9 +30,9 @@ from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.reconstruction import wrong_captions
 from sycoca_ds.eval.tasks import Bench, run_retrieval
 from sycoca_ds.options import from_dict
-from tests.worlds.data_sets import parts, picture, write_tar
-from tests.worlds.launching import finish, start_warm
-from tests.worlds.training import SMALL, STEPS, in_turn
+from tests.worlds.data.data_sets import parts, picture, write_tar
+from tests.worlds.processes.launching import finish, start_warm
+from tests.worlds.trainings.training import SMALL, STEPS, in_turn
 
 PEAK = 0.25
 """TFLOP/s that the runs are told a device has."""

@@ -11,8 +11,8 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.monitoring.profiling import Profile, profiled_steps
 from sycoca_ds.engine.ranks.runtime import Runtime
-from tests.worlds.launching import finish, start_warm
-from tests.worlds.training import SMALL, STEPS
+from tests.worlds.processes.launching import finish, start_warm
+from tests.worlds.trainings.training import SMALL, STEPS
 
 ALONE = Runtime(0, 0, 1, torch.device("cpu"), 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sycoca_ds.engine.operators import needed_operators
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
-from tests.worlds.launching import REPOSITORY
+from tests.worlds.processes.launching import REPOSITORY
 
 
 def test_another_ninja_on_path_compiles_nothing_anew(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ import pytest
 
 from sycoca_ds.engine.checkpoint.seal import sealed
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import LIMIT, finish, free_port, start
-from tests.worlds.training import SMALL
-from tests.worlds.watching import mentioning, wait_until
+from tests.worlds.processes.launching import LIMIT, finish, free_port, start
+from tests.worlds.processes.watching import mentioning, wait_until
+from tests.worlds.trainings.training import SMALL
 
 PATIENCE = 5
 """Seconds before the launcher kills, in place of its 30."""

@@ -21,7 +21,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.launcher import check_world_size
 from sycoca_ds.engine.ranks.meeting import Arrival, _receive, _report, missing, ranges
 from tests.worlds import REPOSITORY
-from tests.worlds.launching import free_port
+from tests.worlds.processes.launching import free_port
 
 PLAN = {"a": [0, 1], "b": [0, 1]}
 

@@ -18,7 +18,7 @@ from sycoca_ds.engine.ranks.process_table import whoami
 from sycoca_ds.engine.safety import run_lock
 from sycoca_ds.engine.safety.run_lock import FILE, RunLock, read_owner
 from tests.worlds import REPOSITORY
-from tests.worlds.watching import wait_until
+from tests.worlds.processes.watching import wait_until
 
 HOLDER = (
     "import sys, time; sys.path.insert(0, {repository!r})\nfrom pathlib import Path\nfrom sycoca_ds.engine.safety import run_lock\n"

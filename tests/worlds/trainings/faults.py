@@ -22,7 +22,7 @@ from typing import Any
 
 from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE
 from tests.worlds import REPOSITORY
-from tests.worlds.watching import descendants
+from tests.worlds.processes.watching import descendants
 
 SKIPS = 3
 """--run.max-skipped-steps of these runs."""
@@ -135,7 +135,8 @@ def script(folder: Path) -> Path:
     """train.py with the faults of `folder`'s schedule."""
     path = folder / "faulty_train.py"
     path.write_text(
-        f"import sys\nfrom pathlib import Path\nsys.path[0] = {str(REPOSITORY)!r}\nfrom tests.worlds.faults import Injector\n"
+        f"import sys\nfrom pathlib import Path\nsys.path[0] = {str(REPOSITORY)!r}\n"
+        "from tests.worlds.trainings.faults import Injector\n"
         f"from sycoca_ds.train import end_process, on_every_rank, run_command\nInjector(Path({str(folder)!r})).install()\n"
         "end_process(run_command(on_every_rank))\n"
     )

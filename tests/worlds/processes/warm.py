@@ -3,7 +3,7 @@
 Importing costs a rank five seconds of a core, and DeepSpeed's launcher twice that again. What a test says of training, resuming and
 being killed does not depend on it; what it says of launching does, and goes through the real launcher (launching.start).
 
-    python tests/worlds/warm.py SOCKET      the server; every test process starts one at its first need
+    python tests/worlds/processes/warm.py SOCKET      the server; every test process starts one at its first need
 
 A request is one message: JSON with the script, its options, ranks, environment and folder, and two descriptors, for the output and
 for the answers: the process's number, later its exit status. The process leads a group, in which all its ranks are.
@@ -26,7 +26,7 @@ import time
 import traceback
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 PATIENCE = 10.0
 """For ranks to end after one of them has failed."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from data_pipeline.world.server import bomb_png
-from tests.worlds.hostile_pictures import encoded, scene
+from tests.worlds.strangers.hostile_pictures import encoded, scene
 
 PICTURE = encoded(scene(), "JPEG", quality=95)
 PAGE = b"<!doctype html><title>parked</title><p>This domain is for sale.</p>"

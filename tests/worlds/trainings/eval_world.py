@@ -20,7 +20,7 @@ from sycoca_ds.config import (
     TextEncoderConfig,
     TrainConfig,
 )
-from tests.worlds.data_sets import parts, write_tar
+from tests.worlds.data.data_sets import parts, write_tar
 
 SMALL = ModelConfig(
     embed_dim=32,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.files import image_id, write_json
 from data_pipeline.report.outcomes import LOST
-from tests.worlds.data_sets import parts, write_tar
+from tests.worlds.data.data_sets import parts, write_tar
 
 ODD = (
     "http://Example.COM/1.jpg",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from tests.worlds.hostile_pictures import (
+from tests.worlds.strangers.hostile_pictures import (
     alpha_scene,
     by_cv2,
     encoded,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds import REPOSITORY, warm
-from tests.worlds.watching import members, wait_until
+from tests.worlds import REPOSITORY
+from tests.worlds.processes import warm
+from tests.worlds.processes.watching import members, wait_until
 
 LIMIT = 240
 """Seconds that any command may take."""

@@ -9,8 +9,8 @@ from data_pipeline.build import BuildCommand
 from data_pipeline.shards.manifest import Manifest
 from data_pipeline.world.on_disk import build_world
 from data_pipeline.world.server import PictureServer
-from tests.worlds.launching import free_port
-from tests.worlds.watching import processes
+from tests.worlds.processes.launching import free_port
+from tests.worlds.processes.watching import processes
 
 GOOD = 220
 SHARD_SIZE = 30

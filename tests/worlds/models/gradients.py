@@ -8,7 +8,7 @@ import torch
 
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 
 BATCH = 12
 LENGTHS = (12, 5, 8, 3, 4, 9, 12, 6, 7, 3, 10, 11)

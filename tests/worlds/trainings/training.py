@@ -16,7 +16,7 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.weights import load_for_inference, open_weights
 from sycoca_ds.engine.monitoring.curves import CLOCK
-from tests.worlds.launching import finish, run_on_ranks, start_warm
+from tests.worlds.processes.launching import finish, run_on_ranks, start_warm
 
 if TYPE_CHECKING:
     from sycoca_ds.engine.ranks.runtime import Runtime

@@ -12,7 +12,7 @@ from sycoca_ds.config import MaskingConfig, TextEncoderConfig
 from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.image_encoder import patchify
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.small_model import SMALL_MODEL
+from tests.worlds.models.small_model import SMALL_MODEL
 
 PAD, SOT, EOT, STEPS = 0, 1, 2, 8
 KINDS = ("plain", "pooled", "open_clip")

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds import REPOSITORY, slow_link
-from tests.worlds.launching import LIMIT
-from tests.worlds.watching import processes, wait_until
+from tests.worlds import REPOSITORY
+from tests.worlds.machines import slow_link
+from tests.worlds.processes.launching import LIMIT
+from tests.worlds.processes.watching import processes, wait_until
 
 PROGRAMS = {
     "ip": "iproute2",

@@ -1,6 +1,6 @@
 """A launcher for what supervises launchers: ranks are forked from a warm process, so that a start takes a second.
 
-    python -m tests.worlds.warm_launch RANKS SCRIPT OPTIONS...
+    python -m tests.worlds.processes.warm_launch RANKS SCRIPT OPTIONS...
 
 connects to the socket that a test opened (`listening`), hands over its output, and stands for the ranks until they have ended: a
 signal to it reaches them, its exit status is theirs. They are no children of it, and the mark of a supervisor is in their
@@ -19,8 +19,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.worlds import REPOSITORY, warm
-from tests.worlds.launching import free_port
+from tests.worlds import REPOSITORY
+from tests.worlds.processes import warm
+from tests.worlds.processes.launching import free_port
 
 SOCKET = "TESTS_WARM_SOCKET"
 """Variable with the socket's path."""

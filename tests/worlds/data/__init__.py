@@ -1,0 +1,1 @@
+"""Catalogues, shards and data set folders, small, written by hand or drawn."""

@@ -1,0 +1,1 @@
+"""Small models, and slow references of what they must compute and hold."""

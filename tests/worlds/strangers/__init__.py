@@ -1,0 +1,1 @@
+"""What strangers send: servers and pictures that do harm, and some that only look like it."""

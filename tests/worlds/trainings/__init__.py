@@ -1,0 +1,1 @@
+"""Real trainings of seconds: what they are told, what is done to them, what they leave."""
