@@ -74,8 +74,11 @@ def settle(config: TrainConfig, saved: dict[str, Any] | None, tokenizer: Tokeniz
         saved: `config` of the checkpoint that the run goes on from.
         stage: the run's ZeRO stage; without ZeRO there is no bf16.
     """
-    rows = tokenizer.vocab_size if saved is None else saved["model"]["text"]["vocab_size"]
-    config = replace(config, model=with_vocabulary(config.model, rows))
+    if saved is None:
+        rows, left_out = tokenizer.vocab_size, tokenizer.meaningless_ids(config.model.masking.common_words)
+    else:
+        rows, left_out = saved["model"]["text"]["vocab_size"], saved["model"]["masking"].get("left_out_ids") or ()
+    config = replace(config, model=with_vocabulary(config.model, rows, left_out))
     check_vocabulary(config.model.text.vocab_size, tokenizer)
     if config.run.precision == "auto":
         if saved is not None:
@@ -183,8 +186,8 @@ def check_before_start(config: TrainConfig) -> None:
 def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
     """What the run depends on, in numbers."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    forward = forward_flops(config.model)
-    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
+    forward = forward_flops(config.model, loss=config.loss)
+    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps, loss=config.loss)
     recomputes = any(read_recompute(config.run.activation_checkpointing).values())
     recomputed = ", activation recomputation not counted" if recomputes else ""
     return "\n".join(

@@ -108,6 +108,10 @@ class SelfAttention(nn.Module):
             mixed = attend(q, k, v, causal=self.pattern == "causal")
         return self.out(join_heads(mixed))
 
+    def values(self, x_BLD: Tensor) -> Tensor:
+        """What a token that attended to one other alone would take from it, for each of them: (B, L, D)."""
+        return self.out(self.qkv(x_BLD).chunk(3, dim=-1)[2])
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention from one modality's tokens to the other's; `valid_BS` marks the keys that may be seen."""
@@ -123,6 +127,11 @@ class CrossAttention(nn.Module):
         """Keys and values (B, heads, S, d) each; they depend on the other modality alone."""
         k, v = (split_heads(part, self.heads) for part in self.kv(other_BSD).chunk(2, dim=-1))
         return k, v
+
+    def weights(self, x_BQD: Tensor, k_BHSd: Tensor) -> Tensor:
+        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1."""
+        q_BHQd = split_heads(self.q(x_BQD), self.heads).float()
+        return (q_BHQd @ k_BHSd.float().transpose(2, 3) * q_BHQd.shape[3] ** -0.5).softmax(dim=3).mean(dim=1)
 
     def forward(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
@@ -155,6 +164,14 @@ class SelfBlock(nn.Module):
         x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
+    def alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
+        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D).
+
+        The value path of MaskCLIP (Zhou et al., 2022), on [CLS]'s own residual: what the contrast has trained to be read.
+        """
+        x_BLD = cls_BD[:, None] + self.attention.values(self.ln_1(x_BLD))
+        return x_BLD + self.mlp(self.ln_2(x_BLD))
+
 
 class CrossBlock(nn.Module):
     """x += attention(norm(x) -> norm(other)); x += mlp(norm(x))."""
@@ -174,6 +191,10 @@ class CrossBlock(nn.Module):
     def attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
         x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
         return x_BQD + self.mlp(self.ln_2(x_BQD))
+
+    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
+        return self.attention.weights(self.ln_1(x_BQD), keys_values[0])
 
     def forward(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
         return self.attend_to(x_BQD, self.keys_values(other_BSD), valid_BS)
@@ -220,11 +241,16 @@ def recomputes(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> Tensor:
-    """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`."""
+def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> tuple[Tensor, Tensor]:
+    """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`.
+
+    Returns:
+        (the last block's output, its input).
+    """
+    last_BLD = x_BLD
     for number, block in enumerate(blocks):
-        x_BLD = run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
-    return x_BLD
+        last_BLD, x_BLD = x_BLD, run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
+    return x_BLD, last_BLD
 
 
 def initialise(model: nn.Module, std: float, seed: int) -> None:

@@ -84,6 +84,19 @@ class TextDecoder(Decoder):
         x_BLD = self.run(token_BLD, image_BSD, None)
         return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M)
 
+    def looks(self, token_BLD: Tensor, image_BSD: Tensor) -> Tensor:
+        """Where the decoder looks to say the token after each one: weights over the image tokens, mean over layers and heads.
+
+        Returns:
+            (B, L, S) float32, rows add up to 1.
+        """
+        x_BLD, found_BLS = token_BLD, []
+        for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
+            x_BLD, keys_values = self_block(x_BLD), cross_block.keys_values(image_BSD)
+            found_BLS.append(cross_block.looks_at(x_BLD, keys_values))
+            x_BLD = cross_block.attend_to(x_BLD, keys_values)
+        return torch.stack(found_BLS).mean(dim=0)
+
     def keys_values(self, image_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What the layers need of the image, for `step`."""
         return [block.keys_values(image_BSD) for block in self.cross_blocks]

@@ -39,7 +39,7 @@ class Monitor:
         run, leads = Path(config.run.out), runtime.leads
         self.journal = Journal(run, step, enabled=leads)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
-        self.meter, self.norms = Meter(config.model, runtime), GradientNorms(runtime)
+        self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
         self._sealed = session.position.step
         name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else ""
         self.peak_tflops = config.run.peak_tflops or peak_tflops(name)
