@@ -137,8 +137,10 @@ class MaskingConfig:
     """Optimizer steps at the start during which masks are random whatever `mask_by` says: scores mean nothing before the
     contrast has learned something (0, the paper's way: never)."""
     warmup_until: float | None = None
-    """Masks are random, also after `mask_warmup`, until a validation finds `own_caption_higher` at least this (0.5 is chance, 1 the
-    most; docs/monitoring.md); from then on they are attentive for good. None: steps alone decide."""
+    """Masks are random, also after `mask_warmup`, until a validation finds `warmup_metric` at least this; from then on they are
+    attentive for good. None: steps alone decide."""
+    warmup_metric: Literal["own_caption_higher", "named_over_unnamed"] = "own_caption_higher"
+    """What has to be reached: 0.5 is chance, 1 the most (docs/monitoring.md; the second where `data.regions` are known)."""
     target: Literal["pixels", "normalised_pixels"] = "pixels"
     """What TG-MIM rebuilds: a patch's pixels (paper eq. 5), or the same after subtracting the patch's mean and dividing by its
     deviation (MAE's norm_pix_loss)."""

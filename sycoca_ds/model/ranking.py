@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.decoders import TextDecoder
 from sycoca_ds.model.image_encoder import ImageEncoder, patchify
+from sycoca_ds.model.objectives import summed_over_ranks, world_size
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.scores import (
     best_match,
@@ -105,7 +106,7 @@ class PatchRanking(nn.Module):
             return centred_over_patches(score_BLN)
         if similarity == "centred_over_pictures":
             own_BE = patch_BNE.sum(dim=1)
-            total_E, pictures = others or (own_BE.sum(dim=0), len(own_BE))
+            total_E, pictures = others or (summed_over_ranks(own_BE.sum(dim=0)), world_size() * len(own_BE))
             return centred_over_pictures(score_BLN, token_BLE, mean_of_others(own_BE, total_E, pictures, patch_BNE.shape[1]))
         return score_BLN
 

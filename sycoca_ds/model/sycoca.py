@@ -21,8 +21,6 @@ from sycoca_ds.model.objectives import (
     late_interaction_loss,
     masked_l1,
     patch_moments,
-    summed_over_ranks,
-    world_size,
 )
 from sycoca_ds.model.ranking import FullPass, PatchRanking
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
@@ -255,9 +253,6 @@ class SyCoCa(PatchRanking):
         keep_caption = keep_mim = None
         if self._ranks:
             if attends:
-                if self._looks_at_others and others is None:
-                    total_E = summed_over_ranks(self.image_encoder.project_patches(full.image_BSD.detach()).sum(dim=(0, 1)))
-                    others = total_E, world_size() * len(text_BL)
                 for_caption = for_mim = self._scores(full, others=others)
             else:
                 if key_B is None:

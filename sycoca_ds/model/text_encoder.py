@@ -86,10 +86,11 @@ class TextEncoder(nn.Module):
         cls = (self.cls_embedding + self.position_embedding[-1]).expand(len(x_BLD), 1, -1)
         valid_BL = real_tokens(text_BL, self.config.eot_id) if self.config.attention_mask == "exact" else text_BL != PAD_ID
         x, last = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute)
-        if not alone:
-            return x[:, -1], x[:, :given]
-        with torch.no_grad():
-            return x[:, -1], x[:, :given], self.blocks[-1].alone(last[:, :given], last[:, -1])
+        found = x[:, -1], x[:, :given]
+        if alone:
+            with torch.no_grad():
+                found += (self.blocks[-1].alone(last[:, :given], last[:, -1]),)
+        return found
 
     def project(self, x: Tensor) -> Tensor:
         """Last norm and projection to the shared space, float32 and L2-normalised: (.., D) -> (.., E)."""

@@ -61,10 +61,8 @@ def test_flops_of_every_kind_of_score_against_torchs_counter(similarity: str) ->
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             model("train", **inputs, mask_by=mask_by)
         counts[mask_by] = counter.get_total_flops()
-    own = next(part for part in passes(config) if part.part == "masking")
-    halves = (
-        config.text_decoder.layers * 2 * 11 * 11 * 32 if similarity == "cross_attention" else 0
-    )  # torch counts causal ones whole
+    own = next(part for part in passes(config) if part.part == "masking")  # torch counts causal attention whole
+    halves = config.text_decoder.layers * 2 * 11 * 11 * 32 if similarity == "cross_attention" else 0
     assert counts["attention"] - counts["random"] == pytest.approx(4 * (own.forward + halves), rel=1e-6)
 
 

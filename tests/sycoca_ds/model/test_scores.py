@@ -36,6 +36,7 @@ def features() -> tuple[torch.Tensor, torch.Tensor]:
 COUNTED = torch.tensor([[1] * 7, [1] * 2 + [0] * 5, [0] * 2 + [1] + [0] * 3 + [1]], dtype=torch.bool)
 
 
+@torch.no_grad()
 def loop(token: torch.Tensor, patch: torch.Tensor, offset, reduce) -> torch.Tensor:
     """`reduce` over the tokens that count of <token, patch> - offset(b, j)."""
     found = torch.zeros(B, N)
@@ -58,8 +59,7 @@ def test_products_and_their_best_and_mean_match(features) -> None:
 def test_centred_over_patches(features) -> None:
     token, patch = features
     found = best_match(centred_over_patches(products(token, patch)), COUNTED)
-    with torch.no_grad():
-        expected = loop(token, patch, lambda b, j: sum(float(p @ token[b, j]) for p in patch[b]) / N, max)
+    expected = loop(token, patch, lambda b, j: sum(float(p @ token[b, j]) for p in patch[b]) / N, max)
     torch.testing.assert_close(found, expected)
 
 
@@ -72,8 +72,7 @@ def test_centred_over_pictures_takes_off_what_a_token_matches_elsewhere(features
         others = [float(patch[o, i] @ token[b, j]) for o in range(B) if o != b for i in range(N)]
         return sum(others) / len(others)
 
-    with torch.no_grad():
-        expected = loop(token, patch, elsewhere, max)
+    expected = loop(token, patch, elsewhere, max)
     torch.testing.assert_close(found, expected)
     assert torch.equal(mean_of_others(own[:1], own[0], 1, N), torch.zeros(1, E)), "a picture alone has no other ones"
 
@@ -92,7 +91,7 @@ def test_a_hub_wins_every_maximum_until_other_pictures_are_taken_off() -> None:
 
 
 def test_saliency_is_the_distance_from_the_mean_patch(features) -> None:
-    patch = features[1]
+    patch = features[1].detach()
     found = saliency(patch)
     for b in range(B):
         mean = [sum(float(p[e]) for p in patch[b]) / N for e in range(E)]
