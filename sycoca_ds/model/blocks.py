@@ -7,6 +7,7 @@ pattern "causal_cls_shifted" needs a (B, 1, L, L) mask.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -34,6 +35,44 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+@functools.cache
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 matrices (AVX-512 and later); without, torch does it in a plain loop."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class Float32Products(torch.autograd.Function):
+    """`F.linear` of bf16 tensors by products of their float32 copies, which nothing keeps."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        slope_RO = slope.flatten(0, -2).float()
+        for_x = (slope_RO @ weight.float()).to(x.dtype).view_as(x) if ctx.needs_input_grad[0] else None
+        for_weight = (slope_RO.T @ x.flatten(0, -2).float()).to(x.dtype) if ctx.needs_input_grad[1] else None
+        return for_x, for_weight, slope_RO.sum(dim=0).to(x.dtype) if ctx.needs_input_grad[2] else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`; in bf16 on a CPU that has no such products they are those of float32, 100 times as fast as torch's
+    (benchmarks/results/2026-11-26_bf16_without_avx512.md)."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products():
+        return Float32Products.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -85,8 +124,8 @@ class SelfAttention(nn.Module):
         if pattern not in ("full", "causal", "causal_cls", "causal_cls_shifted"):
             raise ValueError(f"unknown attention pattern {pattern!r}")
         self.heads, self.pattern = heads, pattern
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
         """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it."""
@@ -119,9 +158,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, other_width: int):
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(other_width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(other_width, 2 * width)
+        self.out = Linear(width, width)
 
     def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, S, d) each; they depend on the other modality alone."""
@@ -143,8 +182,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.fc = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(4 * width, width)
+        self.fc = Linear(width, 4 * width)
+        self.out = Linear(4 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self.out(F.gelu(self.fc(x_BLD)))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import ImageEncoderConfig
-from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, SelfBlock, run_blocks
+from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, Linear, SelfBlock, run_blocks
 
 
 def patchify(image_BCHW: Tensor, patch_size: int) -> Tensor:
@@ -35,7 +35,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageEncoderConfig, embed_dim: int):
         super().__init__()
-        self.patch_embed = nn.Linear(config.patch_values, config.width, bias=False)
+        self.patch_embed = Linear(config.patch_values, config.width, bias=False)
         self.cls_embedding = nn.Parameter(torch.empty(config.width))
         self.position_embedding = nn.Parameter(torch.empty(config.patches + 1, config.width))
         self.ln_pre = LayerNorm(config.width)
@@ -45,7 +45,7 @@ class ImageEncoder(nn.Module):
             self.pool = AttentionPooling(embed_dim, config.pooling_heads, config.pooling_queries, config.width)
             width = embed_dim
         self.ln_post = LayerNorm(width)
-        self.proj = nn.Linear(width, embed_dim, bias=False)
+        self.proj = Linear(width, embed_dim, bias=False)
         self.recompute = 0
 
     def forward(self, patch_BKP: Tensor, keep_BK: Tensor | None = None, alone: bool = False) -> Tensor | tuple[Tensor, Tensor]:

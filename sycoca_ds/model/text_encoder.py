@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import KeyValues, LayerNorm, SelfBlock, run_blocks
+from sycoca_ds.model.blocks import KeyValues, LayerNorm, Linear, SelfBlock, run_blocks
 
 PAD_ID = 0
 """Id of padding in every tokenizer. In CLIP's BPE it is also that of "!", so `real_tokens` goes by the end of the text."""
@@ -44,7 +44,7 @@ class TextEncoder(nn.Module):
         pattern = "causal" if averages else "causal_cls" if config.attention_mask == "exact" else "causal_cls_shifted"
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, pattern) for _ in range(config.layers))
         self.ln_final = LayerNorm(config.width)
-        self.proj = nn.Linear(config.width, embed_dim, bias=False)
+        self.proj = Linear(config.width, embed_dim, bias=False)
         self.recompute = 0
 
     def forward(

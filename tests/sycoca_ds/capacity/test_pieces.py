@@ -17,7 +17,7 @@ from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import LossConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.model import decoders
+from sycoca_ds.model import blocks, decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.live_bytes import LiveBytes, storages
@@ -142,9 +142,12 @@ def test_every_second_block_keeps_half_of_what_recomputing_all_saves() -> None:
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=FULL), "bf16"])
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_the_highest_moment_of_forward_and_backward(
-    family: str, mask_at: str, precision: str, checkpointing: Checkpointing
+    family: str, mask_at: str, precision: str, checkpointing: Checkpointing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All tensors that are alive, gradients among them, at any moment; on the safe side by up to 8 %."""
+    monkeypatch.setattr(
+        blocks, "has_bf16_products", lambda: True
+    )
     model = dataclasses.replace(TINY, family=family, masking=dataclasses.replace(TINY.masking, mask_at=mask_at))
     built, batch = build(model, DTYPES[precision], checkpointing), inputs(model, 8)
     built("train", **batch)["loss"].backward()
