@@ -34,6 +34,12 @@ def shallow(preset: str) -> ModelConfig:
     return dataclasses.replace(model, **two)
 
 
+@pytest.fixture(autouse=True)
+def with_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the planner plans for; a CPU without them has float32 copies of a layer on top."""
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: True)
+
+
 def build(model: ModelConfig, dtype: torch.dtype, checkpointing: Checkpointing) -> SyCoCa:
     built = SyCoCa(model, seed=0).to(dtype).train()
     built.set_activation_checkpointing(bool(checkpointing))
@@ -142,12 +148,9 @@ def test_every_second_block_keeps_half_of_what_recomputing_all_saves() -> None:
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=FULL), "bf16"])
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_the_highest_moment_of_forward_and_backward(
-    family: str, mask_at: str, precision: str, checkpointing: Checkpointing, monkeypatch: pytest.MonkeyPatch
+    family: str, mask_at: str, precision: str, checkpointing: Checkpointing
 ) -> None:
     """All tensors that are alive, gradients among them, at any moment; on the safe side by up to 8 %."""
-    monkeypatch.setattr(
-        blocks, "has_bf16_products", lambda: True
-    )
     model = dataclasses.replace(TINY, family=family, masking=dataclasses.replace(TINY.masking, mask_at=mask_at))
     built, batch = build(model, DTYPES[precision], checkpointing), inputs(model, 8)
     built("train", **batch)["loss"].backward()
