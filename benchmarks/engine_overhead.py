@@ -176,7 +176,7 @@ def check_losses(out: Path, expected: list[float]) -> None:
 
 def measure_steps(runtime: Runtime, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     data, found = scenes(folder), {}
-    for stage in (0, 1, 3):
+    for stage in options.stages:
         steps = options.turns + WARM_UP + 1
         config = configuration(options, data, folder / f"zero{stage}", stage, steps, every=10 * steps)
         bare = BareLoop(config, runtime)
@@ -371,6 +371,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--saves", type=int, default=8)
     parser.add_argument("--save-every", type=int, default=10, help="steps between saves")
+    parser.add_argument("--stages", type=int, nargs="+", choices=(0, 1, 2, 3), default=[0, 1, 3], help="of ZeRO, for the part step")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, help="JSON of all numbers")
     parser.add_argument("--part", help=argparse.SUPPRESS)

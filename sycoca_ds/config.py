@@ -7,6 +7,7 @@ Sizes live here and flow into DeepSpeed's configuration; `ds_configs/*.json` hol
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
@@ -28,10 +29,11 @@ class ImageEncoderConfig:
     """Width of the residual stream."""
     heads: int = 12
     """Attention heads; must divide width."""
-    pooling: Literal["cls", "attention"] = "cls"
-    """What the other parts are given. `cls`: [CLS] as global vector and the patch outputs (open_clip's coca_base); `attention`:
-    learned queries attend to all outputs, the first is the global vector, the others go to the text decoder (open_clip's
-    coca_ViT-B-32 and coca_ViT-L-14, `attentional_pool`)."""
+    pooling: Literal["cls", "mean", "attention"] = "cls"
+    """What the other parts are given. `cls`: [CLS] as global vector and the patch outputs (open_clip's coca_base); `mean`: the
+    patch outputs, whose mean is the global vector, so that the contrast reaches each of them; `attention`: learned queries attend
+    to all outputs, the first is the global vector, the others go to the text decoder (open_clip's coca_ViT-B-32 and
+    coca_ViT-L-14, `attentional_pool`)."""
     pooling_queries: int = 256
     """Queries of the attention pooling, the global one counted."""
     pooling_heads: int = 8
@@ -67,6 +69,9 @@ class TextEncoderConfig:
     """Id of <start_of_text> (the project's tokenizers: 1; CLIP's BPE: 49406). Padding is id 0."""
     eot_id: int = 2
     """Id of <end_of_text> (2; CLIP's BPE: 49407). The first one ends the caption: what comes after it is padding."""
+    pooling: Literal["cls", "mean"] = "cls"
+    """The caption's global vector: a learned [CLS] at the end (CoCa), or the mean of the real tokens' outputs; then there is no
+    [CLS] and the contrast reaches every token."""
     attention_mask: Literal["exact", "open_clip"] = "exact"
     """`exact`: [CLS] attends to the caption's real tokens and itself. `open_clip`: as open_clip 3.3's CoCa was trained, with the
     padding mask shifted by one towards the end and id 0 taken for padding wherever it stands (its issues #549, #1113); for
@@ -85,17 +90,40 @@ class DecoderConfig:
     """Attention heads; must divide width."""
 
 
+COMMON_WORDS = tuple(
+    "a an the this that these those its his her their our your my it he she they we you i is are was were be been being has have "
+    "had do does did will would can could may and or but nor not no of in on at to from by with for as into onto over under up "
+    "down off out about after before between through while during there here some any each all both few more most other such "
+    "than then very so too also just background foreground photo photos photograph photography picture pictures image images "
+    "view stock illustration vector".split()
+)
+"""What `masking.words = content` leaves out beside [SOT], [EOT] and punctuation: words of grammar, and words for the picture."""
+
+
 @dataclass(frozen=True)
 class MaskingConfig:
     """Which patches are hidden from which objective (paper section 3.3). Every row of Table 5 is one setting of these."""
 
     mask_by: Literal["attention", "random"] = "attention"
-    """How patches are ranked: by their similarity to the caption (paper eq. 7), or by noise."""
-    similarity: Literal["token_max", "centred_token_max", "global"] = "token_max"
-    """What a patch is compared with: `token_max` the caption's tokens, taking the best match (paper eq. 7); `centred_token_max`
-    the same after each token's mean over the image's patches is taken off; `global` the caption's global vector. No loss trains
-    token-wise similarity, so early in training one token may match every patch of an image, and the plain maximum then says
-    nothing: docs/masking.md has the measurement."""
+    """How patches are ranked: by `similarity`, or by noise."""
+    similarity: Literal[
+        "token_max", "centred_over_pictures", "cross_attention", "value_path", "global", "centred_token_max", "saliency"
+    ] = "token_max"
+    """What ranks the patches (model/scores.py has each as a function, docs/masking.md what each was measured to find).
+    By the caption: `token_max` the best match among the caption's tokens (paper eq. 7); `centred_over_pictures` the same after
+    what a token matches in the step's other pictures is taken off; `cross_attention` where the text decoder looks when it says
+    the caption; `value_path` eq. 7 on what the two [CLS] would read if each attended to one patch or token alone; `global` the
+    match with the caption's global vector. By the picture: `centred_token_max` eq. 7 after each token's mean over the picture's
+    patches is taken off, which finds what stands out whatever the caption says; `saliency` a patch's distance from the picture's
+    mean patch, no text at all."""
+    words: Literal["all", "content"] = "all"
+    """Which of the caption's tokens count: all (the paper), or those that say something: no [SOT], [EOT], punctuation, and none of
+    `common_words`. A caption of nothing else counts whole."""
+    common_words: tuple[str, ...] = COMMON_WORDS
+    """Words that `content` leaves out, in lower case."""
+    left_out_ids: tuple[int, ...] | None = None
+    """Their ids, with those of punctuation. None: found at the start from the run's tokenizer, of a run that has a checkpoint as in
+    that."""
     mask_at: Literal["input", "embedding"] = "input"
     """`input`: hidden patches are dropped before the encoder ("patches in the input image are masked");
     `embedding`: one encoder pass, hidden tokens are removed after it (cheaper)."""
@@ -108,6 +136,11 @@ class MaskingConfig:
     mask_warmup: int = 0
     """Optimizer steps at the start during which masks are random whatever `mask_by` says: scores mean nothing before the
     contrast has learned something (0, the paper's way: never)."""
+    warmup_until: float | None = None
+    """Masks are random, also after `mask_warmup`, until a validation finds `warmup_metric` at least this; from then on they are
+    attentive for good. None: steps alone decide."""
+    warmup_metric: Literal["own_caption_higher", "named_over_unnamed"] = "own_caption_higher"
+    """What has to be reached: 0.5 is chance, 1 the most (docs/monitoring.md; the second where `data.regions` are known)."""
     target: Literal["pixels", "normalised_pixels"] = "pixels"
     """What TG-MIM rebuilds: a patch's pixels (paper eq. 5), or the same after subtracting the patch's mean and dividing by its
     deviation (MAE's norm_pix_loss)."""
@@ -155,6 +188,12 @@ class LossConfig:
     """Image captioning, lambda_IC (paper: 2)."""
     mim: float = 1.0
     """Text-guided masked image modelling, lambda_TM (paper: 1)."""
+    late_interaction: float = 0.0
+    """Contrast of patches and tokens that trains the very products of eq. 7 (FILIP, Yao et al. 2021): a picture's patches against
+    the words of captions, each taking its best match. 0: there is none (the paper)."""
+    late_interaction_group: int = 16
+    """Pairs of the step that are contrasted with each other there. All of them, as FILIP does, would cost more than the whole rest
+    of the step from some hundred pairs on."""
 
 
 @dataclass(frozen=True)
@@ -353,6 +392,16 @@ def check_model(model: ModelConfig) -> None:
         if not 0 < value < (text.vocab_size or math.inf) or text.sot_id == text.eot_id:
             most = "" if text.vocab_size is None else f" and below {text.vocab_size}"
             raise UserError(f"model.text.{name} = {value}: expected an id of its own, at least 1{most} (0 is padding)")
+    if text.pooling == "mean" and text.attention_mask == "open_clip":
+        raise UserError("model.text.pooling = mean: expected model.text.attention-mask = exact; the other is for open_clip's [CLS]")
+    masking, similarity = model.masking, f"model.masking.similarity = {model.masking.similarity}"
+    if masking.similarity == "cross_attention" and (not model.captions or image.pooling == "attention"):
+        why = "a text decoder" if not model.captions else "model.image.pooling = cls or mean: the decoder sees queries, no patches"
+        raise UserError(f"{similarity}: expected {why}")
+    if masking.similarity == "value_path" and (image.pooling == "mean" or text.pooling == "mean"):
+        raise UserError(
+            f"{similarity}: expected a [CLS] in both encoders, model.image.pooling and model.text.pooling other than mean"
+        )
     if text.context_length < 3:
         raise UserError(f"model.text.context-length = {text.context_length}: expected at least 3 ([SOT], a word, [EOT])")
     if model.captions:
@@ -379,9 +428,18 @@ def check_ema_decay(decay: float | None) -> None:
         raise UserError(f"optim.ema-decay = {decay}: expected a number above 0 and below 1 (0.999, say), or None for no average")
 
 
-def with_vocabulary(model: ModelConfig, size: int) -> ModelConfig:
-    """The model with `size` rows in its token embedding where its configuration leaves that open."""
-    return model if model.text.vocab_size is not None else replace(model, text=replace(model.text, vocab_size=size))
+def with_vocabulary(model: ModelConfig, size: int, left_out_ids: Sequence[int] = ()) -> ModelConfig:
+    """The model with what its configuration leaves to the tokenizer.
+
+    Args:
+        size: rows of the token embedding.
+        left_out_ids: what `masking.words = content` leaves out; without a tokenizer nothing is left out, which changes no shape.
+    """
+    if model.text.vocab_size is None:
+        model = replace(model, text=replace(model.text, vocab_size=size))
+    if model.masking.words == "content" and model.masking.left_out_ids is None:
+        model = replace(model, masking=replace(model.masking, left_out_ids=tuple(left_out_ids)))
+    return model
 
 
 def hidden_count(patches: int, ratio: float) -> int:

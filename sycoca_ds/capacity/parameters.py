@@ -74,7 +74,8 @@ def _image_encoder(model: ModelConfig) -> Part:
 
 def _text_encoder(model: ModelConfig) -> Part:
     text = model.text
-    first = [(text.vocab_size, text.width), (text.width,), (text.context_length + 1, text.width)]
+    cls = text.pooling == "cls"
+    first = [(text.vocab_size, text.width), *[(text.width,)] * cls, (text.context_length + cls, text.width)]
     blocks = [self_block(text.width) for _ in range(text.layers)]
     return Part(first, blocks, [], [*norm(text.width), *linear(text.width, model.embed_dim, bias=False)])
 

@@ -104,6 +104,8 @@ class Work:
     checkpointing: Checkpointing = field(default_factory=dict)
     whole_contrast: bool = True
     """Whether the contrast is computed inside; with several micro-batches a step it is computed before."""
+    late_interaction: bool = False
+    """Whether patches and tokens are contrasted, too."""
     labels: float | None = None
     """Next tokens of a caption that the captioning loss scores, on average; None: all of a caption without padding."""
 
@@ -163,10 +165,38 @@ def _contrast(work: Work, image: Part, text: Part) -> Iterator[Piece]:
         yield Piece("contrast", "logits", "logit scale", 1, logits + gathered, logits, logits + gathered, kind="contrast")
 
 
+def _late_interaction(work: Work) -> Piece:
+    """Features of patches and tokens in the shared space, float32, and their products a group's member at a time
+    (`objectives.late_interaction_loss`), computed again in the backward pass. Other ranks' features come whole."""
+    k, model, b, e = work.kernels, work.model, work.micro_batch_size, work.model.embed_dim
+    image, text = model.image, model.text
+    patches, tokens, whole = b * image.patches, b * text.context_length, b * text.context_length
+    kept = k.norm(patches, model.image_token_width) + k.norm(tokens, text.width) + 2 * 4 * (patches + tokens) * e
+    others = 0
+    if work.whole_contrast:
+        others = (work.global_batch_size // b - 1) * 4 * (patches + whole) * e
+    products = 2 * 4 * patches * text.context_length if work.whole_contrast else 0
+    member = 2 * 4 * (patches + whole) * e if work.whole_contrast else 0
+    return Piece(
+        "late interaction",
+        "patches and tokens",
+        "late interaction",
+        kept=kept + others,
+        in_forward=member + products,
+        in_backward=2 * member + products,
+    )
+
+
 def _scores(work: Work) -> Piece:
     """Attentive scores without gradient (`SyCoCa._scores`): projected patches, twice, and similarities, twice; float32."""
     model, b = work.model, work.micro_batch_size
-    tokens = 1 if model.masking.similarity == "global" else model.text.context_length
+    if model.masking.similarity == "cross_attention":
+        # a layer's weights by head, twice, and those of all layers, beside the block itself
+        width, heads, layers = model.text_decoder.width, model.text_decoder.heads, model.text_decoder.layers
+        rows = b * (model.text.context_length - 1)
+        weights = 4 * rows * model.image.patches * (2 * heads + layers)
+        return Piece("masking", "attentive scores", in_forward=weights + work.kernels.tensor(rows, 10 * width))
+    tokens = {"global": 1, "saliency": 1}.get(model.masking.similarity, model.text.context_length)
     return Piece("masking", "attentive scores", in_forward=8 * b * model.image.patches * (model.embed_dim + tokens))
 
 
@@ -241,6 +271,8 @@ def forward_pieces(work: Work) -> list[Piece]:
     output = rows if not model.captions else 2 * b
     found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width)))
     found += _contrast(work, weights["image encoder"], text_part)
+    if work.late_interaction:
+        found.append(_late_interaction(work))
 
     masked = model.family == "sycoca"
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)

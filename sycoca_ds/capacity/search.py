@@ -17,7 +17,7 @@ from sycoca_ds.capacity.saves import Saves, saves
 from sycoca_ds.capacity.speed import Speed, speed
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
-from sycoca_ds.config import ModelConfig, TrainConfig
+from sycoca_ds.config import LossConfig, ModelConfig, TrainConfig
 from sycoca_ds.engine.batches import BatchPlan, plan_batches
 from sycoca_ds.engine.recompute import read_recompute
 
@@ -74,6 +74,7 @@ class Configuration:
     machine: Machine
     workers: int
     ema: bool = False
+    loss: LossConfig = LossConfig()
 
     @cached_property
     def step(self) -> Step:
@@ -87,6 +88,7 @@ class Configuration:
             framework=self.machine.framework,
             labels=None if labels is None else labels - 1,
             ema=self.ema,
+            loss=self.loss,
         )
 
     @cached_property
@@ -165,6 +167,7 @@ class Search:
             self.machine,
             config.data.workers,
             config.optim.ema_decay is not None,
+            config.loss,
         )
 
     def asked(self) -> Configuration:

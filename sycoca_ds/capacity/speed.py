@@ -58,7 +58,8 @@ def recomputed_shares(step: Step) -> dict[str, float]:
     model = step.model
     layers = {"image encoder": model.image, "text encoder": model.text, "text decoder": model.text_decoder}
     counts = {part: config.layers for part, config in {**layers, "image decoder": model.image_decoder}.items()}
-    return {part: -(-counts[part] // every) / counts[part] for part, every in step.checkpointing.items() if every}
+    shares = {part: -(-counts[part] // every) / counts[part] for part, every in step.checkpointing.items() if every}
+    return shares | {"late interaction": 1.0}  # whatever the checkpointing
 
 
 def collective_seconds(sent: Traffic, machine: Machine) -> float:
@@ -85,8 +86,9 @@ def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     assume, batches = machine.assume, step.batches
     labels = None if assume.caption_tokens is None else assume.caption_tokens - 1
     k, own = batches.accumulation_steps, batches.global_batch_size // batches.world_size
-    model_flops = step_flops(step.model, labels=labels)
-    hardware = step_flops(step.model, labels=labels, recompute=recomputed_shares(step), accumulation_steps=k)
+    model_flops = step_flops(step.model, labels=labels, loss=step.loss)
+    again = {"recompute": recomputed_shares(step), "accumulation_steps": k}
+    hardware = step_flops(step.model, labels=labels, loss=step.loss, **again)
     compute = own * hardware / (peak_flops(machine, step.sharding.precision) * assume.efficiency)
     queueing = queueing_seconds(step, assume)
     sent = traffic(step)

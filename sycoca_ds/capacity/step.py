@@ -8,7 +8,7 @@ from functools import cached_property
 from sycoca_ds.capacity.parameters import all_shapes
 from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Piece, Work, forward_pieces
 from sycoca_ds.capacity.states import Engine, Sharding
-from sycoca_ds.config import ModelConfig
+from sycoca_ds.config import LossConfig, ModelConfig
 from sycoca_ds.engine.batches import BatchPlan
 
 
@@ -25,6 +25,7 @@ class Step:
     framework: int = 0
     labels: float | None = None
     ema: bool = False
+    loss: LossConfig = LossConfig()
 
     @cached_property
     def engine(self) -> Engine:
@@ -40,6 +41,7 @@ class Step:
             Kernels(self.sharding.weight_bytes, casts=self.cpu and self.sharding.precision == "bf16"),
             self.checkpointing,
             whole_contrast=self.batches.accumulation_steps == 1,
+            late_interaction=self.loss.late_interaction > 0,
             labels=self.labels,
         )
         return forward_pieces(work)

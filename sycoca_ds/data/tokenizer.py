@@ -74,6 +74,18 @@ class Tokenizer:
             row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
         return out
 
+    def meaningless_ids(self, words: Sequence[str]) -> list[int]:
+        """Ids of tokens that say nothing of a picture: the given words, at a text's start and inside it, where each is one token;
+        signs that are neither letter nor digit; the special tokens."""
+        found = {self.sot_id, self.eot_id, *self._unspoken}
+        for _, *ids, end in self.encode([f"{word} {word}" for word in words], 5)[:, :4].tolist():
+            found.update(ids if end == self.eot_id else ())
+        for number in set(self._bpe.get_vocab().values()) - found:
+            text = self._bpe.decode([number]).strip()
+            if not any(sign.isalnum() or sign == "\N{REPLACEMENT CHARACTER}" for sign in text):  # the latter: a part of a letter
+                found.add(number)
+        return sorted(found)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids up to the first [EOT]; special tokens and ids that are no entry are left out."""
         words = []

@@ -3,7 +3,7 @@
 A mean of the micro-batches' own losses would not: the contrast would see a part of the pairs, and tokens of short captions would
 weigh more. So the features of all micro-batches are computed first, without gradient; the contrast of the whole step gives the
 slope of each feature; then every micro-batch runs forward and backward with those slopes in place of its own contrast (GradCache,
-Gao et al. 2021). Only two feature matrices are kept, never logits or activations of more than one micro-batch.
+Gao et al. 2021). Only features are kept, never logits or activations of more than one micro-batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sycoca_ds.model.objectives import label_count
+from sycoca_ds.model.objectives import label_count, summed_over_ranks, world_size
 from sycoca_ds.model.text_encoder import real_tokens
 
 
@@ -23,21 +23,25 @@ def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> l
 
     Args:
         engine: DeepSpeed engine of a `SyCoCa`.
-        micro_batches: the step's `image_BCHW` and `text_BL` on the device.
+        micro_batches: the step's `image_BCHW`, `text_BL` and `key_B` on the device.
     """
     k = len(micro_batches)
     if k == 1:
         return [{}]
     with torch.no_grad():
-        features = [engine("features", image_BCHW=micro["image_BCHW"], text_BL=micro["text_BL"]) for micro in micro_batches]
-        contrast = engine("contrast", image_BE=torch.cat([i for i, _ in features]), text_BE=torch.cat([t for _, t in features]))
+        found = [engine("features", image_BCHW=micro["image_BCHW"], text_BL=micro["text_BL"]) for micro in micro_batches]
+        sums = [features.pop("total_E") for features in found if "total_E" in features]
+        features = {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        contrast = engine("contrast", **features, key_B=torch.cat([micro["key_B"] for micro in micro_batches]))
     labelled = torch.stack([real_tokens(micro["text_BL"], eot_id)[:, 1:].sum() for micro in micro_batches]).sum()
     share = label_count(labelled, k)
+    more = {"labels_a_share": share}
+    if sums:
+        pictures = world_size() * sum(len(micro["text_BL"]) for micro in micro_batches)
+        more["others"] = summed_over_ranks(torch.stack(sums).sum(dim=0)), pictures
     # The engine divides every micro-batch's loss by k. A feature belongs to one micro-batch, so its slope is multiplied by k; the
     # logit scale is in each of them, so a k-th of its slope is what each gets: k / k = 1.
     sizes = [len(micro["text_BL"]) for micro in micro_batches]
-    image_grads, text_grads = ((k * contrast.pop(name)).split(sizes) for name in ("image_grad_BE", "text_grad_BE"))
-    return [
-        {"contrast": {**contrast, "image_grad_BE": image_grad, "text_grad_BE": text_grad}, "labels_a_share": share}
-        for image_grad, text_grad in zip(image_grads, text_grads, strict=True)
-    ]
+    slopes = [name for name in contrast if "_grad_B" in name]
+    parts = zip(*((k * contrast.pop(name)).split(sizes) for name in slopes), strict=True)
+    return [{"contrast": contrast | dict(zip(slopes, own, strict=True)), **more} for own in parts]

@@ -54,7 +54,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
     feed, ended, save_due = session.feed(), "completed", False
     status.write("running", position.step, saver.last_sealed)
     if position.step == 0:
-        monitor.look(watchdog)
+        session.validated(monitor.look(watchdog))
     with Progress("train", total=steps, unit="steps", enabled=runtime.leads) as bar:
         bar.set(position.step)
         while position.step < steps:
@@ -67,11 +67,10 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
                 loaded: list[Batch] = [next(feed) for _ in range(session.batches.accumulation_steps)]
             watchdog.enter("step", position.step + 1)
             micro_batches = [batch.to_device(runtime.device, config.model.image.image_size) for batch in loaded]
-            mask_by = "random" if position.step < config.model.masking.mask_warmup else None
             for _ in guard.attempts(loaded):
                 told, shared = [], shared_inputs(engine, micro_batches, config.model.text.eot_id)
                 for micro, more in zip(micro_batches, shared, strict=True):
-                    told.append(engine("train", **micro, mask_by=mask_by, **more))
+                    told.append(engine("train", **micro, mask_by=session.mask_by, **more))
                     engine.backward(told[-1]["loss"])
                     if engine.is_gradient_accumulation_boundary():
                         guard.before_step(told)
@@ -98,7 +97,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
                     feed = session.feed()
                 continue
             if (position.step % config.run.picture_every == 0 and not stopping) or position.step == steps:
-                monitor.look(watchdog)
+                session.validated(monitor.look(watchdog))
             save_due = save_due or late or position.step % config.run.checkpoint_every == 0
             if (save_due and guard.in_row == 0) or stopping or position.step == steps:
                 with watchdog.at("save", position.step), monitor.paused():

@@ -75,7 +75,10 @@ def settle(config: TrainConfig, saved: dict[str, Any] | None, tokenizer: Tokeniz
         stage: the run's ZeRO stage; without ZeRO there is no bf16.
     """
     rows = tokenizer.vocab_size if saved is None else saved["model"]["text"]["vocab_size"]
-    config = replace(config, model=with_vocabulary(config.model, rows))
+    left_out = None if saved is None else saved["model"]["masking"].get("left_out_ids")
+    if left_out is None:
+        left_out = tokenizer.meaningless_ids(config.model.masking.common_words)
+    config = replace(config, model=with_vocabulary(config.model, rows, left_out))
     check_vocabulary(config.model.text.vocab_size, tokenizer)
     if config.run.precision == "auto":
         if saved is not None:
@@ -154,6 +157,18 @@ def check_cache(config: TrainConfig, plan: Plan, sources: Sources, lanes: int) -
         )
 
 
+def check_warmup(config: TrainConfig) -> None:
+    """Raises `UserError` for a warm-up of masks that no validation can end."""
+    masking = config.model.masking
+    if masking.warmup_until is None:
+        return
+    if not 0.5 <= masking.warmup_until < 1:
+        raise UserError(f"model.masking.warmup-until = {masking.warmup_until}: expected 0.5, which is chance, to below 1")
+    if config.data.validation is None or masking.mask_by == "random":
+        missing = "data.validation" if config.data.validation is None else "model.masking.mask-by = attention"
+        raise UserError(f"model.masking.warmup-until = {masking.warmup_until}: expected {missing} with it; a validation ends it")
+
+
 def check_before_start(config: TrainConfig) -> None:
     """Everything that can be refused before processes meet and memory is taken.
 
@@ -166,6 +181,7 @@ def check_before_start(config: TrainConfig) -> None:
     read_recompute(config.run.activation_checkpointing)
     check_best_metric(config)
     check_peak(config.run.peak_tflops)
+    check_warmup(config)
     if config.run.profile is not None:
         profiled_steps(config.run.profile)
     if not config.data.train:
@@ -183,8 +199,8 @@ def check_before_start(config: TrainConfig) -> None:
 def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:
     """What the run depends on, in numbers."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    forward = forward_flops(config.model)
-    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps)
+    forward = forward_flops(config.model, loss=config.loss)
+    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps, loss=config.loss)
     recomputes = any(read_recompute(config.run.activation_checkpointing).values())
     recomputed = ", activation recomputation not counted" if recomputes else ""
     return "\n".join(

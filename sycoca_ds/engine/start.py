@@ -43,6 +43,8 @@ class Position:
     """Steps' worth of samples that rewinds left out; the data are so much further than the steps."""
     stand_ins: int = 0
     """Samples that could not be read and were replaced, on all ranks."""
+    masks_know: bool = False
+    """Whether a validation has found that scores know the caption well enough to choose masks (`masking.warmup_until`)."""
 
     @property
     def data_step(self) -> int:
@@ -52,10 +54,11 @@ class Position:
         """Takes a seal's."""
         self.step, extra = state["step"], state["extra"]
         self.passed_over, self.stand_ins = extra["passed_over"], extra["stand_ins"]
+        self.masks_know = extra.get("masks_know", False)
 
     def extra(self) -> dict[str, Any]:
         """What a checkpoint keeps of it beside the step."""
-        return {"passed_over": self.passed_over, "stand_ins": self.stand_ins}
+        return {"passed_over": self.passed_over, "stand_ins": self.stand_ins, "masks_know": self.masks_know}
 
 
 @dataclass
@@ -93,6 +96,23 @@ class Session:
         last_step = self.steps + self.position.passed_over
         first_step, parts = self.position.data_step, (self.sources, self.plan, self.tokenizer, self.batches)
         return start_feed(self.config, self.runtime, *parts, first_step=first_step, last_step=last_step)
+
+    @property
+    def mask_by(self) -> str | None:
+        """ "random" while the next step's masks are it whatever the configuration says, else None."""
+        masking, position = self.config.model.masking, self.position
+        waits = masking.warmup_until is not None and not position.masks_know
+        return "random" if waits or position.step < masking.mask_warmup else None
+
+    def validated(self, numbers: dict[str, float]) -> None:
+        """Decides by a validation's numbers, which rank 0 has, whether masks are attentive from now on. Every rank calls it."""
+        masking, position = self.config.model.masking, self.position
+        if masking.warmup_until is None or position.masks_know:
+            return
+        found = self.runtime.agree(numbers.get(f"masking/{masking.warmup_metric}", 0.0))
+        position.masks_know = found >= masking.warmup_until
+        if position.masks_know:
+            self.runtime.say(f"step {position.step}: masks are attentive from now on: {masking.warmup_metric} is {found:.3f}")
 
     def go_back(self) -> dict[str, Any]:
         """Restores the newest whole checkpoint and passes over the data that were fed since; on all ranks.

@@ -7,6 +7,7 @@ pattern "causal_cls_shifted" needs a (B, 1, L, L) mask.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -34,6 +35,44 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+@functools.cache
+def has_bf16_products() -> bool:
+    """Whether this CPU multiplies bf16 matrices (AVX-512 and later); without, torch does it in a plain loop."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class Float32Products(torch.autograd.Function):
+    """`F.linear` of bf16 tensors by products of their float32 copies, which nothing keeps."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        slope_RO = slope.flatten(0, -2).float()
+        for_x = (slope_RO @ weight.float()).to(x.dtype).view_as(x) if ctx.needs_input_grad[0] else None
+        for_weight = (slope_RO.T @ x.flatten(0, -2).float()).to(x.dtype) if ctx.needs_input_grad[1] else None
+        return for_x, for_weight, slope_RO.sum(dim=0).to(x.dtype) if ctx.needs_input_grad[2] else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`; in bf16 on a CPU that has no such products they are those of float32, 100 times as fast as torch's
+    (benchmarks/results/2026-11-26_bf16_without_avx512.md)."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products():
+        return Float32Products.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -85,8 +124,8 @@ class SelfAttention(nn.Module):
         if pattern not in ("full", "causal", "causal_cls", "causal_cls_shifted"):
             raise ValueError(f"unknown attention pattern {pattern!r}")
         self.heads, self.pattern = heads, pattern
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
         """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it."""
@@ -108,6 +147,10 @@ class SelfAttention(nn.Module):
             mixed = attend(q, k, v, causal=self.pattern == "causal")
         return self.out(join_heads(mixed))
 
+    def values(self, x_BLD: Tensor) -> Tensor:
+        """What a token that attended to one other alone would take from it, for each of them: (B, L, D)."""
+        return self.out(self.qkv(x_BLD).chunk(3, dim=-1)[2])
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention from one modality's tokens to the other's; `valid_BS` marks the keys that may be seen."""
@@ -115,14 +158,19 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, other_width: int):
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(other_width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.kv = Linear(other_width, 2 * width)
+        self.out = Linear(width, width)
 
     def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, heads, S, d) each; they depend on the other modality alone."""
         k, v = (split_heads(part, self.heads) for part in self.kv(other_BSD).chunk(2, dim=-1))
         return k, v
+
+    def weights(self, x_BQD: Tensor, k_BHSd: Tensor) -> Tensor:
+        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1."""
+        q_BHQd = split_heads(self.q(x_BQD), self.heads).float()
+        return (q_BHQd @ k_BHSd.float().transpose(2, 3) * q_BHQd.shape[3] ** -0.5).softmax(dim=3).mean(dim=1)
 
     def forward(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
@@ -134,8 +182,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.fc = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(4 * width, width)
+        self.fc = Linear(width, 4 * width)
+        self.out = Linear(4 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         return self.out(F.gelu(self.fc(x_BLD)))
@@ -153,6 +201,14 @@ class SelfBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
         x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past)
+        return x_BLD + self.mlp(self.ln_2(x_BLD))
+
+    def alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
+        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D).
+
+        The value path of MaskCLIP (Zhou et al., 2022), on [CLS]'s own residual: what the contrast has trained to be read.
+        """
+        x_BLD = cls_BD[:, None] + self.attention.values(self.ln_1(x_BLD))
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
@@ -174,6 +230,10 @@ class CrossBlock(nn.Module):
     def attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
         x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
         return x_BQD + self.mlp(self.ln_2(x_BQD))
+
+    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+        """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
+        return self.attention.weights(self.ln_1(x_BQD), keys_values[0])
 
     def forward(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
         return self.attend_to(x_BQD, self.keys_values(other_BSD), valid_BS)
@@ -220,11 +280,16 @@ def recomputes(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> Tensor:
-    """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`."""
+def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> tuple[Tensor, Tensor]:
+    """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`.
+
+    Returns:
+        (the last block's output, its input).
+    """
+    last_BLD = x_BLD
     for number, block in enumerate(blocks):
-        x_BLD = run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
-    return x_BLD
+        last_BLD, x_BLD = x_BLD, run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
+    return x_BLD, last_BLD
 
 
 def initialise(model: nn.Module, std: float, seed: int) -> None:

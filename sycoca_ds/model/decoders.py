@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sycoca_ds.config import DecoderConfig
-from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, SelfBlock, recomputes, run_block
+from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, Linear, SelfBlock, linear, recomputes, run_block
 from sycoca_ds.model.masking import put_patches
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits the captioning loss holds at a time: 256 MiB in float32."""
 
 
-class VocabularyHead(nn.Linear):
+class VocabularyHead(Linear):
     """Logits of the next token, or their cross entropy without ever holding all logits."""
 
     def __init__(self, width: int, vocab_size: int):
@@ -39,7 +39,7 @@ class VocabularyHead(nn.Linear):
         return torch.stack(pieces).sum()
 
     def _summed_cross_entropy(self, x_MD: Tensor, target_M: Tensor) -> Tensor:
-        return F.cross_entropy(F.linear(x_MD, self.weight).float(), target_M, reduction="sum")
+        return F.cross_entropy(linear(x_MD, self.weight).float(), target_M, reduction="sum")
 
 
 class Decoder(nn.Module):
@@ -84,6 +84,19 @@ class TextDecoder(Decoder):
         x_BLD = self.run(token_BLD, image_BSD, None)
         return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M)
 
+    def looks(self, token_BLD: Tensor, image_BSD: Tensor) -> Tensor:
+        """Where the decoder looks to say the token after each one: weights over the image tokens, mean over layers and heads.
+
+        Returns:
+            (B, L, S) float32, rows add up to 1.
+        """
+        x_BLD, found_BLS = token_BLD, []
+        for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
+            x_BLD, keys_values = self_block(x_BLD), cross_block.keys_values(image_BSD)
+            found_BLS.append(cross_block.looks_at(x_BLD, keys_values))
+            x_BLD = cross_block.attend_to(x_BLD, keys_values)
+        return torch.stack(found_BLS).mean(dim=0)
+
     def keys_values(self, image_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
         """What the layers need of the image, for `step`."""
         return [block.keys_values(image_BSD) for block in self.cross_blocks]
@@ -105,10 +118,10 @@ class ImageDecoder(Decoder):
 
     def __init__(self, config: DecoderConfig, image_width: int, text_width: int | None, patches: int, patch_values: int):
         super().__init__(config, text_width, "full")
-        self.embed = nn.Linear(image_width, config.width)
+        self.embed = Linear(image_width, config.width)
         self.mask_embedding = nn.Parameter(torch.empty(config.width))
         self.position_embedding = nn.Parameter(torch.empty(patches, config.width))
-        self.head = nn.Linear(config.width, patch_values)
+        self.head = Linear(config.width, patch_values)
 
     def forward(self, kept_BKD: Tensor, keep_BK: Tensor, token_BLD: Tensor | None, valid_BL: Tensor | None) -> Tensor:
         """Pixels of every patch.

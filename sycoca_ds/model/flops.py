@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sycoca_ds.config import ModelConfig, hidden_count
+from sycoca_ds.config import LossConfig, ModelConfig, hidden_count
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,15 @@ def _last_product(tokens: int, width: int) -> int:
     return 8 * tokens * width**2
 
 
-def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | None = None) -> list[Pass]:
+def passes(
+    model: ModelConfig, text_tokens: int | None = None, labels: float | None = None, loss: LossConfig | None = None
+) -> list[Pass]:
     """Everything that one training sample goes through.
 
     Args:
         text_tokens: L, tokens of the padded caption; default the context length.
         labels: next tokens that the captioning loss scores, on average; default L - 1, a caption without padding.
+        loss: says whether there is a late interaction; default none.
     """
     image, text, masking = model.image, model.text, model.masking
     n, length = image.patches, text_tokens or text.context_length
@@ -68,22 +71,27 @@ def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | N
         rest = 2 * patches * image.patch_values * image.width + (pool(patches + 1) if pooled and read else 0)
         return Pass(part, what, f"1 + {patches} of {n} patches", blocks + rest, again)
 
-    blocks = text.layers * _self_block(length + 1, text.width, True)
-    again = blocks - text.layers * _last_product(length + 1, text.width)
+    with_cls = length + (text.pooling == "cls")
+    tokens = f"{length} + {with_cls - length}"
+    blocks = text.layers * _self_block(with_cls, text.width, True)
+    again = blocks - text.layers * _last_product(with_cls, text.width)
     out = [
         replace(encode("image encoder", "all patches", n, read=True), for_contrast=True),
         Pass("image encoder", "projection", "1", project(1, model.image_token_width), 0, for_contrast=True),
-        Pass("text encoder", "caption", f"{length} + 1", blocks + project(1, text.width), again, for_contrast=True),
+        Pass("text encoder", "caption", tokens, blocks + project(1, text.width), again, for_contrast=True),
     ]
     masked = model.family == "sycoca"
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)
     kept = n - hidden_count(n, masking.high_ratio)
     if masked and masking.mask_by == "attention" and (model.reconstructs or seen < n):
-        compared = 1 if masking.similarity == "global" else length
-        projected = project(n, model.image_token_width) + project(compared, text.width)
-        value_path = 2 * n * (2 * image.width + model.embed_dim) * model.embed_dim if pooled else 0
-        scores = projected + value_path + 2 * n * compared * model.embed_dim
-        out.append(Pass("masking", "attentive scores", f"{n} x {compared}", scores, 0, trained=False))
+        out.append(_scores(model, n, length))
+    if loss is not None and loss.late_interaction:
+        # each pair's patches with the tokens of its group's captions, and the other way round
+        features = _patches_in_shared_space(model, n) + project(length, text.width)
+        out.append(Pass("late interaction", "features", f"{n} and {length}", features, 0, for_contrast=True))
+        one, group, whole = 2 * n * model.embed_dim, loss.late_interaction_group, text.context_length
+        products = 2 * one * group * whole
+        out.append(Pass("late interaction", "products", f"{n} x {whole} in groups of {group}", products, products))
     at_input = masked and masking.mask_at == "input"
     if at_input and seen < n:
         out.append(encode("image encoder", "without low-attentive patches", seen, read=True))
@@ -113,9 +121,35 @@ def passes(model: ModelConfig, text_tokens: int | None = None, labels: float | N
     return out
 
 
-def forward_flops(model: ModelConfig, text_tokens: int | None = None, labels: float | None = None) -> int:
+def _patches_in_shared_space(model: ModelConfig, n: int) -> int:
+    """`ImageEncoder.project_patches`; with attention pooling each patch goes through its value path first."""
+    e, pooled = model.embed_dim, model.image.pooling == "attention"
+    return 2 * n * model.image_token_width * e + (2 * n * (2 * model.image.width + e) * e if pooled else 0)
+
+
+def _scores(model: ModelConfig, n: int, length: int) -> Pass:
+    """Attentive scores by their kind (`ranking.PatchRanking`)."""
+    image, text, similarity, e = model.image, model.text, model.masking.similarity, model.embed_dim
+    compared = {"global": 1, "saliency": 0}.get(similarity, length)
+    if similarity == "cross_attention":
+        width, queries = model.text_decoder.width, length - 1
+        looks = 2 * queries * width * (width + n)  # the queries once more, and their products with the keys
+        pair = _self_block(queries, width, True) + _cross_block(queries, n, width, model.image_token_width) + looks
+        flops, compared = model.text_decoder.layers * pair, queries
+    else:
+        flops = _patches_in_shared_space(model, n) + 2 * compared * (text.width + n) * e
+    if similarity == "centred_over_pictures":
+        flops += 2 * compared * e
+    if similarity == "value_path":  # of the last block qkv, output and MLP, without mixing
+        flops += 24 * length * text.width**2 + (24 * n * image.width**2 if image.pooling == "cls" else 0)
+    return Pass("masking", f"scores: {similarity}", f"{n} x {compared}", flops, 0, trained=False)
+
+
+def forward_flops(
+    model: ModelConfig, text_tokens: int | None = None, labels: float | None = None, loss: LossConfig | None = None
+) -> int:
     """Forward FLOPs of one training sample."""
-    return sum(part.forward for part in passes(model, text_tokens, labels))
+    return sum(part.forward for part in passes(model, text_tokens, labels, loss))
 
 
 def step_flops(
@@ -124,6 +158,7 @@ def step_flops(
     labels: float | None = None,
     recompute: bool | Mapping[str, float] = False,
     accumulation_steps: int = 1,
+    loss: LossConfig | None = None,
 ) -> int:
     """FLOPs of one sample in a training step: forward once, backward twice that, scores forward only.
 
@@ -132,7 +167,7 @@ def step_flops(
             of each part's blocks. Leave it out for MFU, put it in for hardware FLOPs.
         accumulation_steps: above 1 the encoders run once more, without gradient.
     """
-    parts = passes(model, text_tokens, labels)
+    parts = passes(model, text_tokens, labels, loss)
     total = sum((3 if part.trained else 1) * part.forward for part in parts)
     if recompute:
         shares = {part.part: 1.0 for part in parts} if recompute is True else recompute

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import ImageEncoderConfig
-from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, SelfBlock, run_blocks
+from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, Linear, SelfBlock, run_blocks
 
 
 def patchify(image_BCHW: Tensor, patch_size: int) -> Tensor:
@@ -35,39 +35,45 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: ImageEncoderConfig, embed_dim: int):
         super().__init__()
-        self.patch_embed = nn.Linear(config.patch_values, config.width, bias=False)
+        self.patch_embed = Linear(config.patch_values, config.width, bias=False)
         self.cls_embedding = nn.Parameter(torch.empty(config.width))
         self.position_embedding = nn.Parameter(torch.empty(config.patches + 1, config.width))
         self.ln_pre = LayerNorm(config.width)
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads) for _ in range(config.layers))
-        self.pool, width = None, config.width
+        self.pool, self.averages, width = None, config.pooling == "mean", config.width
         if config.pooling == "attention":
             self.pool = AttentionPooling(embed_dim, config.pooling_heads, config.pooling_queries, config.width)
             width = embed_dim
         self.ln_post = LayerNorm(width)
-        self.proj = nn.Linear(width, embed_dim, bias=False)
+        self.proj = Linear(width, embed_dim, bias=False)
         self.recompute = 0
 
-    def forward(self, patch_BKP: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+    def forward(self, patch_BKP: Tensor, keep_BK: Tensor | None = None, alone: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """The last block's outputs of [CLS] and of all patches, or of the kept ones.
 
         Args:
             patch_BKP: patches of the normalised image, only the kept ones if there is `keep_BK`.
             keep_BK: int64, their numbers; None = all N in order.
+            alone: also return what [CLS] would be if the last block had shown it one patch alone (`SelfBlock.alone`).
 
         Returns:
-            (B, 1 + K, D), before the last norm: `read` and `read_patches` take it from there.
+            (B, 1 + K, D), before the last norm: `read` and `read_patches` take it from there; with `alone` also (B, K, D), without
+            gradient.
         """
         place = self.position_embedding[1:]
         # as an embedding, whose backward is deterministic: that of indexing adds in whatever order its threads come
         x_BKD = self.patch_embed(patch_BKP) + (place if keep_BK is None else F.embedding(keep_BK, place))
         cls = (self.cls_embedding + self.position_embedding[0]).expand(len(x_BKD), 1, -1)
-        return run_blocks(self.blocks, self.ln_pre(torch.cat([cls, x_BKD], dim=1)), recompute=self.recompute)
+        x_BSD, last_BSD = run_blocks(self.blocks, self.ln_pre(torch.cat([cls, x_BKD], dim=1)), recompute=self.recompute)
+        if not alone:
+            return x_BSD
+        with torch.no_grad():
+            return x_BSD, self.blocks[-1].alone(last_BSD[:, 1:], last_BSD[:, 0])
 
     def read(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """(global output (B, D), tokens for the text decoder (B, K or Q - 1, D)); with attention pooling E wide, not D."""
         x_BSD = self.ln_post(x_BSD if self.pool is None else self.pool(x_BSD))
-        return x_BSD[:, 0], x_BSD[:, 1:]
+        return x_BSD[:, 1:].mean(dim=1) if self.averages else x_BSD[:, 0], x_BSD[:, 1:]
 
     def read_patches(self, x_BSD: Tensor) -> Tensor:
         """Normalised outputs of the patches (B, K, D), for the image decoder."""

@@ -1,4 +1,5 @@
-"""Attentive masking as pure functions on tensors (paper section 3.3). No gradient flows through any of them."""
+"""From scores to masks: which patches are hidden, as pure functions on tensors (paper section 3.3). No gradient flows through any
+of them. The scores are those of `scores.py`, or noise."""
 
 from __future__ import annotations
 
@@ -6,25 +7,6 @@ import torch
 from torch import Tensor
 
 from sycoca_ds.config import hidden_count
-
-
-@torch.no_grad()
-def attention_scores(patch_BNE: Tensor, token_BLE: Tensor, valid_BL: Tensor, centred: bool = False) -> Tensor:
-    """How well each patch matches the caption: score_i = max over real text tokens j of <patch_i, token_j> (paper eq. 7).
-
-    Args:
-        patch_BNE, token_BLE: embeddings in the shared space, L2-normalised.
-        valid_BL: bool, True at real tokens.
-        centred: subtract each token's mean over the patches first, so that a token close to every patch of the image does not
-            decide for all of them.
-
-    Returns:
-        (B, N) float32.
-    """
-    similarity_BNL = patch_BNE.float() @ token_BLE.float().transpose(1, 2)
-    if centred:
-        similarity_BNL = similarity_BNL - similarity_BNL.mean(dim=1, keepdim=True)
-    return similarity_BNL.masked_fill(~valid_BL[:, None, :], float("-inf")).amax(dim=2)
 
 
 @torch.no_grad()

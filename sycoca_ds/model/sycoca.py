@@ -6,23 +6,40 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
-from sycoca_ds.model.image_encoder import ImageEncoder, patchify
-from sycoca_ds.model.masking import attention_scores, random_scores, split_patches, take_patches
-from sycoca_ds.model.objectives import contrastive_loss, label_count, masked_l1, patch_moments
-from sycoca_ds.model.pixels import normalise
-from sycoca_ds.model.text_encoder import TextEncoder, label_places, real_tokens
+from sycoca_ds.model.image_encoder import ImageEncoder
+from sycoca_ds.model.masking import random_scores, split_patches, take_patches
+from sycoca_ds.model.objectives import (
+    contrastive_loss,
+    label_count,
+    late_interaction_loss,
+    masked_l1,
+    patch_moments,
+)
+from sycoca_ds.model.ranking import FullPass, PatchRanking
+from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
-TASKS = ("train", "features", "contrast", "image_features", "text_features", "masking_scores", "generate", "reconstruct")
+TASKS = (
+    "train",
+    "features",
+    "contrast",
+    "image_features",
+    "text_features",
+    "masking_scores",
+    "token_scores",
+    "generate",
+    "reconstruct",
+)
 
 
-class SyCoCa(nn.Module):
+class SyCoCa(PatchRanking):
     """The whole model of one family (`clip`, `coca` or `sycoca`).
 
     Build it on the "meta" device to count parameters without memory. `seed` None leaves the weights as allocated, for a
@@ -46,6 +63,12 @@ class SyCoCa(nn.Module):
         if config.reconstructs:
             guide_width = text.width if config.masking.mim == "text_guided" else None
             self.image_decoder = ImageDecoder(config.image_decoder, image.width, guide_width, image.patches, image.patch_values)
+        left_out_V = torch.zeros(text.vocab_size, dtype=torch.bool)
+        if config.masking.words == "content":
+            if config.masking.left_out_ids is None:
+                raise ValueError("model.masking.left_out_ids is open: build the model with_left_out_ids(config, tokenizer)")
+            left_out_V[list(config.masking.left_out_ids)] = True
+        self.register_buffer("left_out_V", left_out_V, persistent=False)
         if seed is not None and self.logit_scale.device.type != "meta":
             initialise(self, config.init_std, seed)
 
@@ -61,7 +84,7 @@ class SyCoCa(nn.Module):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `masking_scores`, `generate`, `reconstruct`."""
+        `text_features`, `masking_scores`, `token_scores`, `generate`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         part = {"generate": self.text_decoder, "reconstruct": self.image_decoder}.get(task, self)
@@ -69,15 +92,6 @@ class SyCoCa(nn.Module):
             family, mim = self.config.family, self.config.masking.mim
             raise ValueError(f"task {task!r}: a model of family {family} with masking.mim = {mim} has no decoder for it")
         return getattr(self, f"_{task}")(**inputs)
-
-    def _patches(self, image_BCHW: Tensor) -> Tensor:
-        """Patches of normalised images in the weights' dtype: (B, N, P). uint8 pixels are normalised here, on the device."""
-        if image_BCHW.dtype == torch.uint8:
-            image_BCHW = normalise(image_BCHW)
-        return patchify(image_BCHW, self.config.image.patch_size).to(self.image_encoder.patch_embed.weight.dtype)
-
-    def _real(self, text_BL: Tensor) -> Tensor:
-        return real_tokens(text_BL, self.config.text.eot_id)
 
     def _scale(self, logit_scale: Tensor) -> Tensor:
         """The factor of the contrastive logits, at most `max_logit_scale`. Above the bound the value is cut and the gradient
@@ -94,46 +108,65 @@ class SyCoCa(nn.Module):
 
     def _text_features(self, text_BL: Tensor) -> Tensor:
         """Global text vectors (B, E), float32, L2-normalised."""
-        return self.text_encoder.project(self.text_encoder(text_BL)[0])
+        return self.text_encoder.project_global(self.text_encoder(text_BL)[0])
 
-    def _features(self, image_BCHW: Tensor, text_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Both global vectors, (B, E) each."""
-        return self._image_features(image_BCHW), self._text_features(text_BL)
+    def _features(self, image_BCHW: Tensor, text_BL: Tensor) -> dict[str, Tensor]:
+        """What a step of several micro-batches has to know of each beforehand: image_BE and text_BE, both global vectors; for the
+        late interaction patch_BNE, token_BLE and counted_BL, captions filled up to the context length; for scores that look at
+        other pictures total_E, the sum over all patches."""
+        full = self._full_pass(self._read_image(self._patches(image_BCHW)), text_BL)
+        encoder = self.image_encoder
+        image_BE, text_BE = encoder.project(encoder.read(full.image_BSD)[0]), self.text_encoder.project_global(full.text_BD)
+        found = {"image_BE": image_BE, "text_BE": text_BE}
+        if self.loss.late_interaction:
+            found |= self._late_features(full)
+        if self._looks_at_others:
+            found["total_E"] = encoder.project_patches(full.image_BSD).sum(dim=(0, 1))
+        return found
 
-    def _contrast(self, image_BE: Tensor, text_BE: Tensor) -> dict[str, Tensor]:
-        """The contrast of given features and its gradients, for steps of several micro-batches (as GradCache, Gao et al. 2021).
+    def _late_features(self, full: FullPass) -> dict[str, Tensor]:
+        """What the late interaction compares. Captions are padded by rank and micro-batch, so here to the context length."""
+        fill = self.config.text.context_length - full.text_BL.shape[1]
+        return {
+            "patch_BNE": self.image_encoder.project_patches(full.image_BSD),
+            "token_BLE": F.pad(self.text_encoder.project(full.token_BLD), (0, 0, 0, fill)),
+            "counted_BL": F.pad(self._counted(full.text_BL), (0, fill)),
+        }
+
+    def _contrast(
+        self,
+        image_BE: Tensor,
+        text_BE: Tensor,
+        patch_BNE: Tensor | None = None,
+        token_BLE: Tensor | None = None,
+        counted_BL: Tensor | None = None,
+        key_B: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The contrasts of given features and their gradients, for steps of several micro-batches (as GradCache, Gao et al. 2021).
 
         Args:
-            image_BE, text_BE: this rank's features of all its micro-batches.
+            image_BE, text_BE, and for the late interaction the rest: this rank's features of all its micro-batches.
 
         Returns:
-            itc, logit_scale, i2t_accuracy, t2i_accuracy (0-dim); image_grad_BE, text_grad_BE, scale_grad: d itc / d feature and
-            d itc / d logit_scale. No gradient flows through any of them.
+            itc, (late_interaction), logit_scale, i2t_accuracy, t2i_accuracy (0-dim); image_grad_BE, text_grad_BE, (patch_grad_BNE,
+            token_grad_BLE), scale_grad: d loss / d feature and d loss / d logit_scale, of the two contrasts' weighted sum. No
+            gradient flows through any of them.
         """
         with torch.enable_grad():
-            leaves = [x.detach().requires_grad_() for x in (image_BE, text_BE, self.logit_scale)]
-            scale = self._scale(leaves[2])
-            itc, report = contrastive_loss(leaves[0], leaves[1], scale)
-            grads = torch.autograd.grad(itc, leaves)
-        report = {**report, "itc": itc.detach(), "logit_scale": scale.detach().squeeze()}
-        return {**report, "image_grad_BE": grads[0], "text_grad_BE": grads[1], "scale_grad": grads[2]}
-
-    def _scores(self, x_BSD: Tensor, text_cls_BD: Tensor, token_BLD: Tensor, text_BL: Tensor) -> Tensor:
-        """Attentive scores (B, N), no gradient (paper eq. 7)."""
-        by_token = self.config.masking.similarity != "global"
-        centred = self.config.masking.similarity == "centred_token_max"
-        with torch.no_grad():
-            x_BSD, text_BLD = x_BSD.detach(), (token_BLD if by_token else text_cls_BD[:, None]).detach()
-            text_BLE = self.text_encoder.project(text_BLD)
-            valid_BL = self._real(text_BL) if by_token else torch.ones_like(text_BL[:, :1], dtype=torch.bool)
-            return attention_scores(self.image_encoder.project_patches(x_BSD), text_BLE, valid_BL, centred)
-
-    def _masking_scores(self, image_BCHW: Tensor, text_CBL: Tensor) -> Tensor:
-        """Attentive scores of each image's patches under each of its C captions: (B, C, N) float32."""
-        full_BSD = self.image_encoder(self._patches(image_BCHW))
-        text_cls_XD, token_XLD = self.text_encoder(text_CBL.flatten(0, 1))
-        by_caption = zip(text_cls_XD.chunk(len(text_CBL)), token_XLD.chunk(len(text_CBL)), text_CBL, strict=True)
-        return torch.stack([self._scores(full_BSD, cls_BD, token_BLD, text_BL) for cls_BD, token_BLD, text_BL in by_caption], dim=1)
+            leaves = {"image_grad_BE": image_BE, "text_grad_BE": text_BE, "scale_grad": self.logit_scale}
+            if self.loss.late_interaction:
+                leaves |= {"patch_grad_BNE": patch_BNE, "token_grad_BLE": token_BLE}
+            leaves = {name: x.detach().requires_grad_() for name, x in leaves.items()}
+            scale = self._scale(leaves["scale_grad"])
+            itc, report = contrastive_loss(leaves["image_grad_BE"], leaves["text_grad_BE"], scale)
+            report, loss = {**report, "itc": itc.detach(), "logit_scale": scale.detach().squeeze()}, self.loss.itc * itc
+            if self.loss.late_interaction:
+                late = late_interaction_loss(
+                    leaves["patch_grad_BNE"], leaves["token_grad_BLE"], counted_BL, key_B, scale, self.loss.late_interaction_group
+                )
+                report["late_interaction"], loss = late.detach(), loss + self.loss.late_interaction * late
+            grads = torch.autograd.grad(loss, list(leaves.values()))
+        return report | dict(zip(leaves, grads, strict=True))
 
     def _encode_kept(self, patch_BNP: Tensor, full_BSD: Tensor, keeps: list[Tensor]) -> list[Tensor]:
         """Encoder outputs of [CLS] and the kept patches, for each set of kept patches.
@@ -163,45 +196,64 @@ class SyCoCa(nn.Module):
         mask_by: str | None = None,
         contrast: dict[str, Tensor] | None = None,
         labels_a_share: Tensor | None = None,
+        others: tuple[Tensor, int] | None = None,
     ) -> dict[str, Tensor]:
         """The losses of one micro-batch. Every rank runs the same modules whatever its data.
 
         Args:
             image_BCHW: uint8 RGB, or float and already normalised; text_BL: int64 ids.
             label_at_M: `label_places` of text_BL; by default found here, for which the host waits for the device.
-            key_B: int64 a sample, the key of random masks; needed where masks are random.
+            key_B: int64 a sample, the key of random masks and of the late interaction's groups; needed where there are any.
             mask_by: "attention" or "random", the same on all ranks; default the configuration's.
-            contrast: with several micro-batches a step, what `_contrast` returned for all of them, its two feature gradients
-                cut to this one's rows and multiplied, with the scale's, as engine/accumulation.py says.
+            contrast: with several micro-batches a step, what `_contrast` returned for all of them, its feature gradients cut to
+                this one's rows and multiplied, with the scale's, as engine/accumulation.py says.
             labels_a_share: `label_count` of the whole step; default that of this call.
+            others: the sum over all patches of the whole step, (E,), and the number of its pictures, on all ranks, for scores that
+                look at other pictures; default those of this call.
 
         Returns:
-            0-dim float32 tensors: loss, itc, (ic), (mim), logit_scale, i2t_accuracy, t2i_accuracy. Only loss carries gradient.
+            0-dim float32 tensors: loss, itc, (late_interaction), (ic), (mim), logit_scale, i2t_accuracy, t2i_accuracy. Only loss
+            carries gradient.
         """
         config, masking = self.config, self.config.masking
+        attends = self._ranks and (mask_by or masking.mask_by) == "attention"
         patch_BNP = self._patches(image_BCHW)
-        full_BSD = self.image_encoder(patch_BNP)
-        global_BD, seen_BSD = self.image_encoder.read(full_BSD)
-        text_cls_BD, token_BLD = self.text_encoder(text_BL)
+        similarity = masking.similarity if attends else None
+        full = self._full_pass(self._read_image(patch_BNP, similarity), text_BL, similarity)
+        global_BD, seen_BSD = self.image_encoder.read(full.image_BSD)
+        token_BLD = full.token_BLD
 
-        image_BE, text_BE = self.image_encoder.project(global_BD), self.text_encoder.project(text_cls_BD)
+        image_BE, text_BE = self.image_encoder.project(global_BD), self.text_encoder.project_global(full.text_BD)
+        late = self._late_features(full) if self.loss.late_interaction else {}
         if contrast is None:
             scale = self._scale(self.logit_scale)
             itc, report = contrastive_loss(image_BE, text_BE, scale)
             report.update(itc=itc, logit_scale=scale.squeeze())
+            loss = self.loss.itc * itc
+            if late:
+                if key_B is None:
+                    raise ValueError("the late interaction needs key_B, one int64 key a sample")
+                report["late_interaction"] = late_interaction_loss(
+                    **late, key_B=key_B, scale=scale, group=self.loss.late_interaction_group
+                )
+                loss = loss + self.loss.late_interaction * report["late_interaction"]
         else:
-            # linear in the features and the scale with the given slopes; its value is made that of the whole step's contrast
+            # linear in the features and the scale with the given slopes; its value is made that of the whole step's contrasts
+            names = ("itc", "logit_scale", "i2t_accuracy", "t2i_accuracy", *(("late_interaction",) if late else ()))
+            report = {name: contrast[name] for name in names}
             linear = (image_BE * contrast["image_grad_BE"]).sum() + (text_BE * contrast["text_grad_BE"]).sum()
             linear = linear + (self.logit_scale.float() * contrast["scale_grad"]).sum()
-            report = {name: contrast[name] for name in ("itc", "logit_scale", "i2t_accuracy", "t2i_accuracy")}
-            itc = linear - linear.detach() + report["itc"]
-        loss = self.loss.itc * itc
+            if late:
+                linear = linear + (late["patch_BNE"] * contrast["patch_grad_BNE"]).sum()
+                linear = linear + (late["token_BLE"] * contrast["token_grad_BLE"]).sum()
+            value = self.loss.itc * report["itc"] + (self.loss.late_interaction * report["late_interaction"] if late else 0.0)
+            loss = linear - linear.detach() + value
 
         valid_BL = self._real(text_BL)
         keep_caption = keep_mim = None
-        if config.reconstructs or (config.captions and masking.low_ratio > 0 and config.family == "sycoca"):
-            if (mask_by or masking.mask_by) == "attention":
-                for_caption = for_mim = self._scores(full_BSD, text_cls_BD, token_BLD, text_BL)
+        if self._ranks:
+            if attends:
+                for_caption = for_mim = self._scores(full, others=others)
             else:
                 if key_B is None:
                     raise ValueError("random masks need key_B, one int64 key a sample")
@@ -212,7 +264,7 @@ class SyCoCa(nn.Module):
             if masking.low_ratio > 0:
                 keep_caption = split_patches(for_caption, masking.low_ratio, "lowest")[0]
         keeps = [keep for keep in (keep_caption, keep_mim) if keep is not None]
-        kept = self._encode_kept(patch_BNP, full_BSD, keeps) if keeps else []
+        kept = self._encode_kept(patch_BNP, full.image_BSD, keeps) if keeps else []
 
         if self.text_decoder is not None:
             if keep_caption is not None:
@@ -273,12 +325,13 @@ class SyCoCa(nn.Module):
             scores_BN (float32), l1_B (float32, mean over the hidden patches, in the units of the target).
         """
         patch_BNP = self._patches(image_BCHW)
-        full_BSD = self.image_encoder(patch_BNP)
-        score_BN = self._scores(full_BSD, *self.text_encoder(text_BL), text_BL)
+        similarity = self.config.masking.similarity
+        full = self._full_pass(self._read_image(patch_BNP, similarity), text_BL, similarity)
+        score_BN = self._scores(full)
         by_noise = (mask_by or self.config.masking.mask_by) == "random"
         ranks_BN = random_scores(key_B, patch_BNP.shape[1], salt=2) if by_noise else score_BN
         keep_BK, hidden_BN = split_patches(ranks_BN, self.config.masking.high_ratio, "highest")
-        kept_BKD = self.image_encoder.read_patches(self._encode_kept(patch_BNP, full_BSD, [keep_BK])[0])
+        kept_BKD = self.image_encoder.read_patches(self._encode_kept(patch_BNP, full.image_BSD, [keep_BK])[0])
         guide_BL = text_BL if guide_BL is None else guide_BL
         guided = self.config.masking.mim == "text_guided"
         guide_BLD = self.text_encoder(guide_BL)[1] if guided else None

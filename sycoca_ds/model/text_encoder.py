@@ -1,4 +1,4 @@
-"""Causal text transformer with a learned [CLS] appended at the end (CoCa)."""
+"""Causal text transformer with a learned [CLS] appended at the end (CoCa), or without."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import KeyValues, LayerNorm, SelfBlock, run_blocks
+from sycoca_ds.model.blocks import KeyValues, LayerNorm, Linear, SelfBlock, run_blocks
 
 PAD_ID = 0
 """Id of padding in every tokenizer. In CLIP's BPE it is also that of "!", so `real_tokens` goes by the end of the text."""
@@ -29,30 +29,38 @@ def label_places(text_BL: Tensor, eot_id: int) -> Tensor:
 
 
 class TextEncoder(nn.Module):
-    """Tokens `[SOT] w.. [EOT] pad..`, then [CLS]; [CLS] attends to real tokens and itself, tokens never to [CLS] or pads."""
+    """Tokens `[SOT] w.. [EOT] pad..`, then [CLS]; [CLS] attends to real tokens and itself, tokens never to [CLS] or pads.
+
+    With `pooling = mean` there is no [CLS]: the mean of the real tokens is the global output.
+    """
 
     def __init__(self, config: TextEncoderConfig, embed_dim: int):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.cls_embedding = nn.Parameter(torch.empty(config.width))
-        self.position_embedding = nn.Parameter(torch.empty(config.context_length + 1, config.width))
-        pattern = "causal_cls" if config.attention_mask == "exact" else "causal_cls_shifted"
+        averages = config.pooling == "mean"
+        self.cls_embedding = None if averages else nn.Parameter(torch.empty(config.width))
+        self.position_embedding = nn.Parameter(torch.empty(config.context_length + (not averages), config.width))
+        pattern = "causal" if averages else "causal_cls" if config.attention_mask == "exact" else "causal_cls_shifted"
         self.blocks = nn.ModuleList(SelfBlock(config.width, config.heads, pattern) for _ in range(config.layers))
         self.ln_final = LayerNorm(config.width)
-        self.proj = nn.Linear(config.width, embed_dim, bias=False)
+        self.proj = Linear(config.width, embed_dim, bias=False)
         self.recompute = 0
 
-    def forward(self, text_BL: Tensor, past: list[KeyValues] | None = None, place: int = 0) -> tuple[Tensor | None, Tensor]:
+    def forward(
+        self, text_BL: Tensor, past: list[KeyValues] | None = None, place: int = 0, alone: bool = False
+    ) -> tuple[Tensor | None, ...]:
         """Encodes captions of any padded length up to the context length; the padding changes no result.
 
         Args:
             text_BL: int64 ids, `[SOT] w.. [EOT]` and padding. With `past`: (B, 1), the token at `place` of each text.
-            past: a cache a block, which grows by the token; there is no [CLS] then.
+            past: a cache a block, which grows by the token; there is no global output then.
+            alone: also return what [CLS] would be if the last block had shown it one token alone (`SelfBlock.alone`).
 
         Returns:
-            ([CLS] output (B, D) before the last norm or None, token outputs (B, L, D) before the last norm, as the decoders
-            take them).
+            (global output (B, D) or None, token outputs (B, L, D) before the last norm, as the decoders take them); with `alone`
+            also (B, L, D), before the last norm, without gradient. `project` takes the second and third, `project_global` the
+            first.
 
         Raises:
             ValueError: the text is longer than the context length.
@@ -69,12 +77,25 @@ class TextEncoder(nn.Module):
             for block, cache in zip(self.blocks, past, strict=True):
                 x_BLD = block(x_BLD, None, cache)
             return None, x_BLD
+        if self.cls_embedding is None:
+            x_BLD = run_blocks(self.blocks, x_BLD, None, recompute=self.recompute)[0]
+            real_BL1 = real_tokens(text_BL, self.config.eot_id)[:, :, None]
+            # the mean of what `project` norms, so that the products of patches and tokens are what the contrast trains
+            return (self.ln_final(x_BLD) * real_BL1).sum(dim=1) / real_BL1.sum(dim=1), x_BLD
         # [CLS] keeps the last position whatever the padded length, as if the caption were padded to the context length.
         cls = (self.cls_embedding + self.position_embedding[-1]).expand(len(x_BLD), 1, -1)
         valid_BL = real_tokens(text_BL, self.config.eot_id) if self.config.attention_mask == "exact" else text_BL != PAD_ID
-        x = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute)
-        return x[:, -1], x[:, :given]
+        x, last = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute)
+        found = x[:, -1], x[:, :given]
+        if alone:
+            with torch.no_grad():
+                found += (self.blocks[-1].alone(last[:, :given], last[:, -1]),)
+        return found
 
     def project(self, x: Tensor) -> Tensor:
         """Last norm and projection to the shared space, float32 and L2-normalised: (.., D) -> (.., E)."""
         return F.normalize(self.proj(self.ln_final(x)).float(), dim=-1)
+
+    def project_global(self, x_BD: Tensor) -> Tensor:
+        """The global output in the shared space, float32 and L2-normalised: (B, D) -> (B, E). A mean has its norm behind it."""
+        return self.project(x_BD) if self.cls_embedding is not None else F.normalize(self.proj(x_BD).float(), dim=-1)

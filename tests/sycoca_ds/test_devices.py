@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sycoca_ds.config import DataConfig, MaskingConfig, ModelConfig, RunConfig, TrainConfig
+from sycoca_ds.config import DataConfig, LossConfig, MaskingConfig, ModelConfig, RunConfig, TrainConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
@@ -45,11 +45,15 @@ MODELS: dict[str, ModelConfig] = {
     "clip": dataclasses.replace(SYCOCA, family="clip"),
     "pooling = attention": dataclasses.replace(SYCOCA, image=POOLED),
     "attention_mask = open_clip": dataclasses.replace(SYCOCA, text=dataclasses.replace(SYCOCA.text, attention_mask="open_clip")),
+    "pooling = mean": dataclasses.replace(
+        SYCOCA, image=dataclasses.replace(SYCOCA.image, pooling="mean"), text=dataclasses.replace(SYCOCA.text, pooling="mean")
+    ),
+    "words = content": dataclasses.replace(SYCOCA, masking=MaskingConfig(words="content", left_out_ids=(1, 2, 9))),
     **{
         f"{field} = {value}": dataclasses.replace(SYCOCA, masking=MaskingConfig(**{field: value}))
         for field, values in {
             "mask_by": ("random",),
-            "similarity": ("centred_token_max", "global"),
+            "similarity": ("centred_over_pictures", "cross_attention", "value_path", "global", "centred_token_max", "saliency"),
             "mask_at": ("embedding",),
             "mim": ("plain", "none"),
             "high_ratio": (0.75,),
@@ -82,6 +86,14 @@ def train_step(model: SyCoCa, micro_batches: int = 1) -> None:
     meter.count(loaded)
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.device == p.device, name
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_nor_leaves_it_with_a_late_interaction(micro_batches: int) -> None:
+    model = SyCoCa(MODELS["similarity = centred_over_pictures"], LossConfig(late_interaction=0.1), seed=0).to(GPU)
+    with fake_gpu() as gpu:
+        train_step(model, micro_batches)
+    assert not gpu.waits
 
 
 @pytest.mark.parametrize("name", MODELS)

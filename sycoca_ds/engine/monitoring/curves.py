@@ -7,14 +7,17 @@ from typing import Any
 PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "logit_scale")
 """Parts of the model whose gradients are measured apart; the last is one number, `SyCoCa.logit_scale`."""
 RECALLS = tuple(f"{way}_r{k}" for k in (1, 5, 10) for way in ("i2t", "t2i"))
+LOSSES = ("loss", "itc", "late_interaction", "ic", "mim")
 
 TAGS = {
     "loss": "loss/total",
     "itc": "loss/itc",
+    "late_interaction": "loss/late_interaction",
     "ic": "loss/ic",
     "mim": "loss/mim",
     "validation/loss": "loss_validation/total",
     "validation/itc": "loss_validation/itc",
+    "validation/late_interaction": "loss_validation/late_interaction",
     "validation/ic": "loss_validation/ic",
     "validation/mim": "loss_validation/mim",
     "masking/caption_overlap": "masking/caption_overlap",
@@ -123,7 +126,7 @@ def layout() -> dict[str, dict[str, list]]:
 
 def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
     """The console's line for one report."""
-    losses = " ".join(f"{name} {record[name]:.3f}" for name in ("loss", "itc", "ic", "mim") if name in record)
+    losses = " ".join(f"{name} {record[name]:.3f}" for name in LOSSES if name in record)
     mfu = f", MFU {100 * record['mfu']:.1f} %" if "mfu" in record else ""
     return (
         f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record['grad_norm']:.2f} lr {record['lr']:.1e} | "
@@ -139,7 +142,7 @@ def format_note(record: dict[str, Any]) -> str:
 def format_validation(step: int, numbers: dict[str, float]) -> str:
     """The console's line for one validation."""
     found = {name.removeprefix("validation/"): value for name, value in numbers.items()}
-    losses = " ".join(f"{name} {found[name]:.3f}" for name in ("loss", "itc", "ic", "mim") if name in found)
+    losses = " ".join(f"{name} {found[name]:.3f}" for name in LOSSES if name in found)
     line = (
         f"validation at step {step}: {losses} | R@1 image to text {found['i2t_r1']:.1f} %, text to image {found['t2i_r1']:.1f} % "
         f"(chance {found['chance_t2i_r1']:.1f} %)"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sycoca_ds.config import ModelConfig
+from sycoca_ds.config import LossConfig, ModelConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.flops import step_flops
@@ -48,8 +48,8 @@ class Report:
 class Meter:
     """Sums between two reports. Losses stay on the device: no step waits for the host."""
 
-    def __init__(self, model: ModelConfig, runtime: Runtime) -> None:
-        self.model, self.runtime = model, runtime
+    def __init__(self, model: ModelConfig, runtime: Runtime, loss: LossConfig | None = None) -> None:
+        self.model, self.runtime, self.loss = model, runtime, loss
         self.restart()
 
     def restart(self) -> None:
@@ -69,7 +69,7 @@ class Meter:
         """What a step's micro-batches hold: stand-ins and work."""
         for batch in loaded:
             self._stand_ins += batch.stand_ins
-            self._tflops += batch_tflops(self.model, batch.text_BL)
+            self._tflops += batch_tflops(self.model, batch.text_BL, self.loss)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -102,10 +102,10 @@ class Meter:
         return report
 
 
-def batch_tflops(model: ModelConfig, text_BL: torch.Tensor) -> float:
+def batch_tflops(model: ModelConfig, text_BL: torch.Tensor, loss: LossConfig | None = None) -> float:
     """Model FLOPs of one micro-batch's training step, in units of 10^12: the formula of model/flops.py at the length that its
     captions are padded to, with the labels that they have. Nothing that is computed twice (activation checkpointing, the encoders'
     first pass with several micro-batches) counts twice."""
     batch, length = text_BL.shape
     labels = real_tokens(text_BL, model.text.eot_id)[:, 1:].sum().item() / batch
-    return batch * step_flops(model, text_tokens=length, labels=labels) / 1e12
+    return batch * step_flops(model, text_tokens=length, labels=labels, loss=loss) / 1e12

@@ -39,7 +39,7 @@ class Monitor:
         run, leads = Path(config.run.out), runtime.leads
         self.journal = Journal(run, step, enabled=leads)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
-        self.meter, self.norms = Meter(config.model, runtime), GradientNorms(runtime)
+        self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
         self._sealed = session.position.step
         name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else ""
         self.peak_tflops = config.run.peak_tflops or peak_tflops(name)
@@ -130,11 +130,11 @@ class Monitor:
             )
         return record
 
-    def look(self, watchdog: Watchdog) -> None:
-        """Validates, if there is a validation folder."""
+    def look(self, watchdog: Watchdog) -> dict[str, float]:
+        """Validates, if there is a validation folder; its numbers on rank 0."""
         step = self.session.position.step
         if self.session.validation is None:
-            return
+            return {}
         began = time.monotonic()
         with watchdog.at("validation", step), self.paused():
             self.engine.eval()
@@ -144,7 +144,7 @@ class Monitor:
             self.journal.scalars(step, {**numbers, "validation_seconds": time.monotonic() - began})
             self.journal.show(step, images, texts)
         if self.best is None:  # another rank
-            return
+            return {}
         self.runtime.say(format_validation(step, numbers))
         self.best.validated(step, numbers)
         if "masking/caption_ignored" in numbers and step >= self._settled():
@@ -153,6 +153,7 @@ class Monitor:
             if said and not self._told:
                 self.runtime.say(f"step {step}: {said}")
             self._told = said is not None
+        return numbers
 
     def _settled(self) -> int:
         """The step from which on scores should mean something."""

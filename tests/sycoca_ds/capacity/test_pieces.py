@@ -15,9 +15,9 @@ from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Work, forward_piec
 from sycoca_ds.capacity.search import PARTS
 from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
-from sycoca_ds.config import ModelConfig, with_vocabulary
+from sycoca_ds.config import LossConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.model import decoders
+from sycoca_ds.model import blocks, decoders
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages
@@ -32,6 +32,12 @@ def shallow(preset: str) -> ModelConfig:
     model = with_vocabulary(PRESETS[preset].model, 512)
     two = {name: dataclasses.replace(getattr(model, name), layers=2) for name in ("image", "text", "text_decoder", "image_decoder")}
     return dataclasses.replace(model, **two)
+
+
+@pytest.fixture(autouse=True)
+def with_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the planner plans for; a CPU without them has float32 copies of a layer on top."""
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: True)
 
 
 def build(model: ModelConfig, dtype: torch.dtype, checkpointing: Checkpointing) -> SyCoCa:
@@ -50,9 +56,10 @@ def inputs(model: ModelConfig, batch: int) -> dict[str, torch.Tensor]:
     return {"image_BCHW": pixels, "text_BL": text_BL, "key_B": torch.arange(batch)}
 
 
-def saved(model: ModelConfig, batch: int, precision: str, checkpointing: Checkpointing) -> int:
+def saved(model: ModelConfig, batch: int, precision: str, checkpointing: Checkpointing, loss: LossConfig | None = None) -> int:
     """Bytes of all storages that the forward pass of a real model saves, weights and inputs left out."""
     built, batch_of = build(model, DTYPES[precision], checkpointing), inputs(model, batch)
+    built.loss = loss or built.loss
     own, found = set(storages([*built.parameters(), *batch_of.values()])), {}
 
     def pack(x: torch.Tensor) -> torch.Tensor:
@@ -96,6 +103,16 @@ def test_kept_bytes_of_every_family(family: str, pooling: str, precision: str, c
 def test_kept_bytes_of_every_masking(masking: dict, checkpointing: Checkpointing) -> None:
     model = dataclasses.replace(TINY, masking=dataclasses.replace(TINY.masking, **masking))
     assert counted(model, 4, "fp32", checkpointing) == pytest.approx(saved(model, 4, "fp32", checkpointing), rel=0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_kept_bytes_of_the_late_interaction(precision: str) -> None:
+    kernels = Kernels(bytes=2 if precision == "bf16" else 4, casts=precision == "bf16")
+    counts = [kept_bytes(forward_pieces(Work(TINY, 8, 8, kernels, ALL, late_interaction=late))) for late in (False, True)]
+    loss = LossConfig(late_interaction=0.1, late_interaction_group=4)
+    held = 4 * 8 * (TINY.image.patches + TINY.text.context_length) * TINY.embed_dim  # by what is computed again; no hook sees it
+    expected = saved(TINY, 8, precision, ALL, loss) - saved(TINY, 8, precision, ALL) + held
+    assert counts[1] - counts[0] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sycoca_ds.config import DataConfig, MaskingConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from sycoca_ds.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.logit_scale import bound_logit_scale
@@ -30,7 +30,7 @@ from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.models.gradients import BATCH, LENGTHS, cut
+from tests.worlds.models.gradients import BATCH, KINDS, LENGTHS, cut
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.processes.launching import run_on_ranks
 
@@ -64,25 +64,31 @@ class Cell:
     buckets: str
     fault: str = ""
     """What is done wrong on purpose."""
+    kind: str = "paper"
+    """How patches are scored, and what trains that: `gradients.KINDS`."""
 
     @property
     def name(self) -> str:
-        return f"{self.stage}-{self.ranks}r-{self.micro_batches}m-{self.recompute}-{self.precision}-{self.buckets}{self.fault}"
+        return f"{self.stage}-{self.ranks}r-{self.micro_batches}m-{self.recompute}-{self.precision}-{self.buckets}{self.fault}" + (
+            "" if self.kind == "paper" else f"-{self.kind}"
+        )
 
     def settings(self) -> tuple[TrainConfig, dict[str, Any]]:
         """(a run's configuration, what DeepSpeed is given)."""
         optim = OptimConfig(BATCH, self.micro_batches, STEPS, None, PEAK, 1, BETAS, EPS, DECAY, CLIP)
         run = RunConfig(ds_config=f"ds_configs/{self.stage}.json", precision=self.precision)
-        config = TrainConfig(model=model_config(self.precision), data=DataConfig(lanes=6), optim=optim, run=run)
+        model, loss = model_config(self.precision, self.kind), KINDS[self.kind][1]
+        config = TrainConfig(model=model, loss=loss, data=DataConfig(lanes=6), optim=optim, run=run)
         policy = read_policy(config.run.ds_config)
         if self.buckets == "tiny":
             policy = {**policy, "zero_optimization": policy["zero_optimization"] | TINY}
         return config, deepspeed_config(policy, config, plan_batches(config, self.ranks))
 
 
-def model_config(precision: str) -> ModelConfig:
+def model_config(precision: str, kind: str = "paper") -> ModelConfig:
     """In bf16 masks are random: by attention two precisions may hide different patches, which is no question of exactness."""
-    return MODEL if precision == "fp32" else dataclasses.replace(MODEL, masking=MaskingConfig(mask_by="random"))
+    masking = KINDS[kind][0]
+    return dataclasses.replace(MODEL, masking=masking if precision == "fp32" else dataclasses.replace(masking, mask_by="random"))
 
 
 def first_weights(model: SyCoCa, precision: str) -> dict[str, Tensor]:
@@ -97,6 +103,10 @@ GRID = [
     for values in itertools.product(STAGES, (1, 2, 3), (1, 2), ("none", "full"), ("fp32", "bf16"), ("shipped", "tiny"))
     if "zero0" not in values or not {"bf16", "tiny"} & set(values)  # bf16 is refused there, and no setting cuts its one bucket
 ]
+GRID += [  # the other kinds of scores, each under every stage
+    Cell(stage, ranks, micro_batches, "full", "fp32", "shipped", kind=kind)
+    for stage, ranks, micro_batches, kind in itertools.product(STAGES, (2, 3), (1, 2), [kind for kind in KINDS if kind != "paper"])
+]
 ALWAYS = [
     Cell("zero0", 1, 1, "none", "fp32", "shipped"),
     Cell("zero0", 3, 2, "full", "fp32", "shipped"),
@@ -108,6 +118,10 @@ ALWAYS = [
     Cell("zero3", 2, 1, "full", "fp32", "tiny"),
     Cell("zero3", 3, 1, "none", "bf16", "shipped"),
     Cell("zero3_offload", 2, 2, "none", "fp32", "shipped"),
+    Cell("zero1", 3, 2, "full", "fp32", "shipped", kind="late"),
+    Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="late"),
+    Cell("zero3", 2, 2, "full", "fp32", "shipped", kind="cross"),
+    Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="values"),
 ]
 """Every value of every axis, and most pairs; the others are the night's."""
 FAULTS = {
@@ -140,7 +154,7 @@ def inputs(step: int) -> dict[str, Tensor]:
 
 
 @functools.cache
-def plain_training(precision: str, run: str, ranks: int = 1, micro_batches: int = 1) -> Course:
+def plain_training(precision: str, run: str, ranks: int = 1, micro_batches: int = 1, kind: str = "paper") -> Course:
     """The reference: SyCoCa, its loss, autograd, AdamW in two groups, clipping, bound; the whole batch at once.
 
     In bf16 as everybody mixes precisions: weights and activations in bf16, gradients made float32, an update of float32 weights.
@@ -149,7 +163,7 @@ def plain_training(precision: str, run: str, ranks: int = 1, micro_batches: int 
     Args:
         precision: of the computation; run: of the engine that is held against it, which decides masks and first weights.
     """
-    model = SyCoCa(model_config(run), seed=1).train()
+    model = SyCoCa(model_config(run, kind), KINDS[kind][1], seed=1).train()
     start = first_weights(model, run)
     masters = {name: value.clone().requires_grad_() for name, value in start.items()}
     model.load_state_dict(start)
@@ -187,7 +201,7 @@ def engine_training(cell: Cell, runtime: Runtime) -> Course:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
     config, policy = cell.settings()
-    model = SyCoCa(config.model, seed=1).train()
+    model = SyCoCa(config.model, config.loss, seed=1).train()
     start = first_weights(model, cell.precision)
     model.set_activation_checkpointing(read_recompute(cell.recompute))
     optimizer = build_optimizer(model, config.optim, cell.stage == "zero3_offload")
@@ -251,7 +265,7 @@ def differences(mine: Course, theirs: Course) -> Differences:
 
     for step in range(STEPS):
         when = "later" if step else "first"
-        for name in ("loss", "itc", "ic", "mim", "logit_scale"):
+        for name in theirs.losses[step].keys() - {"i2t_accuracy", "t2i_accuracy"}:
             expected = theirs.losses[step][name]
             tell(f"{when} losses", abs(mine.losses[step][name] - expected) / expected, f"{name}, step {step}")
         tell(f"{when} norm", abs(mine.norms[step] - theirs.norms[step]) / theirs.norms[step], f"step {step}")
@@ -289,9 +303,9 @@ Found = dict[str, dict[str, Differences]]
 
 def compared(cell: Cell, course: Course) -> dict[str, Differences]:
     """How far a cell is from each of its references, by the name of the tolerances that hold for it."""
-    found = {cell.precision: differences(course, plain_training("fp32", cell.precision))}
+    found = {cell.precision: differences(course, plain_training("fp32", cell.precision, kind=cell.kind))}
     if cell.precision == "bf16":
-        found["bf16 in pieces"] = differences(course, plain_training("bf16", "bf16", cell.ranks, cell.micro_batches))
+        found["bf16 in pieces"] = differences(course, plain_training("bf16", "bf16", cell.ranks, cell.micro_batches, cell.kind))
     return found
 
 

@@ -17,9 +17,11 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.restoring import check_same_model
 from sycoca_ds.engine.checkpoint.seal import damage, newest_whole, sealed
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model import decoders
 from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT, finish, run_on_ranks, start, start_warm
@@ -93,6 +95,36 @@ def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> 
         found, noise, scores = ([record[name] for record in records] for records in (warm, random, attention))
         assert found == noise[:2] + scores[2:] and not set(noise) & set(scores)
     assert [record["itc"] for record in warm] == [record["itc"] for record in attention]
+
+
+def test_masks_are_random_until_a_validation_finds_that_scores_know_the_caption(data_set: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 every validation finds the same number: a bound there lets masks be attentive from the first step,
+    one above it never. Training on from there with another bound, it is remembered that it was reached."""
+    options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json", "--run.seed", "4", *with_validation(data_set)]
+    ways = {"attention": [], "random": ["--model.masking.mask-by", "random"]}
+    in_turn(tmp_path, data_set, [(tmp_path / way, [*options, *more]) for way, more in ways.items()], ranks=0)
+    found = json.loads((tmp_path / "attention" / "metrics.jsonl").read_text().splitlines()[0])["masking/own_caption_higher"]
+    assert found > 0.5, "chance has made it so with this seed"
+    reached, never = (["--model.masking.warmup-until", str(bound)] for bound in (found, found + 0.01))
+    ways = {"reached": reached, "never": never, "remembered": ["--optim.steps", "2", *reached]}
+    in_turn(tmp_path / "more", data_set, [(tmp_path / way, [*options, *more]) for way, more in ways.items()], ranks=0)
+    in_turn(tmp_path / "on", data_set, [(tmp_path / "remembered", [*options, *never])], ranks=0)
+    for way, same in {"reached": "attention", "never": "random", "remembered": "attention"}.items():
+        assert [record["mim"] for record in losses(tmp_path / way)] == [record["mim"] for record in losses(tmp_path / same)], way
+
+
+def test_a_warm_up_that_no_validation_can_end_is_refused(data_set: Path, tmp_path: Path) -> None:
+    ways = {
+        "expected data.validation with it": ["--model.masking.warmup-until", "0.6"],
+        "expected model.masking.mask-by = attention": [
+            *("--model.masking.warmup-until", "0.6", "--model.masking.mask-by", "random"),
+            *with_validation(data_set),
+        ],
+        "expected 0.5, which is chance, to below 1": ["--model.masking.warmup-until", "1.5", *with_validation(data_set)],
+    }
+    for said, options in ways.items():
+        with pytest.raises(UserError, match=said):
+            check_before_start(parse_options([*SMALL, "--data.train", str(data_set), "--run.out", str(tmp_path), *options]))
 
 
 @pytest.mark.parametrize(

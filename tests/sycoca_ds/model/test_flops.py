@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from sycoca_ds.config import LossConfig
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.flops import forward_flops, passes, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
@@ -14,7 +16,7 @@ from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 
 @pytest.mark.parametrize("family", ["clip", "coca", "sycoca"])
 @pytest.mark.parametrize("mask_at", ["input", "embedding"])
-@pytest.mark.parametrize("pooling", ["cls", "attention"])
+@pytest.mark.parametrize("pooling", ["cls", "attention", "mean"])
 @pytest.mark.parametrize("mim", ["text_guided", "plain", "none"])
 def test_flops_formula_against_torchs_counter(family: str, mask_at: str, pooling: str, mim: str) -> None:
     """Every matrix product of a training step, forward and backward, as torch counts them while it runs. Attention goes through
@@ -24,23 +26,59 @@ def test_flops_formula_against_torchs_counter(family: str, mask_at: str, pooling
 
     masking = dataclasses.replace(SMALL_MODEL.masking, mask_at=mask_at, mim=mim, high_ratio=0.75, low_ratio=0.25)
     image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
-    config = dataclasses.replace(SMALL_MODEL, family=family, image=image, masking=masking)
+    text = dataclasses.replace(SMALL_MODEL.text, pooling="mean" if pooling == "mean" else "cls")
+    config = dataclasses.replace(SMALL_MODEL, family=family, image=image, text=text, masking=masking)
     model, inputs = SyCoCa(config, seed=0), random_inputs(lengths=(12, 12, 12, 12))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         loss = model("train", **inputs)["loss"]
         forward = counter.get_total_flops()
         loss.backward()
     total = counter.get_total_flops()
-    causal = {13: config.text.layers, 11: config.text_decoder.layers if config.captions else 0}
+    with_cls = 12 + (pooling != "mean")
+    causal = {with_cls: config.text.layers, 11: config.text_decoder.layers if config.captions else 0}
     halves = 4 * sum(layers * 2 * length * length * config.text.width for length, layers in causal.items())
     contrast = 2 * 2 * 4 * 4 * config.embed_dim  # the B x B logits, both ways, forward: of the batch, not of a sample
     # torch's one query of [CLS] runs apart: its scores and mixing over 13 keys, the others' over 12
-    cls = 4 * config.text.layers * 4 * (12 * 12 + 13 - 13 * 13) * config.text.width
+    cls = 4 * config.text.layers * 4 * (12 * 12 + 13 - 13 * 13) * config.text.width if pooling != "mean" else 0
     assert forward == pytest.approx(4 * forward_flops(config) + halves + contrast + cls, rel=1e-3)
     # pixels need no gradient: the patch embedding has no such product, in any pass
     seen = [int(p.tokens.split()[2]) for p in passes(config) if p.part == "image encoder" and "patches" in p.what]
     spared = 4 * 2 * sum(seen) * config.image.patch_values * config.image.width
     assert total == pytest.approx(4 * step_flops(config) + 3 * (halves + contrast + cls) - spared, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "similarity", ["token_max", "centred_over_pictures", "cross_attention", "value_path", "global", "centred_token_max", "saliency"]
+)
+def test_flops_of_every_kind_of_score_against_torchs_counter(similarity: str) -> None:
+    """What a forward pass with attentive masks has more than one with random ones."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = dataclasses.replace(SMALL_MODEL, masking=dataclasses.replace(SMALL_MODEL.masking, similarity=similarity))
+    model, inputs, counts = SyCoCa(config, seed=0), random_inputs(lengths=(12, 12, 12, 12)), {}
+    for mask_by in ("attention", "random"):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+            model("train", **inputs, mask_by=mask_by)
+        counts[mask_by] = counter.get_total_flops()
+    own = next(part for part in passes(config) if part.part == "masking")  # torch counts causal attention whole
+    halves = config.text_decoder.layers * 2 * 11 * 11 * 32 if similarity == "cross_attention" else 0
+    assert counts["attention"] - counts["random"] == pytest.approx(4 * (own.forward + halves), rel=1e-6)
+
+
+@pytest.mark.parametrize("words", [3, 16])
+def test_flops_of_the_late_interaction_against_torchs_counter(words: int) -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs, counts, flops = random_inputs(lengths=(12, 12, 12, 12)), [], []
+    for weight in (0.0, 0.1):
+        loss = LossConfig(late_interaction=weight, late_interaction_group=words)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            SyCoCa(SMALL_MODEL, loss, seed=0)("train", **inputs)["loss"].backward()
+        counts.append(counter.get_total_flops())
+        flops.append(step_flops(SMALL_MODEL, recompute={"late interaction": 1.0}, loss=loss))
+    assert counts[1] - counts[0] == pytest.approx(4 * (flops[1] - flops[0]), rel=0.02)
 
 
 @pytest.mark.parametrize("family, pooling", [("clip", "cls"), ("coca", "attention"), ("sycoca", "cls"), ("sycoca", "attention")])

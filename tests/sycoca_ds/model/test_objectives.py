@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -15,23 +16,33 @@ import torch.nn.functional as F
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.model import decoders
 from sycoca_ds.model.image_encoder import patchify
-from sycoca_ds.model.objectives import contrastive_loss
+from sycoca_ds.model.objectives import contrastive_loss, late_interaction_loss
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds import REPOSITORY
-from tests.worlds.models.gradients import BATCH, LENGTHS, assert_same_gradients, backward_in_pieces, cut, model_of, of_whole_batch
+from tests.worlds.models.gradients import (
+    BATCH,
+    KINDS,
+    LENGTHS,
+    assert_same_gradients,
+    backward_in_pieces,
+    cut,
+    model_of,
+    of_whole_batch,
+)
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.processes.launching import free_port
 
 
-@pytest.fixture(scope="module")
-def whole() -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    return of_whole_batch()
+@functools.cache
+def whole(kind: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    return of_whole_batch(kind)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pieces", [2, 3, 6])
-def test_micro_batches_equal_one_large_batch(pieces: int, whole) -> None:
+def test_micro_batches_equal_one_large_batch(pieces: int, kind: str) -> None:
     """Losses and every gradient, the logit scale's included (open_clip's accumulation gives it k times too large)."""
-    model, (losses, gradients) = model_of(), whole
+    model, (losses, gradients) = model_of(kind=kind), whole(kind)
     reports = backward_in_pieces(model, cut(random_inputs(BATCH, LENGTHS), pieces))
     assert_same_gradients(model, gradients)
     for name, value in losses.items():
@@ -39,7 +50,7 @@ def test_micro_batches_equal_one_large_batch(pieces: int, whole) -> None:
         assert mean == pytest.approx(value, rel=1e-5), name
 
 
-@pytest.mark.parametrize("family, pooling", [("clip", "cls"), ("coca", "attention"), ("sycoca", "attention")])
+@pytest.mark.parametrize("family, pooling", [("clip", "cls"), ("coca", "attention"), ("sycoca", "attention"), ("sycoca", "mean")])
 def test_micro_batches_of_other_models_equal_one_large_batch(family: str, pooling: str) -> None:
     inputs = random_inputs(BATCH, LENGTHS)
     model = model_of(family, pooling)
@@ -64,12 +75,47 @@ def test_contrast_against_a_loop() -> None:
     assert {name: round(value.item() * 5) for name, value in report.items()} == hits
 
 
-def worker(rank: int, world_size: int, port: int, pieces: int, out: str) -> None:
+@pytest.mark.parametrize("group", [1, 2, 3, 7, 100])
+def test_late_interaction_against_a_loop(group: int) -> None:
+    """FILIP's similarity both ways, each row against the pairs of its group in the order of the keys."""
+    torch.manual_seed(0)
+    patch, token = F.normalize(torch.randn(7, 4, 5), dim=2), F.normalize(torch.randn(7, 6, 5), dim=2)
+    counted = torch.rand(7, 6) < 0.6
+    counted[:, 0] = True
+    key = torch.tensor([50, 3, 1 << 40, 7, 2, 90, 11])
+    order, total, scale = sorted(range(7), key=lambda row: int(key[row])), 0.0, 20.0
+    for b in range(7):
+        start = order.index(b) // group * group
+        members = order[start : start + group]
+        i2t, t2i = [], []
+        for m in members:
+            words = [j for j in range(6) if counted[m, j]]
+            i2t.append(scale * sum(max(float(patch[b, i] @ token[m, j]) for j in words) for i in range(4)) / 4)
+            words = [j for j in range(6) if counted[b, j]]
+            t2i.append(scale * sum(max(float(patch[m, i] @ token[b, j]) for i in range(4)) for j in words) / len(words))
+        for logits in (i2t, t2i):
+            total -= logits[members.index(b)] - float(torch.tensor(logits).logsumexp(0))
+    found = late_interaction_loss(patch, token, counted, key, torch.tensor(scale), group)
+    assert found.item() == pytest.approx(total / 14, rel=1e-5, abs=1e-6)
+
+
+def test_late_interaction_trains_the_products_that_masks_are_chosen_by() -> None:
+    """Patches and tokens get a gradient from it that the contrast of the two [CLS] does not give them."""
+    model, inputs = model_of(kind="late"), random_inputs(BATCH, LENGTHS)
+    kept: list[torch.Tensor] = []
+    project = model.image_encoder.project_patches
+    model.image_encoder.project_patches = lambda x: kept.append(project(x)) or kept[-1]
+    report = model("train", **inputs)
+    slope = torch.autograd.grad(report["loss"], kept[0])[0]
+    assert (slope.abs().amax(dim=2) > 0).all()
+
+
+def worker(rank: int, world_size: int, port: int, pieces: int, kind: str, out: str) -> None:
     """One rank of `test_ranks_equal_one_rank`: its share of the batch in `pieces` micro-batches, gradients averaged over ranks."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    model = model_of()
+    model = model_of(kind=kind)
     reports = backward_in_pieces(model, cut(cut(random_inputs(BATCH, LENGTHS), world_size)[rank], pieces))
     gradients = {name: p.grad for name, p in model.named_parameters()}
     losses = torch.stack([torch.stack([report[name].detach() for name in sorted(report)]) for report in reports]).mean(dim=0)
@@ -81,21 +127,23 @@ def worker(rank: int, world_size: int, port: int, pieces: int, out: str) -> None
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world_size, pieces", [(2, 1), (3, 2), (4, 1)])
-def test_ranks_equal_one_rank(world_size: int, pieces: int, whole, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "world_size, pieces, kind", [(2, 1, "paper"), (3, 2, "paper"), (4, 1, "paper"), (2, 1, "late"), (3, 2, "late")]
+)
+def test_ranks_equal_one_rank(world_size: int, pieces: int, kind: str, tmp_path: Path) -> None:
     """Losses and every gradient of W ranks, averaged as data parallelism averages them, against one rank with all samples; the
     captions differ in length, so a mean of rank means would be another number."""
-    losses, gradients = whole
+    losses, gradients = whole(kind)
     port, out = free_port(), tmp_path / "rank0.pt"
     # a group that outlives its end keeps gloo's threads, which abort a process now and then while it exits
     code = (
         "import sys; from pathlib import Path; from tests.sycoca_ds.model.test_objectives import worker; "
-        "worker(*map(int, sys.argv[1:5]), sys.argv[5]); "
+        "worker(*map(int, sys.argv[1:5]), *sys.argv[5:]); "
         "assert not [t for t in Path('/proc/self/task').iterdir() if 'gloo' in (t / 'comm').read_text()]"
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(world_size), str(port), str(pieces), str(out)],
+            [sys.executable, "-c", code, str(rank), str(world_size), str(port), str(pieces), kind, str(out)],
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
@@ -109,7 +157,7 @@ def test_ranks_equal_one_rank(world_size: int, pieces: int, whole, tmp_path: Pat
             process.kill()
             process.wait()
     found = torch.load(out, weights_only=True)
-    model = model_of()
+    model = model_of(kind=kind)
     for name, p in model.named_parameters():
         p.grad = found["gradients"][name]
     assert_same_gradients(model, gradients)

@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from sycoca_ds.config import LossConfig, MaskingConfig
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
@@ -14,9 +15,24 @@ BATCH = 12
 LENGTHS = (12, 5, 8, 3, 4, 9, 12, 6, 7, 3, 10, 11)
 
 
-def model_of(family: str = "sycoca", pooling: str = "cls") -> SyCoCa:
+CONTENT = MaskingConfig(words="content", left_out_ids=(1, 2, 5, 17, 30))
+KINDS: dict[str, tuple[MaskingConfig, LossConfig]] = {
+    "paper": (MaskingConfig(), LossConfig()),
+    "late": (
+        dataclasses.replace(CONTENT, similarity="centred_over_pictures"),
+        LossConfig(itc=0.7, late_interaction=0.4, late_interaction_group=5),  # which does not divide the batch
+    ),
+    "cross": (dataclasses.replace(CONTENT, similarity="cross_attention"), LossConfig()),
+    "values": (dataclasses.replace(CONTENT, similarity="value_path"), LossConfig()),
+}
+"""Ways to score patches, and what trains the scores."""
+
+
+def model_of(family: str = "sycoca", pooling: str = "cls", kind: str = "paper") -> SyCoCa:
     image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
-    return SyCoCa(dataclasses.replace(SMALL_MODEL, family=family, image=image), seed=1).train()
+    text = dataclasses.replace(SMALL_MODEL.text, pooling="mean" if pooling == "mean" else "cls")
+    masking, loss = KINDS[kind]
+    return SyCoCa(dataclasses.replace(SMALL_MODEL, family=family, image=image, text=text, masking=masking), loss, seed=1).train()
 
 
 def backward_in_pieces(model: SyCoCa, micro_batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
@@ -42,9 +58,9 @@ def assert_same_gradients(model: SyCoCa, expected: dict[str, torch.Tensor]) -> N
         )
 
 
-def of_whole_batch() -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+def of_whole_batch(kind: str = "paper") -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """(losses, gradients) of the whole batch at once."""
-    model = model_of()
+    model = model_of(kind=kind)
     report = model("train", **random_inputs(BATCH, LENGTHS))
     report["loss"].backward()
     return {name: value.item() for name, value in report.items()}, {name: p.grad for name, p in model.named_parameters()}

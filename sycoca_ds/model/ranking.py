@@ -1,0 +1,146 @@
+"""Which patches fit a caption best: the scores of `scores.py` on what the encoders say of pictures and captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sycoca_ds.config import ModelConfig
+from sycoca_ds.model.decoders import TextDecoder
+from sycoca_ds.model.image_encoder import ImageEncoder, patchify
+from sycoca_ds.model.objectives import summed_over_ranks, world_size
+from sycoca_ds.model.pixels import normalise
+from sycoca_ds.model.scores import (
+    best_match,
+    centred_over_patches,
+    centred_over_pictures,
+    counted_tokens,
+    mean_match,
+    mean_of_others,
+    products,
+    saliency,
+)
+from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
+
+
+@dataclass(frozen=True)
+class FullPass:
+    """What both encoders say of whole pictures and captions."""
+
+    text_BL: Tensor
+    image_BSD: Tensor
+    """Outputs of [CLS] and all patches."""
+    text_BD: Tensor
+    """The captions' global outputs."""
+    token_BLD: Tensor
+    patch_alone_BND: Tensor | None = None
+    token_alone_BLD: Tensor | None = None
+    """What each [CLS] would be if its last block had shown it one patch or token alone; where scores need it."""
+
+
+class PatchRanking(nn.Module):
+    """The part of the model that ranks patches; it has no weights of its own."""
+
+    config: ModelConfig
+    image_encoder: ImageEncoder
+    text_encoder: TextEncoder
+    text_decoder: TextDecoder | None
+    left_out_V: Tensor
+    """bool, by id: tokens that do not count (`masking.words`)."""
+
+    def _patches(self, image_BCHW: Tensor) -> Tensor:
+        """Patches of normalised images in the weights' dtype: (B, N, P). uint8 pixels are normalised here, on the device."""
+        if image_BCHW.dtype == torch.uint8:
+            image_BCHW = normalise(image_BCHW)
+        return patchify(image_BCHW, self.config.image.patch_size).to(self.image_encoder.patch_embed.weight.dtype)
+
+    def _real(self, text_BL: Tensor) -> Tensor:
+        return real_tokens(text_BL, self.config.text.eot_id)
+
+    def _counted(self, text_BL: Tensor) -> Tensor:
+        """bool (B, L): the tokens that scores compare patches with."""
+        return counted_tokens(text_BL, self._real(text_BL), self.left_out_V)
+
+    @property
+    def _ranks(self) -> bool:
+        """Whether training hides patches."""
+        return self.config.reconstructs or (self.config.family == "sycoca" and self.config.masking.low_ratio > 0)
+
+    @property
+    def _looks_at_others(self) -> bool:
+        return self._ranks and self.config.masking.similarity == "centred_over_pictures"
+
+    def _read_image(self, patch_BNP: Tensor, similarity: str | None = None) -> tuple[Tensor, Tensor | None]:
+        """`FullPass.image_BSD`, and what each patch alone would give [CLS] where that similarity needs it."""
+        if similarity != "value_path" or self.image_encoder.pool is not None:  # the pool has a value path: `project_patches`
+            return self.image_encoder(patch_BNP), None
+        return self.image_encoder(patch_BNP, alone=True)
+
+    def _full_pass(self, image: tuple[Tensor, Tensor | None], text_BL: Tensor, similarity: str | None = None) -> FullPass:
+        """What `_read_image` gave, and the captions; with what that similarity needs."""
+        text_BD, token_BLD, *alone = self.text_encoder(text_BL, alone=similarity == "value_path")
+        return FullPass(text_BL, image[0], text_BD, token_BLD, image[1], *alone)
+
+    @torch.no_grad()
+    def _by_token(self, full: FullPass, similarity: str, others: tuple[Tensor, int] | None = None) -> Tensor:
+        """Each token's scores of each patch, (B, L, N) float32, before any maximum.
+
+        Args:
+            others: (sum over the patches of all pictures, their number), for `centred_over_pictures`; default the pass's own.
+        """
+        encoder, image_BSD = self.image_encoder, full.image_BSD.detach()
+        if similarity == "cross_attention":  # the decoder says token j + 1 at place j
+            seen_BND = encoder.read(image_BSD)[1]
+            return F.pad(self.text_decoder.looks(full.token_BLD[:, :-1].detach(), seen_BND), (0, 0, 1, 0))
+        alone = similarity == "value_path"
+        token_BLE = self.text_encoder.project(full.token_alone_BLD if alone else full.token_BLD.detach())
+        if alone and full.patch_alone_BND is not None:
+            patch_BNE = encoder.project(encoder.ln_post(full.patch_alone_BND))
+        else:
+            patch_BNE = encoder.project_patches(image_BSD)
+        score_BLN = products(token_BLE, patch_BNE)
+        if similarity == "centred_token_max":
+            return centred_over_patches(score_BLN)
+        if similarity == "centred_over_pictures":
+            own_BE = patch_BNE.sum(dim=1)
+            total_E, pictures = others or (summed_over_ranks(own_BE.sum(dim=0)), world_size() * len(own_BE))
+            return centred_over_pictures(score_BLN, token_BLE, mean_of_others(own_BE, total_E, pictures, patch_BNE.shape[1]))
+        return score_BLN
+
+    @torch.no_grad()
+    def _scores(self, full: FullPass, similarity: str | None = None, others: tuple[Tensor, int] | None = None) -> Tensor:
+        """Attentive scores (B, N) float32, no gradient: `masking.similarity` says which."""
+        similarity = similarity or self.config.masking.similarity
+        if similarity in ("saliency", "global"):
+            patch_BNE = self.image_encoder.project_patches(full.image_BSD.detach())
+            if similarity == "saliency":
+                return saliency(patch_BNE)
+            return products(self.text_encoder.project_global(full.text_BD.detach())[:, None], patch_BNE)[:, 0]
+        score_BLN, counted_BL = self._by_token(full, similarity, others), self._counted(full.text_BL)
+        return (mean_match if similarity == "cross_attention" else best_match)(score_BLN, counted_BL)
+
+    def _masking_scores(self, image_BCHW: Tensor, text_CBL: Tensor, similarity: str | None = None) -> Tensor:
+        """Attentive scores of each image's patches under each of its C captions: (B, C, N) float32.
+
+        Args:
+            similarity: a value of `masking.similarity`; default the configuration's. `centred_over_pictures` takes the call's own
+                images for the other ones.
+        """
+        similarity = similarity or self.config.masking.similarity
+        image = self._read_image(self._patches(image_BCHW), similarity)
+        return torch.stack([self._scores(self._full_pass(image, text_BL, similarity), similarity) for text_BL in text_CBL], dim=1)
+
+    def _token_scores(self, image_BCHW: Tensor, text_BL: Tensor, similarity: str | None = None) -> Tensor:
+        """Each token's own scores of each patch, of which `masking_scores` takes the best or the mean: (B, L, N) float32.
+
+        Raises:
+            ValueError: the similarity knows no tokens.
+        """
+        similarity = similarity or self.config.masking.similarity
+        if similarity in ("saliency", "global"):
+            raise ValueError(f"similarity {similarity!r} has no scores of single tokens")
+        image = self._read_image(self._patches(image_BCHW), similarity)
+        return self._by_token(self._full_pass(image, text_BL, similarity), similarity)
