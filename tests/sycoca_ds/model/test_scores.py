@@ -20,7 +20,7 @@ from sycoca_ds.model.scores import (
     saliency,
 )
 from sycoca_ds.model.sycoca import SyCoCa
-from tests.worlds.small_model import SMALL_MODEL, random_inputs
+from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 
 B, L, N, E = 3, 7, 10, 5
 LEFT_OUT = (1, 2, 7, 30)
