@@ -3,7 +3,7 @@
     python benchmarks/train_930m_on_cpu.py --data DATA --out runs/930m_cpu      # DATA: a data set folder with its tokenizer.json
 
 Trains two steps of the preset in bf16 under ZeRO-3, saves, then starts the same command again for one more step, which verifies
-and resumes. Every fifth of a second the memory of all its processes is summed (Pss: shared pages once). Prints the highest between
+and resumes. Every second the memory of all its processes is summed (Pss: shared pages once). Prints the highest between
 two lines of output, with the seconds, and the planner's prediction for this machine. Needs some 20 GiB free, and asks the kernel to
 end it before anything else where that is not so.
 """
@@ -46,7 +46,7 @@ class Memory:
         self.most = max(self.most, self.now)
 
     def watch(self, stop: threading.Event) -> None:
-        while not stop.wait(0.2):
+        while not stop.wait(1.0):
             self.sample()
 
 
@@ -133,7 +133,8 @@ def main() -> None:
         for seconds, gib, line in found:
             print(f"  {seconds:7.1f} s  {gib:6.2f} GiB  {line[:110]}")
         highest = max(highest, *(gib for _, gib, _ in found)) if steps == options.steps else highest
-    size = sum(path.stat().st_size for path in (options.out / "checkpoints").rglob("*") if path.is_file())
+    newest = max((options.out / "checkpoints").iterdir())
+    size = sum(path.stat().st_size for path in newest.rglob("*") if path.is_file())
     print(f"highest while training: {highest:.2f} GiB, planned {plan.peak.total * options.ranks / GIB / highest - 1:+.1%}")
     print(f"checkpoint: {size / 1e9:.2f} GB, planned {plan.saves.bytes / size - 1:+.1%}")
 
