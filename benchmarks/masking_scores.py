@@ -18,9 +18,9 @@ import torch
 
 from data_pipeline.world.drawn.demo_scenes import PLACES
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.engine.monitoring.attending import attending
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.reconstruction import wrong_captions
+from sycoca_ds.eval.controls import wrong_captions
+from sycoca_ds.eval.masking.attending import attending
 from sycoca_ds.model.pixels import normalise
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds":
@@ -98,7 +100,8 @@ def print_table(results: dict, verdicts: list) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sycoca_ds.eval.wording import HEADLINES, TASK_TITLES, WORDINGS, show
+    from sycoca_ds.eval.registry import TASKS
+    from sycoca_ds.eval.report.wording import show
 
     averaged = "" if results["checkpoint"]["ema_decay"] is None else ", average of its weights"
     required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
@@ -109,11 +112,12 @@ def print_table(results: dict, verdicts: list) -> None:
     columns = [("task", "left"), ("number", "left"), ("value", "right"), ("chance", "right"), ("required", "left")]
     for name, side in columns if required else columns[:-1]:
         table.add_column(name, justify=side)
-    for task, record in results["tasks"].items():
-        asked = [metric for name, metric in required if name == task and metric not in HEADLINES[task]]
-        for position, metric in enumerate([*HEADLINES[task], *asked]):
-            wording, value = WORDINGS[task][metric], record["metrics"][metric]
-            verdict = required.get((task, metric))
+    for name, record in results["tasks"].items():
+        task = TASKS[name]
+        asked = [metric for owner, metric in required if owner == name and metric not in task.headlines]
+        for position, metric in enumerate([*task.headlines, *asked]):
+            wording, value = task.numbers[metric], record["metrics"][metric]
+            verdict = required.get((name, metric))
             mark = (
                 ""
                 if verdict is None
@@ -121,7 +125,7 @@ def print_table(results: dict, verdicts: list) -> None:
                 + ("[green]pass[/]" if verdict.passed else "[bold red]SHORT[/]")
             )
             table.add_row(
-                TASK_TITLES[task] if position == 0 else "",
+                task.title if position == 0 else "",
                 wording.label,
                 show(value, wording.unit),
                 show(record["chance"].get(metric), wording.unit) if metric in record["chance"] else "",
@@ -130,24 +134,54 @@ def print_table(results: dict, verdicts: list) -> None:
         table.add_section()
     console = Console()
     console.print(table)
-    for task, record in results["tasks"].items():
-        reasons: dict[str, list[str]] = {}
+    for name, record in results["tasks"].items():
+        task, reasons = TASKS[name], {}
         for metric, reason in record["null_reasons"].items():
             reasons.setdefault(reason, []).append(metric)
         for reason, metrics in reasons.items():
-            name = (
-                ", ".join(WORDINGS[task][metric].label for metric in metrics) if record["status"] == "done" else TASK_TITLES[task]
-            )
-            console.print(f"{name}: not measured, {reason}", highlight=False, markup=False)
+            told = ", ".join(task.numbers[metric].label for metric in metrics) if record["status"] == "done" else task.title
+            console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    data: str | Path,
+    labels: str | Path | None,
+    out: str | Path,
+    options,
+    device,
+    command: Sequence[str] = (),
+    *,
+    ema: bool = False,
+) -> tuple[dict, Any, Any]:
+    """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
+
+    Args:
+        options: `SuiteOptions`.
+        device: `torch.device`.
+        ema: of the moving average of the checkpoint's weights.
+
+    Raises:
+        UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels.
+    """
+    from sycoca_ds.engine.checkpoint.weights import load_for_inference
+    from sycoca_ds.eval.labels import load_labels
+    from sycoca_ds.eval.suite import evaluate_model
+
+    label_set = load_labels(labels) if labels else None
+    loaded = load_for_inference(checkpoint, device, ema=ema)
+    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, ema=ema)
+    return results, collection, loaded
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Runs everything; 0, or 1 if a requirement is not met."""
     from data_pipeline.files import write_json
-    from sycoca_ds.eval.report import write_report
+    from sycoca_ds.eval.bench import SuiteOptions
+    from sycoca_ds.eval.registry import METRICS
+    from sycoca_ds.eval.report.page import write_report
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
-    from sycoca_ds.eval.suite import SuiteOptions, check_options, evaluate_checkpoint
-    from sycoca_ds.eval.tasks import METRICS
+    from sycoca_ds.eval.suite import check_options
 
     device = choose_device(config.device)
     options = SuiteOptions(

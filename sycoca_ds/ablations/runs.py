@@ -20,8 +20,9 @@ from sycoca_ds.ablations.report import columns_of
 from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, Row, configurations, row_options, trained_as
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.sources import Sources
-from sycoca_ds.eval.classification import LabelSet, load_labels
-from sycoca_ds.eval.suite import SuiteOptions, finished_task, task_key
+from sycoca_ds.eval.bench import Inputs, SuiteOptions
+from sycoca_ds.eval.labels import LabelSet, load_labels
+from sycoca_ds.eval.suite import finished_task, task_key
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
 from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
@@ -207,12 +208,12 @@ def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | Non
     default = EvaluateConfig("", "", "")  # whatever evaluate_command does not set
     values = {item.name: getattr(default, item.name) for item in dataclasses.fields(SuiteOptions)}
     precision = choose_precision(default.precision, choose_device(default.device))
-    options = SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision})
+    inputs = Inputs(SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision}), chosen.label_set)
     digest = sha256_file(checkpoint / STATE_FILE)
     try:
         results = json.loads((out / "results.json").read_text())
         for task in chosen.tasks:
-            key, record = task_key(task, digest, chosen.digest, chosen.label_set, options), results["tasks"][task]
+            key, record = task_key(task, digest, chosen.digest, inputs), results["tasks"][task]
             if record["key"] != key or (record["status"] == "done" and finished_task(out, task, key) is None):
                 return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,2 +1,15 @@
-"""Downstream evaluation of a saved checkpoint: a file a task with a pure core, `suite` which runs them, `report` which
-shows them."""
+"""Evaluation of a model: numbers with what chance and controls give beside them, and a page.
+
+In: a live model with its configuration and tokenizer, a data set folder, and what a task needs beside it (labels, regions).
+Out: OUT/results.json, OUT/tasks/, OUT/samples/, report.html.
+
+    suite ── registry ── tasks/<task> ──┬── bench      the model on the pictures
+      │                     │           ├── scorers/   captions against references
+      │                     task        ├── masking/   what masks have to do with the caption
+      │                                 ├── regions/   where in a picture the objects are
+      │                                 └── controls, intervals
+      report/
+
+A new task: a file in tasks/ with its `TASK`, and its name in `registry`. Nothing here knows engine/, whose validation uses the same
+functions.
+"""

@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, write_json
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
-from sycoca_ds.eval.caption_tokens import java_command
-from sycoca_ds.eval.classification import LabelSet, load_labels
+from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.tasks import METRICS, TASKS, Bench, NotApplicable, Outcome, result_files
+from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.task import NotApplicable, Outcome
 
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
@@ -35,21 +35,13 @@ FORMAT = 2
 again."""
 
 
-@dataclass(frozen=True)
-class SuiteOptions:
-    """What the numbers depend on besides weights and data (batch size only through float rounding)."""
+def task_key(task: str, checkpoint: str, data: str, inputs: Inputs) -> str:
+    """Names everything the task's result depends on. Equal key, equal result.
 
-    tasks: tuple[str, ...] = tuple(TASKS)
-    batch_size: int = 64
-    precision: str = "fp32"
-    caption_tokens: int = 30
-    seed: int = 0
-    gallery: int = 6
-    beams: int = 1
-
-
-def task_key(task: str, checkpoint: str, data: str, labels: LabelSet | None, options: SuiteOptions) -> str:
-    """Names everything the task's result depends on. Equal key, equal result."""
+    Args:
+        checkpoint, data: digests of the weights and of the data set's manifest.
+    """
+    options = inputs.options
     parts: dict[str, Any] = {
         "format": FORMAT,
         "task": task,
@@ -59,12 +51,8 @@ def task_key(task: str, checkpoint: str, data: str, labels: LabelSet | None, opt
         "seed": options.seed,
         "gallery": options.gallery,
         "torch": torch.__version__,
+        **TASKS[task].depends(inputs),
     }
-    if task == "classification":
-        parts["labels"] = labels.digest if labels else None
-    if task == "captioning":
-        # where Java appears later, METEOR's null must not stay
-        parts |= {"caption_tokens": options.caption_tokens, "beams": options.beams, "java": java_command() is not None}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -107,11 +95,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
+def result_files(out: Path, task: str) -> list[Path]:
+    """The extra files a task leaves under `out`."""
+    return [out / "samples" / name for name in TASKS[task].files]
+
+
 def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
     """The kept record of the task if it has this key and its files are there."""
     try:
         kept = json.loads((out / "tasks" / f"{task}.json").read_text())
-        if kept["key"] == key and kept["status"] == "done" and all(path.is_file() for path in result_files(out, task).values()):
+        if kept["key"] == key and kept["status"] == "done" and all(path.is_file() for path in result_files(out, task)):
             return kept
     except (OSError, ValueError, KeyError, TypeError):
         pass  # unreadable is the same as absent: the task is computed again
@@ -128,18 +121,16 @@ def save_files(out: Path, outcome: Outcome) -> None:
             write_json(path, value)
 
 
-def run_tasks(
-    bench: Bench, labels: LabelSet | None, checkpoint: str, options: SuiteOptions, out: Path
-) -> dict[str, dict[str, Any]]:
+def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, Any]]:
     """{task: record} in the order of `options.tasks`; each is on disk as soon as it is finished."""
     records = {}
-    for task in options.tasks:
-        key = task_key(task, checkpoint, bench.collection.digest, labels, options)
+    for task in bench.options.tasks:
+        key = task_key(task, checkpoint, bench.collection.digest, bench.inputs)
         kept = finished_task(out, task, key)
         if kept is None:
             start = time.monotonic()
             try:
-                outcome = TASKS[task](bench, labels)
+                outcome = TASKS[task].run(bench)
             except NotApplicable as reason:
                 kept = skipped(task, key, str(reason))
             else:
@@ -153,50 +144,38 @@ def run_tasks(
     return records
 
 
-def evaluate_checkpoint(
+def evaluate_model(
+    loaded: Any,
     checkpoint: str | Path,
     data: str | Path,
-    labels: str | Path | None,
+    labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
     device: torch.device,
     command: Sequence[str] = (),
     *,
     ema: bool = False,
-) -> tuple[dict[str, Any], Collection, Any]:
-    """Runs the suite; writes and returns results.json's content, with the collection and the loaded checkpoint.
+) -> tuple[dict[str, Any], Collection]:
+    """Runs the suite; writes and returns results.json's content, with the collection.
 
     Args:
-        ema: of the moving average of the checkpoint's weights.
+        loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
+        checkpoint: as given by the user.
+        ema: the weights are the moving average of the checkpoint's.
 
-    Raises UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels.
+    Raises UserError: no or damaged data, labels of another data set.
     """
-    from sycoca_ds.engine.checkpoint.weights import load_for_inference
-
     start, out = time.monotonic(), Path(out)
-    label_set = load_labels(labels) if labels else None
-    loaded = load_for_inference(checkpoint, device, ema=ema)
     collection = Collection(data, loaded.config.model.image.image_size)
-    if label_set is not None and "classification" in options.tasks:
-        label_set.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
-    bench = Bench(
-        loaded.model,
-        loaded.config,
-        loaded.tokenizer,
-        collection,
-        device,
-        options.precision,
-        options.batch_size,
-        options.caption_tokens,
-        options.seed,
-        options.gallery,
-        options.beams,
-    )
+    if labels is not None and "classification" in options.tasks:
+        labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
+    inputs = Inputs(options, labels)
+    bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
     threads = None
     if device.type == "cpu":
         sample = bench.pixels(torch.stack([collection.image(number) for number in range(min(16, len(collection)))]))
         threads = choose_threads(lambda: bench.call("image_features", image_BCHW=sample))
-    records = run_tasks(bench, label_set, f"{loaded.digest}{' ema' if ema else ''}", options, out)
+    records = run_tasks(bench, f"{loaded.digest}{' ema' if ema else ''}", out)
     results = {
         "format": FORMAT,
         "checkpoint": {
@@ -215,7 +194,7 @@ def evaluate_checkpoint(
             "manifest_digest": collection.digest,
             "images": len(collection),
             "captions": len(collection.captions),
-            "labels": str(labels) if labels else None,
+            "labels": labels.path if labels else None,
             **shared_images(collection, loaded.config.data.train),
         },
         "tasks": records,
@@ -238,7 +217,7 @@ def evaluate_checkpoint(
     if results["provenance"]["git_sha"] is None:
         results["provenance"]["git_sha_reason"] = "not run from a git checkout"
     write_json(out / "results.json", results)
-    return results, collection, loaded
+    return results, collection
 
 
 def shared_images(collection: Collection, train: Sequence[str]) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.monitoring.meters import Meter
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.eval import captioning
-from sycoca_ds.eval.classification import load_labels
+from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.tasks import TASKS, Bench
+from sycoca_ds.eval.labels import load_labels
+from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.model import decoders, objectives, sycoca
 from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
@@ -182,8 +183,9 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     size = loaded.config.model.image.image_size
     with fake_gpu():
         model = loaded.model.to(GPU)
-        bench = Bench(model, loaded.config, loaded.tokenizer, Collection(world / "data", size), GPU, batch_size=4, beams=2)
-        assert TASKS[task](bench, load_labels(world / "labels.json")).numbers
+        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), load_labels(world / "labels.json"))
+        bench = Bench(model, loaded.config, loaded.tokenizer, Collection(world / "data", size), GPU, inputs)
+        assert TASKS[task].run(bench).numbers
 
 
 def test_a_validation_takes_its_inputs_to_the_device_and_its_numbers_from_there(world: Path) -> None:

@@ -5,7 +5,7 @@ written by rank 0, and lines on its console.
 
     loop ── monitor ──┬── meters        losses, time, FLOPs and memory between two reports
                       ├── gradients     the gradient's norm, part by part
-                      ├── validation ───┬── attending   do the masks follow the caption?
+                      ├── validation ───┬── eval/       retrieval, and whether the masks follow the caption
                       │                 └── pictures    fixed samples, drawn
                       ├── best          which checkpoint is the best one
                       └── journal ───────── curves      names of numbers, layout of the board

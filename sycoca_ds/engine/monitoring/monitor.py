@@ -14,7 +14,6 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.engine.checkpoint.saving import Saver
-from sycoca_ds.engine.monitoring.attending import warning
 from sycoca_ds.engine.monitoring.best import Best
 from sycoca_ds.engine.monitoring.curves import format_record, format_validation
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
@@ -23,6 +22,7 @@ from sycoca_ds.engine.monitoring.meters import Meter
 from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
+from sycoca_ds.eval.masking.attending import warning
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
 from sycoca_ds.options import to_json
 

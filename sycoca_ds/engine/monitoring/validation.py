@@ -15,14 +15,14 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.engine.monitoring.attending import attending
 from sycoca_ds.engine.monitoring.curves import RECALLS
 from sycoca_ds.engine.monitoring.pictures import card
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.controls import wrong_captions
+from sycoca_ds.eval.masking.attending import attending
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
-from sycoca_ds.eval.reconstruction import wrong_captions
-from sycoca_ds.eval.retrieval import chance_recalls, retrieve
+from sycoca_ds.eval.tasks.retrieval import chance_recalls, retrieve
 from sycoca_ds.model.pixels import normalise
 
 CAPTION_STEPS = 40
@@ -117,7 +117,7 @@ class Validation:
 
     @torch.no_grad()
     def retrieval(self, engine) -> dict[str, float]:
-        """Zero-shot recalls in percent between the pictures and all their captions, as eval/retrieval.py has them, and chance; on
+        """Zero-shot recalls in percent between the pictures and all their captions, as eval/tasks/retrieval.py has them, and chance; on
         rank 0, the others give their share of the features."""
         captions_of_image = self.collection.captions_of_image[: self.count]
         captions = [caption for own in captions_of_image for caption in own]

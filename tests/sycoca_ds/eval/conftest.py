@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sycoca_ds.eval import captioning
+from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.evaluate import EvaluateConfig, evaluate
 from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval import captioning, suite
+from sycoca_ds.eval import suite
+from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.suite import SuiteOptions, check_options, evaluate_checkpoint
-from sycoca_ds.eval.tasks import METRICS
-from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate
+from sycoca_ds.eval.registry import METRICS
+from sycoca_ds.eval.scorers import captions as captioning
+from sycoca_ds.eval.suite import check_options
+from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate, evaluate_checkpoint
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
@@ -177,11 +179,11 @@ def test_captions_by_beam_search_are_another_result(done, world, tmp_path):
 
 
 def test_a_crash_keeps_the_finished_tasks(world, tmp_path, monkeypatch):
-    def broken(bench, labels):
+    def broken(bench):
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setitem(suite.TASKS, "classification", broken)
+        patch.setitem(suite.TASKS, "classification", dataclasses.replace(suite.TASKS["classification"], run=broken))
         with pytest.raises(RuntimeError, match="power cut"):
             run(world, tmp_path, tasks=("retrieval", "classification"))
     assert not (tmp_path / "results.json").exists()

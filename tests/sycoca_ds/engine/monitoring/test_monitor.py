@@ -20,15 +20,16 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.engine.feed import start_feed
-from sycoca_ds.engine.monitoring.attending import attending
 from sycoca_ds.engine.monitoring.best import best_step
 from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, RECALLS, TAGS, tag_of
 from sycoca_ds.engine.monitoring.meters import batch_tflops
 from sycoca_ds.engine.preparation import make_plan
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.eval.bench import Bench
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.reconstruction import wrong_captions
-from sycoca_ds.eval.tasks import Bench, run_retrieval
+from sycoca_ds.eval.controls import wrong_captions
+from sycoca_ds.eval.masking.attending import attending
+from sycoca_ds.eval.tasks.retrieval import run_retrieval
 from sycoca_ds.options import from_dict
 from tests.worlds.data.data_sets import parts, picture, write_tar
 from tests.worlds.processes.launching import finish, start_warm

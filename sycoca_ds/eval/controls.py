@@ -1,9 +1,5 @@
-"""Does the caption help to rebuild the picture? Text-guided masked image modelling with the right caption against a
-wrong one.
-
-For each image the hidden patches are chosen once, with its own caption; then they are rebuilt twice from the same kept
-patches, once guided by the own caption and once by another image's. Only the guide differs. If the decoder ignored the
-text, the gap would be zero. Legend: I images.
+"""Another picture's caption in place of the own one: which, and what the difference comes to. What a model does with the right
+caption says nothing without what it does with a wrong one. Legend: I images.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
     """
     count = len(captions_of_image)
     if count < 2:
-        raise UserError(f"reconstruction: needs at least 2 images to take a wrong caption from, the data set has {count}")
+        raise UserError(f"wrong captions: at least 2 images are needed to take one from, the data set has {count}")
     own = [{_plain(caption) for caption in captions} for captions in captions_of_image]
     first = [_plain(captions[0]) for captions in captions_of_image]
     other = np.roll(np.arange(count), -1)
@@ -43,8 +39,7 @@ def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
                 break
         else:
             raise UserError(
-                f"reconstruction: no wrong caption for image {image} ({captions_of_image[image][0]!r}): nearly all "
-                f"captions of "
+                f"no wrong caption for image {image} ({captions_of_image[image][0]!r}): nearly all captions of "
                 "the data set are equal; use a set with more varied captions"
             )
     return other

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
+from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
 
 Numbers = dict[str, float | None]
 WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"

@@ -13,7 +13,7 @@ of a picture.
 | of an untrained model | 0.2 to 0.9 | 0.5 | 0.05 to 0.5 |
 
 So two things are needed: the masks depend on the caption, and the own caption scores higher. The values are those of
-`tests/sycoca_ds/engine/monitoring/test_attending.py`; docs/masking.md has what trained models gave.
+`tests/sycoca_ds/eval/masking/test_attending.py`; docs/masking.md has what trained models gave.
 """
 
 from __future__ import annotations

@@ -3,48 +3,30 @@ project."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
-from sycoca_ds.eval import pictures
-from sycoca_ds.eval.charts import CURVES, draw_curve, read_metrics
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
+from sycoca_ds.eval.report.galleries import caption_gallery, png_uri, reconstruction_gallery, retrieval_gallery
+from sycoca_ds.eval.report.wording import FAMILIES, meaning, show
 from sycoca_ds.eval.requirements import Verdict
-from sycoca_ds.eval.wording import FAMILIES, HEADLINES, TASK_MEANINGS, TASK_TITLES, WORDINGS, meaning, show
-
-CAPTIONS_SHOWN = 12
-
-
-def data_uri(picture: np.ndarray) -> str:
-    """uint8 (H, W, 3) -> PNG data URI."""
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(stream, format="PNG", optimize=True)
-    return png_uri(stream.getvalue())
-
-
-def png_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     """A block a task: headline rows (value, chance, requirement, meaning) and all other numbers."""
     required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
     blocks = []
-    for task, record in results["tasks"].items():
-        rows = []
-        for metric, wording in WORDINGS[task].items():
-            value, verdict = record["metrics"].get(metric), required.get((task, metric))
-            if verdict is None and metric.removesuffix("_low").removesuffix("_high") in WORDINGS[task].keys() - {metric}:
+    for name, record in results["tasks"].items():
+        task, rows = TASKS[name], []
+        for metric, wording in task.numbers.items():
+            value, verdict = record["metrics"].get(metric), required.get((name, metric))
+            if verdict is None and metric.removesuffix("_low").removesuffix("_high") in task.numbers.keys() - {metric}:
                 continue  # a bound stands under its number
             shown = show(value, wording.unit)
             low, high = record["metrics"].get(f"{metric}_low"), record["metrics"].get(f"{metric}_high")
@@ -60,15 +42,15 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
                     "bound": f"{verdict.requirement.comparison} {verdict.requirement.bound:g}" if verdict else "",
                     "meaning": meaning(task, metric, record["details"]),
                     "reason": record["null_reasons"].get(metric),
-                    "headline": metric in HEADLINES[task] or verdict is not None,
+                    "headline": metric in task.headlines or verdict is not None,
                 }
             )
-        rows.sort(key=lambda row, order=HEADLINES[task]: order.index(row["metric"]) if row["metric"] in order else len(order))
+        rows.sort(key=lambda row, order=task.headlines: order.index(row["metric"]) if row["metric"] in order else len(order))
         blocks.append(
             {
-                "task": task,
-                "title": TASK_TITLES[task],
-                "meaning": TASK_MEANINGS[task],
+                "task": name,
+                "title": task.title,
+                "meaning": task.meaning,
                 "rows": rows,
                 "has_chance": any(row["chance"] for row in rows),
                 "has_required": any(row["verdict"] for row in rows),
@@ -158,88 +140,6 @@ def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
     ]
 
 
-def caption_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
-    """Evenly spaced images (chosen by position, not by quality) with their first reference and the generated
-    caption."""
-    if results["tasks"].get("captioning", {}).get("status") != "done":
-        return []
-    written = {row["image_id"]: row["caption"] for row in json.loads((out / "samples" / "captions.json").read_text())}
-    numbers = np.unique(np.linspace(0, len(collection) - 1, num=min(CAPTIONS_SHOWN, len(collection))).round().astype(int))
-    return [
-        {
-            "picture": data_uri(collection.picture(n)),
-            "reference": collection.captions_of_image[n][0],
-            "generated": written[collection.pictures[n].image_id],
-            "same": _words(written[collection.pictures[n].image_id])
-            in {_words(caption) for caption in collection.captions_of_image[n]},
-        }
-        for n in numbers.tolist()
-    ]
-
-
-def _words(caption: str) -> str:
-    return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).strip()
-
-
-def reconstruction_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
-    """A row an image: original, where the caption points, hidden patches, what the model sees, rebuilt with either
-    caption."""
-    if results["tasks"].get("reconstruction", {}).get("status") != "done":
-        return []
-    rows = []
-    with np.load(out / "samples" / "reconstruction.npz", allow_pickle=False) as stored:
-        kept = {name: stored[name] for name in stored.files}
-    for row, number in enumerate(kept["number"].tolist()):
-        picture, hidden = collection.picture(number), kept["hidden"][row]
-        side = picture.shape[0]
-        own, other = (pictures.patches_to_picture(torch.from_numpy(kept[name][row])) for name in ("own_pixels", "other_pixels"))
-        rows.append(
-            {
-                "caption": collection.captions_of_image[number][0],
-                "other": collection.captions_of_image[int(kept["other"][row])][0],
-                "own_l1": f"{kept['own_l1'][row]:.3f}",
-                "other_l1": f"{kept['other_l1'][row]:.3f}",
-                "cells": [
-                    {"name": "original", "picture": data_uri(picture)},
-                    {
-                        "name": "score of each patch",
-                        "picture": data_uri(pictures.heat_map(kept["score"][row], side, picture)),
-                    },
-                    {"name": "hidden patches", "picture": data_uri(pictures.mask_overlay(picture, hidden))},
-                    {"name": "what the model sees", "picture": data_uri(pictures.hide(picture, hidden))},
-                    {
-                        "name": "rebuilt, own caption",
-                        "picture": data_uri(pictures.paste(picture, own, hidden)),
-                        "l1": f"{kept['own_l1'][row]:.3f}",
-                        "better": bool(kept["own_l1"][row] < kept["other_l1"][row]),
-                    },
-                    {
-                        "name": "rebuilt, wrong caption",
-                        "picture": data_uri(pictures.paste(picture, other, hidden)),
-                        "l1": f"{kept['other_l1'][row]:.3f}",
-                        "better": bool(kept["other_l1"][row] < kept["own_l1"][row]),
-                    },
-                ],
-            }
-        )
-    return rows
-
-
-def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:
-    """A row a query caption: its five nearest images, the right one framed."""
-    examples = results["tasks"].get("retrieval", {}).get("details", {}).get("examples", [])
-    return [
-        {
-            "caption": example["caption"],
-            "rank": example["rank"],
-            "images": [
-                {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]} for image in example["images"]
-            ],
-        }
-        for example in examples
-    ]
-
-
 def render(**content: Any) -> str:
     """The page from its content. UserError names the extra if jinja2 is missing."""
     try:
@@ -248,7 +148,7 @@ def render(**content: Any) -> str:
         raise UserError(f"report: {error}; run: pip install -e .[eval]") from error
     # autoescape: captions, urls and paths come from strangers
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -8,6 +8,7 @@ ahead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from sycoca_ds.eval.intervals import bootstrap_interval
+from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.intervals import HOW, bootstrap_interval
+from sycoca_ds.eval.task import Outcome, Task, Wording, with_bounds
 
 KS = (1, 5, 10)
 # Features are rounded to multiples of 2^-24 (finer than the last bit of a float32 cosine). A product is then a multiple
@@ -144,3 +147,54 @@ def chance_recalls(captions_of_image: Sequence[int]) -> dict[str, float]:
         chance[f"i2t_r{k}"] = 100.0 * float(np.mean(1 - missed_I))
         chance[f"t2i_r{k}"] = min(100.0, 100.0 * k / images)
     return chance
+
+
+def run_retrieval(bench: Bench) -> Outcome:
+    """R@1/5/10 both ways over all captions of all images; examples: captions spread over the set with their five best
+    images."""
+    data = bench.collection
+    image_of_text = torch.from_numpy(data.image_of_text_T)
+    result = retrieve(bench.image_IE, bench.text_TE, image_of_text)
+    images, texts = len(data), len(data.captions)
+    chance = chance_recalls([len(captions) for captions in data.captions_of_image])
+    queries = np.unique(np.linspace(0, texts - 1, num=min(bench.options.gallery, texts)).round().astype(int))
+    best = top_candidates(bench.text_TE[queries], bench.image_IE, 5)
+    examples = [
+        {
+            "caption": data.captions[query],
+            "own": int(data.image_of_text_T[query]),
+            "rank": int(result.t2i_rank_T[query]) + 1,
+            "images": [int(image) for image in row],
+        }
+        for query, row in zip(queries, best, strict=True)
+    ]
+    numbers = result.metrics() | result.intervals(data.image_of_text_T, bench.options.seed)
+    return Outcome(numbers, chance=chance, details={"images": images, "captions": texts, "interval": HOW, "examples": examples})
+
+
+TASK = Task(
+    name="retrieval",
+    title="Zero-shot retrieval",
+    meaning="Nothing is trained for this. Every image and every caption becomes a vector; the nearest vectors are the answer.",
+    numbers=with_bounds(
+        {
+            "i2t_r1": Wording("Image to text, R@1", "%", "images whose own caption comes first among all {captions} captions"),
+            "i2t_r5": Wording("Image to text, R@5", "%", "... is among the first five"),
+            "i2t_r10": Wording("Image to text, R@10", "%", "... is among the first ten"),
+            "mTR": Wording("mTR", "%", "mean of the three numbers above"),
+            "i2t_median_rank": Wording(
+                "Image to text, median rank", "", "place of the own caption for the middle image; 1 is best"
+            ),
+            "t2i_r1": Wording("Text to image, R@1", "%", "captions whose own image comes first among all {images} images"),
+            "t2i_r5": Wording("Text to image, R@5", "%", "... is among the first five"),
+            "t2i_r10": Wording("Text to image, R@10", "%", "... is among the first ten"),
+            "mIR": Wording("mIR", "%", "mean of the three numbers above"),
+            "t2i_median_rank": Wording(
+                "Text to image, median rank", "", "place of the own image for the middle caption; 1 is best"
+            ),
+        },
+        lambda name: re.search(r"_r\d+$", name) is not None,
+    ),
+    headlines=("i2t_r1", "i2t_r5", "i2t_r10", "mTR", "t2i_r1", "t2i_r5", "t2i_r10", "mIR"),
+    run=run_retrieval,
+)

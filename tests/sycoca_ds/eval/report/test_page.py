@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sycoca_ds.eval.charts import read_metrics, smooth
+from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.report import funnels, run_folder
-from sycoca_ds.eval.suite import SuiteOptions, evaluate_checkpoint
-from sycoca_ds.eval.wording import show
+from sycoca_ds.eval.report.charts import read_metrics, smooth
+from sycoca_ds.eval.report.page import funnels, run_folder
+from sycoca_ds.eval.report.wording import show
+from sycoca_ds.evaluate import evaluate_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,7 @@ def test_report_holds_the_pictures_and_nothing_from_outside(done, world):
 
 
 def test_strangers_captions_are_escaped(world, tmp_path):
-    from sycoca_ds.eval.report import write_report
+    from sycoca_ds.eval.report.page import write_report
 
     results, collection, _ = evaluate_checkpoint(
         world / "run", world / "data", None, tmp_path, SuiteOptions(("retrieval",), gallery=2), CPU

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval.retrieval import QUANTUM, Retrieval, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
+from sycoca_ds.eval.tasks.retrieval import QUANTUM, Retrieval, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
 
 
 def slow_ranks(query, candidate, group_q, group_c):

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
-from sycoca_ds.eval import caption_tokens, captioning
-from sycoca_ds.eval.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
-from sycoca_ds.eval.captioning import corpus_scores, meteor_score, score_captions
+from sycoca_ds.eval.scorers import caption_tokens
+from sycoca_ds.eval.scorers import captions as captioning
+from sycoca_ds.eval.scorers.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
+from sycoca_ds.eval.scorers.captions import corpus_scores, meteor_score, score_captions
 
 needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 

@@ -1,20 +1,15 @@
-"""Zero-shot classification: names of classes put into templates are the classifier.
-
-Legend: N images, K classes, M templates, E embedding width.
-Protocol: open_clip zero_shot_classifier.py = CLIP_benchmark zeroshot_classification.py = SLIP eval_zeroshot.py.
-"""
+"""Which class each picture of a data set shows: the file behind `--labels`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data_pipeline.errors import UserError
 
@@ -30,6 +25,8 @@ class LabelSet:
     templates: tuple[str, ...]
     labels: dict[str, int]
     digest: str
+    path: str = ""
+    """As it was given."""
 
     def of(self, urls: Sequence[str]) -> np.ndarray:
         """(N,) int64: class index of each url, -1 where the file has no label. UserError if none of the urls has
@@ -78,36 +75,5 @@ def load_labels(path: str | Path) -> LabelSet:
                 f"--labels {path}: field 'labels': {url} has class index {label!r}, expected a whole number from 0 to "
                 f"{len(classes) - 1} ({len(classes)} classes)"
             )
-    return LabelSet(str(data.get("name", path.stem)), tuple(classes), tuple(templates), labels, hashlib.sha256(content).hexdigest())
-
-
-def class_weights(encode: Callable[[list[str]], torch.Tensor], classes: Iterable[str], templates: Sequence[str]) -> torch.Tensor:
-    """(K, E) float32, L2-normalised: per class the mean of the L2-normalised features of all its prompts, normalised
-    again.
-
-    encode: prompts -> (n, E) features. Leaving out the per-prompt L2 would weigh prompts by their length and change
-    predictions.
-    """
-    prompts = [template.replace("{c}", name) for name in classes for template in templates]
-    feature = encode(prompts).to(torch.float32)
-    feature_KME = torch.nn.functional.normalize(feature, dim=-1).view(-1, len(templates), feature.shape[-1])
-    return torch.nn.functional.normalize(feature_KME.mean(dim=1), dim=-1)
-
-
-def classification_metrics(logit_NK: torch.Tensor, label_N: np.ndarray) -> dict[str, float | None]:
-    """Percent: `top1`, `top5` (null below 5 classes), `mean_per_class` (top-1 averaged over the classes that have an
-    image).
-
-    At an equal logit the lower class index ranks ahead, so the numbers do not depend on a sort's whims.
-    """
-    label = torch.as_tensor(label_N, device=logit_NK.device)
-    own = logit_NK.gather(1, label[:, None])
-    position = torch.arange(logit_NK.shape[1], device=logit_NK.device)
-    rank = ((logit_NK > own) | ((logit_NK == own) & (position < label[:, None]))).sum(dim=1).cpu().numpy()
-    hit = rank == 0
-    per_class = [float(hit[label_N == k].mean()) for k in range(logit_NK.shape[1]) if (label_N == k).any()]
-    return {
-        "top1": 100.0 * float(hit.mean()),
-        "top5": 100.0 * float((rank < 5).mean()) if logit_NK.shape[1] >= 5 else None,
-        "mean_per_class": 100.0 * float(np.mean(per_class)),
-    }
+    name, digest = str(data.get("name", path.stem)), hashlib.sha256(content).hexdigest()
+    return LabelSet(name, tuple(classes), tuple(templates), labels, digest, str(path))

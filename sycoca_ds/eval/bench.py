@@ -1,0 +1,111 @@
+"""One model on one collection: what every task asks the model, and what it may ask for.
+
+Legend: I distinct images, T captions, B batch, E embedding width, L text tokens, S image side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from data_pipeline.progress import Progress
+from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.labels import LabelSet
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
+    `EvaluateConfig`."""
+
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction")
+    batch_size: int = 64
+    precision: str = "fp32"
+    caption_tokens: int = 30
+    seed: int = 0
+    gallery: int = 6
+    beams: int = 1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is given to the tasks beside the model and its pictures."""
+
+    options: SuiteOptions = field(default_factory=SuiteOptions)
+    labels: LabelSet | None = None
+
+
+@dataclass
+class Bench:
+    """One model on one collection. Features are computed once, when first asked for."""
+
+    model: torch.nn.Module
+    config: Any
+    tokenizer: Any
+    collection: Collection
+    device: torch.device
+    inputs: Inputs = field(default_factory=Inputs)
+
+    @property
+    def options(self) -> SuiteOptions:
+        return self.inputs.options
+
+    def call(self, task: str, model: torch.nn.Module | None = None, **inputs: Any) -> Any:
+        """One forward without gradient, under bf16 autocast if asked for.
+
+        Args:
+            model: another one in place of this bench's.
+        """
+        bf16 = self.options.precision == "bf16"
+        cast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+        with torch.inference_mode(), cast:
+            return (model or self.model)(task, **inputs)
+
+    def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:
+        from sycoca_ds.model.pixels import normalise
+
+        return normalise(image_B3SS.to(self.device))
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """(B, L) int64, always the full context length: a batch's longest caption must not change anybody's
+        rounding."""
+        return torch.as_tensor(self.tokenizer.encode(captions, self.config.model.text.context_length)).to(self.device)
+
+    def batches(self):
+        """(numbers, (B, 3, S, S) uint8) over all images in order."""
+        return self.collection.batches(self.options.batch_size)
+
+    def encode_texts(self, captions: list[str], what: str = "read captions") -> torch.Tensor:
+        """(T, E) float32 on the CPU."""
+        features = []
+        with Progress(what, total=len(captions), unit="texts") as bar:
+            for start in range(0, len(captions), self.options.batch_size):
+                batch = captions[start : start + self.options.batch_size]
+                features.append(self.call("text_features", text_BL=self.tokens(batch)).float().cpu())
+                bar.advance(len(batch))
+        return torch.cat(features)
+
+    @cached_property
+    def image_IE(self) -> torch.Tensor:
+        features = []
+        with Progress("look at images", total=len(self.collection), unit="images") as bar:
+            for numbers, image in self.batches():
+                features.append(self.call("image_features", image_BCHW=self.pixels(image)).float().cpu())
+                bar.advance(len(numbers))
+        return torch.cat(features)
+
+    @cached_property
+    def text_TE(self) -> torch.Tensor:
+        return self.encode_texts(self.collection.captions)
+
+    @property
+    def shown(self) -> list[int]:
+        """Numbers of the report's pictures: at even distances, not picked."""
+        import numpy as np
+
+        count = len(self.collection)
+        return np.unique(np.linspace(0, count - 1, num=min(self.options.gallery, count)).round().astype(int)).tolist()

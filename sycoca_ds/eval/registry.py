@@ -1,0 +1,10 @@
+"""All tasks by name, in the order in which they are run."""
+
+from __future__ import annotations
+
+from sycoca_ds.eval.task import Task
+from sycoca_ds.eval.tasks import captioning, classification, reconstruction, retrieval
+
+TASKS: dict[str, Task] = {task.name: task for task in (retrieval.TASK, classification.TASK, captioning.TASK, reconstruction.TASK)}
+METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}
+"""{task: names of its numbers}."""

@@ -1,0 +1,111 @@
+"""The report's pictures: what the model wrote, rebuilt, found, as rows for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sycoca_ds.eval import pictures
+from sycoca_ds.eval.collection import Collection
+
+CAPTIONS_SHOWN = 12
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """uint8 (H, W, 3) -> PNG data URI."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(picture)).save(stream, format="PNG", optimize=True)
+    return png_uri(stream.getvalue())
+
+
+def png_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def caption_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+    """Evenly spaced images (chosen by position, not by quality) with their first reference and the generated
+    caption."""
+    if results["tasks"].get("captioning", {}).get("status") != "done":
+        return []
+    written = {row["image_id"]: row["caption"] for row in json.loads((out / "samples" / "captions.json").read_text())}
+    numbers = np.unique(np.linspace(0, len(collection) - 1, num=min(CAPTIONS_SHOWN, len(collection))).round().astype(int))
+    return [
+        {
+            "picture": data_uri(collection.picture(n)),
+            "reference": collection.captions_of_image[n][0],
+            "generated": written[collection.pictures[n].image_id],
+            "same": _words(written[collection.pictures[n].image_id])
+            in {_words(caption) for caption in collection.captions_of_image[n]},
+        }
+        for n in numbers.tolist()
+    ]
+
+
+def _words(caption: str) -> str:
+    return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).strip()
+
+
+def reconstruction_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+    """A row an image: original, where the caption points, hidden patches, what the model sees, rebuilt with either
+    caption."""
+    if results["tasks"].get("reconstruction", {}).get("status") != "done":
+        return []
+    rows = []
+    with np.load(out / "samples" / "reconstruction.npz", allow_pickle=False) as stored:
+        kept = {name: stored[name] for name in stored.files}
+    for row, number in enumerate(kept["number"].tolist()):
+        picture, hidden = collection.picture(number), kept["hidden"][row]
+        side = picture.shape[0]
+        own, other = (pictures.patches_to_picture(torch.from_numpy(kept[name][row])) for name in ("own_pixels", "other_pixels"))
+        rows.append(
+            {
+                "caption": collection.captions_of_image[number][0],
+                "other": collection.captions_of_image[int(kept["other"][row])][0],
+                "own_l1": f"{kept['own_l1'][row]:.3f}",
+                "other_l1": f"{kept['other_l1'][row]:.3f}",
+                "cells": [
+                    {"name": "original", "picture": data_uri(picture)},
+                    {
+                        "name": "score of each patch",
+                        "picture": data_uri(pictures.heat_map(kept["score"][row], side, picture)),
+                    },
+                    {"name": "hidden patches", "picture": data_uri(pictures.mask_overlay(picture, hidden))},
+                    {"name": "what the model sees", "picture": data_uri(pictures.hide(picture, hidden))},
+                    {
+                        "name": "rebuilt, own caption",
+                        "picture": data_uri(pictures.paste(picture, own, hidden)),
+                        "l1": f"{kept['own_l1'][row]:.3f}",
+                        "better": bool(kept["own_l1"][row] < kept["other_l1"][row]),
+                    },
+                    {
+                        "name": "rebuilt, wrong caption",
+                        "picture": data_uri(pictures.paste(picture, other, hidden)),
+                        "l1": f"{kept['other_l1'][row]:.3f}",
+                        "better": bool(kept["other_l1"][row] < kept["own_l1"][row]),
+                    },
+                ],
+            }
+        )
+    return rows
+
+
+def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:
+    """A row a query caption: its five nearest images, the right one framed."""
+    examples = results["tasks"].get("retrieval", {}).get("details", {}).get("examples", [])
+    return [
+        {
+            "caption": example["caption"],
+            "rank": example["rank"],
+            "images": [
+                {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]} for image in example["images"]
+            ],
+        }
+        for example in examples
+    ]

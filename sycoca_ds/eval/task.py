@@ -1,0 +1,67 @@
+"""What a task of the evaluation is, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sycoca_ds.eval.bench import Bench, Inputs
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How one number is told. `meaning` may use {images}, {captions}, {classes}."""
+
+    label: str
+    unit: str
+    meaning: str
+
+
+class NotApplicable(Exception):
+    """The task cannot be run on this model or data; the message says why and becomes the reason beside the nulls."""
+
+
+@dataclass
+class Outcome:
+    """What a task leaves."""
+
+    numbers: dict[str, float | None]
+    reasons: dict[str, str] = field(default_factory=dict)
+    """{number that is null: why}."""
+    chance: dict[str, float] = field(default_factory=dict)
+    """{number: what a model that knows nothing would get}."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Counts and choices behind the numbers, and examples for the report."""
+    files: dict[str, Any] = field(default_factory=dict)
+    """{file name: JSON value or dict of arrays (.npz)} to be written beside the results."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: what it is called, which numbers it leaves, and how."""
+
+    name: str
+    title: str
+    meaning: str
+    numbers: Mapping[str, Wording]
+    """Every number, in the order of results.json."""
+    headlines: tuple[str, ...]
+    """What is shown first; the rest stands under "all numbers"."""
+    run: Callable[[Bench], Outcome]
+    """Raises `NotApplicable`, or `UserError` for what a user can mend."""
+    files: tuple[str, ...] = ()
+    """What it always leaves in samples/."""
+    depends: Callable[[Inputs], dict[str, Any]] = lambda inputs: {}
+    """What its numbers depend on beside weights, data, precision and seed."""
+
+
+def with_bounds(numbers: Mapping[str, Wording], bounded: Callable[[str], bool] = lambda name: True) -> dict[str, Wording]:
+    """The numbers, and behind each of the bounded ones NAME_low and NAME_high, its 95 % interval."""
+    found: dict[str, Wording] = {}
+    for name, wording in numbers.items():
+        found[name] = wording
+        for bound, side, quantile in (("low", "lower", 2.5), ("high", "upper", 97.5)) if bounded(name) else ():
+            meaning = f"{quantile} % quantile over resampled images"
+            found[f"{name}_{bound}"] = Wording(f"{wording.label}, {side} bound", wording.unit, meaning)
+    return found
