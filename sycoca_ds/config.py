@@ -208,6 +208,9 @@ class DataConfig:
     prints what they came to. Each folder has epochs of its own."""
     validation: str | None = None
     """Data set folder for the validation losses, pictures and captions in TensorBoard; optional."""
+    regions: str | None = None
+    """File or folder that says where in the validation pictures the objects are (docs/masking.md): every validation then tells
+    whether the masks find what the caption names; optional."""
     tokenizer: str | None = None
     """tokenizer.json; default: the one inside the first training folder."""
     lanes: int = 256

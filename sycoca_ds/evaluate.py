@@ -1,4 +1,4 @@
-"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction. Leaves JSON, samples and a page.
+"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks. Leaves JSON, samples and a page.
 
     python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
         --labels runs/demo/world/test_labels.json --out runs/demo/eval
@@ -37,8 +37,13 @@ class EvaluateConfig:
     labels: str | None = None
     """JSON with classes, templates and the class of each url; without it classification is left out, with the
     reason."""
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction")
+    regions: str | None = None
+    """File or folder that says where in the pictures the objects are: a drawn world's regions, Flickr30K Entities, COCO's
+    instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names."""
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking")
     """Which tasks to run."""
+    similarity: tuple[str, ...] = ()
+    """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity."""
     require: tuple[str, ...] = ()
     """Bounds such as retrieval.i2t_r1>=40 (quote them for the shell): printed, shown in the report, status 1 if one is
     short."""
@@ -101,7 +106,7 @@ def print_table(results: dict, verdicts: list) -> None:
     from rich.table import Table
 
     from sycoca_ds.eval.registry import TASKS
-    from sycoca_ds.eval.report.wording import show
+    from sycoca_ds.eval.report.wording import reasons_told, show, told_first
 
     averaged = "" if results["checkpoint"]["ema_decay"] is None else ", average of its weights"
     required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
@@ -114,8 +119,9 @@ def print_table(results: dict, verdicts: list) -> None:
         table.add_column(name, justify=side)
     for name, record in results["tasks"].items():
         task = TASKS[name]
-        asked = [metric for owner, metric in required if owner == name and metric not in task.headlines]
-        for position, metric in enumerate([*task.headlines, *asked]):
+        first = told_first(task, record)
+        asked = [metric for owner, metric in required if owner == name and metric not in first]
+        for position, metric in enumerate([*first, *asked]):
             wording, value = task.numbers[metric], record["metrics"][metric]
             verdict = required.get((name, metric))
             mark = (
@@ -134,13 +140,46 @@ def print_table(results: dict, verdicts: list) -> None:
         table.add_section()
     console = Console()
     console.print(table)
+    similarities = results["tasks"].get("masking", {}).get("details", {}).get("similarities", {})
+    if len(similarities) > 1:
+        Console(width=max(console.width, 120)).print(similarity_table(similarities))
+    left_out = results["tasks"].get("masking", {}).get("details", {}).get("similarities_left_out", {})
+    for similarity, reason in left_out.items():
+        console.print(f"{similarity}: not measured, {reason}", highlight=False, markup=False)
     for name, record in results["tasks"].items():
-        task, reasons = TASKS[name], {}
-        for metric, reason in record["null_reasons"].items():
-            reasons.setdefault(reason, []).append(metric)
-        for reason, metrics in reasons.items():
-            told = ", ".join(task.numbers[metric].label for metric in metrics) if record["status"] == "done" else task.title
+        for reason, told in reasons_told(TASKS[name], record).items():
             console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)
+
+
+COMPARED = {
+    "ignored": "caption_ignored",
+    "higher": "own_caption_higher",
+    "named": "named_over_unnamed",
+    "other's": "other_named_over_unnamed",
+    "no text": "no_text_named_over_unnamed",
+    "untrained": "untrained_named_over_unnamed",
+    "objects": "objects_over_background",
+    "pointing": "pointing",
+    "IoU": "word_iou",
+}
+"""Heads of the table of masking scores, and their numbers."""
+
+
+def similarity_table(similarities: dict[str, dict[str, float]]):
+    """A row a masking score: its numbers beside those of the controls."""
+    from rich.table import Table
+
+    from sycoca_ds.eval.report.wording import show
+
+    heads = {head: name for head, name in COMPARED.items() if any(name in numbers for numbers in similarities.values())}
+    told = "named: over unnamed objects, then the same under another picture's caption, no text, of untrained weights"
+    table = Table(title="Masking scores", title_justify="left", caption=told if "named" in heads else None, caption_justify="left")
+    table.add_column("score", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for similarity, numbers in similarities.items():
+        table.add_row(similarity, *(show(numbers.get(name)) for name in heads.values()))
+    return table
 
 
 def evaluate_checkpoint(
@@ -152,6 +191,7 @@ def evaluate_checkpoint(
     device,
     command: Sequence[str] = (),
     *,
+    regions: str | Path | None = None,
     ema: bool = False,
 ) -> tuple[dict, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
@@ -170,7 +210,9 @@ def evaluate_checkpoint(
 
     label_set = load_labels(labels) if labels else None
     loaded = load_for_inference(checkpoint, device, ema=ema)
-    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, ema=ema)
+    results, collection = evaluate_model(
+        loaded, checkpoint, data, label_set, out, options, device, command, regions=regions, ema=ema
+    )
     return results, collection, loaded
 
 
@@ -192,13 +234,14 @@ def evaluate(config: EvaluateConfig) -> int:
         config.seed,
         config.gallery,
         config.beams,
+        config.similarity,
     )
     check_options(options)
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, config.tasks)
     out = Path(config.out)
     results, collection, loaded = evaluate_checkpoint(
-        config.checkpoint, config.data, config.labels, out, options, device, sys.argv, ema=config.ema
+        config.checkpoint, config.data, config.labels, out, options, device, sys.argv, regions=config.regions, ema=config.ema
     )
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]

@@ -17,7 +17,7 @@ from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
 NO_MATTER = (
     "run.out",  # the folder may have been moved
     "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by the ablations
-    *(f"data.{name}" for name in ("validation", "workers", "cache", "cache_gib")),
+    *(f"data.{name}" for name in ("validation", "regions", "workers", "cache", "cache_gib")),
     *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
     *(f"run.{name}" for name in ("best_metric", "peak_tflops", "profile")),
     *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),

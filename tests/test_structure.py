@@ -103,7 +103,7 @@ def test_evaluation_does_not_know_the_engine(graph: dict[str, set[str]]) -> None
     """Whose validations use its functions."""
     wrong = [(name, other) for name, used in graph.items() if name.startswith("sycoca_ds.eval.") for other in used]
     assert not [pair for pair in wrong if pair[1].startswith(("sycoca_ds.engine", "sycoca_ds.evaluate"))]
-    assert "sycoca_ds.eval.masking.attending" in graph["sycoca_ds.engine.monitoring.validation"]
+    assert "sycoca_ds.eval.masking.yardstick" in graph["sycoca_ds.engine.monitoring.validation"]
 
 
 def test_rooms_import_downwards(graph: dict[str, set[str]]) -> None:

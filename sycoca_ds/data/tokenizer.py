@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipeline.catalogue.captions import clean
 from data_pipeline.errors import UserError
+from sycoca_ds.data.alignment import Span, carry
 from sycoca_ds.model.text_encoder import PAD_ID
 
 
@@ -64,15 +65,34 @@ class Tokenizer:
     def encode(self, captions: Sequence[str], context_length: int) -> np.ndarray:
         """int64 (B, context_length): [SOT] words [EOT] pads, of cleaned captions. A longer one is cut and still ends in [EOT]."""
         out = np.full((len(captions), context_length), PAD_ID, dtype=np.int64)
+        texts = self._texts(captions)
+        for row, encoding in zip(out, self._bpe.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+            ids = encoding.ids[: context_length - 2]
+            row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
+        return out
+
+    def _texts(self, captions: Sequence[str]) -> list[str]:
+        """What the BPE is given."""
         texts = [clean(caption) for caption in captions]
         if self._clips:  # CLIP lowers the whole text, which knows how a Greek word ends
             texts = [text.lower() for text in texts]
         # set anew: neither the file nor a pickled copy keeps it
         self._bpe.encode_special_tokens = not self._clips
-        for row, encoding in zip(out, self._bpe.encode_batch_fast(texts, add_special_tokens=False), strict=True):
-            ids = encoding.ids[: context_length - 2]
-            row[: len(ids) + 2] = [self.sot_id, *ids, self.eot_id]
-        return out
+        return texts
+
+    def places(self, caption: str, spans: Sequence[Span], context_length: int) -> list[list[int]]:
+        """Which places of the encoded caption hold each span's characters, ascending; [SOT] is at 0. A token that holds only some
+        of them counts; what is cut off, or cleaned away, does not.
+
+        Args:
+            spans: characters of the caption as it is given, before cleaning.
+        """
+        (text,) = self._texts([caption])
+        offsets = self._bpe.encode(text, add_special_tokens=False).offsets[: context_length - 2]
+        return [
+            [place for place, (first, last) in enumerate(offsets, 1) if first < end and start < last]
+            for start, end in carry(spans, caption, text)
+        ]
 
     def meaningless_ids(self, words: Sequence[str]) -> list[int]:
         """Ids of tokens that say nothing of a picture: the given words, at a text's start and inside it, where each is one token;

@@ -15,6 +15,7 @@ import torch
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.regions.patches import Regions
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,14 @@ class SuiteOptions:
     """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
     `EvaluateConfig`."""
 
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction")
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking")
     batch_size: int = 64
     precision: str = "fp32"
     caption_tokens: int = 30
     seed: int = 0
     gallery: int = 6
     beams: int = 1
+    similarity: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Inputs:
 
     options: SuiteOptions = field(default_factory=SuiteOptions)
     labels: LabelSet | None = None
+    regions: Regions | None = None
 
 
 @dataclass
@@ -54,13 +57,14 @@ class Bench:
     def options(self) -> SuiteOptions:
         return self.inputs.options
 
-    def call(self, task: str, model: torch.nn.Module | None = None, **inputs: Any) -> Any:
+    def call(self, task: str, model: torch.nn.Module | None = None, exact: bool = False, **inputs: Any) -> Any:
         """One forward without gradient, under bf16 autocast if asked for.
 
         Args:
             model: another one in place of this bench's.
+            exact: in full precision whatever was asked for: in bf16 the scores of many patches are equal.
         """
-        bf16 = self.options.precision == "bf16"
+        bf16 = self.options.precision == "bf16" and not exact
         cast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
         with torch.inference_mode(), cast:
             return (model or self.model)(task, **inputs)
@@ -70,10 +74,14 @@ class Bench:
 
         return normalise(image_B3SS.to(self.device))
 
-    def tokens(self, captions: list[str]) -> torch.Tensor:
-        """(B, L) int64, always the full context length: a batch's longest caption must not change anybody's
+    def ids(self, captions: list[str]) -> torch.Tensor:
+        """(B, L) int64 on the host, always the full context length: a batch's longest caption must not change anybody's
         rounding."""
-        return torch.as_tensor(self.tokenizer.encode(captions, self.config.model.text.context_length)).to(self.device)
+        return torch.as_tensor(self.tokenizer.encode(captions, self.config.model.text.context_length))
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """The same on the device."""
+        return self.ids(captions).to(self.device)
 
     def batches(self):
         """(numbers, (B, 3, S, S) uint8) over all images in order."""

@@ -17,7 +17,7 @@ from data_pipeline.catalogue.captions import lines_of
 from data_pipeline.errors import UserError
 from data_pipeline.shards.manifest import Manifest, ManifestError
 
-COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes", "captions"]
+COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes", "captions", "width", "height"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Picture:
     shard: Path
     offset: int
     size: int
+    """Bytes."""
+    width: int
+    height: int
+    """Pixels, as stored."""
 
 
 class Collection:
@@ -64,6 +68,8 @@ class Collection:
                                 shard.path,
                                 row["image_offset"],
                                 row["image_bytes"],
+                                row["width"],
+                                row["height"],
                             )
                         )
                     text = os.pread(file.fileno(), row["text_bytes"], row["text_offset"]).decode("utf-8", "replace")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, write_json
+from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.task import NotApplicable, Outcome
 
+SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
 FORMAT = 2
@@ -154,6 +158,7 @@ def evaluate_model(
     device: torch.device,
     command: Sequence[str] = (),
     *,
+    regions: str | Path | None = None,
     ema: bool = False,
 ) -> tuple[dict[str, Any], Collection]:
     """Runs the suite; writes and returns results.json's content, with the collection.
@@ -161,15 +166,21 @@ def evaluate_model(
     Args:
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
         checkpoint: as given by the user.
+        regions: where in the pictures the objects are, for the task masking.
         ema: the weights are the moving average of the checkpoint's.
 
-    Raises UserError: no or damaged data, labels of another data set.
+    Raises UserError: no or damaged data, labels or regions of another data set.
     """
     start, out = time.monotonic(), Path(out)
     collection = Collection(data, loaded.config.model.image.image_size)
     if labels is not None and "classification" in options.tasks:
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
-    inputs = Inputs(options, labels)
+    found = None
+    if regions is not None and "masking" in options.tasks:
+        image, text = loaded.config.model.image, loaded.config.model.text
+        found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
+        print(found.told(), flush=True)
+    inputs = Inputs(options, labels, found)
     bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
     threads = None
     if device.type == "cpu":
@@ -195,6 +206,7 @@ def evaluate_model(
             "images": len(collection),
             "captions": len(collection.captions),
             "labels": labels.path if labels else None,
+            "regions": str(regions) if regions else None,
             **shared_images(collection, loaded.config.data.train),
         },
         "tasks": records,
@@ -263,12 +275,15 @@ def choose_threads(step: Callable[[], object]) -> int:
 
 
 def check_options(options: SuiteOptions) -> None:
-    """UserError names the flag: unknown task, sizes below one."""
+    """UserError names the flag: unknown task or similarity, sizes below one."""
     for task in options.tasks:
         if task not in TASKS:
             raise UserError(f"--tasks {task}: no such task; there are {' '.join(TASKS)}")
     if not options.tasks or len(set(options.tasks)) != len(options.tasks):
         raise UserError(f"--tasks {' '.join(options.tasks)}: name each task once, at least one of {' '.join(TASKS)}")
+    for name in options.similarity:
+        if name not in SIMILARITIES:
+            raise UserError(f"--similarity {name}: no such similarity; there are {' '.join(SIMILARITIES)}")
     for flag, value in (
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),

@@ -15,9 +15,10 @@ EVALUATION_PARTS = (
     ("look at images", 0.1),
     ("read captions", 0.05),
     ("read class names", 0.05),
-    ("write captions", 0.5),
+    ("write captions", 0.45),
     ("score captions", 0.1),
-    ("rebuild hidden patches", 0.2),
+    ("rebuild hidden patches", 0.15),
+    ("score patches", 0.1),
 )
 """What sycoca_ds/evaluate.py reports one after another."""
 

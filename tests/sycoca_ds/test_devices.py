@@ -19,15 +19,17 @@ from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import load_labels
+from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.model import decoders, objectives, sycoca
 from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
+from tests.worlds.data.named_squares import ENTRIES, draw_squares, squares_tokenizer, write_squares
 from tests.worlds.machines.fake_gpu import GPU, WrongDevice, fake_gpu
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
-from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
+from tests.worlds.trainings.eval_world import SMALL, make_data, make_labels, make_run
 
 RUNTIME = Runtime(0, 0, 1, GPU, 1)
 
@@ -186,6 +188,24 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
         inputs = Inputs(SuiteOptions(batch_size=4, beams=2), load_labels(world / "labels.json"))
         bench = Bench(model, loaded.config, loaded.tokenizer, Collection(world / "data", size), GPU, inputs)
         assert TASKS[task].run(bench).numbers
+
+
+def test_masks_and_regions_do_so_too(tmp_path: Path) -> None:
+    """In an evaluation and in a validation."""
+    write_squares(tmp_path, draw_squares(4))
+    text = dataclasses.replace(SMALL.text, vocab_size=ENTRIES)
+    make_run(tmp_path / "run", one_layer(dataclasses.replace(SMALL, text=text)), tokenizer=squares_tokenizer)
+    loaded, path = load_for_inference(tmp_path / "run"), str(tmp_path / "test_regions.json")
+    collection = Collection(tmp_path / "data", 48)
+    regions = read_regions(path, collection, loaded.tokenizer, 8, 40)
+    data = DataConfig(validation=str(tmp_path / "data"), regions=path)
+    config = TrainConfig(model=loaded.config.model, data=data, run=RunConfig(validation_samples=4, pictures=0))
+    with fake_gpu():
+        model = loaded.model.to(GPU)
+        inputs = Inputs(SuiteOptions(batch_size=4), regions=regions)
+        numbers = TASKS["masking"].run(Bench(model, loaded.config, loaded.tokenizer, collection, GPU, inputs)).numbers
+        found = Validation.of(config, loaded.tokenizer, RUNTIME, batch_size=4).masking(model)
+    assert {"untrained_pointing", "gap_named_high"} <= set(numbers) and {"masking/pointing", "masking/gap_named"} <= set(found)
 
 
 def test_a_validation_takes_its_inputs_to_the_device_and_its_numbers_from_there(world: Path) -> None:

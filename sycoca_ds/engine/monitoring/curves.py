@@ -6,6 +6,12 @@ from typing import Any
 
 PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "logit_scale")
 """Parts of the model whose gradients are measured apart; the last is one number, `SyCoCa.logit_scale`."""
+CONTROLS = ("", "other_", "no_text_")
+"""Of a number of the masks: under the own caption, under another picture's, under none."""
+FOUND = ("named_over_unnamed", "named_over_rest", "objects_over_background", "pointing", "word_iou")
+"""What masks find where regions are known (eval/masking/yardstick.py)."""
+GAPS = tuple(f"{mask}gap_{kind}" for mask in ("", "random_") for kind in ("named", "unnamed", "background", "named_background"))
+"""TG-MIM's gaps by what a patch shows (eval/masking/gaps.py)."""
 RECALLS = tuple(f"{way}_r{k}" for k in (1, 5, 10) for way in ("i2t", "t2i"))
 LOSSES = ("loss", "itc", "late_interaction", "ic", "mim")
 
@@ -22,6 +28,7 @@ TAGS = {
     "validation/mim": "loss_validation/mim",
     "masking/caption_overlap": "masking/caption_overlap",
     "masking/caption_ignored": "masking/caption_ignored",
+    "masking/no_text_overlap": "masking/no_text_overlap",
     "masking/position_overlap": "masking/position_overlap",
     "masking/position_bias": "masking/position_bias",
     "masking/chance_overlap": "masking/chance_overlap",
@@ -29,6 +36,11 @@ TAGS = {
     "masking/chance_higher": "masking/chance_higher",
     "masking/score_std": "masking/score_std",
     "masking/score_range": "masking/score_range",
+    **{f"masking/{control}{name}": f"masking_regions/{control}{name}" for name in FOUND for control in CONTROLS},
+    "masking/named_over_unnamed_gain": "masking_regions/named_over_unnamed_gain",
+    "masking/chance_pointing": "masking_regions/chance_pointing",
+    "masking/chance_word_iou": "masking_regions/chance_word_iou",
+    **{f"masking/{name}": f"masking_regions/{name}" for name in GAPS},
     "lr": "optimizer/lr",
     "grad_norm": "optimizer/grad_norm",
     **{f"grad_norm/{part}": f"optimizer_parts/grad_norm_{part}" for part in PARTS},
@@ -88,6 +100,33 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "own caption scores higher, share, beside coin tosses": ("masking/own_caption_higher", "masking/chance_higher"),
         "spread of scores within a picture": ("masking/score_std", "masking/score_range"),
     },
+    "Do the masks find what is named?": {
+        "named over unnamed objects, AUC: own caption, another's, none": tuple(
+            f"masking/{control}named_over_unnamed" for control in CONTROLS
+        ),
+        "named over everything else, AUC: own caption, another's, none": tuple(
+            f"masking/{control}named_over_rest" for control in CONTROLS
+        ),
+        "objects over background, AUC": ("masking/objects_over_background", "masking/other_objects_over_background"),
+        "pointing by a phrase's words, share, beside chance": (
+            "masking/pointing",
+            "masking/other_pointing",
+            "masking/no_text_pointing",
+            "masking/chance_pointing",
+        ),
+        "IoU of a phrase's words and its region, beside chance": (
+            "masking/word_iou",
+            "masking/other_word_iou",
+            "masking/no_text_word_iou",
+            "masking/chance_word_iou",
+        ),
+        "TG-MIM's gap by what a patch shows, %": ("masking/gap_named", "masking/gap_unnamed", "masking/gap_background"),
+        "the same with random masks, %": (
+            "masking/random_gap_named",
+            "masking/random_gap_unnamed",
+            "masking/random_gap_background",
+        ),
+    },
     "Is it stable?": {
         "gradient norm before clipping": ("grad_norm",),
         "gradient norm by part": tuple(f"grad_norm/{part}" for part in PARTS),
@@ -109,6 +148,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Page -> chart -> keys of its curves, in the order of the Custom Scalars tab."""
+OF_REGIONS = "Do the masks find what is named?"
 
 
 def tag_of(key: str) -> str:
@@ -116,11 +156,16 @@ def tag_of(key: str) -> str:
     return TAGS.get(key) or (f"samples/{key}" if key.startswith("epoch_of_") else key)
 
 
-def layout() -> dict[str, dict[str, list]]:
-    """`CHARTS` as `torch.utils.tensorboard` takes it. A chart's tags are regular expressions that match from the beginning."""
+def layout(regions: bool) -> dict[str, dict[str, list]]:
+    """`CHARTS` as `torch.utils.tensorboard` takes it. A chart's tags are regular expressions that match from the beginning.
+
+    Args:
+        regions: whether the run knows regions of its validation pictures; without them the page of what needs them is left out.
+    """
     return {
         page: {title: ["Multiline", [f"{tag_of(key)}$" for key in keys]] for title, keys in charts.items()}
         for page, charts in CHARTS.items()
+        if regions or page != OF_REGIONS
     }
 
 
@@ -152,5 +197,10 @@ def format_validation(step: int, numbers: dict[str, float]) -> str:
             f" | masks under another caption overlap by {numbers['masking/caption_overlap']:.3f} (chance "
             f"{numbers['masking/chance_overlap']:.3f}, all the same 1), own caption scores higher in "
             f"{100 * numbers['masking/own_caption_higher']:.0f} % (chance 50)"
+        )
+    if "masking/named_over_unnamed" in numbers:
+        line += (
+            f" | named over unnamed objects {numbers['masking/named_over_unnamed']:.3f}, under another caption "
+            f"{numbers['masking/other_named_over_unnamed']:.3f} (chance 0.5)"
         )
     return line

@@ -37,7 +37,7 @@ class Monitor:
         self.session, self.config, self.runtime, self.engine = session, session.config, session.runtime, session.engine
         config, runtime, step = session.config, session.runtime, session.position.step
         run, leads = Path(config.run.out), runtime.leads
-        self.journal = Journal(run, step, enabled=leads)
+        self.journal = Journal(run, step, enabled=leads, regions=config.data.regions is not None)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
         self._sealed = session.position.step

@@ -20,8 +20,11 @@ from sycoca_ds.engine.monitoring.pictures import card
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
-from sycoca_ds.eval.masking.attending import attending
+from sycoca_ds.eval.masking.gaps import gap_numbers, kind_errors
+from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.yardstick import numbers as yardstick
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
+from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.tasks.retrieval import chance_recalls, retrieve
 from sycoca_ds.model.pixels import normalise
 
@@ -53,11 +56,14 @@ class Validation:
         masking = config.model.masking
         masked = config.model.reconstructs or (config.model.family == "sycoca" and masking.low_ratio > 0)
         self.other_I = self._other_captions() if masked and masking.mask_by == "attention" else None
+        self.regions = self._regions() if self.other_I is not None else None
 
     @classmethod
     def of(cls, config: TrainConfig, tokenizer: Tokenizer, runtime: Runtime, batch_size: int) -> Validation | None:
         """None where the run has no validation folder. Raises `UserError`."""
         if config.data.validation is None:
+            if config.data.regions is not None:
+                raise UserError(f"data.regions = {config.data.regions} without data.validation: they are regions of its pictures")
             return None
         return cls(config, Collection(config.data.validation, config.model.image.image_size), tokenizer, runtime, batch_size)
 
@@ -69,6 +75,15 @@ class Validation:
             self.runtime.say(f"whether masks follow the caption is not measured: {error}")
             return None
 
+    def _regions(self) -> Regions | None:
+        """Where in the pictures the objects are, if the run is told. Raises `UserError`."""
+        path, model = self.config.data.regions, self.config.model
+        if path is None:
+            return None
+        found = read_regions(path, self.collection, self.tokenizer, model.image.patch_size, model.text.context_length, self.count)
+        self.runtime.say(found.told())
+        return found
+
     def caption(self, number: int) -> str:
         return self.collection.captions_of_image[number][0]
 
@@ -76,10 +91,13 @@ class Validation:
         """(B, 3, S, S) normalised, on the device."""
         return normalise(torch.stack([self.collection.image(number) for number in numbers]).to(self.runtime.device))
 
+    def _ids(self, captions: list[str]) -> Tensor:
+        """(B, L) ids on the host."""
+        return torch.from_numpy(trim(self.tokenizer.encode(captions, self.config.model.text.context_length)))
+
     def _texts(self, captions: list[str]) -> Tensor:
         """(B, L) ids on the device."""
-        text_BL = trim(self.tokenizer.encode(captions, self.config.model.text.context_length))
-        return torch.from_numpy(text_BL).to(self.runtime.device)
+        return self._ids(captions).to(self.runtime.device)
 
     def _inputs(self, numbers: list[int]) -> dict[str, Tensor]:
         return {
@@ -117,8 +135,8 @@ class Validation:
 
     @torch.no_grad()
     def retrieval(self, engine) -> dict[str, float]:
-        """Zero-shot recalls in percent between the pictures and all their captions, as eval/tasks/retrieval.py has them, and chance; on
-        rank 0, the others give their share of the features."""
+        """Zero-shot recalls in percent between the pictures and all their captions, as eval/tasks/retrieval.py has them, and
+        chance; on rank 0, the others give their share of the features."""
         captions_of_image = self.collection.captions_of_image[: self.count]
         captions = [caption for own in captions_of_image for caption in own]
         image_of_text_T = torch.tensor([image for image, own in enumerate(captions_of_image) for _ in own])
@@ -135,17 +153,25 @@ class Validation:
 
     @torch.no_grad()
     def masking(self, engine) -> dict[str, float]:
-        """Whether the masks follow the caption (`attending`); nothing where the model has no attentive masks."""
+        """Whether the masks follow the caption, and with regions whether they find what it names (eval/masking/yardstick.py), and
+        where it helps to rebuild; nothing where the model has no attentive masks."""
         if self.other_I is None:
             return {}
+        masking, captions = self.config.model.masking, [self.caption(number) for number in range(self.count)]
+        scorer = Scorer(captions, self.other_I, self.regions, self._ids, self.config.model.text.eot_id)
+        by_token = masking.similarity not in WITHOUT_WORDS and self.regions is not None
 
-        def scores(numbers: list[int]) -> Tensor:
-            own, other = [self.caption(n) for n in numbers], [self.caption(self.other_I[n]) for n in numbers]
-            text_CBL = self._texts(own + other).unflatten(0, (2, -1))
-            return engine("masking_scores", image_BCHW=self._images(numbers), text_CBL=text_CBL)
+        score_ICRN = self._everywhere(self.count, lambda numbers: scorer(engine, numbers, self._images(numbers), by_token))
+        found = yardstick(score_ICRN, self.regions, masking)
+        if self.regions is not None and self.config.model.reconstructs:
 
-        own_IN, other_IN = self._everywhere(self.count, scores).unbind(1)
-        return {f"masking/{name}": value for name, value in attending(own_IN, other_IN, self.config.model.masking).items()}
+            def errors(numbers: list[int]) -> Tensor:
+                inputs = self._inputs(numbers)
+                other_BL = self._texts([captions[self.other_I[number]] for number in numbers])
+                return kind_errors(engine, masking, self.regions, numbers, inputs.pop("text_BL"), other_BL, **inputs)
+
+            found |= gap_numbers(self._everywhere(self.count, errors).cpu().numpy(), intervals=False)
+        return {f"masking/{name}": value for name, value in found.items()}
 
     @torch.no_grad()
     def pictures(self, engine) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from sycoca_ds.config import MaskingConfig, hidden_count
+from sycoca_ds.config import MaskingConfig
 from sycoca_ds.model.masking import split_patches
 
 IGNORED = 0.95
@@ -31,13 +32,48 @@ twentieth of what chance would. A score that finds exactly what is named, and ra
 caption, comes to 1 - a / r_h, where a is the share of the picture that captions name: it stays below from a fortieth on."""
 
 
+def hidden_sets(score_IN: Tensor, masking: MaskingConfig) -> Tensor:
+    """(I, N) bool: what scores hide. The best-matching `high_ratio` from TG-MIM, or, without it, the worst-matching `low_ratio`
+    from captioning."""
+    if masking.mim == "none" and masking.low_ratio > 0:
+        return split_patches(score_IN, masking.low_ratio, "lowest")[1]
+    return split_patches(score_IN, masking.high_ratio, "highest")[1]
+
+
+def overlap(one_IN: Tensor, another_IN: Tensor) -> Tensor:
+    """(I,) float64: share of each picture's hidden patches that another hidden set of as many holds as well."""
+    return (one_IN & another_IN).sum(1).double() / one_IN.sum(1)
+
+
+def scores_higher(own_IN: Tensor, other_IN: Tensor, hidden: int) -> Tensor:
+    """(I,) float64: 1 where a picture's `hidden` best patches score higher on the mean under its own caption than under the other
+    one, ties half."""
+    own_top, other_top = (score_IN.double().topk(hidden, dim=1).values.mean(1) for score_IN in (own_IN, other_IN))
+    return (own_top > other_top).double() + 0.5 * (own_top == other_top)
+
+
+def position_overlap(hidden_IN: Tensor, times_RI: Tensor) -> Tensor:
+    """(R,) float64: share of a picture's hidden patches that are hidden in another picture as well, mean over all pairs; 1 for a
+    single picture.
+
+    Args:
+        times_RI: how often each picture counts, once or as resampled R times; a picture makes no pair with itself.
+    """
+    times_RI, hidden_IN = times_RI.double(), hidden_IN.double()
+    hidden, itself_R = hidden_IN[0].sum(), times_RI.square().sum(1)
+    shared_R = (times_RI @ hidden_IN).square().sum(
+        1
+    ) - itself_R * hidden  # a patch of c pictures is shared by c (c - 1) ordered pairs
+    pairs_R = times_RI.sum(1).square() - itself_R
+    return torch.where(pairs_R > 0, shared_R / (pairs_R * hidden), 1.0)
+
+
 def attending(own_IN: Tensor, other_IN: Tensor, masking: MaskingConfig) -> dict[str, float]:
     """The measures of one set of pictures.
 
     Args:
         own_IN, other_IN: scores of each picture's patches under its own caption and under one of another picture.
-        masking: says which patches are hidden: the best-matching `high_ratio` from TG-MIM, or, without it, the worst-matching
-            `low_ratio` from captioning.
+        masking: says which patches are hidden (`hidden_sets`).
 
     Returns:
         caption_overlap: share of a picture's hidden patches that the other caption hides as well, mean over pictures.
@@ -52,27 +88,18 @@ def attending(own_IN: Tensor, other_IN: Tensor, masking: MaskingConfig) -> dict[
         score_std, score_range: standard deviation of the scores over a picture's patches, and highest less lowest, means over
             pictures under their own captions.
     """
-    images, patches = own_IN.shape
-    if masking.mim == "none":
-        ratio, hide = masking.low_ratio, "lowest"
-    else:
-        ratio, hide = masking.high_ratio, "highest"
-    hidden = hidden_count(patches, ratio)
-    own, other = (split_patches(score_IN, ratio, hide)[1].double() for score_IN in (own_IN, other_IN))
-    chance = hidden / patches
-    caption = ((own * other).sum(1) / hidden).mean().item()
-    often_N = own.sum(0)  # a patch hidden in c pictures is shared by c (c - 1) ordered pairs
-    pairs = images * (images - 1)
-    own_top, other_top = (score_IN.double().topk(hidden, dim=1).values.mean(1) for score_IN in (own_IN, other_IN))
-    position = ((often_N * (often_N - 1)).sum() / (hidden * pairs)).item() if pairs else 1.0
+    own, other = hidden_sets(own_IN, masking), hidden_sets(other_IN, masking)
+    hidden = int(own[0].sum())
+    chance = hidden / own.shape[1]
+    caption, position = overlap(own, other).mean().item(), position_overlap(own, torch.ones(1, len(own))).item()
     return {
         "caption_overlap": caption,
         "caption_ignored": (caption - chance) / (1 - chance),
         "position_overlap": position,
         "position_bias": (position - chance) / (1 - chance),
         "chance_overlap": chance,
-        "chance_higher": 0.5 + 1 / math.sqrt(images),
-        "own_caption_higher": ((own_top > other_top).double() + 0.5 * (own_top == other_top)).mean().item(),
+        "chance_higher": 0.5 + 1 / math.sqrt(len(own)),
+        "own_caption_higher": scores_higher(own_IN, other_IN, hidden).mean().item(),
         "score_std": own_IN.float().std(dim=1, unbiased=False).mean().item(),
         "score_range": (own_IN.amax(1) - own_IN.amin(1)).float().mean().item(),
     }

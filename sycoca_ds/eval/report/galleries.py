@@ -14,6 +14,8 @@ from PIL import Image
 
 from sycoca_ds.eval import pictures
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.report.wording import show
 
 CAPTIONS_SHOWN = 12
 
@@ -94,6 +96,55 @@ def reconstruction_gallery(results: dict[str, Any], collection: Collection, out:
             }
         )
     return rows
+
+
+def masking_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+    """A row an image: original, then scores and hidden patches under the own caption and under another picture's."""
+    if results["tasks"].get("masking", {}).get("status") != "done":
+        return []
+    with np.load(out / "samples" / "masking.npz", allow_pickle=False) as stored:
+        kept = {name: stored[name] for name in stored.files}
+    rows = []
+    for row, number in enumerate(kept["number"].tolist()):
+        picture = collection.picture(number)
+        cells = [{"name": "original", "picture": data_uri(picture)}]
+        for whose, name in (("own", "own caption"), ("other", "another picture's")):
+            score, hidden = kept[f"{whose}_score"][row], kept[f"{whose}_hidden"][row]
+            cells += [
+                {"name": f"scores, {name}", "picture": data_uri(pictures.heat_map(score, picture.shape[0], picture))},
+                {"name": f"hidden, {name}", "picture": data_uri(pictures.mask_overlay(picture, hidden))},
+            ]
+        rows.append(
+            {
+                "caption": collection.captions_of_image[number][0],
+                "other": collection.captions_of_image[int(kept["other"][row])][0],
+                "overlap": f"{kept['overlap'][row]:.2f}",
+                "cells": cells,
+            }
+        )
+    return rows
+
+
+def masking_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table a similarity: a row a measure, under the own caption, another picture's, none, and of untrained weights, beside
+    chance."""
+    record = results["tasks"].get("masking", {})
+    if record.get("status") != "done":
+        return []
+    task, tables = TASKS["masking"], []
+    measures = [name for name in task.numbers if f"untrained_{name}" in task.numbers and not name.endswith(("_low", "_high"))]
+    for similarity, numbers in record["details"]["similarities"].items():
+        rows = [
+            {
+                "label": task.numbers[name].label,
+                "cells": [show(numbers.get(f"{prefix}{name}")) for prefix in ("", "other_", "no_text_", "untrained_")],
+                "chance": show(record["chance"].get(name)),
+            }
+            for name in measures
+            if name in numbers
+        ]
+        tables.append({"similarity": similarity, "own": similarity == record["details"]["similarity"], "rows": rows})
+    return tables
 
 
 def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:

@@ -13,8 +13,15 @@ from data_pipeline.files import write_bytes
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
-from sycoca_ds.eval.report.galleries import caption_gallery, png_uri, reconstruction_gallery, retrieval_gallery
-from sycoca_ds.eval.report.wording import FAMILIES, meaning, show
+from sycoca_ds.eval.report.galleries import (
+    caption_gallery,
+    masking_gallery,
+    masking_tables,
+    png_uri,
+    reconstruction_gallery,
+    retrieval_gallery,
+)
+from sycoca_ds.eval.report.wording import FAMILIES, meaning, show, told_first
 from sycoca_ds.eval.requirements import Verdict
 
 
@@ -24,13 +31,16 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
     blocks = []
     for name, record in results["tasks"].items():
         task, rows = TASKS[name], []
+        first = told_first(task, record)
         for metric, wording in task.numbers.items():
             value, verdict = record["metrics"].get(metric), required.get((name, metric))
             if verdict is None and metric.removesuffix("_low").removesuffix("_high") in task.numbers.keys() - {metric}:
                 continue  # a bound stands under its number
             shown = show(value, wording.unit)
             low, high = record["metrics"].get(f"{metric}_low"), record["metrics"].get(f"{metric}_high")
-            shown_range = f"{show(low, '%')[:-2]} to {show(high, '%')}" if low is not None and high is not None else None
+            shown_range = f"{show(low)} to {show(high)}" if low is not None and high is not None else None
+            if shown_range is not None and wording.unit == "%":
+                shown_range = f"{show(low, '%')[:-2]} to {show(high, '%')}"
             rows.append(
                 {
                     "metric": metric,
@@ -42,10 +52,10 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
                     "bound": f"{verdict.requirement.comparison} {verdict.requirement.bound:g}" if verdict else "",
                     "meaning": meaning(task, metric, record["details"]),
                     "reason": record["null_reasons"].get(metric),
-                    "headline": metric in task.headlines or verdict is not None,
+                    "headline": metric in first or verdict is not None,
                 }
             )
-        rows.sort(key=lambda row, order=task.headlines: order.index(row["metric"]) if row["metric"] in order else len(order))
+        rows.sort(key=lambda row, order=first: order.index(row["metric"]) if row["metric"] in order else len(order))
         blocks.append(
             {
                 "task": name,
@@ -183,6 +193,8 @@ def write_report(
         funnels=funnels([*(("Training data", folder) for folder in train_data), ("Evaluation data", collection.folder)]),
         captions=caption_gallery(results, collection, out),
         reconstructions=reconstruction_gallery(results, collection, out),
+        masks=masking_gallery(results, collection, out),
+        mask_tables=masking_tables(results),
         retrievals=retrieval_gallery(results, collection),
         model=FAMILIES[results["checkpoint"]["family"]],
         run_name=run.name if run else Path(checkpoint).name,

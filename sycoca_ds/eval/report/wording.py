@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from sycoca_ds.eval.task import Task
 
+MANY = 8
+"""Numbers that are told one by one."""
 FAMILIES = {"clip": "CLIP", "coca": "CoCa", "sycoca": "SyCoCa"}
 
 
@@ -17,6 +20,28 @@ def show(value: float | None, unit: str = "") -> str:
     shown = f"{value:.3f}" if unit != "%" and abs(value) < 10 else f"{value:.1f}"
     shown = shown[1:] if float(shown) == 0 and shown.startswith("-") else shown
     return f"{shown} %" if unit == "%" else shown
+
+
+def told_first(task: Task, record: Mapping[str, Any]) -> list[str]:
+    """The headlines of a task. Of those that share their reason for being null with many others only the reason is told."""
+    reasons = record["null_reasons"]
+    shared = Counter(reasons.values())
+    return [name for name in task.headlines if shared[reasons.get(name)] <= MANY]
+
+
+def reasons_told(task: Task, record: Mapping[str, Any]) -> dict[str, str]:
+    """{reason: which numbers of the task it keeps from being measured}, in words."""
+    names: dict[str, list[str]] = {}
+    for name, reason in record["null_reasons"].items():
+        names.setdefault(reason, []).append(name)
+    if record["status"] != "done":
+        return dict.fromkeys(names, task.title)
+    return {
+        reason: ", ".join(task.numbers[name].label for name in them)
+        if len(them) <= MANY
+        else f"{task.title}, {len(them)} of {len(task.numbers)} numbers"
+        for reason, them in names.items()
+    }
 
 
 def meaning(task: Task, metric: str, details: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,57 @@ def test_clips_bpe_takes_open_clips_tokens_out_of_a_caption(tmp_path: Path) -> N
     """As open_clip does (test_open_clip.py compares with it)."""
     tokenizer = Tokenizer(few_words_of_clip(tmp_path, earlier=False))
     assert tokenizer.encode(["cat &lt;end_of_text&gt; cat"], 8)[0].tolist() == [514, 513, 515, 513, 515, 0, 0, 0]
+
+
+AWKWARD = {
+    "a red star beside a blue one": ("red star", "red star"),
+    "Red": ("Red", "red"),
+    "  a   RED \n  star  on white": ("RED \n  star", "red star"),
+    "star, red! and (blue)": ("red", "red"),
+    "(blue) star": ("blue", "blue"),
+    "black &amp; white &amp;amp; red star": ("white &amp;amp; red", "white & red"),
+    "\u201cblue\u201d star": ("blue", "blue"),
+    "two \ufb01ne stars": ("\ufb01ne stars", "fine stars"),
+    "caf\u0065\u0301 beside red": ("caf\u0065\u0301", "caf\u00e9"),
+    "\U0001f600 red \U0001f680 blue": ("\U0001f680 blue", "\U0001f680 blue"),
+    "\uff52\uff45\uff44 star": ("\uff52\uff45\uff44", "red"),
+    "\u0130zmir beside red": ("red", "red"),
+    "before <end_of_text> red": ("red", "red"),
+}
+"""Captions, and a part of each: as it is written, and as its tokens read."""
+
+
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize("caption", AWKWARD)
+def test_places_hold_the_tokens_of_the_words(caption: str, clips: bool, data_set: Path, tmp_path: Path) -> None:
+    """Read back by the decoder, which knows nothing of offsets; the tokens before and after are of other words."""
+    tokenizer = Tokenizer(few_words_of_clip(tmp_path, earlier=False) if clips else data_set / "tokenizer.json")
+    if clips and "end_of_text" in caption:
+        caption = caption.replace("<end_of_text> ", "")  # which ends a caption there
+        part, reads = "red", "red"
+    else:
+        part, reads = AWKWARD[caption]
+    (ids,) = tokenizer.encode([caption], 76)
+    start = caption.rindex(part)
+    (places,) = tokenizer.places(caption, [(start, start + len(part))], 76)
+    assert places == list(range(places[0], places[-1] + 1)) and places[0] >= 1
+    assert "".join(tokenizer.decode(ids[places]).split()) == "".join(reads.split())
+    end = int(np.flatnonzero(ids == tokenizer.eot_id)[0])
+    rest = tokenizer.decode([*ids[1 : places[0]], *ids[places[-1] + 1 : end]])
+    assert len("".join(rest.split())) + len("".join(reads.split())) == len("".join(tokenizer.decode(ids).split()))
+
+
+def test_places_of_all_words_are_all_places_and_what_is_cut_off_has_none(data_set: Path) -> None:
+    tokenizer, caption = Tokenizer(data_set / "tokenizer.json"), "red beside blue and green beside white"
+    (ids,) = tokenizer.encode([caption], 76)
+    end = int(np.flatnonzero(ids == 2)[0])
+    words = [match.span() for match in re.finditer(r"\w+", caption)]
+    whole, *_ = tokenizer.places(caption, [(0, len(caption))], 76)
+    assert whole == list(range(1, end))
+    each = tokenizer.places(caption, words, 76)
+    between = sorted(set(whole) - {place for places in each for place in places})
+    assert {place for places in each for place in places} <= set(whole) and tokenizer.decode(ids[between]) == "", "spaces alone"
+    for length in range(3, end + 2):
+        cut = tokenizer.places(caption, words, length)
+        assert cut == [[place for place in places if place < length - 1] for places in each]
+    assert tokenizer.places(caption, [(0, 0), (len(caption), len(caption) + 5)], 76) == [[], []], "no characters, no tokens"

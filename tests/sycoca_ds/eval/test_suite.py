@@ -16,7 +16,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval import suite
 from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.registry import METRICS
+from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.suite import check_options
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate, evaluate_checkpoint
@@ -53,6 +53,7 @@ def test_every_number_is_there_or_has_a_reason(done):
         ("retrieval.t2i_r10 >= 0", True),
         ("captioning.cider >= 9", False),
     ]
+    assert SuiteOptions().tasks == EvaluateConfig("", "", "").tasks == tuple(TASKS)
     for task, names in METRICS.items():
         record = results["tasks"][task]
         assert tuple(record["metrics"]) == names
@@ -64,6 +65,7 @@ def test_every_number_is_there_or_has_a_reason(done):
         "images": 24,
         "captions": 48,
         "labels": results["data"]["labels"],
+        "regions": None,
         "images_in_training": None,
         "images_in_training_reason": "the checkpoint does not name its training data",
     }
@@ -197,7 +199,7 @@ def test_what_the_model_lacks_is_null_with_the_reason(world, tmp_path):
     status = evaluate(EvaluateConfig(str(tmp_path / "clip"), str(world / "data"), str(out), device="cpu", gallery=2))
     tasks = json.loads((out / "results.json").read_text())["tasks"]
     assert status == 0
-    assert [tasks[t]["status"] for t in METRICS] == ["done", "not run", "not run", "not run"]
+    assert [tasks[t]["status"] for t in METRICS] == ["done", "not run", "not run", "not run", "done"]
     assert tasks["classification"]["null_reasons"]["top1"] == "no --labels FILE was given"
     assert "'clip' model has no text decoder" in tasks["captioning"]["null_reasons"]["cider"]
     assert "no image decoder" in tasks["reconstruction"]["null_reasons"]["gap"]

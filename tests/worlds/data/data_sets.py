@@ -115,6 +115,31 @@ def write_labels(data: Path, path: Path) -> Path:
     return path
 
 
+def write_regions(data: Path, path: Path) -> Path:
+    """Regions of a `write_data_set`: the left half is named by the first word of the caption, the upper right quarter is an object
+    that it is said not to name, the lower right one is the background."""
+    manifest, pictures = Manifest.load(data), {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number, shard in enumerate(manifest.shards):
+        content = shard.path.read_bytes()
+        for row in manifest.index(number).to_pylist():
+            caption = content[row["text_offset"] : row["text_offset"] + row["text_bytes"]].decode()
+            label_HW = np.zeros((row["height"], row["width"]), np.uint8)
+            label_HW[:, : row["width"] // 2], label_HW[: row["height"] // 2, row["width"] // 2 :] = 1, 2
+            cv2.imwrite(str(path.parent / f"{row['key']}.png"), label_HW)
+            left = {"label": 1, "name": "left", "named": True, "span": [0, len(caption.split()[0])]}
+            right = {"label": 2, "name": "right", "named": False, "span": None}
+            background = {"name": "rest", "named": False, "span": None}
+            pictures[row["url"]] = {
+                "mask": f"{row['key']}.png",
+                "caption": caption,
+                "objects": [left, right],
+                "background": background,
+            }
+    path.write_text(json.dumps({"format": 1, "pictures": pictures}))
+    return path
+
+
 def write_mirror(folder: Path, tars: int = 2, each: int = 4) -> Path:
     """As pixparse/cc12m-wds: cc12m-train-0000.tar with KEY.jpg, KEY.txt and a KEY.json that has url and key, no uid; keys repeat in
     every tar. One sample has no json, one an unreadable one, one no caption."""

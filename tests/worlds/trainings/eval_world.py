@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -81,11 +82,19 @@ def make_tokenizer(path: Path) -> Path:
     return path
 
 
-def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int = 7, average_of: int | None = None) -> Path:
+def make_run(
+    folder: Path,
+    model: ModelConfig = SMALL,
+    seed: int = 3,
+    step: int = 7,
+    average_of: int | None = None,
+    tokenizer: Callable[[Path], Path] = make_tokenizer,
+) -> Path:
     """A run folder with one sealed checkpoint of an untrained model (no ZeRO) and a metrics.jsonl.
 
     Args:
         average_of: seed of other weights that are there as the moving average, cut over two ranks.
+        tokenizer: writes the run's tokenizer.
     """
     from sycoca_ds.engine.checkpoint.seal import write_seal
     from sycoca_ds.model.sycoca import SyCoCa
@@ -100,7 +109,7 @@ def make_run(folder: Path, model: ModelConfig = SMALL, seed: int = 3, step: int 
         torch.save({name: (0, flat[name][:half].clone()) for name, half in cut.items()}, place / "ema_rank_00000.pt")
         torch.save({name: (half, flat[name][half:].clone()) for name, half in cut.items()}, place / "ema_rank_00001.pt")
     torch.save({"module": SyCoCa(config.model, seed=seed).state_dict()}, place / "mp_rank_00_model_states.pt")
-    make_tokenizer(place / "tokenizer.json")
+    tokenizer(place / "tokenizer.json")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(place.iterdir())}
     state = {
         "step": step,

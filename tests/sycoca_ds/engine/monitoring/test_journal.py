@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, TAGS, layout
+from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_REGIONS, TAGS, layout
 from sycoca_ds.engine.monitoring.journal import EVENTS, Journal
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.event_files import points
@@ -54,8 +54,10 @@ def test_charts_name_numbers_that_there_are() -> None:
     assert set(CLOCK) <= set(TAGS)
 
 
-def test_the_layout_is_in_the_event_files(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, enabled=True)
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_layout_is_in_the_event_files(regions: bool, tmp_path: Path) -> None:
+    """Without regions no page of empty charts for what needs them."""
+    journal = Journal(tmp_path, 0, enabled=True, regions=regions)
     write(journal, 1, 2, 1.0)
     journal.go_back(1)
     journal.close()
@@ -64,7 +66,8 @@ def test_the_layout_is_in_the_event_files(tmp_path: Path) -> None:
     board.Reload()
     (event,) = board.Tensors(".", "custom_scalars__config__")[-1:]
     found = Layout.FromString(event.tensor_proto.string_val[0])
-    assert [category.title for category in found.category] == list(layout())
+    pages = [page for page in CHARTS if regions or page != OF_REGIONS]
+    assert [category.title for category in found.category] == list(layout(regions)) == pages
     first = found.category[0]
     assert [chart.title for chart in first.chart] == list(CHARTS["Does it learn?"])
     assert list(first.chart[0].multiline.tag) == ["loss/total$", "loss_validation/total$"]

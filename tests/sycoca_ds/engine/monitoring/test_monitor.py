@@ -13,25 +13,29 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
-from sycoca_ds.config import TrainConfig
+from sycoca_ds.config import DataConfig, TrainConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.monitoring.best import best_step
-from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, RECALLS, TAGS, tag_of
+from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_REGIONS, RECALLS, TAGS, tag_of
 from sycoca_ds.engine.monitoring.meters import batch_tflops
+from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.preparation import make_plan
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import attending
+from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.tasks.masking import run_masking
 from sycoca_ds.eval.tasks.retrieval import run_retrieval
 from sycoca_ds.options import from_dict
-from tests.worlds.data.data_sets import parts, picture, write_tar
+from tests.worlds.data.data_sets import parts, picture, write_data_set, write_regions, write_tar
 from tests.worlds.processes.launching import finish, start_warm
 from tests.worlds.trainings.training import SMALL, STEPS, in_turn
 
@@ -50,6 +54,17 @@ def watched(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "first.jsonl").exists():
             shutil.copyfile(folder / "run/metrics.jsonl", folder / "first.jsonl")
             shutil.rmtree(folder / f"run/checkpoints/step_{STEPS:08d}")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def with_regions(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same ranks with 24 validation pictures of which regions are known."""
+    folder = tmp_path_factory.mktemp("regions")
+    held = write_data_set(folder / "held", [11, 13], seed=4)
+    options = ["--data.validation", str(held), "--run.pictures", "0", "--run.picture-every", "4"]
+    options += ["--data.regions", str(write_regions(held, folder / "held_regions/all_regions.json"))]
+    assert in_turn(folder, data_set, [(folder / "run", options)], ranks=2) == [""]
     return folder / "run"
 
 
@@ -86,8 +101,9 @@ def test_every_number_has_each_step_once_after_a_resume(watched: Path) -> None:
 @pytest.mark.slow
 def test_every_curve_of_the_layout_is_there_but_for_the_gpu(watched: Path) -> None:
     found = set(board(watched).Tags()["scalars"])
-    wanted = {TAGS[key] for charts in CHARTS.values() for keys in charts.values() for key in keys}
+    wanted = {TAGS[key] for page, charts in CHARTS.items() if page != OF_REGIONS for keys in charts.values() for key in keys}
     assert wanted - found == {"speed/max_memory_gib"}
+    assert not [tag for tag in found if tag.startswith("masking_regions/")]
 
 
 @pytest.mark.slow
@@ -149,6 +165,35 @@ def test_the_best_step_is_the_one_with_the_largest_recall_among_the_saved(watche
     assert set(recalls) == {2, 4}
     assert best_step(watched) == (2 if recalls[2] >= recalls[4] else 4)
     assert json.loads((watched / "best.json").read_text())["value"] == recalls[best_step(watched)]
+
+
+@pytest.mark.slow
+def test_what_masks_find_is_what_the_evaluation_finds_in_the_checkpoint(with_regions: Path) -> None:
+    """By the task masking, which pads all captions alike and draws other random masks."""
+    loaded = load_for_inference(with_regions)
+    collection = Collection(loaded.config.data.validation, loaded.config.model.image.image_size)
+    image, text = loaded.config.model.image, loaded.config.model.text
+    regions = read_regions(loaded.config.data.regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
+    assert regions.counts["annotated"] == 24
+    bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, torch.device("cpu"), Inputs(regions=regions))
+    expected, found = run_masking(bench), records(with_regions, "masking/pointing")
+    assert list(found) == [0, 4]
+    same = [name for name in expected.numbers if f"masking/{name}" in found[STEPS]]
+    assert {"named_over_unnamed", "no_text_word_iou", "gap_named", "caption_overlap", "no_text_overlap"} <= set(same)
+    for name in same:
+        if not name.startswith("random_"):
+            assert found[STEPS][f"masking/{name}"] == pytest.approx(expected.numbers[name], abs=0.02), name
+    curves = board(with_regions)
+    for key in {key for keys in CHARTS[OF_REGIONS].values() for key in keys}:
+        assert [event.value for event in curves.Scalars(TAGS[key])] == pytest.approx([record[key] for record in found.values()]), (
+            key
+        )
+
+
+def test_regions_need_the_pictures_they_are_of(data_set: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=DataConfig(regions="regions.json"))
+    with pytest.raises(UserError, match="data.regions = regions.json without data.validation"):
+        Validation.of(config, Tokenizer(data_set / "tokenizer.json"), Runtime(0, 0, 1, torch.device("cpu"), 1), 4)
 
 
 @pytest.mark.slow

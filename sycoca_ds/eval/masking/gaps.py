@@ -1,0 +1,87 @@
+"""TG-MIM's gap by what a patch shows: hidden patches rebuilt with the own caption and with another picture's, kind by kind.
+
+One gap over all hidden patches says that the caption helps, not with what: a caption that names the background may help there only.
+The hidden set is chosen once, by the own caption; only the guide differs. Legend: B batch, N patches, K kinds, M masks, G guides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sycoca_ds.config import MaskingConfig
+from sycoca_ds.eval.controls import RESAMPLES, gap_metrics, relative_gap
+from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, Regions
+from sycoca_ds.model.objectives import patch_moments
+
+KINDS = {"named": NAMED, "unnamed": UNNAMED, "background": BACKGROUND, "named_background": NAMED_BACKGROUND}
+MASKS = {"": "attention", "random_": "random"}
+"""Prefix of a gap's name -> how the hidden patches are chosen."""
+
+
+def patch_errors(out: dict[str, Tensor], masking: MaskingConfig) -> Tensor:
+    """(B, N) float32: mean absolute error of each patch in the units of the target, whose mean over hidden patches is `l1_B`."""
+    error_BN = (out["pixels_BNP"].float() - out["target_BNP"].float()).abs().mean(dim=2)
+    if masking.target == "normalised_pixels":
+        error_BN = error_BN / patch_moments(out["target_BNP"])[1].squeeze(2)
+    return error_BN
+
+
+def kind_errors(
+    call: Callable[..., dict[str, Tensor]],
+    masking: MaskingConfig,
+    regions: Regions,
+    numbers: Sequence[int],
+    own_BL: Tensor,
+    other_BL: Tensor,
+    **inputs: Tensor,
+) -> Tensor:
+    """(B, M, G, K) float32: mean error of the hidden patches of each kind, by both masks, guided by the own caption and by the
+    other one; NaN where a picture hides none of a kind.
+
+    Args:
+        call: the model. inputs: image_BCHW and key_B.
+
+    Raises:
+        RuntimeError: the hidden set changed with the guide.
+    """
+    kind_BN = torch.from_numpy(np.stack([regions.kinds(number) for number in numbers])).to(own_BL.device)
+    kind_KBN = torch.stack([kind_BN == kind for kind in KINDS.values()])
+    masks = []
+    for mask_by in MASKS.values():
+        outs = [
+            call("reconstruct", text_BL=own_BL, guide_BL=guide_BL, mask_by=mask_by, **inputs) for guide_BL in (own_BL, other_BL)
+        ]
+        if not torch.equal(outs[0]["hidden_BN"], outs[1]["hidden_BN"]):
+            raise RuntimeError("the hidden patches changed with the guide: the two errors would not be comparable")
+        chosen_KBN = kind_KBN & outs[0]["hidden_BN"]
+        count_KB = chosen_KBN.sum(2)
+        guides = []
+        for out in outs:
+            summed_KB = (patch_errors(out, masking) * chosen_KBN).sum(2)
+            guides.append((summed_KB / count_KB).masked_fill(count_KB == 0, math.nan).T)
+        masks.append(torch.stack(guides, dim=1))
+    return torch.stack(masks, dim=1)
+
+
+def gap_numbers(error_IMGK: np.ndarray, seed: int = 0, intervals: bool = True) -> dict[str, float]:
+    """`gap_KIND` and `random_gap_KIND` in percent with `_low` and `_high`, from what `kind_errors` gives of all pictures; a kind
+    that fewer than two pictures hide is left out."""
+    numbers: dict[str, float] = {}
+    for mask, prefix in enumerate(MASKS):
+        for place, kind in enumerate(KINDS):
+            own_I, other_I = (error_IMGK[:, mask, guide, place].astype(np.float64) for guide in (0, 1))
+            there_I = np.isfinite(own_I) & np.isfinite(other_I)
+            name = f"{prefix}gap_{kind}"
+            if there_I.sum() < 2:
+                continue
+            if intervals:
+                found = gap_metrics(own_I[there_I], other_I[there_I], RESAMPLES, seed)
+                numbers |= {name: found["gap"], f"{name}_low": found["gap_low"], f"{name}_high": found["gap_high"]}
+            else:
+                numbers[name] = relative_gap(own_I[there_I].mean(), other_I[there_I].mean())
+    return numbers

@@ -1,0 +1,134 @@
+"""The numbers behind the question whether masks know the caption, each beside its controls, from scores and regions.
+
+A score may look good and know nothing: what stands out is found whatever the caption says, and untrained weights already find it.
+So every number stands beside the same under another picture's caption and under none, and what counts is the difference.
+
+| score | caption_ignored | named_over_unnamed | other_named_over_unnamed | objects_over_background |
+|---|---|---|---|---|
+| finds exactly what is named | 0 to 1 - a / r_h | 1 | 0.5 | above 0.5 |
+| finds objects, named or not | 1 | 0.5 | 0.5 | 1 |
+| noise | 0 | 0.5 | 0.5 | 0.5 |
+
+These values are those of `tests/sycoca_ds/eval/masking/test_yardstick.py`. Legend: I pictures, C conditions, Q phrases, N patches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sycoca_ds.config import MaskingConfig
+from sycoca_ds.eval.intervals import resampled
+from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap, position_overlap, scores_higher
+from sycoca_ds.eval.masking.finding import auc, chance_iou, pointing, word_iou
+from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, PictureRegions, Regions
+
+PREFIXES = ("", "other_", "no_text_")
+"""Of the numbers under the conditions of `scoring.CONDITIONS`."""
+PATCH_MEASURES = ("named_over_unnamed", "named_over_rest", "objects_over_background")
+PHRASE_MEASURES = ("pointing", "word_iou")
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A number that is a mean over what pictures hold: a sum and a count of each picture, 0 where it holds nothing."""
+
+    sum_I: np.ndarray
+    count_I: np.ndarray
+
+    @property
+    def value(self) -> float | None:
+        """None where no picture counts."""
+        return float(self.sum_I.sum() / self.count_I.sum()) if self.count_I.sum() else None
+
+
+def mean_of(value_I: np.ndarray) -> Mean:
+    """Of the finite ones."""
+    there_I = np.isfinite(value_I)
+    return Mean(np.where(there_I, value_I, 0.0), there_I.astype(np.float64))
+
+
+def patch_measures(score_N: np.ndarray, picture: PictureRegions) -> tuple[float, float, float]:
+    """`PATCH_MEASURES` of one picture; NaN where it has not what they compare.
+
+    A background that the caption names is not among "everything else": whoever finds it there is right.
+    """
+    named, unnamed, objects = picture.has(NAMED), picture.has(UNNAMED), picture.has(NAMED, UNNAMED)
+    return (
+        auc(score_N, named, unnamed),
+        auc(score_N, named, picture.has(UNNAMED, BACKGROUND)),
+        auc(score_N, objects, picture.has(BACKGROUND, NAMED_BACKGROUND)),
+    )
+
+
+def means(score_ICRN: np.ndarray, regions: Regions | None, masking: MaskingConfig) -> dict[str, Mean]:
+    """Every number that is a mean over pictures or phrases, by name: the dependence on the caption, and, with regions, the measures
+    under each condition.
+
+    Args:
+        score_ICRN: what `Scorer` gives of all pictures, R = 1 + Q.
+    """
+    own_IN, other_IN, none_IN = (torch.from_numpy(np.ascontiguousarray(score_ICRN[:, c, 0])) for c in range(3))
+    hidden = [hidden_sets(score_IN, masking) for score_IN in (own_IN, other_IN, none_IN)]
+    higher = scores_higher(own_IN, other_IN, int(hidden[0][0].sum()))
+    found = {
+        "caption_overlap": mean_of(overlap(hidden[0], hidden[1]).numpy()),
+        "no_text_overlap": mean_of(overlap(hidden[0], hidden[2]).numpy()),
+        "own_caption_higher": mean_of(higher.numpy()),
+    }
+    if regions is None:
+        return found
+    there = [(number, picture) for number, picture in enumerate(regions.pictures) if picture is not None]
+    for condition, prefix in enumerate(PREFIXES):
+        value_IX = np.full((len(score_ICRN), len(PATCH_MEASURES)), math.nan)
+        for number, picture in there:
+            value_IX[number] = patch_measures(score_ICRN[number, condition, 0], picture)
+        found |= {f"{prefix}{name}": mean_of(value_I) for name, value_I in zip(PATCH_MEASURES, value_IX.T, strict=True)}
+    own, other = found["named_over_unnamed"], found["other_named_over_unnamed"]
+    found["named_over_unnamed_gain"] = Mean(own.sum_I - other.sum_I, own.count_I)
+    if score_ICRN.shape[2] == 1:
+        return found
+    count_I = np.zeros(len(score_ICRN))
+    for number, picture in there:
+        count_I[number] = len(picture.phrases)
+    for name, measure, chance in (
+        ("pointing", pointing, lambda region_N: float(region_N.mean())),
+        ("word_iou", word_iou, lambda region_N: chance_iou(len(region_N), int(region_N.sum()))),
+    ):
+        sum_CI = np.zeros((len(PREFIXES) + 1, len(score_ICRN)))
+        for number, picture in there:
+            for phrase, of in enumerate(picture.phrases, 1):
+                for condition in range(len(PREFIXES)):
+                    sum_CI[condition, number] += measure(score_ICRN[number, condition, phrase], of.region_N)
+                sum_CI[-1, number] += chance(of.region_N)
+        names = [*(f"{prefix}{name}" for prefix in PREFIXES), f"chance_{name}"]
+        found |= {name: Mean(sum_I, count_I) for name, sum_I in zip(names, sum_CI, strict=True)}
+    return found
+
+
+def numbers(score_ICRN: Tensor, regions: Regions | None, masking: MaskingConfig) -> dict[str, float]:
+    """Every number without intervals, as a validation writes them; what no picture has is left out."""
+    host = score_ICRN.float().cpu()
+    found = means(host.numpy(), regions, masking)
+    values = {name: mean.value for name, mean in found.items() if mean.value is not None}
+    return values | attending(host[:, 0, 0], host[:, 1, 0], masking)
+
+
+def intervals(score_ICRN: Tensor, found: dict[str, Mean], masking: MaskingConfig, seed: int = 0) -> dict[str, float]:
+    """NAME_low and NAME_high, 95 % over resampled pictures, of all means that two pictures at least count for, and of
+    position_overlap."""
+    names = [name for name, mean in found.items() if (mean.count_I > 0).sum() > 1 and not name.startswith("chance_")]
+    sum_IX, count_IX = (np.stack([getattr(found[name], part) for name in names], axis=1) for part in ("sum_I", "count_I"))
+    hidden_IN = hidden_sets(score_ICRN[:, 0, 0].float().cpu(), masking)
+    drawn = []
+    for times_RI in resampled(len(sum_IX), seed):
+        with np.errstate(invalid="ignore"):  # a resample may hold no picture that counts
+            value_RX = (times_RI @ sum_IX) / (times_RI @ count_IX)
+        drawn.append(np.column_stack([value_RX, position_overlap(hidden_IN, torch.from_numpy(times_RI)).numpy()]))
+    low_X, high_X = np.nanquantile(np.concatenate(drawn), [0.025, 0.975], axis=0).tolist()
+    named = zip([*names, "position_overlap"], low_X, high_X, strict=True)
+    return {f"{name}_{side}": value for name, low, high in named for side, value in (("low", low), ("high", high))}

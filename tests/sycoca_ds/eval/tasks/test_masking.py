@@ -1,0 +1,234 @@
+"""The task masking from end to end: on models whose scores are known, where every number has to come to what is known of it, and
+on a real checkpoint, against direct calls, with its page and its table of similarities."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import MaskingConfig, TrainConfig
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.controls import wrong_captions
+from sycoca_ds.eval.masking.attending import hidden_sets
+from sycoca_ds.eval.masking.wording import NUMBERS
+from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.suite import check_options
+from sycoca_ds.eval.task import NotApplicable
+from sycoca_ds.eval.tasks.masking import run_masking
+from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from sycoca_ds.model.pixels import normalise
+from sycoca_ds.model.sycoca import SyCoCa
+from tests.worlds.data.named_squares import COLOURS, ENTRIES, Knowing, draw_squares, squares_tokenizer, write_squares
+from tests.worlds.trainings.eval_world import SMALL, make_run
+
+CPU = torch.device("cpu")
+PICTURES = 120
+TEXT = dataclasses.replace(SMALL.text, vocab_size=ENTRIES)
+MODEL = dataclasses.replace(SMALL, text=TEXT, family="clip", masking=MaskingConfig(high_ratio=0.2))
+TRAINED = dataclasses.replace(SMALL, text=TEXT, masking=MaskingConfig(high_ratio=0.4))
+
+
+def make_world(folder: Path, pictures: int) -> Path:
+    write_squares(folder, draw_squares(pictures))
+    squares_tokenizer(folder / "tokenizer.json")
+    make_run(folder / "run", TRAINED, tokenizer=squares_tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("masking"), PICTURES)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where numbers do not matter."""
+    return make_world(tmp_path_factory.mktemp("small"), 12)
+
+
+def words_of(tokenizer: Tokenizer) -> dict[int, set[str]]:
+    """{id: colours in whose names it stands}, one each."""
+    found: dict[int, set[str]] = {}
+    for colour in COLOURS:
+        caption = f"a {colour} square"
+        (ids,) = tokenizer.encode([caption], 40)
+        (places,) = tokenizer.places(caption, [(2, 2 + len(colour))], 40)
+        for place in places:
+            found.setdefault(int(ids[place]), set()).add(colour)
+    return found
+
+
+def known(world: Path, kind: str) -> dict[str, float]:
+    tokenizer = Tokenizer(world / "tokenizer.json")
+    data = Collection(world / "data", 48)
+    regions = read_regions(world / "test_regions.json", data, tokenizer, 8, 40)
+    config = TrainConfig(model=MODEL)
+    bench = Bench(
+        Knowing(words_of(tokenizer), kind), config, tokenizer, data, CPU, Inputs(SuiteOptions(batch_size=50), regions=regions)
+    )
+    outcome = run_masking(bench)
+    assert not set(outcome.numbers) & set(outcome.reasons) and set(NUMBERS) <= set(outcome.numbers) | set(outcome.reasons)
+    return outcome.numbers | {f"chance/{name}": value for name, value in outcome.chance.items()}
+
+
+def test_colours_are_single_words_of_this_tokenizer(world: Path) -> None:
+    """Or the oracle below would be none."""
+    words = words_of(Tokenizer(world / "tokenizer.json"))
+    assert sorted(colour for colours in words.values() for colour in colours) == sorted(COLOURS) and len(words) == len(COLOURS)
+
+
+def test_a_model_that_finds_what_is_named_reaches_everything(world: Path) -> None:
+    found = known(world, "named")
+    for name in ("named_over_unnamed", "named_over_rest", "pointing", "word_iou"):
+        assert found[name] == 1.0, name
+        assert found[f"{name}_low"] == found[f"{name}_high"] == 1.0
+    assert found["other_named_over_unnamed"] == pytest.approx(0.5, abs=0.1)
+    assert found["other_named_over_unnamed_low"] <= 0.5 <= found["other_named_over_unnamed_high"]
+    assert found["named_over_unnamed_gain_low"] > 0.35
+    assert found["no_text_named_over_unnamed"] == 0.5
+    assert found["no_text_pointing"] == pytest.approx(found["chance/pointing"]) == 4 / 36
+    assert found["no_text_word_iou"] == pytest.approx(found["chance/word_iou"])
+    assert found["other_pointing"] < 0.3 and found["own_caption_higher"] > 0.8 and found["caption_ignored"] < 0.5
+    assert 0.3 < found["untrained_named_over_unnamed"] < 0.7, "fresh weights of a real model stand beside it"
+
+
+def test_a_model_that_finds_objects_is_unmasked(world: Path) -> None:
+    found = known(world, "objects")
+    assert found["objects_over_background"] == found["other_objects_over_background"] == 1.0
+    assert found["named_over_unnamed"] == 0.5 and found["named_over_unnamed_gain"] == 0.0
+    assert found["caption_ignored"] == 1.0 and found["caption_overlap"] == found["no_text_overlap"] == 1.0
+    assert found["own_caption_higher"] == 0.5 and found["pointing"] == pytest.approx(4 / 16)
+
+
+def test_noise_comes_to_chance(world: Path) -> None:
+    found = known(world, "noise")
+    for name in ("named_over_unnamed", "named_over_rest", "objects_over_background", "pointing", "word_iou", "caption_overlap"):
+        wide = found[f"{name}_high"] - found[f"{name}_low"]
+        assert found[name] == pytest.approx(found[f"chance/{name}"], abs=wide), "four standard errors"
+    assert found["caption_ignored"] == pytest.approx(0.0, abs=0.06)
+
+
+def run(world: Path, out: Path, checkpoint: Path | None = None, **options: object) -> dict:
+    words = {"device": "cpu", "precision": "fp32", "gallery": 3, "tasks": ("masking",), **options}
+    assert evaluate(EvaluateConfig(str(checkpoint or world / "run"), str(world / "data"), str(out), **words)) == 0
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def done(world: Path) -> dict:
+    return run(world, world / "out", regions=str(world / "test_regions.json"))
+
+
+def test_numbers_of_a_checkpoint_are_those_of_direct_calls(world: Path, done: dict) -> None:
+    """A picture at a time; the untrained model is SyCoCa with seed 0."""
+    record = done["tasks"]["masking"]
+    loaded, data = load_for_inference(world / "run"), Collection(world / "data", 48)
+    other_I, masking = wrong_captions(data.captions_of_image), loaded.config.model.masking
+    for prefix, model in (("", loaded.model), ("untrained_", SyCoCa(loaded.config.model, seed=0).eval())):
+        overlaps, higher, aucs, hits = [], [], [], []
+        for number, square in enumerate(draw_squares(PICTURES)):
+            captions = [square.caption, data.captions_of_image[other_I[number]][0]]
+            text = torch.from_numpy(loaded.tokenizer.encode(captions, 40))
+            image = normalise(data.image(number)[None])
+            with torch.no_grad():
+                own, other = model("masking_scores", image_BCHW=image, text_CBL=text[:, None])[0]
+                tokens = model("token_scores", image_BCHW=image, text_BL=text[:1])[0]
+            one, another = (set(hidden_sets(score[None], masking)[0].nonzero().flatten().tolist()) for score in (own, other))
+            overlaps.append(len(one & another) / len(one))
+            best = [score.sort(descending=True).values[: len(one)].double().mean().item() for score in (own, other)]
+            higher.append(float(best[0] > best[1]))
+            labels = square.labels[::8, ::8].reshape(-1)
+            pairs = [(own[i], own[j]) for i in np.flatnonzero((labels == 1) | (labels == 2)) for j in np.flatnonzero(labels > 2)]
+            aucs.append(np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs]))
+            for place, colour in enumerate(square.colours[:2], 1):
+                (at,) = (n for n, token in enumerate(text[0].tolist()) if loaded.tokenizer.decode([token]) == colour)
+                hits.append(labels[tokens[[at, at + 1]].amax(0).argmax()] == place)  # "red" and "square"
+        metrics = record["metrics"]
+        assert metrics[f"{prefix}caption_overlap"] == pytest.approx(np.mean(overlaps), abs=2e-3), prefix
+        assert metrics[f"{prefix}own_caption_higher"] == pytest.approx(np.mean(higher), abs=0.02)
+        assert metrics[f"{prefix}named_over_unnamed"] == pytest.approx(np.mean(aucs), abs=2e-3)
+        assert metrics[f"{prefix}pointing"] == pytest.approx(np.mean(hits), abs=0.01)
+    assert set(record["null_reasons"].values()) == {"fewer than two pictures hide a patch of this kind (named background)"}
+    bounded = [name for name in NUMBERS if metrics.get(f"{name}_low") is not None]
+    assert len(bounded) > 30 and all(metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"] for name in bounded)
+    assert record["details"]["regions"]["annotated"] == PICTURES and record["details"]["hidden_patches"] == 14
+
+
+def test_the_page_shows_both_hidden_sets_and_says_the_dependence_in_a_number(world: Path, done: dict) -> None:
+    page = (world / "out" / "report.html").read_text()
+    metrics = done["tasks"]["masking"]["metrics"]
+    assert f"share {metrics['caption_overlap']:.3f} of their patches; chance 0.389" in page
+    assert page.count('alt="hidden, own caption"') == page.count('alt="hidden, another picture&#39;s"') == 3
+    with np.load(world / "out/samples/masking.npz") as kept:
+        for own, other, overlap in zip(kept["own_hidden"], kept["other_hidden"], kept["overlap"], strict=True):
+            assert own.sum() == other.sum() == 14 and overlap == pytest.approx((own & other).sum() / 14)
+            assert f"the two share {overlap:.2f}" in page
+    assert f"{metrics['named_over_unnamed']:.3f}" in page and "the run&#39;s own" not in page and "(the run's own)" in page
+
+
+def test_a_checkpoint_gives_a_table_over_similarities(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each of them is what a run with it would measure; what this model cannot compute is told."""
+    regions = str(small / "test_regions.json")
+    found = run(small, tmp_path / "out", regions=regions, similarity=("token_max", "centred_token_max", "global"))
+    table = found["tasks"]["masking"]["details"]["similarities"]
+    assert list(table) == ["token_max", "centred_token_max", "global"]
+    said = capsys.readouterr().out
+    assert "centred_token_max │" in said and "┃ pointing ┃" in said
+    assert "regions (drawn world): 12 of 12 pictures, 24 phrases" in said
+    assert "pointing" not in table["global"] and table["global"]["named_over_unnamed"] != table["token_max"]["named_over_unnamed"]
+    masking = dataclasses.replace(TRAINED.masking, similarity="centred_token_max")
+    other = make_run(tmp_path / "run", dataclasses.replace(TRAINED, masking=masking), tokenizer=squares_tokenizer)
+    metrics = run(small, tmp_path / "again", other, regions=regions)["tasks"]["masking"]["metrics"]
+    assert table["centred_token_max"].items() <= metrics.items()
+
+
+def test_without_regions_the_dependence_is_measured_and_the_rest_told_in_a_line(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    record = run(small, tmp_path, gallery=2)["tasks"]["masking"]
+    there = {name for name, value in record["metrics"].items() if value is not None}
+    assert {"caption_overlap", "no_text_overlap_high", "untrained_own_caption_higher", "score_std"} <= there
+    assert not [name for name in there if "named" in name or "pointing" in name or "gap" in name]
+    assert set(record["null_reasons"].values()) == {"no --regions FILE_OR_FOLDER was given"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if "no --regions" in line]
+    assert len(lines) == 1 and lines[0].startswith("Masks and the caption, ")
+
+
+def test_reused_until_regions_or_similarities_change(small: Path, tmp_path: Path) -> None:
+    regions = tmp_path / "test_regions.json"
+    regions.write_text((small / "test_regions.json").read_text())
+    (tmp_path / "regions").symlink_to(small / "regions")
+
+    def reused(*similarity: str) -> bool:
+        options = SuiteOptions(("masking",), gallery=2, similarity=similarity)
+        results, _, _ = evaluate_checkpoint(small / "run", small / "data", None, tmp_path / "out", options, CPU, regions=regions)
+        return results["tasks"]["masking"]["reused"]
+
+    assert [reused(), reused()] == [False, True]
+    content = json.loads(regions.read_text())
+    for record in content["pictures"].values():
+        record["objects"][1] |= {"named": False, "span": None}
+    regions.write_text(json.dumps(content))
+    assert [reused(), reused("global"), reused("global")] == [False, False, True]
+
+
+def test_captions_that_are_all_alike_have_no_other_one(small: Path) -> None:
+    """A set of pictures to classify, say: the other tasks go on."""
+    loaded, data = load_for_inference(small / "run"), Collection(small / "data", 48)
+    data.captions_of_image = [["a picture"]] * len(data)
+    with pytest.raises(NotApplicable, match="nearly all captions of the data set are equal"):
+        run_masking(Bench(loaded.model, loaded.config, loaded.tokenizer, data, CPU))
+
+
+def test_an_unknown_similarity_is_refused() -> None:
+    with pytest.raises(UserError, match="--similarity tokenmax: no such similarity; there are token_max "):
+        check_options(SuiteOptions(similarity=("tokenmax",)))
