@@ -40,7 +40,7 @@ from sycoca_ds.ablations.runs import (
     train_command,
     write_starts,
 )
-from sycoca_ds.ablations.tables import TITLES, Row, select
+from sycoca_ds.ablations.tables import PAPER_TITLES, Row, select
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
 from sycoca_ds.launch.processes import guarded, read_report, tail
 
@@ -55,8 +55,8 @@ class AblationOptions:
     evaluate: tuple[str, ...] = ()
     """Evaluation sets, NAME=DATA_DIR or NAME=DATA_DIR,LABELS.json. The paper's columns stand beside ours for sets named
     flickr30k, mscoco, imagenet1k, cifar10, stl10 or caltech101."""
-    table: tuple[int, ...] = tuple(TITLES)
-    """Tables of the paper."""
+    table: tuple[str, ...] = tuple(PAPER_TITLES)
+    """Tables of the paper, or `masking`, ours: what chooses the masks."""
     rows: tuple[str, ...] = ()
     """Only these rows of them, by name (table5.coca); docs/ablations.md lists all."""
     seeds: tuple[int, ...] = (0,)
@@ -66,6 +66,8 @@ class AblationOptions:
     launch: str = ""
     """What stands before train.py; empty: deepspeed with every GPU, or with 2 processes on a machine without one. A free
     --master_port is added for deepspeed and torchrun."""
+    regions: tuple[str, ...] = ()
+    """NAME=FILE_OR_FOLDER: where in the pictures of that evaluation set the objects are; the masks are measured there, too."""
     captioning: bool = False
     """Also score captions (CIDEr; no part of avg)."""
     keep_going: bool = False
@@ -231,7 +233,7 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     from sycoca_ds.engine.preparation import check_before_start
 
     rows = select(options.table, options.rows)
-    sets = parse_sets(options.evaluate, options.captioning)
+    sets = parse_sets(options.evaluate, options.captioning, options.regions)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
     runs = plan_runs(rows, options.seeds, options.out, train_options)

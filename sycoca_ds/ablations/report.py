@@ -11,14 +11,19 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sycoca_ds.ablations.tables import ORDER_NOTE, PAPER_COLUMNS, ROWS, SOURCE, TITLES, Row, trained_as
+from sycoca_ds.ablations.tables import ORDER_NOTE, PAPER_COLUMNS, PAPER_TITLES, ROWS, SOURCE, TITLES, Row, trained_as
 
-METRICS = {"retrieval": ("mTR", "mIR"), "classification": ("top1",), "captioning": ("cider",)}
+METRICS = {
+    "retrieval": ("mTR", "mIR"),
+    "classification": ("top1",),
+    "captioning": ("cider",),
+    "masking": tuple("named_over_unnamed other_named_over_unnamed caption_ignored pointing word_iou gap_named gap_unnamed".split()),
+}
 """What is taken from each task of evaluate.py."""
-LABELS = {"top1": "top-1", "cider": "CIDEr"}
+LABELS = {"top1": "top-1", "cider": "CIDEr"} | {name: name.replace("_", " ") for name in METRICS["masking"]}
 """How the tables call a metric of evaluate.py, where not by its own name."""
-NOT_AVERAGED = ("CIDEr",)
-"""In another unit than percent: shown, but no part of avg."""
+NOT_AVERAGED = ("CIDEr", *(LABELS[name] for name in METRICS["masking"]))
+"""In another unit than percent, or no measure of the model: shown, but no part of avg."""
 FEWEST_RANKED = 3
 """Rows below which a rank correlation says nothing."""
 
@@ -40,6 +45,8 @@ def averaged(columns: Sequence[str]) -> list[str]:
 
 def paper_number(row: Row, column: str) -> float | None:
     """The paper's number of a column of ours with the same evaluation set and metric."""
+    if not row.paper:
+        return None
     named = {f"{name} {metric}": value for (name, metric), value in zip(PAPER_COLUMNS, row.paper, strict=True)}
     return named.get(column)
 
@@ -104,8 +111,8 @@ def tables(record: dict[str, Any]) -> dict[str, Any]:
             for row in rows
         ]
         # a configuration that stands in a table more than once (Table 6's default) is one point of the correlation
-        points = {trained_as(row): (statistics.fmean(avg[row.name]), row.paper_avg) for row in rows if avg[row.name]}
-        found[str(table)] = {
+        points = {trained_as(row): (statistics.fmean(avg[row.name]), row.paper_avg) for row in rows if avg[row.name] and row.paper}
+        found[table] = {
             "rows": lines,
             "rank_agreement": {"rows": len(points), "spearman": spearman(*zip(*points.values(), strict=True)) if points else None},
             "neighbours": [
@@ -136,7 +143,8 @@ def markdown_table(lines: list[dict[str, Any]], columns: Sequence[str]) -> list[
     header = ["row", "", "n"]
     for column in columns:
         header += [column, "(paper)"] if column in beside else [column]
-    header += ["avg", "paper's avg"]
+    ours = lines[0]["paper_avg"] is None
+    header += ["avg"] if ours else ["avg", "paper's avg"]
     text = ["| " + " | ".join(header) + " |", "|---|---|" + "---:|" * (len(header) - 2)]
     for line in lines:
         seeds = max([cell["n"] for cell in line["ours"].values()], default=0)
@@ -145,7 +153,7 @@ def markdown_table(lines: list[dict[str, Any]], columns: Sequence[str]) -> list[
             cells.append(show(line["ours"][column], seeds, digits=2 if column.endswith(NOT_AVERAGED) else 1))
             if column in beside:
                 cells.append(f"{line['paper'][column]:.1f}")
-        cells += [show(line["avg"], seeds), f"{line['paper_avg']:.1f}"]
+        cells += [show(line["avg"], seeds), *([] if ours else [f"{line['paper_avg']:.1f}"])]
         text.append("| " + " | ".join(cells) + " |")
     return text
 
@@ -191,11 +199,13 @@ def markdown(record: dict[str, Any]) -> str:
     ]
     for table, content in made.items():
         lines, agreement = content["rows"], content["rank_agreement"]
-        text += ["", f"## Table {table}: {TITLES[int(table)]}", "", *markdown_table(lines, columns), ""]
+        text += ["", f"## Table {table}: {TITLES[table]}", "", *markdown_table(lines, columns), ""]
         missing = missing_lines(record, [line["row"] for line in lines])
         if missing:
             text += ["Missing:", *missing, ""]
-        if agreement["rows"] < FEWEST_RANKED:
+        if table not in PAPER_TITLES:
+            pass  # nothing to agree with
+        elif agreement["rows"] < FEWEST_RANKED:
             text.append(
                 f"Rank agreement: too few configurations have an avg ({agreement['rows']}, at least {FEWEST_RANKED} are needed)."
             )

@@ -9,7 +9,8 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from data_pipeline.files import write_json
 from data_pipeline.shards.manifest import Manifest
 from sycoca_ds.ablations.report import columns_of
 from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, Row, configurations, row_options, trained_as
-from sycoca_ds.config import TrainConfig
+from sycoca_ds.config import ImageEncoderConfig, TrainConfig
 from sycoca_ds.data.sources import Sources
+from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.bench import Inputs, SuiteOptions
+from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import LabelSet, load_labels
+from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.suite import finished_task, task_key
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
@@ -41,6 +45,8 @@ class EvaluationSet:
     digest: str
     """Of its manifest."""
     label_set: LabelSet | None
+    regions: Path | None = None
+    """What the masks are measured on."""
 
     @property
     def columns(self) -> list[str]:
@@ -79,15 +85,31 @@ def parse_set(text: str, captioning: bool) -> EvaluationSet:
     )
 
 
-def parse_sets(texts: Sequence[str], captioning: bool) -> list[EvaluationSet]:
-    """Raises `UserError` also for no set at all, or two of one name."""
+def parse_sets(texts: Sequence[str], captioning: bool, regions: Sequence[str] = ()) -> list[EvaluationSet]:
+    """Raises `UserError` also for no set at all, two of one name, or regions of no set."""
     if not texts:
         raise UserError("--evaluate is not set: without an evaluation set there is no number; give NAME=DATA_DIR[,LABELS.json] ...")
     sets = [parse_set(text, captioning) for text in texts]
     for number, chosen in enumerate(sets):
         if chosen.name in [other.name for other in sets[:number]]:
             raise UserError(f"--evaluate {texts[number]}: the name {chosen.name} is given twice; each set needs a name of its own")
-    return sets
+    places = {name: Path(place).absolute() for name, _, place in (text.partition("=") for text in regions)}
+    for name, place in places.items():
+        known = name in [chosen.name for chosen in sets]
+        if not known or not place.exists():
+            what = "no such file or folder" if known else "no evaluation set has that name"
+            raise UserError(f"--regions {name}={place}: {what}; expected NAME=FILE_OR_FOLDER of a set in --evaluate")
+    return [
+        replace(chosen, regions=places[chosen.name], tasks=(*chosen.tasks, "masking")) if chosen.name in places else chosen
+        for chosen in sets
+    ]
+
+
+@lru_cache(maxsize=8)
+def regions_of(path: Path, data: Path, tokenizer: Path, image: ImageEncoderConfig, context_length: int) -> Regions:
+    """The regions of a set for a model. Raises `UserError`."""
+    collection = Collection(data, image.image_size)
+    return read_regions(path, collection, Tokenizer(tokenizer), image.patch_size, context_length)
 
 
 @dataclass(frozen=True)
@@ -208,7 +230,11 @@ def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | Non
     default = EvaluateConfig("", "", "")  # whatever evaluate_command does not set
     values = {item.name: getattr(default, item.name) for item in dataclasses.fields(SuiteOptions)}
     precision = choose_precision(default.precision, choose_device(default.device))
-    inputs = Inputs(SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision}), chosen.label_set)
+    regions = None
+    if chosen.regions is not None:
+        model = run.config.model
+        regions = regions_of(chosen.regions, chosen.data, run.folder / "tokenizer.json", model.image, model.text.context_length)
+    inputs = Inputs(SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision}), chosen.label_set, regions)
     digest = sha256_file(checkpoint / STATE_FILE)
     try:
         results = json.loads((out / "results.json").read_text())
@@ -228,6 +254,7 @@ def train_command(launch: Sequence[str], run: Run, precision: str | None) -> lis
 
 def evaluate_command(run: Run, chosen: EvaluationSet, checkpoint: Path | str) -> list[str]:
     labels = ["--labels", str(chosen.labels)] if chosen.labels else []
+    labels += ["--regions", str(chosen.regions)] if chosen.regions else []
     where = ["--checkpoint", str(checkpoint), "--data", str(chosen.data), *labels, "--out", str(run.folder / "eval" / chosen.name)]
     return [sys.executable, str(REPOSITORY / "sycoca_ds/evaluate.py"), *where, "--tasks", *chosen.tasks]
 

@@ -1,4 +1,5 @@
-"""The paper's ablations (arXiv 2401.02137, Tables 5 to 7, trained on CC3M) as named configurations, with its numbers.
+"""The paper's ablations (arXiv 2401.02137, Tables 5 to 7, trained on CC3M) as named configurations, with its numbers, and a
+table of our own: what chooses the masks.
 
 A row is the fields it sets; everything else is the run's own. Equal rows of different tables (the default is in all three) are one
 configuration, trained once under the name of its first appearance: `trained_as`.
@@ -13,7 +14,8 @@ from data_pipeline.errors import UserError
 from sycoca_ds.options import nearest
 
 SOURCE = "arXiv 2401.02137"
-TITLES = {5: "training objectives", 6: "masking ratios", 7: "weight of TG-MIM"}
+PAPER_TITLES = {"5": "training objectives", "6": "masking ratios", "7": "weight of TG-MIM"}
+TITLES = {**PAPER_TITLES, "masking": "what chooses the masks"}
 PAPER_COLUMNS = (
     ("flickr30k", "mTR"),
     ("flickr30k", "mIR"),
@@ -33,16 +35,16 @@ CLASSIFICATION_ONLY = tuple(name for name, metric in PAPER_COLUMNS if metric == 
 class Row:
     """One row of one table."""
 
-    table: int
+    table: str
     name: str
     """`table5.coca`."""
     title: str
     """As the table prints it."""
     fields: tuple[tuple[str, str | float], ...]
     """(dotted field of TrainConfig, value), all the row sets."""
-    paper: tuple[float, ...]
-    """The paper's eight numbers, in the order of PAPER_COLUMNS, percent."""
-    paper_avg: float
+    paper: tuple[float, ...] = ()
+    """The paper's eight numbers, in the order of PAPER_COLUMNS, percent; empty in a table of our own."""
+    paper_avg: float | None = None
     """The paper's "Avg.", as printed: the plain mean of the eight."""
     group: str = ""
     """Part of the table, `a`, `b` or `c`; only rows of one part are neighbours."""
@@ -72,10 +74,10 @@ SYCOCA = (42.6, 32.4, 18.3, 18.4, 11.6, 51.1, 73.6, 39.5), 35.9
 # Table 5. Its check marks say which objectives a row has and whether MIM's masks are random (RM) or attentive (AM). They do not
 # say what captioning sees in the rows with random masks: here the masks of both are random there, and independent of each other.
 TABLE_5 = (
-    Row(5, "table5.itc", "ITC", objective("clip"), (32.0, 24.4, 13.5, 14.8, 10.7, 41.0, 68.4, 36.7), 30.2),
-    Row(5, "table5.coca", "CoCa: ITC + IC", objective("coca"), (37.5, 28.7, 16.1, 16.0, 10.4, 39.6, 69.2, 37.8), 31.9),
+    Row("5", "table5.itc", "ITC", objective("clip"), (32.0, 24.4, 13.5, 14.8, 10.7, 41.0, 68.4, 36.7), 30.2),
+    Row("5", "table5.coca", "CoCa: ITC + IC", objective("coca"), (37.5, 28.7, 16.1, 16.0, 10.4, 39.6, 69.2, 37.8), 31.9),
     Row(
-        5,
+        "5",
         "table5.coca_masked",
         "CoCa, attentive masking of captioning's input",
         objective(mim="none"),
@@ -83,7 +85,7 @@ TABLE_5 = (
         33.8,
     ),
     Row(
-        5,
+        "5",
         "table5.mim_random",
         "+ MIM, random masking",
         objective(mim="plain", mask_by="random"),
@@ -91,7 +93,7 @@ TABLE_5 = (
         33.0,
     ),
     Row(
-        5,
+        "5",
         "table5.mim_attentive",
         "+ MIM, attentive masking",
         objective(mim="plain"),
@@ -99,14 +101,14 @@ TABLE_5 = (
         32.5,
     ),
     Row(
-        5,
+        "5",
         "table5.tg_mim_random",
         "+ TG-MIM, random masking",
         objective(mask_by="random"),
         (35.8, 26.4, 14.4, 15.2, 11.9, 44.8, 71.4, 39.2),
         32.4,
     ),
-    Row(5, "table5.sycoca", "SyCoCa: + TG-MIM, attentive masking", objective(), *SYCOCA),
+    Row("5", "table5.sycoca", "SyCoCa: + TG-MIM, attentive masking", objective(), *SYCOCA),
 )
 
 # Table 6. Only the middle row of each part can be told from the paper's text (it is the default, its numbers recur). The labels of
@@ -123,7 +125,7 @@ ORDER_NOTE = (
 def ratios(part: str, low: float, high: float, paper: tuple[float, ...], paper_avg: float) -> Row:
     name = {"a": f"low{low:.0%}_high{high:.0%}", "b": f"high{high:.0%}", "c": f"low{low:.0%}"}[part].replace("%", "")
     title = f"({part}) r_l = {low:.0%}, r_h = {high:.0%}"
-    return Row(6, f"table6.{part}_{name}", title, objective(low_ratio=low, high_ratio=high), paper, paper_avg, part)
+    return Row("6", f"table6.{part}_{name}", title, objective(low_ratio=low, high_ratio=high), paper, paper_avg, part)
 
 
 TABLE_6 = (
@@ -140,7 +142,7 @@ TABLE_6 = (
 
 
 def weight(value: float, paper: tuple[float, ...], paper_avg: float) -> Row:
-    return Row(7, f"table7.lambda{value}", f"lambda_TM = {value}", objective(weight=value), paper, paper_avg)
+    return Row("7", f"table7.lambda{value}", f"lambda_TM = {value}", objective(weight=value), paper, paper_avg)
 
 
 TABLE_7 = (
@@ -150,8 +152,51 @@ TABLE_7 = (
     weight(2.0, (40.5, 31.3, 17.7, 17.8, 11.3, 47.3, 72.2, 40.0), 34.8),
 )
 
-ROWS = {row.name: row for row in (*TABLE_5, *TABLE_6, *TABLE_7)}
-"""Every row by its name, in the paper's order."""
+
+def masks(
+    name: str,
+    title: str,
+    similarity: str = "token_max",
+    words: str = "content",
+    mask_by: str = "attention",
+    pooling: str = "cls",
+    late: float = 0.0,
+) -> Row:
+    """A row of our own table: masks by one of the candidates, and what trains their scores (docs/masking.md)."""
+    fields = (
+        ("model.family", "sycoca"),
+        ("model.masking.mim", "text_guided"),
+        ("model.masking.mask_by", mask_by),
+        ("model.masking.similarity", similarity),
+        ("model.masking.words", words),
+        ("model.image.pooling", pooling),
+        ("model.text.pooling", pooling),
+        ("loss.late_interaction", late),
+    )
+    return Row("masking", f"masking.{name}", title, fields)
+
+
+LATE = 0.1
+"""Weight of the late interaction where there is one."""
+TABLE_MASKING = (
+    Row("masking", "masking.none", "no masks: CoCa", objective("coca")),
+    masks("random", "random masks", mask_by="random"),
+    masks("random_mean", "random masks, pooling by the mean", mask_by="random", pooling="mean"),
+    masks("random_late", "random masks, late interaction", mask_by="random", late=LATE),
+    masks("eq7", "eq. 7 as printed", words="all"),
+    masks("content", "eq. 7, content words"),
+    masks("others", "less what other pictures match", "centred_over_pictures"),
+    masks("cross_attention", "the decoder's cross-attention", "cross_attention"),
+    masks("value_path", "value path through [CLS]", "value_path"),
+    masks("mean", "eq. 7, content words, pooling by the mean", pooling="mean"),
+    masks("late", "eq. 7, content words, late interaction", late=LATE),
+    masks("late_others", "less what other pictures match, late interaction", "centred_over_pictures", late=LATE),
+    masks("saliency", "saliency, no text", "saliency"),
+)
+"""The first four choose no masks by a caption: what the candidates have to beat, and models that are fair to all of them."""
+
+ROWS = {row.name: row for row in (*TABLE_5, *TABLE_6, *TABLE_7, *TABLE_MASKING)}
+"""Every row by its name, the paper's in its order, then our own."""
 
 
 def row_options(row: Row) -> list[str]:
@@ -164,22 +209,22 @@ def trained_as(row: Row) -> str:
     return next(other.name for other in ROWS.values() if other.fields == row.fields)
 
 
-def select(tables: Sequence[int], names: Sequence[str]) -> list[Row]:
+def select(tables: Sequence[str], names: Sequence[str]) -> list[Row]:
     """The rows of the tables, or those of them that are named, in the paper's order.
 
     Raises:
         UserError: no such table or row, or a row of a table that is left out.
     """
     if not tables:
-        raise UserError(f"--table is empty: expected some of {' '.join(map(str, TITLES))}")
+        raise UserError(f"--table is empty: expected some of {' '.join(TITLES)}")
     for table in tables:
         if table not in TITLES:
-            raise UserError(f"--table {table}: no such table; the paper's ablations are tables {' '.join(map(str, TITLES))}")
+            raise UserError(f"--table {table}: no such table; there are {' '.join(TITLES)}, the first three are the paper's")
     for name in names:
         if name not in ROWS:
             raise UserError(f"--rows {name}: no such row{nearest(name, list(ROWS))} (rows: {', '.join(ROWS)})")
         if ROWS[name].table not in tables:
-            raise UserError(f"--rows {name}: --table {' '.join(map(str, tables))} leaves its table out; add {ROWS[name].table}")
+            raise UserError(f"--rows {name}: --table {' '.join(tables)} leaves its table out; add {ROWS[name].table}")
     return [row for row in ROWS.values() if row.table in tables and (not names or row.name in names)]
 
 
