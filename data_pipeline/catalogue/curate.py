@@ -185,59 +185,64 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
 def _curate_into(part: Path, files: list[Path], options: CurateOptions, cutoffs: Cutoffs, allowed: frozenset[str]) -> dict:
     scratch = part / "scratch"
     scratch.mkdir()
-    if options.engine == "spark":
-        engine: Engine = Spark(scratch, options.memory_limit, options.spark_master)
-    else:
-        engine = DuckDB(scratch, options.memory_limit)
     try:
-        return _run_on(engine, part, scratch, files, options, cutoffs, allowed)
-    except EngineError as error:
-        raise UserError(f"--metadata {options.metadata}: {error}") from None
+        with Progress("curate", 100, "%") as bar:
+            bar.note("read")
+            parquet, chosen = read_columns(files, scratch, options, bar)  # a wrong column is said before Spark has started
+            if options.engine == "spark":
+                engine: Engine = Spark(scratch, options.memory_limit, options.spark_master)
+            else:
+                engine = DuckDB(scratch, options.memory_limit)
+            try:
+                return _run_on(engine, bar, parquet, chosen, part, files, options, cutoffs, allowed)
+            except EngineError as error:
+                raise UserError(f"--metadata {options.metadata}: {error}") from None
+            finally:
+                engine.close()
     finally:
-        engine.close()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _run_on(
     engine: Engine,
+    bar: Progress,
+    parquet: list[Path],
+    chosen: dict[str, Column],
     part: Path,
-    scratch: Path,
     files: list[Path],
     options: CurateOptions,
     cutoffs: Cutoffs,
     allowed: frozenset[str],
 ) -> dict:
+    """Args: parquet, chosen: the catalogue, see `read_columns`."""
     counts: Counter[str] = Counter()
     columns = ", ".join(CANONICAL)
-    with Progress("curate", 100, "%") as bar:
-        bar.note("read")
-        parquet, chosen = read_columns(files, scratch, options, bar)
-        try:
-            engine.open(parquet, chosen)
-        except EngineError as error:
-            raise UserError(f"--metadata {files[0]}: cannot be read ({error})") from None
-        raw = select_sql(options.source, "catalogue", chosen)
-        bar.note("filter and clean")
-        with _following(engine, bar, 5, 60):
-            engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
-        counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM scored GROUP BY reason")))
-        rows_in, passing = counts.total(), counts.pop("", 0)
-        bar.note(f"duplicates among {passing} of {rows_in} rows")
-        with _following(engine, bar, 60, 85):
-            engine.save("last", distinct_sql("scored", options.dedup, cutoffs))
-        counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM last GROUP BY reason")))
-        rows_out = counts.pop("", 0)
-        dropped = {reason: counts[reason] for reason in REASONS if counts[reason]}
-        bar.note(f"write {rows_out} of {rows_in} rows")
-        if rows_out == 0:
-            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the catalogue is empty"
-            mend = "give --allow-host HOST:PORT if that is meant to be" if dropped.get("private address") else "loosen the filters"
-            raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); {mend}")
-        number = math.ceil(rows_out / ROWS_PER_PART)
-        with _following(engine, bar, 85, 99):
-            engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)
-        parts = [_describe(part_path(part, index)) for index in range(number)]
-        bar.set(100)
+    try:
+        engine.open(parquet, chosen)
+    except EngineError as error:
+        raise UserError(f"--metadata {files[0]}: cannot be read ({error})") from None
+    raw = select_sql(options.source, "catalogue", chosen)
+    bar.note("filter and clean")
+    with _following(engine, bar, 5, 60):
+        engine.save("scored", scored_sql(raw, options.source, cutoffs, allowed, options.blocked))
+    counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM scored GROUP BY reason")))
+    rows_in, passing = counts.total(), counts.pop("", 0)
+    bar.note(f"duplicates among {passing} of {rows_in} rows")
+    with _following(engine, bar, 60, 85):
+        engine.save("last", distinct_sql("scored", options.dedup, cutoffs))
+    counts.update(dict(engine.rows("SELECT coalesce(reason, ''), count(*) FROM last GROUP BY reason")))
+    rows_out = counts.pop("", 0)
+    dropped = {reason: counts[reason] for reason in REASONS if counts[reason]}
+    bar.note(f"write {rows_out} of {rows_in} rows")
+    if rows_out == 0:
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the catalogue is empty"
+        mend = "give --allow-host HOST:PORT if that is meant to be" if dropped.get("private address") else "loosen the filters"
+        raise UserError(f"--metadata {options.metadata}: none of {rows_in} rows is left ({why}); {mend}")
+    number = math.ceil(rows_out / ROWS_PER_PART)
+    with _following(engine, bar, 85, 99):
+        engine.write(f"SELECT {columns} FROM last WHERE reason IS NULL", number, part)
+    parts = [_describe(part_path(part, index)) for index in range(number)]
+    bar.set(100)
     if sum(entry["rows"] for entry in parts) != rows_out or rows_in != rows_out + sum(dropped.values()):
         written = sum(entry["rows"] for entry in parts)
         raise UserError(

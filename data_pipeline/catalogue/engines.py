@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from data_pipeline.catalogue.captions import unescape
 from data_pipeline.catalogue.hosts import is_public_host
-from data_pipeline.catalogue.parquet_catalogues import mend_text
+from data_pipeline.catalogue.parquet_catalogues import alike, is_of_nothing, is_valid, write_plain
 from data_pipeline.catalogue.sources import EMPTY, LIST_OF_TEXTS, TEXT, Column, identifier
 from data_pipeline.catalogue.spark import open_session
 from data_pipeline.duck import Duck, quote
@@ -116,7 +117,8 @@ class DuckDB:
         for number, file in enumerate(self._files):
             target = self._scratch / f"mended-{number:05d}.parquet"
             try:
-                if mend_text(file, taken, target):
+                if not is_valid(file, taken):
+                    write_plain(file, taken, target)
                     self._files[number] = target
             except (OSError, pa.ArrowException) as error:
                 raise EngineError(f"{file}: {one_line(error)}") from None
@@ -204,21 +206,35 @@ class Spark:
     def open(self, files: list[Path], columns: Mapping[str, Column]) -> None:
         from pyspark.sql import functions as F
 
-        with self._errors():
-            frame = self._reader.option("mergeSchema", "true").parquet(*map(_spark_path, files))
-            known = set(frame.columns)
+        taken = {name: column for name, column in columns.items() if column.kind != EMPTY}
+        frames = []
+        for places, group in alike(files, taken):  # Spark merges no column of nothing with one of texts, and no numbers with texts
+            if any(is_of_nothing(kind) for _, kind in places.values()):  # nor does it read such lists
+                group = [self._written_plain(file, [path[0] for path, _ in places.values()]) for file in group]
             values = []
-            for name, column in columns.items():
-                if column.kind == EMPTY:
-                    continue
-                paths = [path for path in (column.path, *column.spellings) if path[0] in known]
-                value = F.coalesce(*(F.col(".".join("`" + part.replace("`", "``") + "`" for part in path)) for path in paths))
-                if column.kind == TEXT:
-                    value = _valid(value.cast("string"))
-                if column.kind == LIST_OF_TEXTS:
-                    value = F.explode_outer(F.transform(value, _valid))
+            for name, column in taken.items():
+                value = F.lit(None)
+                if name in places:
+                    value = F.col(".".join("`" + part.replace("`", "``") + "`" for part in places[name][0]))
+                    if column.kind == TEXT:
+                        value = _valid(value.cast("string"))
+                    if column.kind == LIST_OF_TEXTS:
+                        value = F.explode_outer(F.transform(value, _valid))
                 values.append(value.alias(name))
-            frame.select(*values or [F.lit(None)]).createOrReplaceTempView("catalogue")
+            with self._errors():
+                frames.append(self._reader.parquet(*map(_spark_path, group)).select(*values or [F.lit(None)]))
+        with self._errors():
+            functools.reduce(lambda one, other: one.union(other), frames).createOrReplaceTempView("catalogue")
+
+    def _written_plain(self, file: Path, columns: list[str]) -> Path:
+        import pyarrow as pa
+
+        target = self.scratch / f"plain-{sum(1 for _ in self.scratch.glob('plain-*')):05d}.parquet"
+        try:
+            write_plain(file, columns, target)
+        except (OSError, pa.ArrowException) as error:
+            raise EngineError(f"{file}: {one_line(error)}") from None
+        return target
 
     @property
     def _reader(self):

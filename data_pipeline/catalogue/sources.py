@@ -219,7 +219,7 @@ def choose(
         raise UserError(f"--source {source!r}: expected one of {', '.join(SCHEMAS)}")
     schema = SCHEMAS[source]
     by_name = {column.name.lower(): column for column in columns}
-    spelt = {f"{column.name}[]": column for column in columns if column.kind == LIST_OF_TEXTS}
+    spelt = {f"{column.name}[]": column for column in columns if column.kind in (LIST_OF_TEXTS, EMPTY)}
     spelt |= {".".join(path): column for column in columns for path in (column.path, *column.spellings)}
     chosen: dict[str, Column] = {}
     ignored, missing = [], []

@@ -130,16 +130,67 @@ def test_wrong_bytes_become_replacement_characters_in_every_kind_of_column(tmp_p
     assert "the column height holds structs of pixels, which is left out" in capsys.readouterr().err
 
 
+STRUCT, NOTHING = pa.struct([("en", pa.string())]), pa.null()
+HOLLOW = {  # columns that hold nothing, in every way that parquet writes that, and under which name they are asked for
+    "nothing": ("column", pa.nulls(3)),
+    "texts": ("column", pa.nulls(3, pa.string())),
+    "dictionary": ("column", pa.nulls(3, pa.string()).dictionary_encode()),
+    "nothing for lists": ("column[]", pa.nulls(3)),
+    "no lists": ("column[]", pa.nulls(3, pa.list_(pa.string()))),
+    "empty lists": ("column[]", pa.array([[], [None], None], pa.list_(pa.string()))),
+    "lists of nothing": ("column[]", pa.array([[], [None], None], pa.list_(NOTHING))),
+    "large lists of nothing": ("column[]", pa.array([[], [None], None], pa.large_list(NOTHING))),
+    "structs": ("column.en", pa.array([None, {"en": None}, {}], STRUCT)),
+    "structs of nothing": ("column.en", pa.array([None, {"en": None}, {}], pa.struct([("en", NOTHING)]))),
+    "structs of lists": ("column.en[]", pa.array([None, {"en": []}, {"en": [None]}], pa.struct([("en", pa.list_(NOTHING))]))),
+}
+
+
+@pytest.mark.parametrize("kind", HOLLOW)
+def test_a_caption_column_that_holds_nothing_is_that_many_empty_captions(tmp_path, kind):
+    """Alone, and beside a file in which it holds something."""
+    given, column = HOLLOW[kind]
+    urls = [f"http://pictures.example/{number}.jpg" for number in range(3)]
+    pq.write_table(pa.table({"url": urls, "column": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"none of 3 rows is left \(3 empty caption\); loosen"):
+        curate(CurateOptions(metadata=str(tmp_path / "a.parquet"), out=tmp_path / "ds", caption_col=given))
+    text = ["a good text"] if given.endswith("[]") else "a good text"
+    held = {"en": text} if ".en" in given else text
+    pq.write_table(pa.table({"url": ["http://pictures.example/b.jpg"], "column": [held]}), tmp_path / "b.parquet")
+    record = curate(CurateOptions(metadata=str(tmp_path / "[ab].parquet"), out=tmp_path / "ds", caption_col=given))
+    assert record["dropped"] == {"empty caption": 3}
+    assert kept_of(tmp_path / "ds") == [("http://pictures.example/b.jpg", "a good text", None)]
+
+
+def write_other_types(folder: Path) -> None:
+    """Files with columns of `write_kinds` that hold nothing there, or the same in other types."""
+    files = {
+        "hollow": (pa.array([None, {"en": None}, {}], pa.struct([("en", NOTHING)])), [[None, None], [], None], pa.list_(NOTHING)),
+        "nothing": (pa.nulls(3), [None] * 3, NOTHING),
+        "wider": (pa.array([{"en": "a text of wider"}, {"en": None}, None], STRUCT), [[], None, [None]], pa.large_list(NOTHING)),
+    }
+    widths = {"hollow": pa.array(["300", "x", None]), "nothing": pa.nulls(3), "wider": pa.array([300.0, 299.6, 1e30])}
+    for name, (structs, lists, kind) in files.items():
+        urls = [f"http://pictures.example/{name}{number}.jpg" for number in range(3)]
+        columns = {"url": urls, "struct": structs, "list": pa.array(lists, kind), "width": widths[name]}
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    columns = {"URL": ["http://pictures.example/lacking.jpg"], "struct": [{"de": "of another language"}]}
+    pq.write_table(pa.table(columns), folder / "lacking.parquet")
+
+
 def test_spark_reads_every_kind_of_column_as_duckdb_does(tmp_path, spark):
-    """Under a name of every trouble, and in two columns only, since every start of Spark takes seconds."""
+    """Under a name of every trouble, out of files that disagree on types, and in two columns only, since every start of Spark takes
+    seconds."""
     folder = tmp_path / "url=x [v1]" / "a::b?{c,d}#%20"
     folder.mkdir(parents=True)
     write_kinds(folder / "part[0].parquet")
-    for number, column in enumerate(("struct.en", "list[]")):
+    write_other_types(folder)
+    for number, (column, hollow) in enumerate({"struct.en": 3 + 3 + 2 + 1, "list[]": 4 + 3 + 3 + 1}.items()):
         given = {"metadata": str(folder), "caption_col": column, "dedup": "none", "min_letters": 0}
         duck = curate(CurateOptions(out=folder / f"duck{number}", **given))
         other = curate(CurateOptions(out=folder / f"spark{number}", **given, **spark))
         assert other["dropped"] == duck["dropped"] and other["rows_in"] == duck["rows_in"] >= len(TEXTS)
+        assert duck["dropped"]["empty caption"] == hollow + (40 if column == "struct.en" else len(TEXTS) // 2 + 40)
         ours, theirs = (pq.read_table(folder / f"{name}{number}" / "canonical/part-00000.parquet") for name in ("duck", "spark"))
         assert theirs.equals(ours), column
 

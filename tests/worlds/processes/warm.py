@@ -206,25 +206,40 @@ def run_script(script: str, options: list[str]) -> None:
 
 
 def warm_up() -> None:
-    """Imports what ranks need; starts no thread, which would not come along."""
+    """Imports what ranks need, also what they would import on their way, and loads DeepSpeed's operators; starts no thread, which
+    would not come along."""
     from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 
     prepare_deepspeed()
-    import deepspeed  # noqa: F401
-    import torch._dynamo
-    import torch._inductor.compile_fx
+    import cv2  # noqa: F401
+    import deepspeed.ops
+    import deepspeed.runtime.superoffload.superoffload_stage3  # noqa: F401
+    import pyarrow.dataset  # noqa: F401
+    import tokenizers  # noqa: F401
+    import torch._dynamo  # noqa: F401
+    import torch._inductor.compile_fx  # noqa: F401
+    import torch.utils.serialization.config  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
+    from deepspeed.module_inject import auto_ep_layer  # noqa: F401
     from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
 
     import sycoca_ds.engine.loop
     import sycoca_ds.train  # noqa: F401
+    from sycoca_ds.engine.operators import needed_operators
+    from sycoca_ds.options import parse_options
 
     with contextlib.suppress(ImportError):
         import cpuinfo
 
         cpuinfo.get_cpu_info()  # cached by prepare_deepspeed
+    assert deepspeed.ops.__compatible_ops__  # asked of compilers
+    for builder, _ in needed_operators():
+        builder.load(verbose=False)
+    parse_options(["--preset", "tiny"])  # with all that reads a command line
 
-    assert threading.active_count() == 1, threading.enumerate()
+    threads = {Path(f"/proc/self/task/{number}/comm").read_text().strip() for number in os.listdir("/proc/self/task")}
+    others = {name for name in threads if not name.startswith("python")}
+    assert others <= {"jemalloc_bg_thd"}, others  # pyarrow's allocator, which is ready for a fork
     gc.collect()
     gc.freeze()  # a collection in a rank would copy every page
 

@@ -43,11 +43,12 @@ PEAK = 0.25
 """TFLOP/s that the runs are told a device has."""
 
 
-@pytest.fixture(scope="module")
-def watched(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two ranks, ZeRO-3, through all steps; then once more from step 2 on, as if the rest had been lost."""
+@pytest.fixture(scope="module", params=["zero1", pytest.param("zero3", marks=pytest.mark.full)])
+def watched(request: pytest.FixtureRequest, data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks through all steps; then once more from step 2 on, as if the rest had been lost."""
     folder = tmp_path_factory.mktemp("watched")
     options = ["--data.validation", str(data_set), "--run.validation-samples", "1000", "--run.pictures", "3"]
+    options += ["--run.ds-config", f"ds_configs/{request.param}.json"]
     options += ["--run.picture-every", "2", "--run.peak-tflops", str(PEAK), "--optim.accumulation-steps", "2"]
     for _ in range(2):
         assert in_turn(folder, data_set, [(folder / "run", options)], ranks=2) == [""]

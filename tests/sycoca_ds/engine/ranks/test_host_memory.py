@@ -54,7 +54,7 @@ def test_version_2_the_narrowest_group_counts_and_copies_of_files_are_free(tmp_p
     assert available(root) == 2 * GIB, "the group around it leaves less"
     group(root, "job", high=7 * GIB)
     assert available(root) == 1 * GIB, "and above this it is slowed down until it stands"
-    group(root, "job/step", current=9 * GIB)
+    group(root, "job/step", current=10 * GIB)
     assert available(root) == 0
 
 

@@ -87,6 +87,7 @@ def slow_saves(tmp_path: Path, data: Path) -> tuple[Path, Path, list[str], dict[
         f"    psutil.wait_procs = lambda procs, timeout=None, callback=None: plain(procs, {PATIENCE}, callback)\n"
     )
     words = [*SMALL, "--data.train", str(data), "--run.out", str(out), "--optim.steps", "5000", "--run.checkpoint-every", "5000"]
+    words += ["--run.ds-config", "ds_configs/zero1.json"]
     return out, script, words, {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
 
 
