@@ -309,7 +309,7 @@ class KernelKills:
         log = orphans.killed_by_the_kernel()
         if log is not None and self._log is not None:
             mentioned = {int(pid) for failure in ended.files.failures() for pid in re.findall(r"\bpid (\d+)", failure.message)}
-            return len((log - self._log) & (ended.pids | mentioned))
+            return len({pid for _, pid in log - self._log} & (ended.pids | mentioned))
         count = orphans.kills_for_memory()
         return 0 if None in (count, self._count) else count - self._count
 

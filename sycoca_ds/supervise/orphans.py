@@ -113,9 +113,9 @@ def kills_for_memory() -> int | None:
     return counts[0] if counts else None
 
 
-def killed_by_the_kernel() -> set[int] | None:
-    """Numbers of the processes that the kernel's log says it has killed for want of memory; None where it cannot be read, or has
-    other numbers than those seen here (in a container)."""
+def killed_by_the_kernel() -> set[tuple[int, int]] | None:
+    """(number of the record, number of the process) of each that the kernel's log says it has killed for want of memory; None where
+    it cannot be read, or has other numbers than those seen here (in a container). Numbers of processes come again."""
     try:
         if os.readlink("/proc/self/ns/pid") != FIRST_SPACE:
             return None
@@ -126,7 +126,8 @@ def killed_by_the_kernel() -> set[int] | None:
     try:
         while True:
             try:
-                found.update(map(int, re.findall(rb"Killed process (\d+)", os.read(handle, 1 << 14))))
+                record = re.match(rb"\d+,(\d+),[^;]*;.*Killed process (\d+)", os.read(handle, 1 << 14))
+                found.update([(int(record[1]), int(record[2]))] if record else [])
             except BrokenPipeError:  # a record was overwritten meanwhile
                 continue
     except OSError:  # there are no more
