@@ -1,7 +1,7 @@
 """Runs the tasks on one checkpoint and one data set folder; finished tasks are kept and reused.
 
 Under OUT: results.json (everything a reader needs), tasks/<task>.json (one finished task each), samples/ (captions,
-rebuilt patches).
+rebuilt patches), each/<task>.npz (numbers picture by picture: eval/paired.py).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.task import NotApplicable, Outcome
@@ -34,7 +35,7 @@ from sycoca_ds.eval.task import NotApplicable, Outcome
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 2
+FORMAT = 3
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 
@@ -101,7 +102,8 @@ def now() -> str:
 
 def result_files(out: Path, task: str) -> list[Path]:
     """The extra files a task leaves under `out`."""
-    return [out / "samples" / name for name in TASKS[task].files]
+    each = [each_file(out, task)] if TASKS[task].each else []
+    return [out / "samples" / name for name in TASKS[task].files] + each
 
 
 def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
@@ -115,10 +117,15 @@ def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
     return None
 
 
-def save_files(out: Path, outcome: Outcome) -> None:
-    for name, value in outcome.files.items():
-        path = out / "samples" / name
-        if name.endswith(".npz"):
+def save_files(out: Path, task: str, outcome: Outcome, keys: Sequence[str]) -> None:
+    """Args:
+    keys: names of the pictures, in the order of `outcome.each`.
+    """
+    files = {out / "samples" / name: value for name, value in outcome.files.items()}
+    if TASKS[task].each:
+        files[each_file(out, task)] = {KEY: np.array(keys), **outcome.each}
+    for path, value in files.items():
+        if path.suffix == ".npz":
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 np.savez_compressed(file, **value)
         else:
@@ -138,7 +145,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
             except NotApplicable as reason:
                 kept = skipped(task, key, str(reason))
             else:
-                save_files(out, outcome)
+                save_files(out, task, outcome, [picture.image_id for picture in bench.collection.pictures])
                 kept = record(task, key, outcome, time.monotonic() - start)
             kept["reused"] = False
             write_json(out / "tasks" / f"{task}.json", kept)

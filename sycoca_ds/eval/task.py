@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sycoca_ds.eval.bench import Bench, Inputs
 
 
@@ -35,6 +37,8 @@ class Outcome:
     """Counts and choices behind the numbers, and examples for the report."""
     files: dict[str, Any] = field(default_factory=dict)
     """{file name: JSON value or dict of arrays (.npz)} to be written beside the results."""
+    each: dict[str, np.ndarray] = field(default_factory=dict)
+    """{number: what each picture alone comes to, (I,), NaN where it has nothing}, for comparisons over the same pictures."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Task:
     """Raises `NotApplicable`, or `UserError` for what a user can mend."""
     files: tuple[str, ...] = ()
     """What it always leaves in samples/."""
+    each: bool = False
+    """Whether it leaves some numbers picture by picture."""
     depends: Callable[[Inputs], dict[str, Any]] = lambda inputs: {}
     """What its numbers depend on beside weights, data, precision and seed."""
 

@@ -21,10 +21,10 @@ MAX_SCENES = 200_000
 COUNT_SHARES = {2: 0.2, 3: 0.3, 4: 0.3, 5: 0.2}
 """Shares of scenes by how many objects they have."""
 NAMED_SHARES = {
-    2: (0.55, 0.45),
-    3: (0.25, 0.50, 0.25),
-    4: (0.15, 0.45, 0.40),
-    5: (0.15, 0.45, 0.40),
+    2: (0.30, 0.70),
+    3: (0.10, 0.90),
+    4: (0.05, 0.35, 0.60),
+    5: (0.00, 0.30, 0.70),
 }
 """By the number of objects: shares of captions that name one, two, three of them."""
 SMALL_SHARES = {2: 0.3, 3: 0.5, 4: 0.7, 5: 0.85}

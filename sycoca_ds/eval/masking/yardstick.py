@@ -45,6 +45,11 @@ class Mean:
         """None where no picture counts."""
         return float(self.sum_I.sum() / self.count_I.sum()) if self.count_I.sum() else None
 
+    @property
+    def value_I(self) -> np.ndarray:
+        """Of each picture alone, NaN where it does not count. Pictures of many phrases weigh more in `value` than in their mean."""
+        return np.divide(self.sum_I, self.count_I, out=np.full(len(self.sum_I), math.nan), where=self.count_I > 0)
+
 
 def mean_of(value_I: np.ndarray) -> Mean:
     """Of the finite ones."""

@@ -12,6 +12,9 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
@@ -45,8 +48,7 @@ def token_tables(
 
 
 def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> Numbers:
-    """BLEU-1..4 (corpus, closest reference length), CIDEr-D (IDF from these references, or None), ROUGE-L (mean). UserError
-    without pycocoevalcap."""
+    """BLEU-1..4 (corpus, closest reference length), ROUGE-L (mean). UserError without pycocoevalcap."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
@@ -54,19 +56,22 @@ def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Ma
         raise UserError(f"captioning: {error}; run: pip install -e .[eval]") from error
     bleu, _ = Bleu(4).compute_score(reference_table, hypothesis_table, verbose=0)
     numbers: Numbers = {f"bleu{n}": float(score) for n, score in enumerate(bleu, 1)}
-    numbers["cider"] = cider_score(reference_table, hypothesis_table)
     numbers["rouge_l"] = float(Rouge().compute_score(reference_table, hypothesis_table)[0])
     return numbers
 
 
-def cider_score(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> float | None:
-    """CIDEr-D of the corpus. 0 for a set of one image: its IDF is log(1) = 0. None where no reference holds a token: the
+def _mean(scores_I: np.ndarray | None) -> float | None:
+    return None if scores_I is None else float(np.mean(scores_I))
+
+
+def cider_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> np.ndarray | None:
+    """CIDEr-D of each image, in the tables' order, (I,); that of the corpus is their mean. 0 for a set of one image: its IDF is log(1) = 0. None where no reference holds a token: the
     package takes the maximum of no document frequency and fails."""
     from pycocoevalcap.cider.cider import Cider
 
     if not any(tokens.split() for references in reference_table.values() for tokens in references):
         return None
-    return float(Cider().compute_score(reference_table, hypothesis_table)[0])
+    return np.asarray(Cider().compute_score(reference_table, hypothesis_table)[1], dtype=np.float64)
 
 
 def meteor_score(
@@ -138,10 +143,19 @@ def rolled(table: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {key: table[keys[position - 1]] for position, key in enumerate(keys)}
 
 
-def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> tuple[Numbers, dict[str, str], str]:
-    """(numbers, {number that is null: reason}, tokenizer kind).
+class Scores(NamedTuple):
+    """What captions come to."""
 
-    hypotheses: one caption an image_id. references: all captions of each image_id, at least one. Either may be empty or
+    numbers: Numbers
+    reasons: dict[str, str]
+    """{number that is null: reason}."""
+    tokenizer: str
+    cider_I: np.ndarray
+    """CIDEr-D of each image, in the order of the references; NaN where there is none."""
+
+
+def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
+    """hypotheses: one caption an image_id. references: all captions of each image_id, at least one. Either may be empty or
     without a word. Same keys. `cider_shuffled` is the control: the same hypotheses, each judged against the next image's
     references.
     """
@@ -149,7 +163,9 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
         raise ValueError("no image to score")
     reference_table, hypothesis_table, kind = token_tables(hypotheses, references)
     numbers, reasons = corpus_scores(reference_table, hypothesis_table), {}
-    numbers["cider_shuffled"] = cider_score(reference_table, rolled(hypothesis_table))
+    cider_I = cider_scores(reference_table, hypothesis_table)
+    numbers["cider"] = _mean(cider_I)
+    numbers["cider_shuffled"] = _mean(cider_scores(reference_table, rolled(hypothesis_table)))
     reasons |= {name: WORDLESS for name in ("cider", "cider_shuffled") if numbers[name] is None}
     numbers["meteor"] = None
     if java_command() is None:
@@ -164,4 +180,4 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     words = [len(hypothesis[0].split()) for hypothesis in hypothesis_table.values()]
     numbers["mean_words"] = math.fsum(words) / len(words)
     numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
-    return numbers, reasons, kind
+    return Scores(numbers, reasons, kind, np.full(len(reference_table), np.nan) if cider_I is None else cider_I)

@@ -27,7 +27,7 @@ def run_captioning(bench: Bench) -> Outcome:
             bar.advance(len(numbers))
     keys = [picture.image_id for picture in data.pictures]
     with Progress("score captions", total=len(data), unit="images") as bar:
-        numbers, reasons, kind = score_captions(
+        numbers, reasons, kind, cider_I = score_captions(
             dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True))
         )
         bar.set(len(data))
@@ -45,6 +45,7 @@ def run_captioning(bench: Bench) -> Outcome:
         {},
         details,
         {"captions.json": [{"image_id": key, "caption": caption} for key, caption in zip(keys, captions, strict=True)]},
+        each={"cider": cider_I},
     )
 
 
@@ -82,5 +83,6 @@ TASK = Task(
     headlines=("cider", "cider_shuffled", "bleu4", "meteor", "rouge_l", "spice"),
     run=run_captioning,
     files=("captions.json",),
+    each=True,
     depends=depends,
 )

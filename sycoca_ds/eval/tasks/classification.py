@@ -29,16 +29,19 @@ def class_weights(encode: Callable[[list[str]], torch.Tensor], classes: Iterable
     return torch.nn.functional.normalize(feature_KME.mean(dim=1), dim=-1)
 
 
-def classification_metrics(logit_NK: torch.Tensor, label_N: np.ndarray) -> dict[str, float | None]:
-    """Percent: `top1`, `top5` (null below 5 classes), `mean_per_class` (top-1 averaged over the classes that have an
-    image).
-
-    At an equal logit the lower class index ranks ahead, so the numbers do not depend on a sort's whims.
-    """
+def own_class_ranks(logit_NK: torch.Tensor, label_N: np.ndarray) -> np.ndarray:
+    """(N,) place of the own class, 0 the highest. At an equal logit the lower class index ranks ahead, so that nothing depends on a
+    sort's whims."""
     label = torch.as_tensor(label_N, device=logit_NK.device)
     own = logit_NK.gather(1, label[:, None])
     position = torch.arange(logit_NK.shape[1], device=logit_NK.device)
-    rank = ((logit_NK > own) | ((logit_NK == own) & (position < label[:, None]))).sum(dim=1).cpu().numpy()
+    return ((logit_NK > own) | ((logit_NK == own) & (position < label[:, None]))).sum(dim=1).cpu().numpy()
+
+
+def classification_metrics(logit_NK: torch.Tensor, label_N: np.ndarray) -> dict[str, float | None]:
+    """Percent: `top1`, `top5` (null below 5 classes), `mean_per_class` (top-1 averaged over the classes that have an
+    image)."""
+    rank = own_class_ranks(logit_NK, label_N)
     hit = rank == 0
     per_class = [float(hit[label_N == k].mean()) for k in range(logit_NK.shape[1]) if (label_N == k).any()]
     return {
@@ -58,6 +61,8 @@ def run_classification(bench: Bench) -> Outcome:
     weight_KE = class_weights(lambda prompts: bench.encode_texts(prompts, "read class names"), labels.classes, labels.templates)
     logit_NK = 100.0 * bench.image_IE[torch.from_numpy(labelled)] @ weight_KE.T
     numbers = classification_metrics(logit_NK, label_I[labelled])
+    top1_I = np.full(len(labelled), np.nan)
+    top1_I[labelled] = 100.0 * (own_class_ranks(logit_NK, label_I[labelled]) == 0)
     reasons = {"top5": f"only {len(labels.classes)} classes"} if numbers["top5"] is None else {}
     count = np.bincount(label_I[labelled], minlength=len(labels.classes))
     chance = {
@@ -78,7 +83,7 @@ def run_classification(bench: Bench) -> Outcome:
         "primary": "top1",
         "confusions": _confusions(label_I[labelled], guess, labels.classes),
     }
-    return Outcome(numbers, reasons, chance, details)
+    return Outcome(numbers, reasons, chance, details, each={"top1": top1_I})
 
 
 def _confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
@@ -98,5 +103,6 @@ TASK = Task(
     },
     headlines=("top1", "top5", "mean_per_class"),
     run=run_classification,
+    each=True,
     depends=lambda inputs: {"labels": inputs.labels.digest if inputs.labels else None},
 )

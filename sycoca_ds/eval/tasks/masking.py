@@ -24,7 +24,7 @@ from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
-from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, intervals, means
+from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, intervals, means
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import mask_keys
 from sycoca_ds.model.sycoca import SyCoCa
@@ -50,14 +50,20 @@ def scores(bench: Bench, scorer: Scorer, similarity: str, model: torch.nn.Module
     return score_ICRN
 
 
-def measured(bench: Bench, score_ICRN: torch.Tensor, prefix: str = "", bounds: bool = True) -> dict[str, float]:
+def means_of(bench: Bench, score_ICRN: torch.Tensor) -> dict[str, Mean]:
+    return means(score_ICRN.numpy(), bench.inputs.regions, bench.config.model.masking)
+
+
+def measured(
+    bench: Bench, score_ICRN: torch.Tensor, found: dict[str, Mean], prefix: str = "", bounds: bool = True
+) -> dict[str, float]:
     """The numbers of one set of scores, those that are null left out.
 
     Args:
+        found: `means_of` them.
         prefix: "untrained_" keeps what is measured under the own caption, under that name.
     """
     masking, seed = bench.config.model.masking, bench.options.seed
-    found = means(score_ICRN.numpy(), bench.inputs.regions, masking)
     if prefix:
         found = {name: mean for name, mean in found.items() if name in (*DEPENDENCE, *MEASURES)}
     numbers = {name: mean.value for name, mean in found.items() if mean.value is not None}
@@ -80,7 +86,8 @@ def run_masking(bench: Bench) -> Outcome:
     untrained = SyCoCa(config, seed=UNTRAINED_SEED).to(bench.device).eval()
     own = config.masking.similarity
     own_score = scores(bench, scorer, own, bench.model)
-    numbers = measured(bench, own_score) | measured(bench, scores(bench, scorer, own, untrained), "untrained_")
+    found, fresh = means_of(bench, own_score), scores(bench, scorer, own, untrained)
+    numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
     table, left_out = {own: numbers}, {}
@@ -93,7 +100,8 @@ def run_masking(bench: Bench) -> Outcome:
             left_out[similarity] = str(error)
             continue
         trained, fresh = (scores(bench, scorer, similarity, model) for model in (bench.model, untrained))
-        table[similarity] = measured(bench, trained, bounds=False) | measured(bench, fresh, "untrained_", bounds=False)
+        table[similarity] = measured(bench, trained, means_of(bench, trained), bounds=False)
+        table[similarity] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
     details = {
         "images": len(data),
         "similarity": own,
@@ -108,7 +116,8 @@ def run_masking(bench: Bench) -> Outcome:
         "similarities_left_out": left_out,
     }
     kept = shown(bench, own_score, other_I)
-    return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept})
+    each = {name: mean.value_I for name, mean in found.items()}
+    return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
 
 
 def gaps(bench: Bench, first: Sequence[str], other_I: np.ndarray) -> dict[str, float]:
@@ -201,5 +210,6 @@ TASK = Task(
     ),
     run=run_masking,
     files=("masking.npz",),
+    each=True,
     depends=depends,
 )

@@ -104,6 +104,19 @@ class Retrieval:
                 numbers[f"{name}_r{k}_low"], numbers[f"{name}_r{k}_high"] = bootstrap_interval(share, images, seed)
         return numbers
 
+    def each(self, image_of_text_T: np.ndarray) -> dict[str, np.ndarray]:
+        """mTR, mIR, i2t_r1 and t2i_r1 of each image, percent, (I,); of its captions their mean."""
+        images = len(self.i2t_rank_I)
+        found: dict[str, np.ndarray] = {}
+        for name, mean_name, rank, of in (
+            ("i2t_r1", "mTR", self.i2t_rank_I, np.arange(images)),
+            ("t2i_r1", "mIR", self.t2i_rank_T, image_of_text_T),
+        ):
+            asked_I = np.bincount(of, minlength=images)
+            at = [100.0 * np.bincount(of, rank < k, images) / asked_I for k in KS]
+            found |= {name: at[0], mean_name: np.mean(at, axis=0)}
+        return found
+
 
 def _share(found_I: np.ndarray, asked_I: np.ndarray, drawn: np.ndarray) -> float:
     """Percent of the drawn images' queries that were found."""
@@ -169,7 +182,8 @@ def run_retrieval(bench: Bench) -> Outcome:
         for query, row in zip(queries, best, strict=True)
     ]
     numbers = result.metrics() | result.intervals(data.image_of_text_T, bench.options.seed)
-    return Outcome(numbers, chance=chance, details={"images": images, "captions": texts, "interval": HOW, "examples": examples})
+    details = {"images": images, "captions": texts, "interval": HOW, "examples": examples}
+    return Outcome(numbers, chance=chance, details=details, each=result.each(data.image_of_text_T))
 
 
 TASK = Task(
@@ -197,4 +211,5 @@ TASK = Task(
     ),
     headlines=("i2t_r1", "i2t_r5", "i2t_r10", "mTR", "t2i_r1", "t2i_r5", "t2i_r10", "mIR"),
     run=run_retrieval,
+    each=True,
 )

@@ -8,7 +8,7 @@ import pytest
 from sycoca_ds.eval.scorers import caption_tokens
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.scorers.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
-from sycoca_ds.eval.scorers.captions import corpus_scores, meteor_score, score_captions
+from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions
 
 needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 
@@ -43,7 +43,7 @@ def test_cider_by_hand():
     references = {"1": ["a b c d"], "2": ["e f g h"], "3": ["i j k l"], "4": ["m n o p"]}
     hypotheses = {"1": ["a b c d"], "2": ["a b c d"], "3": ["i j"], "4": [""]}
     partial = 10 * (1 / math.sqrt(2) + 1 / math.sqrt(3)) / 4 * math.exp(-(2**2) / (2 * 6.0**2))
-    assert corpus_scores(references, hypotheses)["cider"] == pytest.approx((10 + 0 + partial + 0) / 4, rel=1e-9)
+    assert cider_scores(references, hypotheses) == pytest.approx([10, 0, partial, 0], rel=1e-9)
 
 
 def test_rouge_by_hand():
@@ -56,11 +56,12 @@ def test_scores_of_strings_equal_the_package_on_tokens(no_java):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
 
-    numbers, reasons, kind = score_captions(HYPOTHESES, REFERENCES)
+    numbers, reasons, kind, cider_I = score_captions(HYPOTHESES, REFERENCES)
     tokens = {key: [regex_tokenize(caption) for caption in captions] for key, captions in REFERENCES.items()}
     written = {key: [regex_tokenize(caption)] for key, caption in HYPOTHESES.items()}
     assert numbers["bleu4"] == pytest.approx(Bleu(4).compute_score(tokens, written, verbose=0)[0][3])
     assert numbers["cider"] == pytest.approx(Cider().compute_score(tokens, written)[0])
+    assert numbers["cider"] == pytest.approx(cider_I.mean()) and len(set(cider_I)) == 3
     moved = {"a": written["c"], "b": written["a"], "c": written["b"]}
     assert numbers["cider_shuffled"] == pytest.approx(Cider().compute_score(tokens, moved)[0])
     assert numbers["cider_shuffled"] < numbers["cider"] / 4
@@ -94,7 +95,7 @@ def test_references_without_a_word(tools, empty, request):
     if tools == "regex":
         request.getfixturevalue("no_java")
     references, tokens = {"x": [empty[0]], "y": [empty[1]] * 2}, {"x": [""], "y": ["", ""]}
-    numbers, reasons, _ = score_captions({"x": "a dog", "y": "a cat"}, references)
+    numbers, reasons, *_ = score_captions({"x": "a dog", "y": "a cat"}, references)
     written = {"x": ["a dog"], "y": ["a cat"]}
     with pytest.raises(ValueError):
         Cider().compute_score(tokens, written)
@@ -107,7 +108,7 @@ def test_references_without_a_word(tools, empty, request):
 
 
 def test_one_reference_with_a_word_is_enough_for_cider(no_java):
-    numbers, reasons, _ = score_captions({"x": "a dog", "y": ""}, {"x": [""], "y": ["", "a dog"]})
+    numbers, reasons, *_ = score_captions({"x": "a dog", "y": ""}, {"x": [""], "y": ["", "a dog"]})
     assert numbers["cider"] == 0 and numbers["cider_shuffled"] > 1 and "cider" not in reasons
 
 
