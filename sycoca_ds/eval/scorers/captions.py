@@ -65,8 +65,8 @@ def _mean(scores_I: np.ndarray | None) -> float | None:
 
 
 def cider_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> np.ndarray | None:
-    """CIDEr-D of each image, in the tables' order, (I,); that of the corpus is their mean. 0 for a set of one image: its IDF is log(1) = 0. None where no reference holds a token: the
-    package takes the maximum of no document frequency and fails."""
+    """CIDEr-D of each image, in the tables' order, (I,); that of the corpus is their mean. 0 for a set of one image: its IDF is
+    log(1) = 0. None where no reference holds a token: the package takes the maximum of no document frequency and fails."""
     from pycocoevalcap.cider.cider import Cider
 
     if not any(tokens.split() for references in reference_table.values() for tokens in references):
