@@ -24,6 +24,7 @@ from data_pipeline.files import write_bytes, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
+from sycoca_ds.ablations.paired import compare
 from sycoca_ds.ablations.record import make_record
 from sycoca_ds.ablations.report import markdown
 from sycoca_ds.ablations.runs import (
@@ -37,6 +38,7 @@ from sycoca_ds.ablations.runs import (
     parse_sets,
     plan_runs,
     read_starts,
+    sets_of,
     train_command,
     write_starts,
 )
@@ -70,6 +72,13 @@ class AblationOptions:
     """NAME=FILE_OR_FOLDER: where in the pictures of that evaluation set the objects are; the masks are measured there, too."""
     captioning: bool = False
     """Also score captions (CIDEr; no part of avg)."""
+    whole_pictures: int = 0
+    """Steps of captioning alone, on whole pictures, that follow each run from its weights: CIDEr is measured after them, too.
+    Masked training shows the text decoder half of the patches only. 0: none."""
+    equal_compute: str = ""
+    """Name of a row: every row trains for as many steps as cost what that one's do, by the FLOPs formula with full captions."""
+    against: str = ""
+    """Name of a row: the others are compared with it over the same pictures."""
     keep_going: bool = False
     """After a run that fails go on with the next; its numbers are missing, with the reason."""
     dry_run: bool = False
@@ -114,7 +123,7 @@ class Runner:
             if len(starts) == 1 and "seconds" in starts[0]:  # of a run that was killed once, only a part is known
                 self.taken["training"].append(starts[0]["seconds"])
             steps = [Step(run, None)] if final_checkpoint(run) is None else []
-            steps += [Step(run, chosen) for chosen in sets if finished_evaluation(run, chosen) is None]
+            steps += [Step(run, chosen) for chosen in sets_of(run, sets) if finished_evaluation(run, chosen) is None]
             self.steps += steps
             title = f"run {number + 1} of {len(runs)}, {run.title}"
             stages += [
@@ -188,6 +197,9 @@ class Runner:
             failures = self.failures[step.run.name, step.run.seed]
             if "training" in failures:
                 continue
+            if step.run.whole and "training" in self.failures[step.run.row, step.run.seed]:
+                failures["training"] = "the run whose weights it starts from is not trained"
+                continue
             try:
                 (self.train if step.chosen is None else self.evaluate)(number, lock)
             except StepFailed as failure:
@@ -204,7 +216,7 @@ class Runner:
 
     def write(self) -> dict[str, Any]:
         """Writes ablations.json and ablations.md from what is on the disk; returns the record."""
-        record = make_record(self.rows, self.runs, self.sets, self.failures)
+        record = make_record(self.rows, self.runs, self.sets, self.failures, self.options.against)
         write_json(self.options.out / "ablations.json", record)
         write_bytes(self.options.out / "ablations.md", markdown(record).encode())
         return record
@@ -218,7 +230,7 @@ def list_runs(options: AblationOptions, rows: list[Row], runs: list[Run], sets: 
         print(f"\nrun {number + 1} of {len(runs)}, {run.title}: {state}; for {', '.join(run.serves(rows))}")
         if checkpoint is None:
             print("  " + shlex.join(train_command(with_port(launch), run, found_precision(options.out))))
-        for chosen in sets:
+        for chosen in sets_of(run, sets):
             if finished_evaluation(run, chosen) is None:
                 print("  " + shlex.join(evaluate_command(run, chosen, checkpoint or run.folder / "checkpoints/LAST")))
             else:
@@ -236,10 +248,15 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     sets = parse_sets(options.evaluate, options.captioning, options.regions)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
-    runs = plan_runs(rows, options.seeds, options.out, train_options)
+    if options.against:
+        compare(rows, [], [], options.against)  # the name alone
+    if options.whole_pictures and not options.captioning:
+        raise UserError("--whole-pictures trains captioning, which nothing measures without --captioning")
+    runs = plan_runs(rows, options.seeds, options.out, train_options, options.equal_compute, options.whole_pictures)
     launch = launcher(options.launch)
     for run in runs:
-        check_before_start(run.config)
+        # the weights it starts from may not be there yet
+        check_before_start(replace(run.config, run=replace(run.config.run, weights=None)) if run.whole else run.config)
         check_same(run, found_precision(options.out))
     if options.dry_run:
         list_runs(options, rows, runs, sets, launch)

@@ -7,8 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sycoca_ds.ablations.paired import compare
 from sycoca_ds.ablations.report import METRICS, column_of, tables
-from sycoca_ds.ablations.runs import EvaluationSet, Run, final_checkpoint, finished_evaluation, read_starts
+from sycoca_ds.ablations.runs import EvaluationSet, Run, final_checkpoint, finished_evaluation, read_starts, sets_of
 from sycoca_ds.ablations.tables import SOURCE, Row
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.suite import now
@@ -23,7 +24,7 @@ def run_record(run: Run, sets: Sequence[EvaluationSet], failures: Mapping[str, s
         failures: {"training" or "evaluation on SET": reason} of this run.
     """
     trained, numbers, missing, evaluations = final_checkpoint(run) is not None, {}, {}, {}
-    for chosen in sets:
+    for chosen in sets_of(run, sets):
         results = finished_evaluation(run, chosen)
         if results is None:
             failed = failures.get("training") or failures.get(f"evaluation on {chosen.name}")
@@ -34,7 +35,7 @@ def run_record(run: Run, sets: Sequence[EvaluationSet], failures: Mapping[str, s
         evaluations[chosen.name] = {key: results[key] for key in ("checkpoint", "data", "provenance")} | {"tasks": tasks}
         for task, record in tasks.items():
             for metric in METRICS[task]:
-                column = column_of(chosen.name, metric)
+                column = column_of(chosen.title, metric)
                 numbers[column] = record["metrics"][metric]
                 if numbers[column] is None:
                     missing[column] = record["null_reasons"][metric]
@@ -53,11 +54,24 @@ def make_record(
     runs: Sequence[Run],
     sets: Sequence[EvaluationSet],
     failures: Mapping[tuple[str, int], Mapping[str, str]],
+    against: str = "",
 ) -> dict[str, Any]:
-    """The content of ablations.json. `failures`: {(run's name, seed): as in `run_record`}."""
+    """The content of ablations.json.
+
+    Args:
+        failures: {(run's name, seed): as in `run_record`}.
+        against: the row that the others are compared with over the same pictures; "" for none.
+    """
     by_seed: dict[str, dict[str, Any]] = defaultdict(dict)
     for run in runs:
-        by_seed[run.name][str(run.seed)] = run_record(run, sets, failures.get((run.name, run.seed), {}))
+        known = run_record(run, sets, failures.get((run.name, run.seed), {}))
+        if run.whole:  # right behind the run that it goes on from, whose row it is part of
+            first = by_seed[run.row][str(run.seed)]
+            first["numbers"] |= known["numbers"]
+            first["missing"] |= known["missing"]
+            first["whole_pictures"] = known
+        else:
+            by_seed[run.row][str(run.seed)] = known
     every = [record for seeds in by_seed.values() for record in seeds.values()]
     config = runs[0].config
     length = f"{config.optim.steps} steps" if config.optim.steps is not None else f"{config.optim.epochs:g} epochs"
@@ -70,11 +84,13 @@ def make_record(
         "training": f"image encoder {image.layers} x {image.width} at {image.image_size} px, {length} of "
         f"{config.optim.global_batch_size} pairs from {samples} samples in {' '.join(config.data.train)}",
         "rows": [row.name for row in rows],
-        "columns": [column for chosen in sets for column in chosen.columns],
+        "columns": list(dict.fromkeys(column for run in runs for chosen in sets_of(run, sets) for column in chosen.columns)),
         "evaluated": [evaluated_line(chosen, every) for chosen in sets],
         "notes": notes(every),
         "runs": dict(by_seed),
     }
+    if against:
+        record |= {"against": against, "paired": compare(rows, runs, sets, against)}
     return record | {"tables": tables(record)}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sycoca_ds.ablations.tables import ORDER_NOTE, PAPER_COLUMNS, PAPER_TITLES, ROWS, SOURCE, TITLES, Row, trained_as
@@ -168,6 +168,29 @@ def neighbour_line(pair: dict[str, Any]) -> str:
     return f"{text}, standard error {error:.2f}: {verdict}"
 
 
+def paired_table(found: Mapping[str, Any], against: str, columns: Sequence[str], rows: Sequence[str]) -> list[str]:
+    """A table of the rows that have something."""
+    shown = [column for column in columns if any(column in found.get(row, {}) for row in rows)]
+    lines = ["| row | " + " | ".join(shown) + " |", "|---|" + "---:|" * len(shown)]
+    for row in rows:
+        if row in found:
+            lines.append("| " + " | ".join([f"`{row}`", *(paired_cell(found[row].get(column)) for column in shown)]) + " |")
+    if len(lines) == 2:
+        return []
+    return [
+        f"Each row less `{against}` on the same pictures, mean over the seeds that both have: difference, its 95 % interval over "
+        "resampled pictures (of these trainings; another seed may lie outside), and in how many of the seeds it is above 0.",
+        "",
+        *lines,
+    ]
+
+
+def paired_cell(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "-"
+    return f"{told['difference']:+.2f} ({told['low']:+.2f} to {told['high']:+.2f}), {told['seeds_above']} of {told['seeds']}"
+
+
 def missing_lines(record: dict[str, Any], names: Sequence[str]) -> list[str]:
     """Why numbers are missing, equal reasons together."""
     places: dict[str, dict[str, list[str]]] = {}
@@ -226,6 +249,9 @@ def markdown(record: dict[str, Any]) -> str:
                 "",
                 *map(neighbour_line, content["neighbours"]),
             ]
+        if "paired" in record:
+            found = paired_table(record["paired"], record["against"], columns, [line["row"] for line in lines])
+            text += ["", *found] if found else []
     if record["notes"]:
         text += ["", "## Notes", "", *(f"- {note}" for note in record["notes"])]
     return "\n".join([*text, "", "Every number of every seed, commands, versions, hardware and dates: ablations.json.", ""])

@@ -18,8 +18,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.shards.manifest import Manifest
 from sycoca_ds.ablations.report import columns_of
-from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, Row, configurations, row_options, trained_as
-from sycoca_ds.config import ImageEncoderConfig, TrainConfig
+from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, ROWS, Row, configurations, row_options, trained_as
+from sycoca_ds.config import ImageEncoderConfig, TrainConfig, with_vocabulary
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.bench import Inputs, SuiteOptions
@@ -29,9 +29,14 @@ from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.suite import finished_task, task_key
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
-from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
+from sycoca_ds.model.flops import step_flops
+from sycoca_ds.options import changed_fields, from_dict, nearest, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
+WHOLE_PREFIX = " whole-picture"
+WHOLE_FOLDER = "whole_pictures"
+WHOLE_RATE = 0.25
+"""Share of the run's learning rate at which captioning goes on."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,16 @@ class EvaluationSet:
     label_set: LabelSet | None
     regions: Path | None = None
     """What the masks are measured on."""
+    prefix: str = ""
+    """Of the columns' names."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}{self.prefix}"
 
     @property
     def columns(self) -> list[str]:
-        return columns_of(self.name, self.tasks)
+        return columns_of(self.title, self.tasks)
 
 
 def parse_set(text: str, captioning: bool) -> EvaluationSet:
@@ -114,16 +125,22 @@ def regions_of(path: Path, data: Path, tokenizer: Path, image: ImageEncoderConfi
 
 @dataclass(frozen=True)
 class Run:
-    """One configuration with one seed."""
+    """One configuration with one seed, or what goes on from its weights."""
 
-    name: str
-    """Of the row it is trained as."""
+    row: str
+    """Name of the row it is trained as."""
     seed: int
     folder: Path
     options: tuple[str, ...]
     """What train.py is given."""
     config: TrainConfig
     """What that means."""
+    whole: bool = False
+    """Captioning alone, on whole pictures, from the weights of the run whose folder this one's lies in."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}{WHOLE_PREFIX}" if self.whole else self.row
 
     @property
     def title(self) -> str:
@@ -131,15 +148,61 @@ class Run:
 
     def serves(self, rows: Sequence[Row]) -> list[str]:
         """The rows among `rows` whose numbers this run gives."""
-        return [row.name for row in rows if trained_as(row) == self.name]
+        return [row.name for row in rows if trained_as(row) == self.row]
 
 
-def plan_runs(rows: Sequence[Row], seeds: Sequence[int], out: Path, train_options: Sequence[str]) -> list[Run]:
-    """All rows with the first seed, then all with the next: whole tables as early as possible.
+def sets_of(run: Run, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
+    """What a run is evaluated on."""
+    if not run.whole:
+        return list(sets)
+    return [
+        replace(chosen, tasks=("captioning",), labels=None, label_set=None, regions=None, prefix=WHOLE_PREFIX)
+        for chosen in sets
+        if "captioning" in chosen.tasks
+    ]
+
+
+def compute_of(config: TrainConfig) -> int:
+    """FLOPs of one training sample by the formula, captions at full length."""
+    model = config.model
+    if model.text.vocab_size is None:  # the same for all rows, as far as they differ
+        folder = Sources.of(config.data, check_tars=False).manifests[0].root
+        model = with_vocabulary(model, Tokenizer(config.data.tokenizer or folder / "tokenizer.json").vocab_size)
+    return step_flops(model, loss=config.loss)
+
+
+def equal_steps(row: Row, reference: Row, train_options: Sequence[str]) -> list[str]:
+    """The option that gives a row as many steps as cost what the other row's cost.
 
     Raises:
-        UserError: an option that a row or this command sets itself, bad options, bad seeds.
+        UserError: the training is not counted in steps.
     """
+    other, own = (parse_options([*train_options, *row_options(which)]) for which in (reference, row))
+    if other.optim.steps is None:
+        raise UserError("--equal-compute needs --optim.steps after --: the steps of the row that it names")
+    return ["--optim.steps", str(round(other.optim.steps * compute_of(other) / compute_of(own)))]
+
+
+def plan_runs(
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    out: Path,
+    train_options: Sequence[str],
+    equal_compute: str = "",
+    whole_pictures: int = 0,
+) -> list[Run]:
+    """All rows with the first seed, then all with the next: whole tables as early as possible. What goes on from a run's weights
+    follows that run.
+
+    Args:
+        equal_compute: name of a row: each row trains for as many steps as cost what that one's do.
+        whole_pictures: steps of captioning on whole pictures, from each run's weights; 0 for none.
+
+    Raises:
+        UserError: an option that a row or this command sets itself, bad options, bad seeds, no such row.
+    """
+    if equal_compute and equal_compute not in ROWS:
+        raise UserError(f"--equal-compute {equal_compute}: no such row{nearest(equal_compute, list(ROWS))}")
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected different whole numbers from 0")
     owners = {"run.out": "--out", "run.seed": "--seeds"}
@@ -153,8 +216,17 @@ def plan_runs(rows: Sequence[Row], seeds: Sequence[int], out: Path, train_option
     for seed in seeds:
         for row in configurations(rows):
             folder = out.absolute() / row.name / f"seed_{seed}"
-            words = (*train_options, *row_options(row), "--run.seed", str(seed), "--run.out", str(folder))
-            runs.append(Run(row.name, seed, folder, words, parse_options(list(words))))
+            options = [*train_options, *row_options(row)]
+            options += equal_steps(row, ROWS[equal_compute], train_options) if equal_compute else []
+            words = (*options, "--run.seed", str(seed), "--run.out", str(folder))
+            config = parse_options(list(words))
+            runs.append(Run(row.name, seed, folder, words, config))
+            if whole_pictures and config.model.captions:
+                rate, inside = WHOLE_RATE * config.optim.lr, folder / WHOLE_FOLDER
+                more = ["--model.family", "coca", "--loss.itc", "0", "--loss.late-interaction", "0", "--run.weights", str(folder)]
+                more += ["--optim.steps", str(whole_pictures), "--optim.warmup-steps", str(whole_pictures // 10)]
+                words = (*options, *more, "--optim.lr", str(rate), "--run.seed", str(seed), "--run.out", str(inside))
+                runs.append(Run(row.name, seed, inside, words, parse_options(list(words)), whole=True))
     return runs
 
 

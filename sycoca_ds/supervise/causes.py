@@ -156,6 +156,14 @@ def crashed(evidence: Evidence) -> Cause | None:
         if -status in CRASHES and -status != signal.SIGABRT:
             rank = missing(evidence, host) if rank is None else rank
             return Cause(ERROR, (f"a rank crashed: {name_of(status)}", *fatal_lines(evidence)), rank, host)
+    if any(end.status == -signal.SIGKILL for end in evidence.ends):
+        return None
+    # nobody saw how it ended, but its last words, or the status that its launcher took over, tell
+    status = evidence.status or 0
+    words, number = fatal_lines(evidence), 256 - status if status > 192 else status - 128  # -11 as 245, or as a shell says it
+    if number in CRASHES and number != signal.SIGABRT or words and "Aborted" not in words[0]:
+        how = f": {name_of(-number)}" if number in CRASHES else ""
+        return Cause(ERROR, (f"a rank crashed{how}", *words), missing(evidence, ""))
     return None
 
 

@@ -7,16 +7,21 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.ablations import command as ablations
+from sycoca_ds.ablations import paired as comparing
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
-from sycoca_ds.ablations.report import markdown, pooled_error, ranks, spearman, spread, tables
-from sycoca_ds.ablations.runs import check_same, found_precision, parse_sets, plan_runs
+from sycoca_ds.ablations.report import averaged, markdown, paired_table, pooled_error, ranks, spearman, spread, tables
+from sycoca_ds.ablations.runs import Run, check_same, found_precision, parse_sets, plan_runs, sets_of
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, PAPER_TITLES, ROWS, TITLES, configurations, row_options, select, trained_as
 from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabulary
+from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.eval.paired import KEY, each_file
+from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
@@ -267,6 +272,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(data_set: Path, 
     assert "--launch 'x: No closing quotation" in refusal(*given[:2], "--launch", "'x", *given[4:], *train)
     (tmp_path / "file").touch()
     assert "is a file: expected a folder" in refusal("--out", str(tmp_path / "file"), *given[2:], *train)
+    assert "--whole-pictures trains captioning, which nothing measures" in refusal(*given, "--whole-pictures", "5", *train)
+    assert "--against masking.eq7: expected one of the rows" in refusal(*given, "--against", "masking.eq7", *train)
     assert "did you mean --optim.lr?" in refusal(*given, *train, "--optim.lrr", "1")
     assert "data.train is not set" in refusal(*given, "--", "--preset", "tiny")
     assert "unrecognized" in refusal(*given, "--seed", "3", *train).lower()
@@ -328,6 +335,71 @@ def test_seeds_come_after_rows_and_every_launch_gets_a_port_if_it_takes_one(data
     for text in ("python", "deepspeed --master_port 5", "torchrun --master-port=5"):
         words = launcher(text)
         assert with_port(words) == words
+
+
+def test_rows_at_equal_compute(data_set: Path, tmp_path: Path) -> None:
+    """CoCa, which has neither a second encoder pass nor an image decoder, gets more steps; FLOPs are then equal to half a step."""
+    words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
+    names = ("masking.none", "masking.random", "masking.eq7", "masking.cross_attention", "masking.late")
+    runs = plan_runs(select(("masking",), names), (0,), tmp_path, words, equal_compute="masking.eq7")
+    steps = {run.row: run.config.optim.steps for run in runs}
+    assert steps["masking.eq7"] == 600 and steps["table5.coca"] > 900
+    assert steps["masking.random"] > 600 > steps["masking.cross_attention"] and 600 > steps["masking.late"]
+    size = Tokenizer(data_set / "tokenizer.json").vocab_size
+    cost = {run.row: step_flops(with_vocabulary(run.config.model, size), loss=run.config.loss) for run in runs}
+    for row, count in steps.items():
+        assert abs(count * cost[row] - 600 * cost["masking.eq7"]) <= cost[row] / 2, row
+    with pytest.raises(UserError, match="no such row; did you mean masking.eq7?"):
+        plan_runs(select(("masking",), names), (0,), tmp_path, words, equal_compute="masking.eq8")
+    with pytest.raises(UserError, match="needs --optim.steps"):
+        plan_runs(select(("masking",), names), (0,), tmp_path, ["--preset", "base", *words[2:4]], equal_compute="masking.eq7")
+
+
+def test_captioning_on_whole_pictures_follows_each_run_that_captions(data_set: Path, tmp_path: Path) -> None:
+    words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
+    rows = select(("5", "masking"), ("table5.itc", "table5.coca", "masking.late"))
+    runs = plan_runs(rows, (4,), tmp_path, words, whole_pictures=100)
+    assert [run.name for run in runs] == [
+        *("table5.itc", "table5.coca", "table5.coca whole-picture", "masking.late", "masking.late whole-picture")
+    ]
+    first, then = runs[3:]
+    assert then.folder.parent == first.folder and then.config.run.weights == str(first.folder)
+    model, loss, optim = then.config.model, then.config.loss, then.config.optim
+    assert model.family == "coca" and (loss.itc, loss.ic, loss.late_interaction) == (0, 2, 0)
+    assert (optim.steps, optim.warmup_steps, optim.lr) == (100, 10, first.config.optim.lr / 4)
+    sets = parse_sets([f"w={data_set}"], captioning=True)
+    assert [chosen.columns for chosen in sets_of(then, sets)] == [["w whole-picture CIDEr"]]
+    assert sets_of(first, sets) == sets and averaged(["w mTR", "w whole-picture CIDEr"]) == ["w mTR"]
+    assert then.serves(rows) == ["masking.late"]
+
+
+def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the evaluations left is matched by the pictures' names, seed by seed; a run without a number has no part in it."""
+    words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
+    rows = select(("masking",), ("masking.random", "masking.eq7", "masking.content"))
+    runs = plan_runs(rows, (0, 1), tmp_path, words)
+    sets = parse_sets([f"w={data_set}"], captioning=False)
+    names, value = np.array(["a", "b", "c"]), {"masking.random": [0, 50, 100], "masking.eq7": [10, 60, 113]}
+    for run in runs:
+        if run.row in value and (run.row, run.seed) != ("masking.eq7", 1):
+            order = [2, 0, 1] if run.seed else [0, 1, 2]
+            each = {KEY: names[order], "mTR": np.array(value[run.row])[order], "i2t_r1": np.zeros(3)}
+            each_file(run.folder / "eval/w", "retrieval").parent.mkdir(parents=True)
+            np.savez(each_file(run.folder / "eval/w", "retrieval"), **each)
+
+    def finished(run: Run, chosen: object) -> dict | None:
+        path = each_file(run.folder / "eval/w", "retrieval")
+        return {"tasks": {"retrieval": {"status": "done"}}} if path.exists() else None
+
+    monkeypatch.setattr(comparing, "finished_evaluation", finished)
+    found = comparing.compare(rows, runs, sets, "masking.random")
+    assert list(found) == ["masking.eq7"] and list(found["masking.eq7"]) == ["w mTR"]
+    told = found["masking.eq7"]["w mTR"]
+    assert told["difference"] == 11 and (told["images"], told["seeds"], told["seeds_above"]) == (3, 1, 1)
+    lines = paired_table(found, "masking.random", ["w mTR", "w mIR"], [row.name for row in rows])
+    assert lines[-3:] == ["| row | w mTR |", "|---|---:|", f"| `masking.eq7` | +11.00 (+10.00 to {told['high']:+.2f}), 1 of 1 |"]
+    with pytest.raises(UserError, match="--against table5.itc: expected one of the rows of this command: masking.random"):
+        comparing.compare(rows, [], [], "table5.itc")
 
 
 def test_the_reason_is_the_line_that_says_most(tmp_path: Path) -> None:

@@ -413,6 +413,26 @@ def test_other_peoples_errors_are_not_the_users() -> None:
     assert find_cause(on_node_b).kind == "user error"
 
 
+def test_a_crash_that_nobody_saw_is_told_by_its_last_words_or_its_launchers_status() -> None:
+    """The rank was reaped before the supervisor looked. Seen in the fault matrix, twice in 80 faults."""
+    words = (
+        "Fatal Python error: Segmentation fault",
+        "Current thread 0x00007f0e5c3c4740 (most recent call first):",
+        '  File "a.py", line 1 in f',
+    )
+    alone = find_cause(Evidence(status=139, signs=IN_STEP[:1], said=words))
+    assert (alone.kind, alone.lines[:2]) == ("error", ("a rank crashed: SIGSEGV", words[0]))
+    assert [find_cause(Evidence(status=status)).kind for status in (139, 245, 137, 247)] == ["error", "error", "killed", "killed"]
+    beside = Evidence(status=1, run=FAILED, failures=(failed(1, 59.5, CLOSED),), signs=IN_STEP, said=(*words, CLOSED))
+    found = find_cause(beside)
+    assert (found.kind, found.rank, found.lines[1]) == ("error", 0, words[0])
+    # collectives abort their own process when a peer is gone, and what was killed did not crash
+    assert (
+        find_cause(Evidence(status=1, said=("Fatal Python error: Aborted", *words[1:]), signs=IN_STEP)).lines[0] != "a rank crashed"
+    )
+    assert find_cause(Evidence(status=139, signs=IN_STEP, ends=ends((1, -9, 59.0)), said=words)).kind == "killed"
+
+
 def test_nothing_at_all_is_no_crash() -> None:
     assert find_cause(Evidence(status=None)).kind == "error"
     assert find_cause(Evidence(status=0)).kind == "killed", "launch.py killed before a rank said a word: deepspeed ends with 0"
