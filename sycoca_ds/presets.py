@@ -23,7 +23,8 @@ from sycoca_ds.config import (
 # (docs/masking.md). A batch of 64 gives more steps in the same time than the paper's 2048 would. And pictures are not cropped:
 # a crop's other proportions blur which shape it is, and these few steps are not enough to see through that
 # (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
-# (benchmarks/results/2026-11-24_tiny_lr.md).
+# (benchmarks/results/2026-11-24_tiny_lr.md). Nothing is sharded or recomputed for 3 M weights: ZeRO-3 alone
+# makes a step 1.6 times as long on two ranks of a CPU (benchmarks/results/2026-11-26_engine_overhead.md).
 TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
@@ -36,7 +37,15 @@ TINY = TrainConfig(
     ),
     data=DataConfig(lanes=16, window=512, workers=1, crop_scale=(1.0, 1.0)),
     optim=OptimConfig(global_batch_size=64, steps=400, epochs=None, lr=1.4e-3, warmup_steps=60, betas=(0.9, 0.95)),
-    run=RunConfig(out="runs/tiny", log_every=10, picture_every=100, checkpoint_every=100, validation_samples=256),
+    run=RunConfig(
+        out="runs/tiny",
+        ds_config="ds_configs/zero1.json",
+        activation_checkpointing="none",
+        log_every=10,
+        picture_every=100,
+        checkpoint_every=100,
+        validation_samples=256,
+    ),
 )
 
 # deepspeed --num_gpus 1 sycoca_ds/train.py --preset small --data.train DIR
