@@ -48,6 +48,8 @@ class Kind:
     phases: tuple[str, ...] = PHASES
     needs: str = ""
     """"disk": the run on a file system of its own; "group": a memory control group. Both need to be root."""
+    checkpoints: int = 0
+    """How many there must be: until then it is put off to a later step."""
 
 
 class Injector:
@@ -69,6 +71,8 @@ class Injector:
                 self.undo.pop()()
         fault = next((fault for fault in self.faults if not (self.folder / "done" / fault.name).exists()), None)
         if fault is None or (fault.rank, fault.phase) != (self.rank, phase) or self.step < fault.step:
+            return
+        if len(self.checkpoints()) < KINDS[fault.kind].checkpoints:  # one may be on its way to the disk, or found no room there
             return
         about = {"step": self.step, "attempt": os.environ.get(ATTEMPT_VARIABLE, ""), "at": time.monotonic()}
         (self.folder / "done" / f".{fault.name}").write_text(json.dumps(about))
@@ -250,15 +254,10 @@ def kill_writer(injector: Injector) -> None:
 
 
 def damage(how: Callable[[Path], None]) -> Callable[[Injector], None]:
-    """The newest of at least two checkpoints, then the rank."""
+    """The newest checkpoint, then the rank."""
 
     def do(injector: Injector) -> None:
-        deadline = time.monotonic() + 20
-        while len(injector.checkpoints()) < 2 and time.monotonic() < deadline:  # one may be on its way to the disk
-            time.sleep(0.05)
-        newest, *older = injector.checkpoints()
-        assert older, "the only checkpoint is not damaged: that would be another fault"
-        how(newest)
+        how(injector.checkpoints()[0])
         os.kill(os.getpid(), signal.SIGKILL)
 
     return do
@@ -302,9 +301,9 @@ KINDS = {
     "hung_worker": Kind("hang", send_worker(signal.SIGSTOP), ("data", "step")),
     "kill_before_seal": Kind("killed", kill_before_seal, ("writing",)),
     "dead_writer": Kind("", kill_writer, ("writing",)),
-    "truncated_shard": Kind("killed", damage(truncate), ("step",)),
-    "flipped_bit": Kind("killed", damage(flip_bit), ("step",)),
-    "empty_seal": Kind("killed", damage(lambda folder: (folder / "state.json").write_text("")), ("step",)),
-    "missing_seal": Kind("killed", damage(lambda folder: (folder / "state.json").unlink()), ("step",)),
+    "truncated_shard": Kind("killed", damage(truncate), ("step",), checkpoints=2),
+    "flipped_bit": Kind("killed", damage(flip_bit), ("step",), checkpoints=2),
+    "empty_seal": Kind("killed", damage(lambda folder: (folder / "state.json").write_text("")), ("step",), checkpoints=2),
+    "missing_seal": Kind("killed", damage(lambda folder: (folder / "state.json").unlink()), ("step",), checkpoints=2),
     "clock_jump": Kind("", set_clock, ("data", "step")),
 }
