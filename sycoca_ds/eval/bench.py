@@ -52,6 +52,7 @@ class Bench:
     collection: Collection
     device: torch.device
     inputs: Inputs = field(default_factory=Inputs)
+    _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
 
     @property
     def options(self) -> SuiteOptions:
@@ -68,6 +69,26 @@ class Bench:
         cast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
         with torch.inference_mode(), cast:
             return (model or self.model)(task, **inputs)
+
+    def others(self, similarity: str | None = None, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, int] | None:
+        """What `centred_over_pictures` takes off, as the model's `others`: the sum over the patches of all pictures of the data
+        set, and how many these are; a batch's own pictures would be others with every batch size. None for other scores.
+
+        Args:
+            similarity: default the configuration's. model: default this bench's.
+        """
+        model = model or self.model
+        if (similarity or self.config.model.masking.similarity) != "centred_over_pictures":
+            return None
+        if model not in self._others:
+            total_E = 0.0
+            with Progress("look at other images", total=len(self.collection), unit="images") as bar:
+                for numbers, image in self.batches():
+                    sum_BE = self.call("patch_sums", model=model, exact=True, image_BCHW=self.pixels(image))
+                    total_E = total_E + sum_BE.double().sum(dim=0)
+                    bar.advance(len(numbers))
+            self._others[model] = (total_E.float(), len(self.collection))
+        return self._others[model]
 
     def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:
         from sycoca_ds.model.pixels import normalise

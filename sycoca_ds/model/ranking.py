@@ -28,7 +28,8 @@ from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 @dataclass(frozen=True)
 class FullPass:
-    """What both encoders say of whole pictures and captions."""
+    """What both encoders say of whole pictures and captions; of each picture one caption, or several: all first ones, then all
+    second ones, and so on, in C times as many rows."""
 
     text_BL: Tensor
     image_BSD: Tensor
@@ -39,6 +40,10 @@ class FullPass:
     patch_alone_BND: Tensor | None = None
     token_alone_BLD: Tensor | None = None
     """What each [CLS] would be if its last block had shown it one patch or token alone; where scores need it."""
+
+    def a_caption(self, x: Tensor) -> Tensor:
+        """What is known of each picture, a row for each of its captions."""
+        return x.repeat(len(self.text_BL) // len(self.image_BSD), *[1] * (x.dim() - 1))
 
 
 class PatchRanking(nn.Module):
@@ -89,11 +94,12 @@ class PatchRanking(nn.Module):
         """Each token's scores of each patch, (B, L, N) float32, before any maximum.
 
         Args:
-            others: (sum over the patches of all pictures, their number), for `centred_over_pictures`; default the pass's own.
+            others: (sum over the patches of all pictures, these included, and the number of pictures), for `centred_over_pictures`;
+                default the pass's own, on all ranks.
         """
         encoder, image_BSD = self.image_encoder, full.image_BSD.detach()
         if similarity == "cross_attention":  # the decoder says token j + 1 at place j
-            seen_BND = encoder.read(image_BSD)[1]
+            seen_BND = full.a_caption(encoder.read(image_BSD)[1])
             return F.pad(self.text_decoder.looks(full.token_BLD[:, :-1].detach(), seen_BND), (0, 0, 1, 0))
         alone = similarity == "value_path"
         token_BLE = self.text_encoder.project(full.token_alone_BLD if alone else full.token_BLD.detach())
@@ -101,13 +107,14 @@ class PatchRanking(nn.Module):
             patch_BNE = encoder.project(encoder.ln_post(full.patch_alone_BND))
         else:
             patch_BNE = encoder.project_patches(image_BSD)
-        score_BLN = products(token_BLE, patch_BNE)
+        score_BLN = products(token_BLE, full.a_caption(patch_BNE))
         if similarity == "centred_token_max":
             return centred_over_patches(score_BLN)
         if similarity == "centred_over_pictures":
             own_BE = patch_BNE.sum(dim=1)
             total_E, pictures = others or (summed_over_ranks(own_BE.sum(dim=0)), world_size() * len(own_BE))
-            return centred_over_pictures(score_BLN, token_BLE, mean_of_others(own_BE, total_E, pictures, patch_BNE.shape[1]))
+            other_BE = mean_of_others(own_BE, total_E, pictures, patch_BNE.shape[1])
+            return centred_over_pictures(score_BLN, token_BLE, full.a_caption(other_BE))
         return score_BLN
 
     @torch.no_grad()
@@ -115,26 +122,52 @@ class PatchRanking(nn.Module):
         """Attentive scores (B, N) float32, no gradient: `masking.similarity` says which."""
         similarity = similarity or self.config.masking.similarity
         if similarity in ("saliency", "global"):
-            patch_BNE = self.image_encoder.project_patches(full.image_BSD.detach())
+            patch_BNE = full.a_caption(self.image_encoder.project_patches(full.image_BSD.detach()))
             if similarity == "saliency":
                 return saliency(patch_BNE)
             return products(self.text_encoder.project_global(full.text_BD.detach())[:, None], patch_BNE)[:, 0]
-        score_BLN, counted_BL = self._by_token(full, similarity, others), self._counted(full.text_BL)
-        return (mean_match if similarity == "cross_attention" else best_match)(score_BLN, counted_BL)
+        return self._of_tokens(self._by_token(full, similarity, others), full, similarity)
 
-    def _masking_scores(self, image_BCHW: Tensor, text_CBL: Tensor, similarity: str | None = None) -> Tensor:
+    def _of_tokens(self, score_BLN: Tensor, full: FullPass, similarity: str) -> Tensor:
+        """One score a patch from those of the tokens that count: (B, N)."""
+        return (mean_match if similarity == "cross_attention" else best_match)(score_BLN, self._counted(full.text_BL))
+
+    def _captions_pass(self, image_BCHW: Tensor, text_CBL: Tensor, similarity: str) -> FullPass:
+        """Every encoder once for all C captions of each picture: with ZeRO-3 each time is a gathering of its weights."""
+        return self._full_pass(self._read_image(self._patches(image_BCHW), similarity), text_CBL.flatten(0, 1), similarity)
+
+    def _patch_sums(self, image_BCHW: Tensor) -> Tensor:
+        """Sum over each image's patches in the shared space, (B, E) float32: what `others` below are made of."""
+        image_BSD = self.image_encoder(self._patches(image_BCHW))
+        return self.image_encoder.project_patches(image_BSD).float().sum(dim=1)
+
+    def _masking_scores(
+        self,
+        image_BCHW: Tensor,
+        text_CBL: Tensor,
+        similarity: str | None = None,
+        others: tuple[Tensor, int] | None = None,
+    ) -> Tensor:
         """Attentive scores of each image's patches under each of its C captions: (B, C, N) float32.
 
         Args:
-            similarity: a value of `masking.similarity`; default the configuration's. `centred_over_pictures` takes the call's own
-                images for the other ones.
+            similarity: a value of `masking.similarity`; default the configuration's.
+            others: (sum of `patch_sums` over all pictures, these included, (E,), and the number of pictures), for
+                `centred_over_pictures`; default the call's own images on all ranks.
         """
         similarity = similarity or self.config.masking.similarity
-        image = self._read_image(self._patches(image_BCHW), similarity)
-        return torch.stack([self._scores(self._full_pass(image, text_BL, similarity), similarity) for text_BL in text_CBL], dim=1)
+        score_XN = self._scores(self._captions_pass(image_BCHW, text_CBL, similarity), similarity, others)
+        return score_XN.unflatten(0, text_CBL.shape[:2]).transpose(0, 1)
 
-    def _token_scores(self, image_BCHW: Tensor, text_BL: Tensor, similarity: str | None = None) -> Tensor:
-        """Each token's own scores of each patch, of which `masking_scores` takes the best or the mean: (B, L, N) float32.
+    def _token_scores(
+        self,
+        image_BCHW: Tensor,
+        text_CBL: Tensor,
+        similarity: str | None = None,
+        others: tuple[Tensor, int] | None = None,
+    ) -> dict[str, Tensor]:
+        """The scores of `masking_scores` and what they are made of: score_BCN, and token_BCLN, each token's own of each patch, of
+        which a patch's is the best or the mean. float32.
 
         Raises:
             ValueError: the similarity knows no tokens.
@@ -142,5 +175,7 @@ class PatchRanking(nn.Module):
         similarity = similarity or self.config.masking.similarity
         if similarity in ("saliency", "global"):
             raise ValueError(f"similarity {similarity!r} has no scores of single tokens")
-        image = self._read_image(self._patches(image_BCHW), similarity)
-        return self._by_token(self._full_pass(image, text_BL, similarity), similarity)
+        full = self._captions_pass(image_BCHW, text_CBL, similarity)
+        token_XLN = self._by_token(full, similarity, others)
+        found = {"score_BCN": self._of_tokens(token_XLN, full, similarity), "token_BCLN": token_XLN}
+        return {name: x.unflatten(0, text_CBL.shape[:2]).transpose(0, 1) for name, x in found.items()}

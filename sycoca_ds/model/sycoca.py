@@ -32,6 +32,7 @@ TASKS = (
     "contrast",
     "image_features",
     "text_features",
+    "patch_sums",
     "masking_scores",
     "token_scores",
     "generate",
@@ -84,7 +85,7 @@ class SyCoCa(PatchRanking):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `masking_scores`, `token_scores`, `generate`, `reconstruct`."""
+        `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         part = {"generate": self.text_decoder, "reconstruct": self.image_decoder}.get(task, self)
@@ -310,14 +311,17 @@ class SyCoCa(PatchRanking):
         guide_BL: Tensor | None = None,
         mask_by: str | None = None,
         key_B: Tensor | None = None,
+        others: tuple[Tensor, int] | None = None,
     ) -> dict[str, Tensor]:
         """Rebuilds the hidden patches.
 
         Args:
             text_BL: the caption that chooses the hidden patches.
-            guide_BL: the caption that guides the rebuilding; default text_BL.
+            guide_BL: the caption that guides the rebuilding; default text_BL. Of G times as many rows, G guides a picture, all
+                first ones, then all second ones: what is predicted then has as many, rebuilt from the same kept patches.
             mask_by: "attention" or "random"; default the configuration's.
             key_B: int64 a sample, for random masks.
+            others: as `masking_scores` takes them.
 
         Returns:
             pixels_BNP (prediction), target_BNP (both in pixels as the model is given them, float32; where the target is
@@ -327,7 +331,7 @@ class SyCoCa(PatchRanking):
         patch_BNP = self._patches(image_BCHW)
         similarity = self.config.masking.similarity
         full = self._full_pass(self._read_image(patch_BNP, similarity), text_BL, similarity)
-        score_BN = self._scores(full)
+        score_BN = self._scores(full, others=others)
         by_noise = (mask_by or self.config.masking.mask_by) == "random"
         ranks_BN = random_scores(key_B, patch_BNP.shape[1], salt=2) if by_noise else score_BN
         keep_BK, hidden_BN = split_patches(ranks_BN, self.config.masking.high_ratio, "highest")
@@ -335,10 +339,13 @@ class SyCoCa(PatchRanking):
         guide_BL = text_BL if guide_BL is None else guide_BL
         guided = self.config.masking.mim == "text_guided"
         guide_BLD = self.text_encoder(guide_BL)[1] if guided else None
-        predicted_BNP = self.image_decoder(kept_BKD, keep_BK, guide_BLD, self._real(guide_BL) if guided else None).float()
-        l1_B = masked_l1(predicted_BNP, self._target(patch_BNP), hidden_BN)
+        patch_GNP, hidden_GN, kept_GKD, keep_GK = (
+            x.repeat(len(guide_BL) // len(text_BL), *[1] * (x.dim() - 1)) for x in (patch_BNP, hidden_BN, kept_BKD, keep_BK)
+        )
+        predicted_BNP = self.image_decoder(kept_GKD, keep_GK, guide_BLD, self._real(guide_BL) if guided else None).float()
+        l1_B = masked_l1(predicted_BNP, self._target(patch_GNP), hidden_GN)
         if self.config.masking.target == "normalised_pixels":
-            mean, deviation = patch_moments(patch_BNP)
+            mean, deviation = patch_moments(patch_GNP)
             predicted_BNP = predicted_BNP * deviation + mean
         return {
             "pixels_BNP": predicted_BNP,

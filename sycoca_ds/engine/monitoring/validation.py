@@ -52,7 +52,7 @@ class Validation:
                 f"expected at least one a rank ({runtime.world_size})"
             )
         self.batches = self.count // (self.batch_size * runtime.world_size)
-        self.shown = list(range(min(config.run.pictures, len(collection))))
+        self.shown = list(range(min(config.run.pictures, self.count)))
         masking = config.model.masking
         masked = config.model.reconstructs or (config.model.family == "sycoca" and masking.low_ratio > 0)
         self.other_I = self._other_captions() if masked and masking.mask_by == "attention" else None
@@ -99,11 +99,15 @@ class Validation:
         """(B, L) ids on the device."""
         return self._ids(captions).to(self.runtime.device)
 
+    def _keys(self, numbers: list[int]) -> Tensor:
+        """(B,) of random masks."""
+        return torch.tensor(numbers, device=self.runtime.device)
+
     def _inputs(self, numbers: list[int]) -> dict[str, Tensor]:
         return {
             "image_BCHW": self._images(numbers),
             "text_BL": self._texts([self.caption(number) for number in numbers]),
-            "key_B": torch.tensor(numbers, device=self.runtime.device),
+            "key_B": self._keys(numbers),
         }
 
     def numbers(self, engine) -> dict[str, float]:
@@ -133,6 +137,14 @@ class Validation:
         rows = torch.cat([compute(own[at : at + self.batch_size]) for at in range(0, share, self.batch_size)])
         return self.runtime.rows(rows)[:count]
 
+    def _others(self, engine) -> tuple[Tensor, int] | None:
+        """What `centred_over_pictures` takes off: all validation pictures, however ranks and batches share them. None for other
+        scores."""
+        if self.config.model.masking.similarity != "centred_over_pictures":
+            return None
+        sum_IE = self._everywhere(self.count, lambda numbers: engine("patch_sums", image_BCHW=self._images(numbers)))
+        return sum_IE.double().sum(dim=0).float(), self.count
+
     @torch.no_grad()
     def retrieval(self, engine) -> dict[str, float]:
         """Zero-shot recalls in percent between the pictures and all their captions, as eval/tasks/retrieval.py has them, and
@@ -159,16 +171,20 @@ class Validation:
             return {}
         masking, captions = self.config.model.masking, [self.caption(number) for number in range(self.count)]
         scorer = Scorer(captions, self.other_I, self.regions, self._ids, self.config.model.text.eot_id)
-        by_token = masking.similarity not in WITHOUT_WORDS and self.regions is not None
+        by_token, others = masking.similarity not in WITHOUT_WORDS and self.regions is not None, self._others(engine)
 
-        score_ICRN = self._everywhere(self.count, lambda numbers: scorer(engine, numbers, self._images(numbers), by_token))
+        def scores(numbers: list[int]) -> Tensor:
+            return scorer(engine, numbers, self._images(numbers), by_token, others=others)
+
+        score_ICRN = self._everywhere(self.count, scores)
         found = yardstick(score_ICRN, self.regions, masking)
         if self.regions is not None and self.config.model.reconstructs:
 
             def errors(numbers: list[int]) -> Tensor:
-                inputs = self._inputs(numbers)
-                other_BL = self._texts([captions[self.other_I[number]] for number in numbers])
-                return kind_errors(engine, masking, self.regions, numbers, inputs.pop("text_BL"), other_BL, **inputs)
+                other = [captions[self.other_I[number]] for number in numbers]
+                text_BL = self._texts([*(captions[number] for number in numbers), *other])
+                inputs = {"image_BCHW": self._images(numbers), "key_B": self._keys(numbers), "others": others}
+                return kind_errors(engine, masking, self.regions, numbers, *text_BL.chunk(2), **inputs)
 
             found |= gap_numbers(self._everywhere(self.count, errors).cpu().numpy(), intervals=False)
         return {f"masking/{name}": value for name, value in found.items()}
@@ -184,7 +200,7 @@ class Validation:
             steps = min(CAPTION_STEPS, self.config.model.text.context_length - 1)
             ids_BL = engine("generate", image_BCHW=inputs["image_BCHW"], steps=steps).tolist()
             said = [self.tokenizer.decode(ids) for ids in ids_BL]
-        out = engine("reconstruct", **inputs) if self.config.model.reconstructs else None
+        out = engine("reconstruct", **inputs, others=self._others(engine)) if self.config.model.reconstructs else None
         if not self.runtime.leads:
             return {}, {}
         images = {}

@@ -24,10 +24,13 @@ MASKS = {"": "attention", "random_": "random"}
 
 
 def patch_errors(out: dict[str, Tensor], masking: MaskingConfig) -> Tensor:
-    """(B, N) float32: mean absolute error of each patch in the units of the target, whose mean over hidden patches is `l1_B`."""
-    error_BN = (out["pixels_BNP"].float() - out["target_BNP"].float()).abs().mean(dim=2)
+    """(G B, N) float32: mean absolute error of each patch in the units of the target, whose mean over hidden patches is `l1_B`; a
+    row for each of the G guides a picture that `reconstruct` was given."""
+    target_BNP = out["target_BNP"].float()
+    guides = len(out["pixels_BNP"]) // len(target_BNP)
+    error_BN = (out["pixels_BNP"].float() - target_BNP.repeat(guides, 1, 1)).abs().mean(dim=2)
     if masking.target == "normalised_pixels":
-        error_BN = error_BN / patch_moments(out["target_BNP"])[1].squeeze(2)
+        error_BN = error_BN / patch_moments(target_BNP)[1].squeeze(2).repeat(guides, 1)
     return error_BN
 
 
@@ -45,24 +48,17 @@ def kind_errors(
 
     Args:
         call: the model. inputs: image_BCHW and key_B.
-
-    Raises:
-        RuntimeError: the hidden set changed with the guide.
     """
     kind_BN = torch.from_numpy(np.stack([regions.kinds(number) for number in numbers])).to(own_BL.device)
     kind_KBN = torch.stack([kind_BN == kind for kind in KINDS.values()])
     masks = []
     for mask_by in MASKS.values():
-        outs = [
-            call("reconstruct", text_BL=own_BL, guide_BL=guide_BL, mask_by=mask_by, **inputs) for guide_BL in (own_BL, other_BL)
-        ]
-        if not torch.equal(outs[0]["hidden_BN"], outs[1]["hidden_BN"]):
-            raise RuntimeError("the hidden patches changed with the guide: the two errors would not be comparable")
-        chosen_KBN = kind_KBN & outs[0]["hidden_BN"]
+        out = call("reconstruct", text_BL=own_BL, guide_BL=torch.cat([own_BL, other_BL]), mask_by=mask_by, **inputs)
+        chosen_KBN = kind_KBN & out["hidden_BN"]
         count_KB = chosen_KBN.sum(2)
         guides = []
-        for out in outs:
-            summed_KB = (patch_errors(out, masking) * chosen_KBN).sum(2)
+        for error_BN in patch_errors(out, masking).chunk(2):
+            summed_KB = (error_BN * chosen_KBN).sum(2)
             guides.append((summed_KB / count_KB).masked_fill(count_KB == 0, math.nan).T)
         masks.append(torch.stack(guides, dim=1))
     return torch.stack(masks, dim=1)

@@ -59,17 +59,15 @@ class Scorer:
         own, other = [self.captions[n] for n in numbers], [self.captions[self.other_I[n]] for n in numbers]
         host_CBL = self.encode([*own, *other, *[""] * len(own)]).unflatten(0, (len(CONDITIONS), -1))
         text_CBL = host_CBL.to(image_BCHW.device)
-        mask_BCN = call("masking_scores", image_BCHW=image_BCHW, text_CBL=text_CBL, **inputs).float()
-        score_BCN = [mask_BCN]
-        words_CBQL = self.words(numbers, host_CBL).to(image_BCHW.device) if by_token and self.phrases else None
-        if words_CBQL is not None:
-            token_BCLN = torch.stack(
-                [call("token_scores", image_BCHW=image_BCHW, text_BL=text_BL, **inputs).float() for text_BL in text_CBL], dim=1
-            )
-            for words_CBL in words_CBQL.unbind(2):
-                words_BCL = words_CBL.transpose(0, 1)
-                best_BCN = token_BCLN.masked_fill(~words_BCL[..., None], -math.inf).amax(2)
-                score_BCN.append(best_BCN.masked_fill(~words_BCL.any(2)[..., None], math.nan))
+        given = {"image_BCHW": image_BCHW, "text_CBL": text_CBL, **inputs}
+        if not by_token or not self.phrases:
+            return call("masking_scores", **given).float()[:, :, None]
+        found = call("token_scores", **given)
+        score_BCN, token_BCLN = [found["score_BCN"].float()], found["token_BCLN"].float()
+        for words_CBL in self.words(numbers, host_CBL).to(image_BCHW.device).unbind(2):
+            words_BCL = words_CBL.transpose(0, 1)
+            best_BCN = token_BCLN.masked_fill(~words_BCL[..., None], -math.inf).amax(2)
+            score_BCN.append(best_BCN.masked_fill(~words_BCL.any(2)[..., None], math.nan))
         return torch.stack(score_BCN, dim=2)
 
     def words(self, numbers: Sequence[int], text_CBL: Tensor) -> Tensor:

@@ -38,11 +38,11 @@ NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
 def scores(bench: Bench, scorer: Scorer, similarity: str, model: torch.nn.Module) -> torch.Tensor:
     """(I, C, R, N) float32 on the host."""
     call = partial(bench.call, model=model, exact=True)
-    found, by_token = [], similarity not in WITHOUT_WORDS
+    found, by_token, others = [], similarity not in WITHOUT_WORDS, bench.others(similarity, model)
     what = f"score patches: {similarity}{'' if model is bench.model else ', untrained'}"
     with Progress(what, total=len(bench.collection), unit="images") as bar:
         for numbers, image in bench.batches():
-            found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity).cpu())
+            found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity, others=others).cpu())
             bar.advance(len(numbers))
     score_ICRN = torch.cat(found)
     if not torch.isfinite(score_ICRN[:, :, 0]).all():
@@ -105,6 +105,7 @@ def run_masking(bench: Bench) -> Outcome:
     details = {
         "images": len(data),
         "similarity": own,
+        "other_pictures": len(data) - 1 if "centred_over_pictures" in table else None,
         "patches": own_score.shape[3],
         "hidden_patches": int(hidden_sets(own_score[:1, 0, 0], config.masking).sum()),
         "interval": HOW,
@@ -126,7 +127,7 @@ def gaps(bench: Bench, first: Sequence[str], other_I: np.ndarray) -> dict[str, f
     with Progress("rebuild by kind of patch", total=len(bench.collection), unit="images") as bar:
         for numbers, image in bench.batches():
             own, other = bench.tokens([first[n] for n in numbers]), bench.tokens([first[other_I[n]] for n in numbers])
-            inputs = {"image_BCHW": bench.pixels(image), "key_B": keys[numbers].to(bench.device)}
+            inputs = {"image_BCHW": bench.pixels(image), "key_B": keys[numbers].to(bench.device), "others": bench.others()}
             masking = bench.config.model.masking
             errors.append(kind_errors(bench.call, masking, bench.inputs.regions, numbers, own, other, **inputs).cpu())
             bar.advance(len(numbers))

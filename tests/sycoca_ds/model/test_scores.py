@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 
 import pytest
 import torch
@@ -126,14 +127,61 @@ def scores(built: SyCoCa, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         return built("masking_scores", image_BCHW=inputs["image_BCHW"], text_CBL=inputs["text_BL"][None])[:, 0]
 
 
+@torch.no_grad()
+def tokens(built: SyCoCa, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return built("token_scores", image_BCHW=inputs["image_BCHW"], text_CBL=inputs["text_BL"][None])["token_BCLN"][:, 0]
+
+
+SIMILARITIES = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_several_captions_of_a_picture_are_each_alone(similarity: str) -> None:
+    """Though every encoder runs once for all of them."""
+    built, inputs = model(similarity=similarity), random_inputs(lengths=(9, 5, 8, 3))
+    text_CBL = torch.stack([inputs["text_BL"], random_inputs(seed=1)["text_BL"], inputs["text_BL"].flip(0)])
+    asked = {"image_BCHW": inputs["image_BCHW"], "text_CBL": text_CBL}
+    alone = [{**inputs, "text_BL": text_BL} for text_BL in text_CBL]
+    runs: list[str] = []
+    for name in ("image_encoder", "text_encoder"):
+        getattr(built, name).register_forward_hook(lambda *_, name=name: runs.append(name))
+    with torch.no_grad():
+        torch.testing.assert_close(built("masking_scores", **asked), torch.stack([scores(built, them) for them in alone], dim=1))
+        if similarity not in ("saliency", "global"):
+            runs.clear()
+            found = built("token_scores", **asked)
+            assert runs == ["image_encoder", "text_encoder"]
+            torch.testing.assert_close(found["token_BCLN"], torch.stack([tokens(built, them) for them in alone], dim=1))
+            torch.testing.assert_close(found["score_BCN"], built("masking_scores", **asked))
+
+
+def test_pictures_in_parts_are_centred_over_all_of_them() -> None:
+    """Which ones a call happens to hold is then without effect; without `others` it is not."""
+    built, inputs = model(similarity="centred_over_pictures"), random_inputs()
+    with torch.no_grad():
+        sum_BE = built("patch_sums", image_BCHW=inputs["image_BCHW"])
+        patch_BNE = built.image_encoder.project_patches(built.image_encoder(built._patches(inputs["image_BCHW"])))
+        torch.testing.assert_close(sum_BE, sum(patch_BNE.unbind(1)))
+        others, whole = (sum_BE.sum(dim=0), len(sum_BE)), scores(built, inputs)
+        for task in ("masking_scores", "token_scores", "reconstruct"):
+            for number in range(4):
+                image, text = inputs["image_BCHW"][number : number + 1], inputs["text_BL"][number : number + 1]
+                given = {"image_BCHW": image, "key_B": inputs["key_B"][:1], "text_BL": text}
+                given = given if task == "reconstruct" else {"image_BCHW": image, "text_CBL": text[None]}
+                found, alone = built(task, **given, others=others), built(task, **given)
+                if isinstance(found, dict):
+                    name = "scores_BN" if task == "reconstruct" else "score_BCN"
+                    found, alone = found[name], alone[name]
+                torch.testing.assert_close(found.flatten(), whole[number])
+                assert not torch.allclose(alone.flatten(), whole[number], atol=1e-4)
+
+
 @pytest.mark.parametrize("words", ["all", "content"])
 @pytest.mark.parametrize("similarity", ["token_max", "centred_over_pictures", "cross_attention", "value_path", "centred_token_max"])
 def test_a_captions_scores_are_the_best_or_mean_of_its_tokens(similarity: str, words: str) -> None:
     """Pads, and with `content` the tokens that say nothing, count for none."""
     built, inputs = model(similarity=similarity, words=words, left_out_ids=LEFT_OUT), random_inputs()
-    with torch.no_grad():
-        by_token = built("token_scores", image_BCHW=inputs["image_BCHW"], text_BL=inputs["text_BL"])
-    found = scores(built, inputs)
+    by_token, found = tokens(built, inputs), scores(built, inputs)
     assert found.isfinite().all() and found.std(dim=1).min() > 0
     for b, ids in enumerate(inputs["text_BL"].tolist()):
         real = ids[: ids.index(2) + 1]
@@ -170,7 +218,7 @@ def test_cross_attention_is_where_the_decoder_looks_when_it_says_the_caption() -
     """The decoder's blocks one by one, their attention from its own projections; token j + 1 is said at place j."""
     built, inputs = model(similarity="cross_attention"), random_inputs()
     with torch.no_grad():
-        found = built("token_scores", image_BCHW=inputs["image_BCHW"], text_BL=inputs["text_BL"])
+        found = tokens(built, inputs)
         assert torch.equal(found[:, 0], torch.zeros_like(found[:, 0]))
         torch.testing.assert_close(found[:, 1:].sum(dim=2), torch.ones(4, 11))
         image = built.image_encoder.read(built.image_encoder(built._patches(inputs["image_BCHW"])))[1]
@@ -201,7 +249,7 @@ def test_the_value_path_is_what_a_cls_reads_that_sees_one_patch_or_token_alone()
         return x + block.mlp(block.ln_2(x))
 
     with torch.no_grad():
-        found = built("token_scores", image_BCHW=inputs["image_BCHW"], text_BL=inputs["text_BL"])
+        found = tokens(built, inputs)
         kept: dict[str, torch.Tensor] = {}
         for name, part in (("image", image), ("text", text)):
             part.blocks[-1].register_forward_pre_hook(lambda _, given, name=name: kept.__setitem__(name, given[0]))
@@ -247,7 +295,7 @@ def test_scores_without_tokens_are_refused_by_name() -> None:
     inputs = random_inputs()
     for similarity in ("saliency", "global"):
         with pytest.raises(ValueError, match=f"'{similarity}' has no scores of single tokens"):
-            model(similarity=similarity)("token_scores", image_BCHW=inputs["image_BCHW"], text_BL=inputs["text_BL"])
+            tokens(model(similarity=similarity), inputs)
 
 
 def test_words_to_leave_out_have_to_be_known() -> None:

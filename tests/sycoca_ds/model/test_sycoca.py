@@ -233,6 +233,20 @@ def test_hidden_patches_reach_neither_captioning_nor_the_rebuilding_input() -> N
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("target", ["pixels", "normalised_pixels"])
+def test_two_guides_at_once_are_each_alone(target: str) -> None:
+    model, inputs = small_model(target=target), random_inputs()
+    guides = (inputs["text_BL"], random_inputs(seed=1)["text_BL"])
+    both = model("reconstruct", **inputs, guide_BL=torch.cat(guides))
+    for number, guide_BL in enumerate(guides):
+        alone = model("reconstruct", **inputs, guide_BL=guide_BL)
+        for name in ("pixels_BNP", "l1_B"):
+            torch.testing.assert_close(both[name].chunk(2)[number], alone[name])
+        for name in ("hidden_BN", "target_BNP", "scores_BN"):
+            assert torch.equal(both[name], alone[name])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_hidden_patches_do_not_reach_the_captioning_loss(ratio: float) -> None:
     """Random masks depend on the sample's key alone, so pixels can change without changing the mask: what captioning does not see

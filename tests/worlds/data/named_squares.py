@@ -144,11 +144,10 @@ class Knowing(torch.nn.Module):
         self.words, self.kind = words, kind
         self.scale = torch.nn.Parameter(torch.ones(1))
 
-    def forward(self, task: str, image_BCHW: torch.Tensor, similarity: str | None = None, **texts: torch.Tensor) -> torch.Tensor:
-        if task == "masking_scores":
-            return torch.stack([self.tokens(image_BCHW, text_BL).amax(1) for text_BL in texts["text_CBL"]], dim=1)
+    def forward(self, task: str, image_BCHW: torch.Tensor, text_CBL: torch.Tensor, **_: object) -> dict[str, torch.Tensor]:
         assert task == "token_scores", task
-        return self.tokens(image_BCHW, texts["text_BL"])
+        token_BCLN = torch.stack([self.tokens(image_BCHW, text_BL) for text_BL in text_CBL], dim=1)
+        return {"score_BCN": token_BCLN.amax(2), "token_BCLN": token_BCLN}
 
     def tokens(self, image_BCHW: torch.Tensor, text_BL: torch.Tensor) -> torch.Tensor:
         """(B, L, N)."""

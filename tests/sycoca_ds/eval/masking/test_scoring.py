@@ -22,13 +22,14 @@ OTHER = [1, 0, 3, 2]
 N = 4
 
 
-def fake(task: str, image_BCHW: torch.Tensor, **texts: torch.Tensor) -> torch.Tensor:
+def fake(task: str, image_BCHW: torch.Tensor, text_CBL: torch.Tensor) -> torch.Tensor | dict[str, torch.Tensor]:
     """Masking scores are the sum of a caption's ids; a token's are place + 1000 picture + 0.1 patch."""
-    number_B = image_BCHW[:, 0, 0, 0]
+    number_B, score_BCN = image_BCHW[:, 0, 0, 0], text_CBL.sum(2).T[..., None].expand(-1, -1, N).float()
     if task == "masking_scores":
-        return texts["text_CBL"].sum(2).T[..., None].expand(-1, -1, N).float()
-    place = torch.arange(texts["text_BL"].shape[1]).float()
-    return place[None, :, None] + 1000 * number_B[:, None, None] + 0.1 * torch.arange(N)
+        return score_BCN
+    place = torch.arange(text_CBL.shape[2]).float()
+    token_BLN = place[None, :, None] + 1000 * number_B[:, None, None] + 0.1 * torch.arange(N)
+    return {"score_BCN": score_BCN, "token_BCLN": token_BLN[:, None].expand(-1, len(text_CBL), -1, -1)}
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_a_batch_is_its_pictures_one_by_one(tokenizer: Tokenizer, regions: Regio
         whole = scorer(model, range(4), inputs["image_BCHW"])
         each = [scorer(model, [number], inputs["image_BCHW"][number : number + 1]) for number in range(4)]
         text = encode([CAPTIONS[3]])
-        tokens = model("token_scores", image_BCHW=inputs["image_BCHW"][3:], text_BL=text)
+        tokens = model("token_scores", image_BCHW=inputs["image_BCHW"][3:], text_CBL=text[None])["token_BCLN"][:, 0]
         masks = model("masking_scores", image_BCHW=inputs["image_BCHW"][3:], text_CBL=text[None])
     assert torch.allclose(whole, torch.cat(each), atol=1e-5, equal_nan=True)
     assert torch.allclose(whole[3, 0, 1], tokens[0, [1, 2]].amax(0), atol=1e-5)
@@ -105,11 +106,11 @@ def test_the_model_knows_words_of_all_similarities_but_those_that_are_said_not_t
     inputs = random_inputs()
     model = small_model()
     for similarity in typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"]):
-        ask = {"image_BCHW": inputs["image_BCHW"], "text_BL": inputs["text_BL"], "similarity": similarity}
+        ask = {"image_BCHW": inputs["image_BCHW"], "text_CBL": inputs["text_BL"][None], "similarity": similarity}
         if similarity in WITHOUT_WORDS:
             with pytest.raises(ValueError, match=similarity), torch.no_grad():
                 model("token_scores", **ask)
         else:
             with torch.no_grad():
-                assert model("token_scores", **ask).shape == (4, 12, 16)
+                assert model("token_scores", **ask)["token_BCLN"].shape == (4, 1, 12, 16)
     assert math.isfinite(model("masking_scores", image_BCHW=inputs["image_BCHW"], text_CBL=inputs["text_BL"][None]).sum().item())
