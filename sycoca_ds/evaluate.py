@@ -140,11 +140,13 @@ def print_table(results: dict, verdicts: list) -> None:
         table.add_section()
     console = Console()
     console.print(table)
-    similarities = results["tasks"].get("masking", {}).get("details", {}).get("similarities", {})
+    masking = results["tasks"].get("masking", {}).get("details", {})
+    if "told" in masking:
+        console.print(f"masks: {masking['told']}", highlight=False, markup=False)
+    similarities = masking.get("similarities", {})
     if len(similarities) > 1:
         Console(width=max(console.width, 120)).print(similarity_table(similarities))
-    left_out = results["tasks"].get("masking", {}).get("details", {}).get("similarities_left_out", {})
-    for similarity, reason in left_out.items():
+    for similarity, reason in masking.get("similarities_left_out", {}).items():
         console.print(f"{similarity}: not measured, {reason}", highlight=False, markup=False)
     for name, record in results["tasks"].items():
         for reason, told in reasons_told(TASKS[name], record).items():

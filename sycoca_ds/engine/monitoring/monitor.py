@@ -22,7 +22,7 @@ from sycoca_ds.engine.monitoring.meters import Meter
 from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
-from sycoca_ds.eval.masking.attending import warning
+from sycoca_ds.eval.masking.verdict import warning
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
 from sycoca_ds.options import to_json
 

@@ -26,11 +26,6 @@ from torch import Tensor
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.model.masking import split_patches
 
-IGNORED = 0.95
-"""`caption_ignored` above which a run is told that its masks ignore the caption: another caption changes less than a
-twentieth of what chance would. A score that finds exactly what is named, and ranks all other patches the same way whatever the
-caption, comes to 1 - a / r_h, where a is the share of the picture that captions name: it stays below from a fortieth on."""
-
 
 def hidden_sets(score_IN: Tensor, masking: MaskingConfig) -> Tensor:
     """(I, N) bool: what scores hide. The best-matching `high_ratio` from TG-MIM, or, without it, the worst-matching `low_ratio`
@@ -103,18 +98,3 @@ def attending(own_IN: Tensor, other_IN: Tensor, masking: MaskingConfig) -> dict[
         "score_std": own_IN.float().std(dim=1, unbiased=False).mean().item(),
         "score_range": (own_IN.amax(1) - own_IN.amin(1)).float().mean().item(),
     }
-
-
-def warning(numbers: dict[str, float]) -> str | None:
-    """What to tell a user whose masks, of which `attending` gave these numbers, do not know the caption; None if they do."""
-    same, chance, higher = (100 * numbers[name] for name in ("caption_overlap", "chance_overlap", "own_caption_higher"))
-    if numbers["caption_ignored"] > IGNORED:
-        what = f"they ignore it: another picture's caption hides {same:.1f} % of the same patches (chance {chance:.0f} %)"
-    elif numbers["own_caption_higher"] <= numbers["chance_higher"]:
-        what = (
-            f"a picture's patches score higher under its own caption than under another one in {higher:.0f} % of pictures (chance "
-            f"50 %), though another one hides only {same:.1f} % of the same patches"
-        )
-    else:
-        return None
-    return f"the masks do not know the caption: {what}. What is hidden has nothing to do with what it says; see docs/masking.md"

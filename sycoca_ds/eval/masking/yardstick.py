@@ -115,12 +115,26 @@ def means(score_ICRN: np.ndarray, regions: Regions | None, masking: MaskingConfi
     return found
 
 
+def gain_chance(found: dict[str, Mean]) -> dict[str, float]:
+    """`chance_gain`: what `named_over_unnamed_gain` of scores that know nothing exceeds in one of forty sets of so many pictures,
+    two standard errors of its mean; nothing where fewer than two pictures count.
+
+    Args:
+        found: what `means` gives.
+    """
+    gain = found.get("named_over_unnamed_gain")
+    if gain is None or gain.count_I.sum() < 2:
+        return {}
+    gain_I = gain.sum_I[gain.count_I > 0]
+    return {"chance_gain": 2 * float(gain_I.std(ddof=1)) / math.sqrt(len(gain_I))}
+
+
 def numbers(score_ICRN: Tensor, regions: Regions | None, masking: MaskingConfig) -> dict[str, float]:
     """Every number without intervals, as a validation writes them; what no picture has is left out."""
     host = score_ICRN.float().cpu()
     found = means(host.numpy(), regions, masking)
     values = {name: mean.value for name, mean in found.items() if mean.value is not None}
-    return values | attending(host[:, 0, 0], host[:, 1, 0], masking)
+    return values | gain_chance(found) | attending(host[:, 0, 0], host[:, 1, 0], masking)
 
 
 def intervals(score_ICRN: Tensor, found: dict[str, Mean], masking: MaskingConfig, seed: int = 0) -> dict[str, float]:

@@ -69,6 +69,10 @@ class Regions:
         """Most phrases of one picture."""
         return max((len(picture.phrases) for picture in self.pictures if picture is not None), default=0)
 
+    def shows(self, *kinds: int) -> bool:
+        """Whether any picture has a patch of these kinds."""
+        return any(picture is not None and picture.has(*kinds).any() for picture in self.pictures)
+
     def kinds(self, number: int) -> np.ndarray:
         """(N,) int8: what the patches of a picture show, NONE of one that has no regions."""
         picture = self.pictures[number]

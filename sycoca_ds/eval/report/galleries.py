@@ -99,7 +99,7 @@ def reconstruction_gallery(results: dict[str, Any], collection: Collection, out:
 
 
 def masking_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
-    """A row an image: original, then scores and hidden patches under the own caption and under another picture's."""
+    """A row an image: original, then scores, then hidden patches, each under the own caption beside another picture's."""
     if results["tasks"].get("masking", {}).get("status") != "done":
         return []
     with np.load(out / "samples" / "masking.npz", allow_pickle=False) as stored:
@@ -107,18 +107,19 @@ def masking_gallery(results: dict[str, Any], collection: Collection, out: Path) 
     rows = []
     for row, number in enumerate(kept["number"].tolist()):
         picture = collection.picture(number)
+        side, captions = picture.shape[0], (("own", "own caption"), ("other", "another picture's"))
         cells = [{"name": "original", "picture": data_uri(picture)}]
-        for whose, name in (("own", "own caption"), ("other", "another picture's")):
-            score, hidden = kept[f"{whose}_score"][row], kept[f"{whose}_hidden"][row]
-            cells += [
-                {"name": f"scores, {name}", "picture": data_uri(pictures.heat_map(score, picture.shape[0], picture))},
-                {"name": f"hidden, {name}", "picture": data_uri(pictures.mask_overlay(picture, hidden))},
-            ]
+        for whose, name in captions:
+            heat = pictures.heat_map(kept[f"{whose}_score"][row], side, picture)
+            cells.append({"name": f"scores, {name}", "picture": data_uri(heat)})
+        for whose, name in captions:
+            hidden = pictures.mask_overlay(picture, kept[f"{whose}_hidden"][row])
+            cells.append({"name": f"hidden, {name}", "picture": data_uri(hidden)})
         rows.append(
             {
                 "caption": collection.captions_of_image[number][0],
                 "other": collection.captions_of_image[int(kept["other"][row])][0],
-                "overlap": f"{kept['overlap'][row]:.2f}",
+                "same": f"{100 * kept['overlap'][row]:.0f}",
                 "cells": cells,
             }
         )

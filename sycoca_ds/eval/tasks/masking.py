@@ -23,8 +23,10 @@ from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
-from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, intervals, means
+from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means
+from sycoca_ds.eval.regions.patches import BACKGROUND, UNNAMED
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import mask_keys
 from sycoca_ds.model.sycoca import SyCoCa
@@ -33,6 +35,10 @@ UNTRAINED_SEED = 0
 """Of the fresh weights that everything is measured on as well."""
 DEPENDENCE = ("caption_overlap", "caption_ignored", "own_caption_higher", "position_overlap", "position_bias")
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
+ALL_NAMED = "the captions name all that their pictures show"
+OF_UNNAMED_OBJECTS = ("named_over_unnamed", "named_over_unnamed_gain", "gap_unnamed")
+OF_WHAT_IS_LEFT_OUT = (*OF_UNNAMED_OBJECTS, "named_over_rest", "gap_background")
+"""Numbers that compare with, or are of, what captions leave out."""
 
 
 def scores(bench: Bench, scorer: Scorer, similarity: str, model: torch.nn.Module) -> torch.Tensor:
@@ -68,7 +74,7 @@ def measured(
         found = {name: mean for name, mean in found.items() if name in (*DEPENDENCE, *MEASURES)}
     numbers = {name: mean.value for name, mean in found.items() if mean.value is not None}
     own_IN, other_IN = score_ICRN[:, 0, 0], score_ICRN[:, 1, 0]
-    numbers |= attending(own_IN, other_IN, masking)
+    numbers |= gain_chance(found) | attending(own_IN, other_IN, masking)
     if bounds:
         numbers |= intervals(score_ICRN, found, masking, seed)
     return {f"{prefix}{name}": value for name, value in numbers.items()}
@@ -109,6 +115,7 @@ def run_masking(bench: Bench) -> Outcome:
         "patches": own_score.shape[3],
         "hidden_patches": int(hidden_sets(own_score[:1, 0, 0], config.masking).sum()),
         "interval": HOW,
+        "told": told(numbers, regions is not None, regions is not None and regions.shows(UNNAMED)),
         "regions": {"kind": regions.kind, **regions.counts} if regions is not None else None,
         "similarities": {
             similarity: {name: value for name, value in found.items() if name in NUMBERS and not name.endswith(("_low", "_high"))}
@@ -164,14 +171,19 @@ def chances(table: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def null_reasons(bench: Bench, numbers: dict[str, float]) -> dict[str, str]:
     """Why each number that is missing is."""
-    config, reasons = bench.config.model, {}
+    config, regions, reasons = bench.config.model, bench.inputs.regions, {}
+    left_out = regions is not None and {kind: regions.shows(kind) for kind in (UNNAMED, BACKGROUND)}
     wordless = config.masking.similarity in WITHOUT_WORDS
     for name in NUMBERS.keys() - numbers.keys():
         base = measure = name.removesuffix("_low").removesuffix("_high")
         for prefix in (*UNDER, *MASKS):
             measure = measure.removeprefix(prefix)
-        if bench.inputs.regions is None:
+        if regions is None:
             reason = NO_REGIONS
+        elif measure in OF_WHAT_IS_LEFT_OUT and not any(left_out.values()):
+            reason = ALL_NAMED
+        elif measure in OF_UNNAMED_OBJECTS and not left_out[UNNAMED]:
+            reason = NO_UNNAMED
         elif measure.startswith("gap_"):
             reason = (
                 f"fewer than two pictures hide a patch of this kind ({measure.removeprefix('gap_').replace('_', ' ')})"

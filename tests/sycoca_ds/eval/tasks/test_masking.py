@@ -19,6 +19,7 @@ from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import hidden_sets
+from sycoca_ds.eval.masking.verdict import NO_UNNAMED
 from sycoca_ds.eval.masking.wording import NUMBERS
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.suite import check_options
@@ -141,7 +142,7 @@ def test_numbers_of_a_checkpoint_are_those_of_direct_calls(world: Path, done: di
             image = normalise(data.image(number)[None])
             with torch.no_grad():
                 own, other = model("masking_scores", image_BCHW=image, text_CBL=text[:, None])[0]
-                tokens = model("token_scores", image_BCHW=image, text_BL=text[:1])[0]
+                tokens = model("token_scores", image_BCHW=image, text_CBL=text[None, :1])["token_BCLN"][0, 0]
             one, another = (set(hidden_sets(score[None], masking)[0].nonzero().flatten().tolist()) for score in (own, other))
             overlaps.append(len(one & another) / len(one))
             best = [score.sort(descending=True).values[: len(one)].double().mean().item() for score in (own, other)]
@@ -166,12 +167,14 @@ def test_numbers_of_a_checkpoint_are_those_of_direct_calls(world: Path, done: di
 def test_the_page_shows_both_hidden_sets_and_says_the_dependence_in_a_number(world: Path, done: dict) -> None:
     page = (world / "out" / "report.html").read_text()
     metrics = done["tasks"]["masking"]["metrics"]
-    assert f"share {metrics['caption_overlap']:.3f} of their patches; chance 0.389" in page
+    same = f"Under another picture&#39;s caption {100 * metrics['caption_overlap']:.1f} % of the hidden patches stay the same"
+    assert f"{same}; chance is 39 %, with untrained weights {100 * metrics['untrained_caption_overlap']:.1f} %." in page
+    assert f"that it leaves out in {100 * metrics['named_over_unnamed']:.1f} % of cases, under another picture&#39;s" in page
     assert page.count('alt="hidden, own caption"') == page.count('alt="hidden, another picture&#39;s"') == 3
     with np.load(world / "out/samples/masking.npz") as kept:
         for own, other, overlap in zip(kept["own_hidden"], kept["other_hidden"], kept["overlap"], strict=True):
             assert own.sum() == other.sum() == 14 and overlap == pytest.approx((own & other).sum() / 14)
-            assert f"the two share {overlap:.2f}" in page
+            assert f"{100 * overlap:.0f} % of the hidden patches stay the same</span>" in page
     assert f"{metrics['named_over_unnamed']:.3f}" in page and "the run&#39;s own" not in page and "(the run's own)" in page
 
 
@@ -201,6 +204,58 @@ def test_without_regions_the_dependence_is_measured_and_the_rest_told_in_a_line(
     assert set(record["null_reasons"].values()) == {"no --regions FILE_OR_FOLDER was given"}
     lines = [line for line in capsys.readouterr().out.splitlines() if "no --regions" in line]
     assert len(lines) == 1 and lines[0].startswith("Masks and the caption, ")
+
+
+def test_captions_that_name_everything_are_told_in_a_sentence_and_leave_no_empty_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As those of the demo world: there is no unnamed object to score above."""
+    squares = draw_squares(12, named=2, objects=2)
+    write_squares(tmp_path, squares)
+    make_run(tmp_path / "run", TRAINED, tokenizer=squares_tokenizer)
+    regions = tmp_path / "test_regions.json"
+    told = run(tmp_path, tmp_path / "half", regions=str(regions))["tasks"]["masking"]
+    assert told["null_reasons"]["named_over_unnamed"] == told["null_reasons"]["gap_unnamed"] == NO_UNNAMED
+    assert told["metrics"]["named_over_rest"] is not None and told["metrics"]["gap_background"] is not None
+    content = json.loads(regions.read_text())
+    for record in content["pictures"].values():
+        record["background"]["named"] = True
+    regions.write_text(json.dumps(content))
+    capsys.readouterr()
+    told = run(tmp_path, tmp_path / "out", regions=str(regions))["tasks"]["masking"]
+    missing = {name for name, reason in told["null_reasons"].items() if reason == "the captions name all that their pictures show"}
+    assert {"named_over_unnamed_gain", "untrained_named_over_rest", "gap_background", "random_gap_unnamed_low"} <= missing
+    assert f"cannot be asked here: {NO_UNNAMED}." in told["details"]["told"]
+    page, said = (tmp_path / "out/report.html").read_text(), " ".join(capsys.readouterr().out.split())
+    assert told["details"]["told"].replace("'", "&#39;") in page and f"masks: {told['details']['told']}" in said
+    rows = page.split("Masks and the caption</h3>")[1].split("all numbers of this task")[0]
+    assert "Not measured" not in rows and "Named over" not in rows and "Pointing" in rows and "Gap, named objects" in rows
+    assert "numbers: not measured, the captions name all that their pictures show" in said
+
+
+def test_scores_that_look_at_other_pictures_do_not_hang_on_the_batch_size(small: Path, tmp_path: Path) -> None:
+    """All pictures of the data set are the others, whoever shares a batch: one at a time gives what all at once give."""
+    masking = dataclasses.replace(TRAINED.masking, similarity="centred_over_pictures")
+    checkpoint = make_run(tmp_path / "run", dataclasses.replace(TRAINED, masking=masking), tokenizer=squares_tokenizer)
+    found = []
+    for size in (1, 5, 12):
+        options = {"batch_size": size, "tasks": ("reconstruction", "masking"), "regions": str(small / "test_regions.json")}
+        tasks = run(small, tmp_path / str(size), checkpoint, **options)["tasks"]
+        with np.load(tmp_path / str(size) / "samples/masking.npz") as kept:
+            found.append((tasks, kept["own_score"], kept["own_hidden"]))
+        assert tasks["masking"]["details"]["other_pictures"] == 11
+    loaded, data = load_for_inference(checkpoint), Collection(small / "data", 48)
+    text = torch.from_numpy(loaded.tokenizer.encode([captions[0] for captions in data.captions_of_image], 40))
+    images = normalise(torch.stack([data.image(number) for number in range(12)]))
+    with torch.no_grad():
+        whole = loaded.model("masking_scores", image_BCHW=images, text_CBL=text[None])[:, 0]
+    for tasks, scores, hidden in found:
+        np.testing.assert_allclose(scores, whole[[0, 6, 11]], atol=2e-6)
+        assert np.array_equal(hidden, found[0][2])
+        for task in ("reconstruction", "masking"):
+            assert tasks[task]["metrics"] == {
+                name: pytest.approx(value, abs=1e-3) for name, value in found[0][0][task]["metrics"].items()
+            }
 
 
 def test_reused_until_regions_or_similarities_change(small: Path, tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Do the masks know the caption? What the numbers say of it, in plain sentences: on the page, on the terminal, as the warning of a
+training.
+
+That the own caption scores higher is a weak sign: a contrast that works raises it wherever in the picture. Where it is known which
+objects the caption names and which it leaves out, only that decides: the named ones have to score higher, and less so under another
+picture's caption, or what is found stands out by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+IGNORED = 0.95
+"""`caption_ignored` above which masks are said to ignore the caption: another caption changes less than a twentieth of what chance
+would. A score that finds exactly what is named, and ranks all other patches the same way whatever the caption, comes to 1 - a /
+r_h, where a is the share of the picture that captions name: it stays below from a fortieth on."""
+MOSTLY = 0.5
+"""`caption_ignored` above which the picture is said to decide more than the caption."""
+NO_UNNAMED = "the captions leave out no object that their pictures show"
+
+
+def asked_of_objects(numbers: Mapping[str, float]) -> bool:
+    """Whether it was measured if named objects score above unnamed ones, on as many pictures as tell chance from knowing."""
+    return "chance_gain" in numbers
+
+
+def knows(numbers: Mapping[str, float]) -> bool:
+    """Whether the scores know the caption, by the strictest measure there is.
+
+    Args:
+        numbers: of one set of scores under the own caption and another picture's (`yardstick.numbers`).
+    """
+    if asked_of_objects(numbers):
+        return numbers["named_over_unnamed"] > 0.5 and numbers["named_over_unnamed_gain"] > numbers["chance_gain"]
+    return numbers["caption_ignored"] <= IGNORED and numbers["own_caption_higher"] > numbers["chance_higher"]
+
+
+def _same(numbers: Mapping[str, float]) -> str:
+    return f"{100 * numbers['caption_overlap']:.1f} %"
+
+
+def _objects(numbers: Mapping[str, float]) -> str:
+    named, other = (100 * numbers[f"{prefix}named_over_unnamed"] for prefix in ("", "other_"))
+    return (
+        f"a patch of an object that the caption names scores above one of an object that it leaves out in {named:.1f} % of cases, "
+        f"under another picture's caption in {other:.1f} % (chance 50 %)"
+    )
+
+
+def warning(numbers: Mapping[str, float]) -> str | None:
+    """What to tell a user whose masks do not know the caption; None if they do."""
+    if knows(numbers):
+        return None
+    chance = f"chance {100 * numbers['chance_overlap']:.0f} %"
+    if asked_of_objects(numbers):
+        what = _objects(numbers)
+    elif numbers["caption_ignored"] > IGNORED:
+        what = f"they ignore it: another picture's caption hides {_same(numbers)} of the same patches ({chance})"
+    else:
+        what = (
+            f"a picture's patches score higher under its own caption than under another one in "
+            f"{100 * numbers['own_caption_higher']:.0f} % of pictures (chance 50 %), though another one hides only "
+            f"{_same(numbers)} of the same patches"
+        )
+    return f"the masks do not know the caption: {what}. What is hidden has nothing to do with what it says; see docs/masking.md"
+
+
+def told(numbers: Mapping[str, float], regions: bool, unnamed: bool) -> str:
+    """Three sentences for somebody who has never heard of this measure: a number, what is known of objects, what follows.
+
+    Args:
+        regions: whether it is known where the objects are.
+        unnamed: whether some of them are left out by their captions.
+    """
+    chance = f"chance is {100 * numbers['chance_overlap']:.0f} %"
+    if "untrained_caption_overlap" in numbers:
+        chance += f", with untrained weights {100 * numbers['untrained_caption_overlap']:.1f} %"
+    found = [f"Under another picture's caption {_same(numbers)} of the hidden patches stay the same; {chance}."]
+    if asked_of_objects(numbers):
+        found.append(f"{_objects(numbers).capitalize()}.")
+        found.append(f"So the scores {'' if knows(numbers) else 'do not '}know which objects the caption names.")
+        return " ".join(found)
+    if not regions:
+        found.append("Whether what they show is what the caption names was not asked: that takes --regions.")
+    else:
+        why = "too few pictures show both" if unnamed else NO_UNNAMED
+        found.append(f"Whether named objects score above unnamed ones cannot be asked here: {why}.")
+    if numbers["caption_ignored"] > IGNORED:
+        found.append("So the caption decides nothing.")
+    elif not knows(numbers):
+        found.append("The own caption scores no higher than the other one, so what changes changes at random.")
+    elif numbers["caption_ignored"] > MOSTLY:
+        found.append("So the picture decides what is hidden, more than its caption does.")
+    else:
+        found.append("So what is hidden depends on the caption.")
+    return " ".join(found)
