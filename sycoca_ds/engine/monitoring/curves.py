@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "logit_scale")
@@ -38,6 +39,7 @@ TAGS = {
     "masking/score_range": "masking/score_range",
     **{f"masking/{control}{name}": f"masking_regions/{control}{name}" for name in FOUND for control in CONTROLS},
     "masking/named_over_unnamed_gain": "masking_regions/named_over_unnamed_gain",
+    "masking/chance_gain": "masking_regions/chance_gain",
     "masking/chance_pointing": "masking_regions/chance_pointing",
     "masking/chance_word_iou": "masking_regions/chance_word_iou",
     **{f"masking/{name}": f"masking_regions/{name}" for name in GAPS},
@@ -104,6 +106,10 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "named over unnamed objects, AUC: own caption, another's, none": tuple(
             f"masking/{control}named_over_unnamed" for control in CONTROLS
         ),
+        "what the own caption adds to another's, beside what chance exceeds once in forty times": (
+            "masking/named_over_unnamed_gain",
+            "masking/chance_gain",
+        ),
         "named over everything else, AUC: own caption, another's, none": tuple(
             f"masking/{control}named_over_rest" for control in CONTROLS
         ),
@@ -156,14 +162,17 @@ def tag_of(key: str) -> str:
     return TAGS.get(key) or (f"samples/{key}" if key.startswith("epoch_of_") else key)
 
 
-def layout(regions: bool) -> dict[str, dict[str, list]]:
+def layout(regions: bool, unasked: Collection[str] = ()) -> dict[str, dict[str, list]]:
     """`CHARTS` as `torch.utils.tensorboard` takes it. A chart's tags are regular expressions that match from the beginning.
 
     Args:
         regions: whether the run knows regions of its validation pictures; without them the page of what needs them is left out.
+        unasked: numbers of `FOUND` that these regions cannot give; a chart of one of them is left out.
     """
+    empty = {f"masking/{name}" for name in unasked}
+    empty |= {"masking/named_over_unnamed_gain"} if "named_over_unnamed" in unasked else set()
     return {
-        page: {title: ["Multiline", [f"{tag_of(key)}$" for key in keys]] for title, keys in charts.items()}
+        page: {title: ["Multiline", [f"{tag_of(key)}$" for key in keys]] for title, keys in charts.items() if not empty & set(keys)}
         for page, charts in CHARTS.items()
         if regions or page != OF_REGIONS
     }

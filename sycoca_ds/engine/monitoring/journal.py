@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,11 @@ class Journal:
 
     Args:
         step: what is kept of an earlier start: everything up to this step; at 0 nothing, the run begins anew.
-        regions: whether the board has a page for what needs regions.
+        regions, unasked: what the board shows of what needs regions (`curves.layout`).
     """
 
-    def __init__(self, run: Path, step: int, enabled: bool, regions: bool = False):
-        self.regions = regions
+    def __init__(self, run: Path, step: int, enabled: bool, regions: bool = False, unasked: Collection[str] = ()):
+        self.layout = layout(regions, unasked)
         self.path, self.folder, self.enabled = run / "metrics.jsonl", run / "tensorboard", enabled
         self._file = self._board = None
         self._told = False
@@ -57,7 +58,7 @@ class Journal:
         put_behind(self.folder, time.time())
         board = SummaryWriter(str(self.folder), purge_step=first, flush_secs=10)
         # at a step of its own, so that the next start from the same step purges it as well
-        board.file_writer.add_summary(custom_scalars(layout(self.regions)), first)
+        board.file_writer.add_summary(custom_scalars(self.layout), first)
         return board
 
     def _lose(self, error: OSError) -> None:

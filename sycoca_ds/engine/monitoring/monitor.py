@@ -23,6 +23,7 @@ from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
 from sycoca_ds.eval.masking.verdict import warning
+from sycoca_ds.eval.masking.yardstick import unasked
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
 from sycoca_ds.options import to_json
 
@@ -37,7 +38,9 @@ class Monitor:
         self.session, self.config, self.runtime, self.engine = session, session.config, session.runtime, session.engine
         config, runtime, step = session.config, session.runtime, session.position.step
         run, leads = Path(config.run.out), runtime.leads
-        self.journal = Journal(run, step, enabled=leads, regions=config.data.regions is not None)
+        regions = session.validation.regions if session.validation is not None else None
+        without = unasked(regions) if regions is not None else ()
+        self.journal = Journal(run, step, enabled=leads, regions=regions is not None, unasked=without)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
         self._sealed = session.position.step

@@ -70,6 +70,12 @@ def patch_measures(score_N: np.ndarray, picture: PictureRegions) -> tuple[float,
     )
 
 
+def unasked(regions: Regions) -> tuple[str, ...]:
+    """The `PATCH_MEASURES` that compare with what captions leave out, where these leave out nothing of the kind."""
+    left_out = {"named_over_unnamed": (UNNAMED,), "named_over_rest": (UNNAMED, BACKGROUND)}
+    return tuple(name for name, kinds in left_out.items() if not regions.shows(*kinds))
+
+
 def means(score_ICRN: np.ndarray, regions: Regions | None, masking: MaskingConfig) -> dict[str, Mean]:
     """Every number that is a mean over pictures or phrases, by name: the dependence on the caption, and, with regions, the measures
     under each condition.

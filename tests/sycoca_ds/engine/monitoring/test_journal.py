@@ -54,6 +54,15 @@ def test_charts_name_numbers_that_there_are() -> None:
     assert set(CLOCK) <= set(TAGS)
 
 
+def test_a_board_has_no_chart_of_what_its_regions_cannot_give() -> None:
+    """The demo's captions name all that their pictures show."""
+    whole, page = layout(regions=True), "Do the masks find what is named?"
+    left = layout(regions=True, unasked=("named_over_unnamed", "named_over_rest"))
+    gone = list(whole.pop(page).keys() - left.pop(page).keys())
+    assert left == whole and len(gone) == 3 and all("named over" in title or "own caption adds" in title for title in gone)
+    assert layout(regions=True, unasked=("named_over_rest",))[page].keys() >= set(gone) - {t for t in gone if "everything" in t}
+
+
 @pytest.mark.parametrize("regions", [False, True])
 def test_the_layout_is_in_the_event_files(regions: bool, tmp_path: Path) -> None:
     """Without regions no page of empty charts for what needs them."""
