@@ -139,8 +139,10 @@ class MaskingConfig:
     warmup_until: float | None = None
     """Masks are random, also after `mask_warmup`, until a validation finds `warmup_metric` at least this; from then on they are
     attentive for good. None: steps alone decide."""
-    warmup_metric: Literal["own_caption_higher", "named_over_unnamed"] = "own_caption_higher"
-    """What has to be reached: 0.5 is chance, 1 the most (docs/monitoring.md; the second where `data.regions` are known)."""
+    warmup_metric: Literal["own_caption_higher", "named_over_unnamed"] | None = None
+    """What has to be reached: 0.5 is chance, 1 the most (docs/monitoring.md). `named_over_unnamed` needs `data.regions`, and has to
+    lie above the same under another picture's caption, too; `own_caption_higher` says little, since a contrast that works raises it
+    wherever in the picture. None: the first where regions are given and captions leave out objects, else the second."""
     target: Literal["pixels", "normalised_pixels"] = "pixels"
     """What TG-MIM rebuilds: a patch's pixels (paper eq. 5), or the same after subtracting the patch's mean and dividing by its
     deviation (MAE's norm_pix_loss)."""

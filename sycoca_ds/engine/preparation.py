@@ -167,6 +167,11 @@ def check_warmup(config: TrainConfig) -> None:
     if config.data.validation is None or masking.mask_by == "random":
         missing = "data.validation" if config.data.validation is None else "model.masking.mask-by = attention"
         raise UserError(f"model.masking.warmup-until = {masking.warmup_until}: expected {missing} with it; a validation ends it")
+    if masking.warmup_metric == "named_over_unnamed" and config.data.regions is None:
+        raise UserError(
+            "model.masking.warmup-metric = named_over_unnamed without data.regions: it is not known which objects the captions of "
+            "data.validation name; give their regions, or take own_caption_higher"
+        )
 
 
 def check_before_start(config: TrainConfig) -> None:

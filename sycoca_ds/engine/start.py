@@ -27,6 +27,7 @@ from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_poli
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
 from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
+from sycoca_ds.eval.masking.verdict import warmed_up
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
 
@@ -109,10 +110,11 @@ class Session:
         masking, position = self.config.model.masking, self.position
         if masking.warmup_until is None or position.masks_know:
             return
-        found = self.runtime.agree(numbers.get(f"masking/{masking.warmup_metric}", 0.0))
-        position.masks_know = found >= masking.warmup_until
+        measured = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
+        found = self.runtime.agree(warmed_up(measured, masking.warmup_until, masking.warmup_metric))
+        position.masks_know = found is not None
         if position.masks_know:
-            self.runtime.say(f"step {position.step}: masks are attentive from now on: {masking.warmup_metric} is {found:.3f}")
+            self.runtime.say(f"step {position.step}: masks are attentive from now on: {found}")
 
     def go_back(self) -> dict[str, Any]:
         """Restores the newest whole checkpoint and passes over the data that were fed since; on all ranks.

@@ -22,7 +22,9 @@ from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.gaps import gap_numbers, kind_errors
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.verdict import NO_UNNAMED
 from sycoca_ds.eval.masking.yardstick import numbers as yardstick
+from sycoca_ds.eval.masking.yardstick import unasked
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
 from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.tasks.retrieval import chance_recalls, retrieve
@@ -57,6 +59,22 @@ class Validation:
         masked = config.model.reconstructs or (config.model.family == "sycoca" and masking.low_ratio > 0)
         self.other_I = self._other_captions() if masked and masking.mask_by == "attention" else None
         self.regions = self._regions() if self.other_I is not None else None
+        if masking.warmup_until is not None and masked:
+            self._check_warmup()
+
+    def _check_warmup(self) -> None:
+        """Raises `UserError` for a warm-up of masks that these pictures can never end."""
+        masking = self.config.model.masking
+        if self.other_I is None:
+            raise UserError(
+                f"model.masking.warmup-until = {masking.warmup_until}: no validation could end it, since nearly all captions of "
+                f"data.validation = {self.config.data.validation} are equal; give pictures with more varied ones"
+            )
+        if masking.warmup_metric == "named_over_unnamed" and "named_over_unnamed" in unasked(self.regions):
+            raise UserError(
+                f"model.masking.warmup-metric = named_over_unnamed: {NO_UNNAMED} (data.regions = {self.config.data.regions}); give "
+                "pictures whose captions do, or take own_caption_higher"
+            )
 
     @classmethod
     def of(cls, config: TrainConfig, tokenizer: Tokenizer, runtime: Runtime, batch_size: int) -> Validation | None:

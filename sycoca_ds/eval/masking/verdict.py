@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from sycoca_ds.eval.masking.yardstick import unasked
+from sycoca_ds.eval.regions.patches import Regions
+
 IGNORED = 0.95
 """`caption_ignored` above which masks are said to ignore the caption: another caption changes less than a twentieth of what chance
 would. A score that finds exactly what is named, and ranks all other patches the same way whatever the caption, comes to 1 - a /
@@ -65,12 +68,25 @@ def warning(numbers: Mapping[str, float]) -> str | None:
     return f"the masks do not know the caption: {what}. What is hidden has nothing to do with what it says; see docs/masking.md"
 
 
-def told(numbers: Mapping[str, float], regions: bool, unnamed: bool) -> str:
-    """Three sentences for somebody who has never heard of this measure: a number, what is known of objects, what follows.
+def warmed_up(numbers: Mapping[str, float], bound: float, metric: str | None = None) -> str | None:
+    """The measure that ends a warm-up of masks, with its value; None if these numbers do not end it.
 
     Args:
-        regions: whether it is known where the objects are.
-        unnamed: whether some of them are left out by their captions.
+        bound: what has to be reached.
+        metric: by default the best one that there is. "named_over_unnamed" has to be more than what stands out by itself, too.
+    """
+    metric = metric or ("named_over_unnamed" if asked_of_objects(numbers) else "own_caption_higher")
+    value = numbers.get(metric, 0.0)
+    if value < bound or (metric == "named_over_unnamed" and not (asked_of_objects(numbers) and knows(numbers))):
+        return None
+    return f"{metric} is {value:.3f}"
+
+
+def told(numbers: Mapping[str, float], regions: Regions | None) -> str:
+    """Some sentences for somebody who has never heard of this measure: a number, what is known of objects, what follows.
+
+    Args:
+        regions: where the objects are, if that is known.
     """
     chance = f"chance is {100 * numbers['chance_overlap']:.0f} %"
     if "untrained_caption_overlap" in numbers:
@@ -80,11 +96,17 @@ def told(numbers: Mapping[str, float], regions: bool, unnamed: bool) -> str:
         found.append(f"{_objects(numbers).capitalize()}.")
         found.append(f"So the scores {'' if knows(numbers) else 'do not '}know which objects the caption names.")
         return " ".join(found)
-    if not regions:
+    if regions is None:
         found.append("Whether what they show is what the caption names was not asked: that takes --regions.")
     else:
-        why = "too few pictures show both" if unnamed else NO_UNNAMED
+        why = NO_UNNAMED if "named_over_unnamed" in unasked(regions) else "too few pictures show both"
         found.append(f"Whether named objects score above unnamed ones cannot be asked here: {why}.")
+    if "pointing" in numbers:
+        own, other, by_chance = (100 * numbers[f"{prefix}pointing"] for prefix in ("", "other_", "chance_"))
+        found.append(
+            f"In {own:.1f} % of cases a phrase's words score highest on what it names, those of another caption's phrase there in "
+            f"{other:.1f} % (chance {by_chance:.1f} %)."
+        )
     if numbers["caption_ignored"] > IGNORED:
         found.append("So the caption decides nothing.")
     elif not knows(numbers):

@@ -25,8 +25,7 @@ from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
-from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means
-from sycoca_ds.eval.regions.patches import BACKGROUND, UNNAMED
+from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means, unasked
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import mask_keys
 from sycoca_ds.model.sycoca import SyCoCa
@@ -115,7 +114,7 @@ def run_masking(bench: Bench) -> Outcome:
         "patches": own_score.shape[3],
         "hidden_patches": int(hidden_sets(own_score[:1, 0, 0], config.masking).sum()),
         "interval": HOW,
-        "told": told(numbers, regions is not None, regions is not None and regions.shows(UNNAMED)),
+        "told": told(numbers, regions),
         "regions": {"kind": regions.kind, **regions.counts} if regions is not None else None,
         "similarities": {
             similarity: {name: value for name, value in found.items() if name in NUMBERS and not name.endswith(("_low", "_high"))}
@@ -172,7 +171,7 @@ def chances(table: dict[str, dict[str, float]]) -> dict[str, float]:
 def null_reasons(bench: Bench, numbers: dict[str, float]) -> dict[str, str]:
     """Why each number that is missing is."""
     config, regions, reasons = bench.config.model, bench.inputs.regions, {}
-    left_out = regions is not None and {kind: regions.shows(kind) for kind in (UNNAMED, BACKGROUND)}
+    without = unasked(regions) if regions is not None else ()
     wordless = config.masking.similarity in WITHOUT_WORDS
     for name in NUMBERS.keys() - numbers.keys():
         base = measure = name.removesuffix("_low").removesuffix("_high")
@@ -180,9 +179,9 @@ def null_reasons(bench: Bench, numbers: dict[str, float]) -> dict[str, str]:
             measure = measure.removeprefix(prefix)
         if regions is None:
             reason = NO_REGIONS
-        elif measure in OF_WHAT_IS_LEFT_OUT and not any(left_out.values()):
+        elif measure in OF_WHAT_IS_LEFT_OUT and "named_over_rest" in without:
             reason = ALL_NAMED
-        elif measure in OF_UNNAMED_OBJECTS and not left_out[UNNAMED]:
+        elif measure in OF_UNNAMED_OBJECTS and "named_over_unnamed" in without:
             reason = NO_UNNAMED
         elif measure.startswith("gap_"):
             reason = (
@@ -217,6 +216,7 @@ TASK = Task(
             "untrained_named_over_unnamed",
             "objects_over_background",
             "pointing",
+            "other_pointing",
             "word_iou",
         ),
         *(f"gap_{kind}" for kind in KINDS),

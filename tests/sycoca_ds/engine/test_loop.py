@@ -120,6 +120,10 @@ def test_a_warm_up_that_no_validation_can_end_is_refused(data_set: Path, tmp_pat
             *("--model.masking.warmup-until", "0.6", "--model.masking.mask-by", "random"),
             *with_validation(data_set),
         ],
+        "warmup-metric = named_over_unnamed without data.regions: it is not known": [
+            *("--model.masking.warmup-until", "0.6", "--model.masking.warmup-metric", "named_over_unnamed"),
+            *with_validation(data_set),
+        ],
         "expected 0.5, which is chance, to below 1": ["--model.masking.warmup-until", "1.5", *with_validation(data_set)],
     }
     for said, options in ways.items():

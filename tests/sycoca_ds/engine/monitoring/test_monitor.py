@@ -3,6 +3,7 @@ pictures, the best checkpoint, and the line for masks that do not depend on the 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -15,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
-from sycoca_ds.config import DataConfig, TrainConfig
+from sycoca_ds.config import DataConfig, MaskingConfig, TrainConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.batches import plan_batches
@@ -31,10 +32,11 @@ from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import attending
-from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.regions.patches import UNNAMED, read_regions
 from sycoca_ds.eval.tasks.masking import run_masking
 from sycoca_ds.eval.tasks.retrieval import run_retrieval
 from sycoca_ds.options import from_dict
+from sycoca_ds.presets import PRESETS
 from tests.worlds.data.data_sets import parts, picture, write_data_set, write_regions, write_tar
 from tests.worlds.processes.launching import finish, start_warm
 from tests.worlds.trainings.training import SMALL, STEPS, in_turn
@@ -195,6 +197,27 @@ def test_regions_need_the_pictures_they_are_of(data_set: Path, tmp_path: Path) -
     config = TrainConfig(data=DataConfig(regions="regions.json"))
     with pytest.raises(UserError, match="data.regions = regions.json without data.validation"):
         Validation.of(config, Tokenizer(data_set / "tokenizer.json"), Runtime(0, 0, 1, torch.device("cpu"), 1), 4)
+
+
+def test_a_warm_up_that_these_pictures_cannot_end_is_refused(data_set: Path, tmp_path: Path) -> None:
+    tokenizer, runtime = Tokenizer(data_set / "tokenizer.json"), Runtime(0, 0, 1, torch.device("cpu"), 1)
+    held = write_data_set(tmp_path / "held", [6], seed=4)
+    regions = write_regions(held, tmp_path / "held_regions/all_regions.json")
+    model = dataclasses.replace(PRESETS["tiny"].model, masking=MaskingConfig(warmup_until=0.6, warmup_metric="named_over_unnamed"))
+    config = TrainConfig(model=model, data=DataConfig(validation=str(held), regions=str(regions)))
+    assert Validation.of(config, tokenizer, runtime, 4).regions.shows(UNNAMED)
+    content = json.loads(regions.read_text())
+    for record in content["pictures"].values():
+        del record["objects"][1]
+    regions.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="warmup-metric = named_over_unnamed: the captions leave out no object that their pictures"):
+        Validation.of(config, tokenizer, runtime, 4)
+    by_default = dataclasses.replace(config, model=dataclasses.replace(model, masking=MaskingConfig(warmup_until=0.6)))
+    found = Validation.of(by_default, tokenizer, runtime, 4)
+    found.collection.captions_of_image = [["a picture"]] * 6
+    found.other_I = found._other_captions()
+    with pytest.raises(UserError, match="no validation could end it, since nearly all captions of data.validation = .* are equal"):
+        found._check_warmup()
 
 
 @pytest.mark.slow

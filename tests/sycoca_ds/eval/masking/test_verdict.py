@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.eval.masking.verdict import knows, told, warning
+from sycoca_ds.eval.masking.verdict import knows, told, warmed_up, warning
 from sycoca_ds.eval.masking.yardstick import gain_chance, mean_of, numbers
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, PictureRegions, Regions
 
@@ -98,17 +98,32 @@ def test_the_warning_says_what_is_missing() -> None:
 )
 def test_what_a_reader_is_told(what: str, regions: Regions | None, ends: str) -> None:
     values = found(what, regions)
-    said = told(values | {"untrained_caption_overlap": 0.8305}, regions is not None, regions is REGIONS)
+    said = told(values | {"untrained_caption_overlap": 0.8305}, regions)
     same = f"Under another picture's caption {100 * values['caption_overlap']:.1f} % of the hidden patches stay the same"
     assert said.startswith(f"{same}; chance is 50 %, with untrained weights 83.0 %. ") and said.endswith(ends)
     named = 100 * values.get("named_over_unnamed", 0.0)
     assert (f"one of an object that it leaves out in {named:.1f} % of cases" in said) == (regions is REGIONS)
+    assert "phrase's words" not in said, "these pictures have none"
     assert ("cannot be asked here: the captions leave out no object that their pictures show." in said) == (regions is ALL_NAMED)
     assert ("was not asked: that takes --regions." in said) == (regions is None)
+
+
+def test_what_ends_a_warm_up() -> None:
+    """By default the best measure there is; with regions, never what only stands out."""
+    good, standing = found("finds what is named", REGIONS), found("what is named stands out whatever the caption says", REGIONS)
+    assert warmed_up(good, 0.9) == warmed_up(good, 0.9, "named_over_unnamed") == "named_over_unnamed is 1.000"
+    assert warmed_up(standing, 0.6) is None and standing["named_over_unnamed"] == 1.0
+    higher = found("higher under the own caption, anywhere", REGIONS)
+    assert warmed_up(higher, 0.6) is None
+    assert warmed_up(higher, 0.6, "own_caption_higher") == "own_caption_higher is 1.000"
+    for regions in (None, ALL_NAMED):
+        values = found("higher under the own caption, anywhere", regions)
+        assert warmed_up(values, 0.6) == "own_caption_higher is 1.000"
+        assert warmed_up(values, 0.5, "named_over_unnamed") is None
 
 
 def test_a_single_picture_tells_nothing_of_objects() -> None:
     one = Regions("drawn", (REGIONS.pictures[0], *[None] * (PICTURES - 1)), {})
     values = found("finds what is named", one)
     assert values["named_over_unnamed"] == 1.0 and "chance_gain" not in values
-    assert "cannot be asked here: too few pictures show both." in told(values, True, True)
+    assert "cannot be asked here: too few pictures show both." in told(values, one)

@@ -225,7 +225,9 @@ def test_captions_that_name_everything_are_told_in_a_sentence_and_leave_no_empty
     told = run(tmp_path, tmp_path / "out", regions=str(regions))["tasks"]["masking"]
     missing = {name for name, reason in told["null_reasons"].items() if reason == "the captions name all that their pictures show"}
     assert {"named_over_unnamed_gain", "untrained_named_over_rest", "gap_background", "random_gap_unnamed_low"} <= missing
-    assert f"cannot be asked here: {NO_UNNAMED}." in told["details"]["told"]
+    own, other = (100 * told["metrics"][name] for name in ("pointing", "other_pointing"))
+    assert f"cannot be asked here: {NO_UNNAMED}. In {own:.1f} % of cases a phrase's words" in told["details"]["told"]
+    assert f"those of another caption's phrase there in {other:.1f} % (chance 11.1 %)." in told["details"]["told"]
     page, said = (tmp_path / "out/report.html").read_text(), " ".join(capsys.readouterr().out.split())
     assert told["details"]["told"].replace("'", "&#39;") in page and f"masks: {told['details']['told']}" in said
     rows = page.split("Masks and the caption</h3>")[1].split("all numbers of this task")[0]
