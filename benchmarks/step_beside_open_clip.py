@@ -27,7 +27,7 @@ from torch import Tensor
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
 from sycoca_ds.config import ModelConfig  # noqa: E402
-from sycoca_ds.model.open_clip_weights import to_open_clip  # noqa: E402
+from sycoca_ds.model.open_clip.weights import to_open_clip  # noqa: E402
 from sycoca_ds.model.sycoca import SyCoCa  # noqa: E402
 from sycoca_ds.presets import PRESETS  # noqa: E402
 from tests.worlds.open_clip.peer import import_open_clip, skip_initialisation  # noqa: E402

@@ -166,7 +166,7 @@ def section(values: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
 def described(values: Mapping[str, Any], where: str, tokenizer: Tokenizer | None) -> ModelConfig:
     """The model that open_clip's JSON describes; what it does not say comes from our own key in it, or from the tokenizer."""
     from sycoca_ds.config import TextEncoderConfig
-    from sycoca_ds.model.open_clip_config import CLIP_EOT_ID, CLIP_SOT_ID, config_from_open_clip
+    from sycoca_ds.model.open_clip.config import CLIP_EOT_ID, CLIP_SOT_ID, config_from_open_clip
     from sycoca_ds.options import from_dict
 
     own = {key: section(values, OWN_KEY, where).get(key) for key in ("sot_id", "eot_id", "attention_mask")}
@@ -182,8 +182,8 @@ def open_clip_source(config: ExportConfig) -> Source:
     """open_clip's weights under our names."""
     from data_pipeline.files import sha256_file
     from sycoca_ds.data.tokenizer import Tokenizer
-    from sycoca_ds.model.open_clip_config import open_clip_config
-    from sycoca_ds.model.open_clip_weights import from_open_clip
+    from sycoca_ds.model.open_clip.config import open_clip_config
+    from sycoca_ds.model.open_clip.weights import from_open_clip
     from sycoca_ds.options import nearest, read_json_object
     from sycoca_ds.presets import PRESETS
 
@@ -258,7 +258,7 @@ def check_tokenizer(path: Path, model: ModelConfig) -> None:
 def write_open_clip(folder: Path, source: Source, weights: dict[str, Tensor]) -> dict[str, Any]:
     """Fills a new folder as open_clip reads it; `weights` have open_clip's names. Returns facts about the weights' file."""
     from sycoca_ds.engine.checkpoint.exported import copy_tokenizer, save_tensors
-    from sycoca_ds.model.open_clip_config import open_clip_config, uses_clips_ids
+    from sycoca_ds.model.open_clip.config import open_clip_config, uses_clips_ids
 
     text, model = source.config.text, open_clip_config(source.config)
     facts = save_tensors(weights, folder / OPEN_CLIP_WEIGHTS)
@@ -313,8 +313,8 @@ def describe_tokenizer(path: Path, text: TextEncoderConfig) -> dict[str, str]:
 def export(config: ExportConfig) -> int:
     """Reads, converts, writes; prints what was written and what a user must know."""
     from sycoca_ds.engine.checkpoint.exported import cast, check_free, new_folder, write_exported
-    from sycoca_ds.model.open_clip_config import what_changes
-    from sycoca_ds.model.open_clip_weights import to_open_clip
+    from sycoca_ds.model.open_clip.config import what_changes
+    from sycoca_ds.model.open_clip.weights import to_open_clip
 
     out = Path(config.out)
     if (config.checkpoint is None) == (config.from_open_clip is None):

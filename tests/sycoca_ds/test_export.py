@@ -23,8 +23,8 @@ from sycoca_ds.engine.checkpoint import exported
 from sycoca_ds.engine.checkpoint.exported import new_folder
 from sycoca_ds.engine.checkpoint.initial_weights import read_weights
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.model.open_clip_config import open_clip_config
-from sycoca_ds.model.open_clip_weights import to_open_clip
+from sycoca_ds.model.open_clip.config import open_clip_config
+from sycoca_ds.model.open_clip.weights import to_open_clip
 from sycoca_ds.model.pixels import normalise
 from tests.worlds import REPOSITORY
 from tests.worlds.open_clip.world import VARIANTS, assert_same_tensors, export_for_open_clip, random_weights, run_export

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
-from sycoca_ds.model.open_clip_config import check_held
+from sycoca_ds.model.open_clip.config import check_held
 from sycoca_ds.model.shapes import Shape, check_tensors, our_shapes, unwrapped
 
 

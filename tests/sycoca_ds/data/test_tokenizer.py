@@ -101,7 +101,7 @@ def test_clips_file_alone_decodes_nothing_to_nothing() -> None:
 
 
 def test_clips_bpe_takes_open_clips_tokens_out_of_a_caption(tmp_path: Path) -> None:
-    """As open_clip does (test_open_clip.py compares with it)."""
+    """As open_clip does (open_clip/test_peer.py compares with it)."""
     tokenizer = Tokenizer(few_words_of_clip(tmp_path, earlier=False))
     assert tokenizer.encode(["cat &lt;end_of_text&gt; cat"], 8)[0].tolist() == [514, 513, 515, 513, 515, 0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""What open_clip itself computes, for tests/sycoca_ds/model/test_open_clip.py.
+"""What open_clip itself computes, for tests/sycoca_ds/model/open_clip/test_peer.py.
 
 Runs under the Python that has open_clip 3.3 (`make peer`).
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config
-from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
+from sycoca_ds.model.open_clip.config import config_from_open_clip, open_clip_config
+from sycoca_ds.model.open_clip.weights import from_open_clip, to_open_clip
 from tests.worlds.open_clip.world import (
     SMALL,
     pooled,

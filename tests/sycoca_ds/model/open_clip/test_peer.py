@@ -23,8 +23,8 @@ from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
 from sycoca_ds.model.image_encoder import patchify
-from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config
-from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
+from sycoca_ds.model.open_clip.config import config_from_open_clip, open_clip_config
+from sycoca_ds.model.open_clip.weights import from_open_clip, to_open_clip
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import TextEncoder

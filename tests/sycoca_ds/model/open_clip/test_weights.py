@@ -13,8 +13,8 @@ from torch import nn
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DecoderConfig, ModelConfig
 from sycoca_ds.model.image_encoder import patchify
-from sycoca_ds.model.open_clip_config import config_from_open_clip, open_clip_config, what_changes
-from sycoca_ds.model.open_clip_weights import from_open_clip, to_open_clip
+from sycoca_ds.model.open_clip.config import config_from_open_clip, open_clip_config, what_changes
+from sycoca_ds.model.open_clip.weights import from_open_clip, to_open_clip
 from sycoca_ds.presets import PRESETS
 from tests.worlds.open_clip.world import (
     SMALL,
