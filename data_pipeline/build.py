@@ -22,7 +22,7 @@ ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptCommand:
-    """Makes a data set folder of tars that are already downloaded: links, verifies, indexes, reports."""
+    """Makes a data set folder of tars that are already downloaded: links, verifies, indexes, reports. Status as of build."""
 
     tars: str
     """Folder of the tars, or a glob in quotes."""
@@ -32,15 +32,13 @@ class AdoptCommand:
     """Tars checked at the same time."""
 
     def run(self) -> int:
-        linked = adopt(self.tars, self.out)
-        print(f"{self.out / 'shards'}: {linked} tars", file=sys.stderr, flush=True)
-        return _finish(self.out, self.processes, "mend them in the mirror (git lfs pull, or download them again)")
+        return _adopted("--tars", self.tars, self.out, {"--processes": self.processes})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildCommand(DownloadOptions, CurateOptions):
     """Catalogue to verified shards: curate, download, verify and report, into one data set folder. The same command
-    resumes."""
+    resumes. Status 0: all is well; 1: built without the tars that it names; 2: not built, in a line what to do."""
 
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
@@ -56,16 +54,27 @@ class BuildCommand(DownloadOptions, CurateOptions):
         return _finish(self.out, self.verify_processes, "delete them")
 
     def _adopt(self) -> int:
-        """Adopts the tars whole. UserError: an option is given that is for what is curated or downloaded; it is said before the
-        work, too, and the work is kept."""
+        """Adopts the tars whole. Raises `UserError`, before anything is done, for options of what is curated or downloaded."""
         given = [field.name for field in fields(self) if field.name not in ADOPTION and getattr(self, field.name) != field.default]
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
         if given:
-            print(f"{options}: without effect on tars that are there; this will end with an error", file=sys.stderr, flush=True)
-        status = AdoptCommand(tars=self.metadata, out=self.out, processes=min(self.processes, self.verify_processes)).run()
-        if given:
-            raise UserError(f"{options}: without effect with --source wds, its tars were taken whole; leave that out")
-        return status
+            options = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise UserError(f"{options}: without effect with --source wds, whose tars are taken as they are; leave that out")
+        processes = {"--processes": self.processes, "--verify-processes": self.verify_processes}
+        return _adopted("--metadata", self.metadata, self.out, processes)
+
+
+def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> int:
+    """Links, verifies and reports; returns the status.
+
+    Args:
+        option: by which the tars were given. processes: what was given of them, by option; the smallest counts.
+    """
+    for name, count in processes.items():
+        if count < 1:
+            raise UserError(f"{name} {count}: expected at least 1")
+    linked = adopt(tars, out, option)
+    print(f"{out / 'shards'}: {linked} tars", file=sys.stderr, flush=True)
+    return _finish(out, min(processes.values()), "mend them in the mirror (git lfs pull, or download them again)")
 
 
 def _finish(folder: Path, processes: int, mend: str) -> int:

@@ -11,9 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.errors import UserError
+
 CHUNK_BYTES = 1 << 20
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.EISDIR, errno.EBADF)
 """What fsync, and opening a folder for it, answers where the file system has none (folders on CIFS, some FUSE mounts)."""
+
+
+def make_folder(folder: Path) -> None:
+    """Makes it, with those above it, if it is not there. Raises `UserError`: something else is there, or it may not be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: expected a folder, or a place for one ({error.strerror}); choose another") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: expected a folder that this user may write; choose another, or ask for the right")
 
 
 @contextmanager

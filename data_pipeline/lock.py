@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import make_folder
 
 LOCK_SECONDS = 10.0
 """Granted to the processes of a killed command to be gone."""
@@ -30,9 +31,10 @@ def only_one(path: Path, refusal: str) -> Iterator[int]:
     machine it is: its own commands wait for each other, those of another one are refused.
 
     Raises:
-        UserError: `refusal`, if another command holds it, or may hold it on another machine; no locks anywhere.
+        UserError: `refusal`, if another command holds it, or may hold it on another machine; no locks anywhere; no such folder can
+            be made, or not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with machine_lock(path, LOCK_SECONDS, refusal) as (handle, elsewhere):
         with _claimed(path, refusal) if elsewhere else nullcontext():
             yield handle

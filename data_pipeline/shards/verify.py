@@ -256,6 +256,7 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
         known |= {name: known[name]._replace(sha256=None) for name in names if name in known}
     damaged = {name: "is missing" for name in sorted(known.keys() - set(names))}
     again = "restore it as it was" if is_mirror(root) else "download again"
+    anew = "mend the mirror and give the same command" if is_mirror(root) else "download again"
     mend = "download it to the mirror again, then the same command" if is_mirror(root) else f"delete it and {again}"
     for name, reason in damaged.items():
         print(f"damaged: {root / 'shards' / name}: {reason}; left out ({again})", file=sys.stderr, flush=True)
@@ -290,7 +291,7 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     if not summary["kept"]:
         raise UserError(
             f"{root}/shards: no sample is left to train on ({len(damaged)} of {len(names)} tars damaged, rejected: "
-            f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then download again"
+            f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then {anew}"
         )
     return summary
 

@@ -201,3 +201,12 @@ def test_tables_beyond_memory_fit_with_and_without_locks(tmp_path: Path, code: i
     words = [sys.executable, "-c", PROGRAM, str(tmp_path / "scratch")]
     said = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert said.stdout.splitlines() == ["has locks" if code is None else "has none", "2000000 2000000", "True"], said.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_user(tmp_path: Path) -> None:
+    """As of a data set folder that is a file: curation and download lock theirs first."""
+    (tmp_path / "file").write_text("x")
+    for folder, why in ((tmp_path / "file", "File exists"), (tmp_path / "file/data", "Not a directory")):
+        with pytest.raises(UserError, match=f"{folder}: expected a folder, or a place for one .{why}.; choose another"):
+            with only_one(folder / ".lock", "busy"):
+                pass

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,6 +22,7 @@ from data_pipeline.shards.mark import mark
 from sycoca_ds.data.loader import ShardReader
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.collection import Collection
+from tests.worlds import REPOSITORY
 from tests.worlds.data.data_sets import parts, picture, write_mirror, write_tar
 
 
@@ -86,7 +90,7 @@ def test_where_hard_links_are_not_possible_the_link_is_symbolic(tmp_path: Path, 
 def test_what_cannot_be_adopted_is_refused(tmp_path: Path) -> None:
     mirror, other = write_mirror(tmp_path / "a/mirror", tars=1), write_mirror(tmp_path / "b/mirror", tars=1)
     with pytest.raises(UserError, match="no tars there"):
-        find_tars(str(tmp_path))
+        find_tars(str(tmp_path / "a"))
     with pytest.raises(UserError, match="have the same name"):
         find_tars(str(tmp_path / "*/mirror/*.tar"))
     adopt(str(mirror), tmp_path / "data")
@@ -158,15 +162,128 @@ def test_the_same_command_again_where_the_glob_reaches_its_own_folder(tmp_path: 
     assert [tar.name for tar in find_tars(str(tmp_path / "m/a/cc12m-train-0001.tar"))] == ["cc12m-train-0001.tar"]
 
 
-def test_options_of_curation_and_download_are_not_ignored(tmp_path: Path) -> None:
+def test_options_of_curation_and_download_are_refused_before_anything_is_done(tmp_path: Path) -> None:
     mirror = write_mirror(tmp_path / "mirror")
     given = {"min_caption": 500, "block_host": ("x.example",), "image_size": 64, "spark_master": "local"}
-    build = BuildCommand(source="wds", metadata=str(mirror), out=tmp_path / "data", verify_processes=1, **given)
+    command = BuildCommand(source="wds", metadata=str(mirror), out=tmp_path / "data", verify_processes=1, **given)
     with pytest.raises(UserError, match="^--min-caption, --block-host, --spark-master, --image-size: without effect") as refusal:
-        build.run()
-    assert "\n" not in str(refusal.value)
+        command.run()
+    assert "\n" not in str(refusal.value) and not (tmp_path / "data").exists()
     defaults = {"image_size": 288, "dedup": "url", "processes": 1, "min_caption": None}
     assert BuildCommand(source="wds", metadata=str(mirror), out=tmp_path / "data", verify_processes=1, **defaults).run() == 0
+
+
+def build(folder: Path, *options: str, allowed_everything: bool = True) -> tuple[int, str]:
+    """Status and output of the command in `folder`.
+
+    Args:
+        allowed_everything: False takes root's right to read and write what nobody may; whoever is not root has none.
+    """
+
+    def give_up_rights() -> None:
+        for right in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, out of what a started program may have (PR_CAPBSET_DROP)
+            ctypes.CDLL(None).prctl(24, right, 0, 0, 0)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "data_pipeline", "build", "--source", "wds", "--verify-processes", "1", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=None if allowed_everything else give_up_rights,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+NOT_TARS = {
+    "gone": ([], "nothing is there, and no name fits it as a pattern; expected a folder with *.tar, or a glob in quotes"),
+    "empty": (["empty/"], "an empty folder; expected a folder with *.tar, or a glob in quotes"),
+    "packed": (["packed/0.tar.gz", "packed/x.txt"], "no tars there, but compressed ones (0.tar.gz); unpack them, samples are read"),
+    "rows": (["rows/README", "rows/a.parquet"], "no tars there, but a.parquet: of a catalogue of URLs `python -m data_pipeline"),
+    "rows/*.parquet": (["rows/a.parquet"], "no tars there, but a.parquet: of a catalogue of URLs"),
+    "deep": (["deep/a/0.tar", "deep/b/1.tar"], "no tars there, but in folders in it; give each by itself, or 'deep/*/*.tar'"),
+    "others": (["others/a.txt", "others/b.txt"], "no tars there, but a.txt and 1 more; expected a folder with *.tar, or a glob"),
+    "file.txt": (["file.txt"], "no tars there, but file.txt; expected a folder with *.tar, or a glob in quotes"),
+}
+
+
+@pytest.mark.parametrize("given", NOT_TARS)
+def test_where_there_are_no_tars_it_is_said_what_there_is(given: str, tmp_path: Path) -> None:
+    files, said = NOT_TARS[given]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"x")
+    status, output = build(tmp_path, "--metadata", given, "--out", "data")
+    assert (status, output.count("\n")) == (2, 1) and output.startswith(f"error: --metadata {given}: {said}"), output
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(UserError, match=f"^--tars {re.escape(str(tmp_path / given))}: "):
+        adopt(str(tmp_path / given), tmp_path / "data")
+
+
+@pytest.mark.parametrize("out, why", [("file", "File exists"), ("file/data", "Not a directory")])
+def test_a_place_that_takes_no_folder_is_refused(out: str, why: str, tmp_path: Path) -> None:
+    write_mirror(tmp_path / "mirror")
+    (tmp_path / "file").write_text("x")
+    status, output = build(tmp_path, "--metadata", "mirror", "--out", out)
+    assert (status, output) == (2, f"error: {out}: expected a folder, or a place for one ({why}); choose another\n")
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--processes", "0"], "error: --processes 0: expected at least 1\n"),
+        (["--verify-processes", "-1"], "error: --verify-processes -1: expected at least 1\n"),
+        (["--imagesize", "3"], "error: Unrecognized options"),
+        (
+            ["--image-size", "64"],
+            "error: --image-size: without effect with --source wds, whose tars are taken as they are; leave that",
+        ),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_line_and_nothing_is_done(options: list[str], said: str, tmp_path: Path) -> None:
+    write_mirror(tmp_path / "mirror")
+    status, output = build(tmp_path, "--metadata", "mirror", "--out", "data", *options)
+    assert (status, output.count("\n")) == (2, 1) and output.startswith(said), output
+    assert not (tmp_path / "data").exists()
+
+
+def test_statuses_of_a_mirror_of_which_some_or_none_can_be_used(tmp_path: Path) -> None:
+    """0: all are there, also where the output lies within; 1: without those that are named; 2: there is no data set."""
+    write_mirror(tmp_path / "mirror")
+    for _ in range(2):
+        status, output = build(tmp_path, "--metadata", "mirror", "--out", "mirror/data")
+        assert status == 0 and Manifest.load(tmp_path / "mirror/data").kept == 7, output
+    write_mirror(tmp_path / "cut")
+    os.truncate(tmp_path / "cut/cc12m-train-0001.tar", 3000)
+    status, output = build(tmp_path, "--metadata", "cut", "--out", "some")
+    assert status == 1 and Manifest.load(tmp_path / "some").kept == 4
+    assert output.splitlines()[-1].startswith("some: without 1 of 2 tars, named above: mend them in the mirror")
+    (tmp_path / "cut/cc12m-train-0000.tar").unlink()
+    status, output = build(tmp_path, "--metadata", "cut", "--out", "none")
+    last = output.splitlines()[-1]
+    assert status == 2 and "no sample is left to train on (1 of 1 tars damaged" in last
+    assert last.startswith("error: ") and last.endswith("then mend the mirror and give the same command")
+
+
+def test_what_may_not_be_read_or_written_is_named(tmp_path: Path) -> None:
+    mirror = write_mirror(tmp_path / "mirror")
+    (mirror / "cc12m-train-0001.tar").chmod(0)
+    status, output = build(tmp_path, "--metadata", "mirror", "--out", "data", allowed_everything=False)
+    assert status == 1 and Manifest.load(tmp_path / "data").kept == 4, output
+    assert "cc12m-train-0001.tar: [Errno 13] Permission denied" in output and "without 1 of 2 tars" in output
+    (tmp_path / "closed").mkdir(mode=0o555)
+    status, output = build(tmp_path, "--metadata", "mirror", "--out", "closed", allowed_everything=False)
+    assert (status, output) == (
+        2,
+        "error: closed: expected a folder that this user may write; choose another, or ask for the right\n",
+    )
+    mirror.chmod(0)
+    try:
+        status, output = build(tmp_path, "--metadata", "mirror", "--out", "more", allowed_everything=False)
+    finally:
+        mirror.chmod(0o755)
+    assert (status, output.count("\n")) == (2, 1) and "--metadata mirror: cannot be listed (Permission denied)" in output, output
 
 
 def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
