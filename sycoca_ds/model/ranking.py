@@ -26,6 +26,11 @@ from sycoca_ds.model.scores import (
 from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 
+def repeated(x: Tensor, times: int) -> Tensor:
+    """All rows, then all rows again, so many times; once they are themselves, without a copy."""
+    return x if times == 1 else x.repeat(times, *[1] * (x.dim() - 1))
+
+
 @dataclass(frozen=True)
 class FullPass:
     """What both encoders say of whole pictures and captions; of each picture one caption, or several: all first ones, then all
@@ -43,7 +48,7 @@ class FullPass:
 
     def a_caption(self, x: Tensor) -> Tensor:
         """What is known of each picture, a row for each of its captions."""
-        return x.repeat(len(self.text_BL) // len(self.image_BSD), *[1] * (x.dim() - 1))
+        return repeated(x, len(self.text_BL) // len(self.image_BSD))
 
 
 class PatchRanking(nn.Module):

@@ -22,7 +22,7 @@ from sycoca_ds.model.objectives import (
     masked_l1,
     patch_moments,
 )
-from sycoca_ds.model.ranking import FullPass, PatchRanking
+from sycoca_ds.model.ranking import FullPass, PatchRanking, repeated
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
@@ -340,7 +340,7 @@ class SyCoCa(PatchRanking):
         guided = self.config.masking.mim == "text_guided"
         guide_BLD = self.text_encoder(guide_BL)[1] if guided else None
         patch_GNP, hidden_GN, kept_GKD, keep_GK = (
-            x.repeat(len(guide_BL) // len(text_BL), *[1] * (x.dim() - 1)) for x in (patch_BNP, hidden_BN, kept_BKD, keep_BK)
+            repeated(x, len(guide_BL) // len(text_BL)) for x in (patch_BNP, hidden_BN, kept_BKD, keep_BK)
         )
         predicted_BNP = self.image_decoder(kept_GKD, keep_GK, guide_BLD, self._real(guide_BL) if guided else None).float()
         l1_B = masked_l1(predicted_BNP, self._target(patch_GNP), hidden_GN)
