@@ -35,7 +35,7 @@ from sycoca_ds.eval.task import NotApplicable, Outcome
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 3
+FORMAT = 4
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 
