@@ -93,6 +93,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             elif guard.wants_to_go_back(saver):
                 with watchdog.at("start", position.step):
                     guard.go_back(session.go_back())
+                    saver.go_back()
                     monitor.go_back()
                     feed = session.feed()
                 continue

@@ -25,7 +25,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
 from sycoca_ds.engine.checkpoint.contents import Contents, Files, measure
-from sycoca_ds.engine.checkpoint.retention import Retention, retire
+from sycoca_ds.engine.checkpoint.retention import Retention, delete, retire
 from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
 from sycoca_ds.engine.checkpoint.snapshot import InMemory, Straight, choose_way
 from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
@@ -142,6 +142,10 @@ class Saver:
         self._last = time.monotonic()
         self.stalled = self._last - began
 
+    def go_back(self) -> None:
+        """The session is back at the newest checkpoint that is whole, perhaps not at the last one that was sealed."""
+        self.last_sealed = self.session.position.step
+
     def look(self) -> None:
         """Rank 0 says when a save has come to its end; no rank waits."""
         if self.runtime.leads and self._writing is not None and self._writing.ended():
@@ -201,8 +205,9 @@ def make_room(folder: Path, retention: Retention, incoming: int) -> str:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_unsealed(folder.parent)
-        if folder.exists():  # a damaged checkpoint that the run went back behind
-            shutil.rmtree(folder)
+        for later in sealed(folder.parent):  # damaged ones that the run went back behind: none of them is its newest
+            if step_of(later) >= step_of(folder):
+                delete(later)
         free = shutil.disk_usage(folder.parent).free
         if free < incoming + SPARE_BYTES:  # room for one more is more important than what is there for comfort
             retire(folder.parent, dataclasses.replace(retention, keep=1))

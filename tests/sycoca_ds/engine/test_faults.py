@@ -162,6 +162,16 @@ def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data
     assert curve(other) == curve(out) and same_weights(other, out)
 
 
+def test_rewinds_with_a_checkpoint_in_between_are_not_in_a_row(data_set: Path, tmp_path: Path) -> None:
+    """The run may go back once before the next save: from step 7 to 4, after that of step 8 from 12 to 8, not a third time."""
+    out = tmp_path / "run"
+    more = ["--guard.rewind-after", "2", "--guard.max-rewinds", "1"]
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (float('nan') if n in (6, 7, 14, 15, 18, 19) else 1)")
+    code, output = finish(start_warm(options(data_set, out, *more, steps=20), ranks=0, script=script))
+    assert [line.split()[4].strip(";") for line in output.splitlines() if line.startswith("went back to step")] == ["4", "8"], output
+    assert code == 1 and "2 steps in a row to step 12 were skipped" in output and "after 1 rewinds" in output, output[-3000:]
+
+
 @pytest.mark.full
 def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path: Path) -> None:
     script = hurt(tmp_path, "report['loss'] = report['loss'] * float('nan')")
