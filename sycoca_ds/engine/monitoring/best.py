@@ -70,8 +70,8 @@ class Best:
             self._values[step] = value
 
     def saved(self, step: int) -> bool:
-        """After a checkpoint was sealed; whether it is the best one now. Of equal ones the first stays, and where the file cannot be
-        written (a full disk) the one before."""
+        """After a checkpoint was sealed; whether it is the best one now. Of equal ones the first stays; so does the one before
+        where the file cannot be written (a full disk)."""
         value, found = self._values.get(step), _read(self.run)
         self._values = {at: other for at, other in self._values.items() if at > step}
         if value is None:
