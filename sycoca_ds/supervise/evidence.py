@@ -107,7 +107,7 @@ class Evidence:
 
 def newest_sealed(run: Path) -> int | None:
     """Step of the newest checkpoint whose seal is whole; its files are verified by the next start."""
-    for folder in sealed(run / "checkpoints"):
+    for folder in _sealed(run):
         try:
             read_state(folder)
         except UserError:
@@ -118,8 +118,16 @@ def newest_sealed(run: Path) -> int | None:
 
 def bytes_of_newest(run: Path) -> int:
     """Bytes of the newest checkpoint, 0 if there is none."""
-    folders = sealed(run / "checkpoints")
+    folders = _sealed(run)
     return retention.size(folders[0]) if folders else 0
+
+
+def _sealed(run: Path) -> list[Path]:
+    """None on a disk that does not answer: that is for the verdict to say."""
+    try:
+        return sealed(run / "checkpoints")
+    except OSError:
+        return []
 
 
 class Files:
