@@ -1,4 +1,4 @@
-"""`launch check` with more hosts than a process may have open files, and of machines that tell little: programs stand in for them."""
+"""`launch check` with more hosts than a process may have open files, and of machines that tell little: programs stand in."""
 
 from __future__ import annotations
 
