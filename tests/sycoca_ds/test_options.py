@@ -14,6 +14,7 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.batches import plan_batches
+from sycoca_ds.engine.known_faults import KNOWN_FAULTS, refuse_known_faults
 from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.engine.recompute import read_recompute
@@ -160,6 +161,36 @@ def test_bad_policies_are_refused(content: dict, message: str, tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         read_policy(str(path))
     assert message in str(caught.value) and "policy.json" in str(caught.value)
+
+
+TURNED_ON_BY_AN_EMPTY_SECTION = ("zero_optimization.zenflow", "datastates_ckpt", "checkpoint.writer")
+
+
+def in_a_policy(name: str, value: object) -> dict:
+    *sections, last = name.split(".")
+    for key in (last, *reversed(sections)):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("name", list(KNOWN_FAULTS))
+def test_a_known_fault_is_refused_however_it_is_switched_on(name: str) -> None:
+    """For DeepSpeed an empty section is one with all its defaults; for Python `true` is 1."""
+    for value in (True, "true", 2, [1], {"enabled": True}, "nvme", *([{}] if name in TURNED_ON_BY_AN_EMPTY_SECTION else [])):
+        with pytest.raises(UserError, match=f"policy.json: {name} must be left out"):
+            refuse_known_faults(in_a_policy(name, value), Path("policy.json"))
+    off = False if name in ("datastates_ckpt", "zero_optimization.elastic_checkpoint") else None
+    refuse_known_faults(in_a_policy(name, off), Path("policy.json"))
+
+
+def test_what_an_empty_section_turns_on_is_what_deepspeed_says() -> None:
+    from deepspeed.datastates.config import DeepSpeedDataStatesConfig
+    from deepspeed.runtime.model_checkpointing.config import get_checkpoint_writer_config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    assert DeepSpeedZeroConfig(stage=1, zenflow={}).zenflow is not None and DeepSpeedZeroConfig(stage=1).zenflow is None
+    assert DeepSpeedDataStatesConfig({"datastates_ckpt": {}}).enabled and not DeepSpeedDataStatesConfig({}).enabled
+    assert get_checkpoint_writer_config({"writer": {}}) is not None and get_checkpoint_writer_config({}) is None
 
 
 def test_a_known_fault_that_can_be_borne_is_taken_when_its_author_says_so(tmp_path: Path) -> None:
