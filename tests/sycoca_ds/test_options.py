@@ -130,6 +130,11 @@ def test_batches_that_do_not_divide_are_refused(optim: dict, lanes: int, world: 
             "unknown key 'zero_optimization.stage3_prefetch_bucket'",
         ),
         ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean zero_optimization?"),
+        *[
+            ({"zero_optimization": {"stage": stage}}, f"zero_optimization.stage = {stage!r}: expected 0, 1, 2 or 3")
+            for stage in ("3", True, None, 4, -1, 2.5)
+        ],
+        ({"zero_optimization": None}, "zero_optimization = None: expected a section"),
         ({"train_batch_size": 8}, "train_batch_size = 8 is owned by optim.global-batch-size"),
         ({"elasticity": {"enabled": True}}, "DeepSpeed removed it"),
         ({"zero_optimization": {"stage": 3}}, "memory_efficient_linear must be false"),
