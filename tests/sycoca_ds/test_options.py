@@ -16,7 +16,7 @@ from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.known_faults import KNOWN_FAULTS, refuse_known_faults
 from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
-from sycoca_ds.engine.preparation import check_before_start
+from sycoca_ds.engine.preparation import check_before_start, check_numbers
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.options import field_names, parse_options, to_json
@@ -166,6 +166,33 @@ def test_bad_policies_are_refused(content: dict, message: str, tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         read_policy(str(path))
     assert message in str(caught.value) and "policy.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        *(
+            (f"run.{n}-every", v, "expected at least 1")
+            for n in ("log", "picture", "checkpoint", "keep-checkpoint")
+            for v in ("0", "-5")
+        ),
+        ("run.max-skipped-steps", "0", "expected at least 1"),
+        ("guard.spike-window", "0", "expected at least 1"),
+        *(("run.checkpoints-gib", value, "expected a finite number above 0") for value in ("nan", "0", "inf", "-1")),
+        ("run.checkpoint-minutes", "nan", "expected a finite number above 0"),
+        ("watch.step-seconds", "inf", "expected a finite number above 0"),
+        ("watch.beat-seconds", "0", "expected a finite number above 0"),
+        ("watch.silent-seconds", "9", "expected at least twice watch.beat-seconds = 5"),
+    ],
+)
+def test_numbers_with_which_a_run_would_end_in_the_middle_are_refused(name: str, value: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{name} = .*: {said}"):
+        check_before_start(parse_options(["--preset", "tiny", f"--{name}", value]))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_the_numbers_of_the_presets_are_none_of_them(preset: str) -> None:
+    check_numbers(PRESETS[preset])
 
 
 TURNED_ON_BY_AN_EMPTY_SECTION = ("zero_optimization.zenflow", "datastates_ckpt", "checkpoint.writer")
