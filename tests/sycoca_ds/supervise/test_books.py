@@ -18,7 +18,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.process_table import whoami
-from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE, HEARTBEATS
+from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE, FAILURES, HEARTBEATS, record_failure, write_status
 from sycoca_ds.supervise import evidence, ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Limits, Stop
 from sycoca_ds.supervise.command import CURRENT_FILE, FOLDER, SuperviseOptions, Supervisor
@@ -124,3 +124,22 @@ def test_a_rank_that_was_started_anew_under_the_same_number_is_another_process(t
         (tmp_path / HEARTBEATS / "rank_00000.json").write_text(json.dumps(beat))
         watched._look_at_files()
         assert watched._ranks[0].began == began
+
+
+def test_a_rank_of_an_earlier_attempt_that_wakes_up_and_fails_is_not_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine had stood still, and nobody reached it: this attempt must not be ended for it."""
+    files = Files(tmp_path)
+    files.look("run.2.")
+    for mark, rank in (("run.1.", 1), ("run.2.", 0), (None, 2)):
+        monkeypatch.delenv(ATTEMPT_VARIABLE, raising=False)
+        if mark is not None:
+            monkeypatch.setenv(ATTEMPT_VARIABLE, mark)
+        record_failure(tmp_path, rank, "hang", "rank 0 is not reached")
+        write_status(tmp_path, {"status": "failed", "step": rank})
+        assert files.status().get("step") == {"run.1.": None, "run.2.": 0, None: 2}[mark]
+    assert [failure.rank for failure in files.failures()] == [0, 2]
+    for text in ("[]", "null", "", '{"rank": 3}'):
+        (tmp_path / FAILURES / "rank_00003.json").write_text(text)
+        assert [failure.rank for failure in files.failures()] == [0, 2]
