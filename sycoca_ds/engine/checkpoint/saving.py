@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,12 @@ class Saver:
         """Whether the last save is longer ago than the configuration wants."""
         return time.monotonic() - self._last > 60 * self.session.config.run.checkpoint_minutes
 
-    def save(self, guard: dict[str, Any], best: int | None = None) -> None:
+    def save(self, guard: dict[str, Any], best: Callable[[], int | None]) -> None:
         """Hands the state of all ranks over to be written; a save before it is waited for.
 
         Args:
             guard: what the guard wants to find again.
-            best: step of a checkpoint that must stay.
+            best: asked for the step of a checkpoint that must stay, when the save before is over, which may be of that very step.
         """
         began, session, position = time.monotonic(), self.session, self.session.position
         self.finish()
@@ -112,7 +112,7 @@ class Saver:
         if self.runtime.leads:
             files["tokenizer.json"] = (self.run / "tokenizer.json").read_bytes()
         measures = {name: measure(content) for name, content in files.items()}
-        folder, keep = step_folder(self.checkpoints, position.step), self._retention(best)
+        folder, keep = step_folder(self.checkpoints, position.step), self._retention(best())
         incoming = sum(self.runtime.gather(sum(one.size for one in measures.values())))
         problem = self.runtime.agree(make_room(folder, keep, incoming) if self.runtime.leads else "")
         if problem:

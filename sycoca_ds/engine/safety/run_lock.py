@@ -58,7 +58,8 @@ class RunLock:
         self._done.set()
         self._thread.join()
         if self.lost is None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that is read-only by now: what is left is a file of a process that is gone
+                self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises `RuntimeError` if another process has taken the run over: this one must write nothing more."""

@@ -181,6 +181,22 @@ def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path:
     assert code == 1 and "4 steps in a row to step 4 were skipped" in output, output[-3000:]
 
 
+def test_the_best_checkpoint_stays_also_when_its_save_ends_late(data_set: Path, tmp_path: Path) -> None:
+    """A slow disk: each save is waited for by the next one. The newest alone is kept, and step 4 is the best."""
+    out = tmp_path / "run"
+    more = ["--data.validation", str(data_set), "--run.picture-every", "2", "--run.pictures", "0", "--run.validation-samples", "8"]
+    more += ["--run.checkpoint-every", "2", "--run.keep-checkpoints", "1"]
+    late = (
+        "from sycoca_ds.engine.checkpoint.saving import Saver; from sycoca_ds.engine.monitoring.best import Best; "
+        "Saver.look = lambda self: None; "
+        "Best.validated = lambda self, step, numbers: self._values.update({step: -abs(step - 4.0)})"
+    )
+    code, output = finish(start_warm(options(data_set, out, *more, steps=8), ranks=0, script=hurt(tmp_path, before=late)))
+    assert code == 0, output[-3000:]
+    assert json.loads((out / "best.json").read_text())["step"] == 4
+    assert [read_state(folder)["step"] for folder in sealed(out / "checkpoints")] == [8, 4]
+
+
 FLIP = (
     "self.text_decoder.ln_final.register_forward_hook("
     "lambda module, given, out: out.register_hook(lambda slope: slope * {factor}) and None) if rank == 1 and {when} else None"

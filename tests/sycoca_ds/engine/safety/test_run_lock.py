@@ -130,3 +130,12 @@ def test_of_many_starts_at_once_one_gets_it(tmp_path: Path) -> None:
     finally:
         for process in starts:
             process.kill()
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_other_error(tmp_path: Path) -> None:
+    """On a disk that is read-only by the end of the run; the next start finds that its process is gone."""
+    lock = RunLock(tmp_path)
+    lock.take()
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    lock.release()
