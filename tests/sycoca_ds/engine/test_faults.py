@@ -135,6 +135,17 @@ def test_a_gradient_of_exactly_zero_is_an_error(data_set: Path, tmp_path: Path) 
     assert status(tmp_path / "run")["status"] == "failed" and status(tmp_path / "run")["step"] == 2
 
 
+@pytest.mark.parametrize("stage", ["zero1", pytest.param("zero3", marks=pytest.mark.full)])
+def test_a_run_folder_may_have_any_name(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """Also one that is a pattern: the run goes on from its checkpoints, at another number of ranks, too, and they open."""
+    out = tmp_path / "a[1] *b" / "run"
+    for steps, ranks in ((2, 0), (4, 0), (6, 2)):
+        more = ["--run.ds-config", f"ds_configs/{stage}.json"]
+        code, output = finish(start_warm(options(data_set, out, *more, steps=steps), ranks=ranks))
+        assert code == 0 and ("resumed from" in output) == (steps > 2), output[-3000:]
+    assert weights(out)
+
+
 @pytest.mark.parametrize("stage", ["zero1", *(pytest.param(stage, marks=pytest.mark.full) for stage in ("zero0", "zero3"))])
 def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data_set: Path, tmp_path: Path) -> None:
     """Then it is the run that another process starts from that checkpoint with the data passed over, bit for bit."""
