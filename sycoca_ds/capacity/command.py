@@ -26,6 +26,8 @@ from sycoca_ds.options import parse_options, read_json_object, take_option
 from sycoca_ds.presets import DEFAULT_PRESET, VOCABULARIES
 
 PROGRAM = "python -m sycoca_ds.capacity"
+RATES = ("memory_gib", "tflops", "memory_gbytes", "link_gbytes", "fabric_gbps", "loader_pictures", "save_gbytes", "write_gbytes")
+"""Options by which something is divided, with `node_mttf_days`."""
 POLICIES = tuple(f"ds_configs/{name}.json" for name in ("zero0", "zero1", "zero2", "zero3", "zero3_offload"))
 
 
@@ -91,6 +93,8 @@ def machine_of(options: Options) -> tuple[Machine, str]:
         value = getattr(options, item.name)
         if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{item.name.replace('_', '-')} {value}: expected a number of at least 0")
+        if value == 0 and item.name in (*RATES, "node_mttf_days"):
+            raise UserError(f"--{item.name.replace('_', '-')} {value}: expected a number above 0")
     for name in ("efficiency", "link_share", "load"):
         if not 0 < getattr(options, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected a share above 0, at most 1")
@@ -122,7 +126,10 @@ def train_command(arguments: list[str], options: Options, one: Configuration, la
     for name in changed:
         for spelling in (name, name.replace("-", "_")):
             _, arguments = take_option(arguments, spelling)
-    where = ["--hostfile", options.hostfile] if options.hostfile else ["--num_accelerators", str(one.batches.world_size)]
+    if options.hostfile or one.machine.nodes > 1:
+        where = ["--hostfile", options.hostfile or "HOSTFILE"]
+    else:
+        where = ["--num_accelerators", str(one.batches.world_size)]
     words = ["deepspeed", *where, "sycoca_ds/train.py", *arguments]
     words += [word for name, value in changed.items() for word in (f"--{name}", value)]
     return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
@@ -77,8 +78,9 @@ def most_by_part(one: Configuration) -> list[str]:
 
 
 def run_seconds(one: Configuration, samples: float) -> float:
-    """Of the whole run, with saves at the best interval and failures."""
-    return samples / one.speed.samples_per_second / (1 - one.saves.lost(one.saves.interval))
+    """Of the whole run, with saves at the best interval and failures; infinite where they leave it no time."""
+    rest = 1 - one.saves.lost(one.saves.interval)
+    return samples / one.speed.samples_per_second / rest if rest else math.inf
 
 
 def kilowatt_hours(one: Configuration, seconds: float) -> float:

@@ -33,8 +33,20 @@ KNOWN_FAULTS = {
 CAN_BE_ALLOWED = ("zero_optimization.zero_hpz_partition_size",)
 ALLOWED = "allow_known_faults"
 """Key of a policy file: a list of names that its author wants in spite of the reason."""
-HARMLESS = (None, False, 0, 1, {}, "none", "cpu")
-"""Values that turn a thing off (a partition of 1, tensors offloaded to host memory)."""
+ABSENT = object()
+OFF: dict[str, tuple[Any, ...]] = {
+    "zero_optimization.leaf_module": (None, {}),
+    "zero_optimization.stage3_module_granularity_threshold": (None, 0),
+    "zero_optimization.module_granularity_threshold": (None, 0),
+    "datastates_ckpt": (False,),  # anything else turns it on, null and an empty section included
+    "compile": (None, {}),
+    "zero_optimization.zero_hpz_partition_size": (None, 1),
+    "zero_optimization.offload_optimizer.device": (None, "none", "cpu"),
+    "zero_optimization.offload_param.device": (None, "none", "cpu"),
+    "zero_optimization.elastic_checkpoint": (None, False),
+}
+"""Values that leave a thing off, and nothing else does; of what is not named here null. An empty section of others is all their
+defaults, and in Python True is 1."""
 
 
 def refuse_known_faults(policy: dict[str, Any], path: Path) -> None:
@@ -42,9 +54,9 @@ def refuse_known_faults(policy: dict[str, Any], path: Path) -> None:
     for name, reason in KNOWN_FAULTS.items():
         value: Any = policy
         for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        leaf = "granularity" in name and value == 1
+            value = value.get(key, ABSENT) if isinstance(value, dict) else ABSENT
+        off = value is ABSENT or any(type(value) is type(one) and value == one for one in OFF.get(name, (None,)))
         allowed = name in CAN_BE_ALLOWED and name in policy.get(ALLOWED, [])
-        if (value not in HARMLESS or leaf) and not allowed:
+        if not off and not allowed:
             way = f'; to use it all the same, name it in "{ALLOWED}"' if name in CAN_BE_ALLOWED else ""
             raise UserError(f"{path}: {name} must be left out: {reason}{way}")

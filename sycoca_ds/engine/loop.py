@@ -93,6 +93,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             elif guard.wants_to_go_back(saver):
                 with watchdog.at("start", position.step):
                     guard.go_back(session.go_back())
+                    saver.go_back()
                     monitor.go_back()
                     feed = session.feed()
                 continue
@@ -101,7 +102,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             save_due = save_due or late or position.step % config.run.checkpoint_every == 0
             if (save_due and guard.in_row == 0) or stopping or position.step == steps:
                 with watchdog.at("save", position.step), monitor.paused():
-                    saver.save(guard.state(), best_step(run))
+                    saver.save(guard.state(), best=lambda: best_after(saver, monitor))
                 save_due = False
             saver.look()
             monitor.saved(saver)
@@ -116,6 +117,12 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
     status.write(ended, position.step, saver.last_sealed, why=stop.why if ended == "preempted" else "")
     runtime.say(f"{ended} at step {position.step} of {steps}; checkpoint in {saver.checkpoints}")
     return ended
+
+
+def best_after(saver: Saver, monitor: Monitor) -> int | None:
+    """Step of the best checkpoint, with the one that has just been sealed."""
+    monitor.saved(saver)
+    return best_step(saver.run)
 
 
 def agree_to_go_on(session: Session, loaded: list[Batch], *, late: bool, stopping: bool) -> tuple[bool, bool]:

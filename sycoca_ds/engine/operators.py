@@ -29,13 +29,16 @@ def wait_for_lock(folder: Path, stale_seconds: float = STALE_SECONDS) -> bool:
 
     A build that is killed leaves `lock` behind, and torch then waits for it without end and without a word.
     """
-    lock, said = folder / "lock", False
+    lock, said, seen, since = folder / "lock", False, None, time.monotonic()
     while lock.exists():
         if not said:
             print(f"{folder.name} is being compiled (lock in {folder}): waiting, at most {stale_seconds:.0f} s", flush=True)
             said = True
         newest = max((_changed(path) for path in folder.iterdir()), default=0.0)
-        if time.time() - newest > stale_seconds:
+        if newest != seen:
+            seen, since = newest, time.monotonic()
+        # old already when it was found; or, whatever clocks say, unchanged for so long
+        if time.time() - newest > stale_seconds or time.monotonic() - since > stale_seconds:
             lock.unlink(missing_ok=True)
             return True
         time.sleep(0.5)

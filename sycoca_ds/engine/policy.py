@@ -75,6 +75,11 @@ def read_policy(name: str) -> dict[str, Any]:
         elif key not in POLICY_KEYS and key not in KNOWN_FAULTS:
             raise UserError(f"{path}: unknown key {key!r}{nearest(key, list(POLICY_KEYS))} (expected {', '.join(POLICY_KEYS)})")
     zero = policy.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise UserError(f"{path}: zero_optimization = {zero!r}: expected a section, as in ds_configs/zero3.json")
+    stage = zero.get("stage", 0)
+    if type(stage) is not int or not 0 <= stage <= 3:  # DeepSpeed takes "3" and true, too
+        raise UserError(f"{path}: zero_optimization.stage = {stage!r}: expected 0, 1, 2 or 3")
     known = [name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias) if name]
     for key in zero:
         if key not in known:

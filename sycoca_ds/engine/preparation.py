@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import TrainConfig, check_ema_decay, check_model, with_vocabulary
+from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
@@ -174,6 +175,38 @@ def check_warmup(config: TrainConfig) -> None:
         )
 
 
+AT_LEAST_ONE = (
+    "run.log_every",
+    "run.picture_every",
+    "run.checkpoint_every",
+    "run.keep_checkpoint_every",
+    "run.max_skipped_steps",
+    "guard.spike_window",
+)
+"""Steps: 0 is not "never", something is divided by them."""
+ABOVE_ZERO = (
+    "run.checkpoint_minutes",
+    "run.checkpoints_gib",
+    *(f"watch.{field.name}" for field in fields(WatchConfig)),
+)
+
+
+def check_numbers(config: TrainConfig) -> None:
+    """Raises `UserError` for a number with which a run would end in the middle, on one rank perhaps, or watch over nothing."""
+    for names, least, words in ((AT_LEAST_ONE, 1, "at least 1"), (ABOVE_ZERO, math.ulp(0.0), "a finite number above 0")):
+        for name in names:
+            section, key = name.split(".")
+            value = getattr(getattr(config, section), key)
+            if value is not None and not (math.isfinite(value) and value >= least):
+                raise UserError(f"{name.replace('_', '-')} = {value}: expected {words}")
+    watch = config.watch
+    if watch.silent_seconds < 2 * watch.beat_seconds:
+        raise UserError(
+            f"watch.silent-seconds = {watch.silent_seconds:g}: expected at least twice watch.beat-seconds = "
+            f"{watch.beat_seconds:g}, or every rank is silent between two signs of life"
+        )
+
+
 def check_before_start(config: TrainConfig) -> None:
     """Everything that can be refused before processes meet and memory is taken.
 
@@ -181,6 +214,7 @@ def check_before_start(config: TrainConfig) -> None:
         UserError: naming the field.
     """
     check_world_size(config.run.expected_world_size)
+    check_numbers(config)
     check_model(config.model)
     check_ema_decay(config.optim.ema_decay)
     read_recompute(config.run.activation_checkpointing)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -32,6 +33,8 @@ LOGIN_SECONDS = 45.0
 """For a login and the start of Python, both on a file system that may be slow."""
 CONNECT_SECONDS = 5.0
 CLOCK_QUESTIONS = 3
+FILES_OF_A_HOST = 8
+"""That are open at once at most: the pipes of its session, of which both ends while it starts."""
 WIDTH = 132
 """Of the table where the output is no terminal."""
 
@@ -65,6 +68,7 @@ class CheckCommand:
         for program, package in (("ssh", "openssh-client"), ("pdsh", "pdsh")):
             if shutil.which(program) is None:
                 raise UserError(f"{program} was not found on PATH: `deepspeed --hostfile` starts with it; install {package}")
+        allow_open_files(64 + FILES_OF_A_HOST * len(hosts))
         check = Check(self, {host.name: host for host in hosts})
         check.found += [Finding(HERE, "hostfile", "fail", said, mend) for said, mend in problems]
         if not self.json:
@@ -355,6 +359,19 @@ class Check:
                 for host, facts in self.answers.items()
             },
         }
+
+
+def allow_open_files(count: int) -> None:
+    """Lets this process have so many files open; by default it is 1024, too few for some hundred hosts side by side.
+
+    Raises:
+        UserError: the system does not let it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise UserError(f"{count} open files are needed to ask all hosts side by side, and `ulimit -Hn` is {hard}: raise that")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def clock_offset(session: Session) -> tuple[float, float] | None:

@@ -76,7 +76,8 @@ def whole_hostfile(path: Path) -> list[Host]:
 def environment_files(folder: Path) -> list[Path]:
     """The files whose variables DeepSpeed gives every rank, later ones winning: one in the home, one in the folder of the start."""
     name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
-    paths = dict.fromkeys([Path.home() / name, folder / name])
+    home = os.path.expanduser("~")  # "~" itself where a container's user has none, as for DeepSpeed; Path.home() raises
+    paths = dict.fromkeys([Path(home, name), folder / name])
     return [path for path in paths if path.is_file()]
 
 

@@ -104,9 +104,10 @@ def revision(root):
 
 
 def gpus():
-    """[name, memory in MiB, of that in use] of each GPU, by the driver."""
+    """[name, memory in MiB, of that in use] of each GPU, by the driver; 0 for what it does not tell (`[N/A]`)."""
     text = output_of("nvidia-smi", "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader,nounits", limit=30.0)
-    return [[name, int(total), int(used)] for name, total, used in (line.split(", ") for line in text.splitlines() if line)]
+    rows = [line.split(", ") for line in text.splitlines() if line.count(", ") == 2]
+    return [[name, *(int(word) if word.isdigit() else 0 for word in numbers)] for name, *numbers in rows]
 
 
 def facts(root, parts, out):

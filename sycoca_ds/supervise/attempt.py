@@ -194,7 +194,8 @@ class Attempt:
         self.files.look(self.mark)
         here = whoami()
         for rank, beat in self.files.beats.items():
-            if rank not in self._ranks or self._ranks[rank].pid != beat["pid"]:
+            known = self._ranks.get(rank)
+            if known is None or (known.pid, known.began) != (beat["pid"], beat["began"]):
                 near = all(beat.get(name) == here[name] for name in ("boot", "process_space"))
                 self._ranks[rank] = Rank(rank, beat["pid"], beat["began"], beat["host"], near)
         if self._met is None and self.files.beats:
@@ -235,8 +236,9 @@ class Attempt:
 
     def _clean(self) -> tuple[dict[str, Visit], list[str]]:
         """Ends everything that is left, on every host. (what visits found, what does not end)."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:  # else its number may be another's by now; what is left of its group has the mark
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         _, left = orphans.end_here(self.mark)
         named: dict[str, list[tuple[int, str]]] = {}

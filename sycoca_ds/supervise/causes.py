@@ -125,7 +125,7 @@ def raised(evidence: Evidence) -> Cause | None:
         kind = DEVICE if failure.kind == "device" else kind_of(failure.message)
         died = WORKER.search(failure.message)
         if died and died[1] in (None, "Killed", "Terminated") or kind == NETWORK and "/multiprocessing/" in failure.through:
-            kind = MEMORY if short_of_memory(evidence, failure.host) else KILLED
+            kind = MEMORY if short_of_memory(evidence, failure.rank, failure.host) else KILLED
         if failure.kind == "hang" or kind == NETWORK:
             continue
         lines = (f"rank {failure.rank} on {failure.host}: {failure.message}", *memory_lines(evidence, kind))
@@ -217,7 +217,7 @@ def killed(evidence: Evidence) -> Cause | None:
     rank = missing(evidence, host) if rank is None else rank
     who = f"rank {rank}" if rank is not None else "a rank"
     host = sign_host(evidence, rank) or host  # torchrun says localhost
-    kind = MEMORY if short_of_memory(evidence, host) else KILLED
+    kind = MEMORY if short_of_memory(evidence, rank, host) else KILLED
     return Cause(
         kind, (f"{who} on {host or 'some host'} was ended by {name_of(status)}", *memory_lines(evidence, kind)), rank, host
     )
@@ -275,7 +275,7 @@ def cut_off(evidence: Evidence) -> Cause | None:
         if evidence.name_of(rank, host) in evidence.unreachable or not HUNG_UP.search(first.message):
             return Cause(NETWORK, lines, rank, host)
         # its host closed the connection, as it does for a process that is gone
-        kind = MEMORY if short_of_memory(evidence, host) else KILLED
+        kind = MEMORY if short_of_memory(evidence, rank, host) else KILLED
         said = (f"rank {rank} on {host} was gone without a word", *lines, *memory_lines(evidence, kind))
         return Cause(kind, said, rank, host)
     lines = [line for line in evidence.said if RAISED.match(line) and AFTER_ANOTHER.search(line)]
@@ -300,7 +300,7 @@ def unknown(evidence: Evidence) -> Cause:
     if evidence.status is not None and (evidence.status > 128 or evidence.status <= 0):
         signalled = evidence.status > 128 and evidence.status - 128 in set(signal.Signals)
         how = name_of(128 - evidence.status) if signalled else f"status {evidence.status}"
-        kind = MEMORY if short_of_memory(evidence, "") else KILLED
+        kind = MEMORY if short_of_memory(evidence, None, "") else KILLED
         return Cause(kind, (f"the command ended with {how}, and no rank said why", *memory_lines(evidence, kind), *last))
     return Cause(ERROR, (f"the command ended with status {evidence.status}, and no rank said why", *last))
 
@@ -331,8 +331,10 @@ def sign_host(evidence: Evidence, rank: int | None) -> str:
     return next((sign.host for sign in evidence.signs if sign.rank == rank), "")
 
 
-def short_of_memory(evidence: Evidence, host: str) -> bool:
-    """Whether the kernel killed something of the attempt for want of memory on a host; "": on any."""
+def short_of_memory(evidence: Evidence, rank: int | None, host: str) -> bool:
+    """Whether the kernel killed something of the attempt for want of memory on a rank's host, which has been counted under its name
+    in the hostfile, not that which the rank gives it; without a rank and a host, on any."""
+    host = evidence.name_of(rank, host)
     if not host:
         return any(evidence.oom_kills.values())
     return evidence.oom_kills.get(host, 0) > 0 or (host not in evidence.oom_kills and evidence.oom_kills.get("", 0) > 0)

@@ -88,7 +88,8 @@ class SuperviseOptions:
 
     def pause(self, without_progress: int) -> float:
         """Seconds before the next start."""
-        return min(self.longest_back_off_seconds, self.back_off_seconds * 2 ** max(0, without_progress - 1))
+        doubled = min(max(0, without_progress - 1), 60)  # of a thousand no float could hold the product
+        return min(self.longest_back_off_seconds, self.back_off_seconds * 2**doubled)
 
 
 class Supervisor:
@@ -105,11 +106,15 @@ class Supervisor:
         self._ended: float | None = None  # time.monotonic() of the last attempt's end
 
     def _own_id(self) -> str:
-        """A name of the run that no other run has: processes of an earlier supervisor of it are known by it."""
+        """A name of the run that no other run has: processes of an earlier supervisor of it are known by it, and ended. The
+        folder's own number in its file system is part of it: a copy of a run is another run."""
         path = self.folder / "id"
-        if not path.exists():
-            write_text(path, uuid.uuid4().hex[:16])
-        return path.read_text().strip()
+        try:
+            if not path.exists():
+                write_text(path, uuid.uuid4().hex[:16])
+            return f"{path.read_text().strip()}.{self.folder.stat().st_ino}"
+        except OSError as error:
+            raise UserError(f"run.out = {self.run}: {error}: choose a folder that can be written") from error
 
     def _mark(self, number: int) -> str:
         """By which an attempt's processes are known; of no mark the beginning is another one."""
@@ -125,7 +130,7 @@ class Supervisor:
         """Returns the exit status."""
         self._end_leftovers()
         self._adopt()
-        number = max((record["attempt"] for record in self.past), default=0)
+        number = max([0, *(record["attempt"] for record in self.past), *(line.attempt for line in self.lines)])
         while True:
             number += 1
             verdict = self._attempt(number)
@@ -226,6 +231,8 @@ class Supervisor:
         )
 
     def _record(self, verdict: Verdict, evidence: Evidence, ended: Ended, launched: float, down: float) -> None:
+        """Each book has an attempt once, also where a supervisor was killed between two of them, and the next one adopts what is in
+        some already."""
         record = {**verdict.record(), "launched": round(launched, 3), "seconds": round(ended.seconds, 3)}
         line = ledger.make_line(
             verdict.attempt,
@@ -238,15 +245,17 @@ class Supervisor:
             told=evidence.run.get("step"),
             kept=verdict.after,
         )
-        self.past.append(record)
-        self.lines.append(line)
-        write_verdict(self.run, record, self.history_file)
-        with contextlib.suppress(OSError):
-            write_json(self.folder / f"attempt_{verdict.attempt:04d}.json", json.loads(json.dumps(asdict(evidence))))
-        ledger.append(self.run, line)
+        if verdict.attempt not in [other["attempt"] for other in self.past]:
+            self.past.append(record)
+            write_verdict(self.run, record, self.history_file)
+            with contextlib.suppress(OSError):
+                write_json(self.folder / f"attempt_{verdict.attempt:04d}.json", json.loads(json.dumps(asdict(evidence))))
+        if verdict.attempt not in [other.attempt for other in self.lines]:
+            self.lines.append(line)
+            ledger.append(self.run, line)
+            ledger.show_in_tensorboard(self.run, self.lines)
         with contextlib.suppress(OSError):
             (self.folder / CURRENT_FILE).unlink(missing_ok=True)
-        ledger.show_in_tensorboard(self.run, self.lines)
         say(f"attempt {verdict.attempt} ended after {format_seconds(ended.seconds)}: {verdict.line()}")
         for line_of_it in (*verdict.evidence[1:4], *evidence.left):
             say(f"    {line_of_it}")

@@ -107,7 +107,7 @@ class Evidence:
 
 def newest_sealed(run: Path) -> int | None:
     """Step of the newest checkpoint whose seal is whole; its files are verified by the next start."""
-    for folder in sealed(run / "checkpoints"):
+    for folder in _sealed(run):
         try:
             read_state(folder)
         except UserError:
@@ -118,8 +118,16 @@ def newest_sealed(run: Path) -> int | None:
 
 def bytes_of_newest(run: Path) -> int:
     """Bytes of the newest checkpoint, 0 if there is none."""
-    folders = sealed(run / "checkpoints")
+    folders = _sealed(run)
     return retention.size(folders[0]) if folders else 0
+
+
+def _sealed(run: Path) -> list[Path]:
+    """None on a disk that does not answer: that is for the verdict to say."""
+    try:
+        return sealed(run / "checkpoints")
+    except OSError:
+        return []
 
 
 class Files:
@@ -137,6 +145,7 @@ class Files:
         self._changed: dict[Path, tuple[Any, float]] = {}
         self.beats: dict[int, dict[str, Any]] = {}
         """Rank -> its last heartbeat of this attempt."""
+        self._mark: str | None = None
         self.began = time.monotonic()
 
     def _paths(self) -> list[Path]:
@@ -148,6 +157,7 @@ class Files:
         Args:
             mark: those of a training with another one are not of this attempt.
         """
+        self._mark = mark
         for path in (self.run / HEARTBEATS).glob("rank_*.json"):
             state = _state(path)
             if state is None or state == self._old.get(path) or state == self._changed.get(path, (None,))[0]:
@@ -157,13 +167,17 @@ class Files:
                 rank = int(path.stem.removeprefix("rank_"))
             except (OSError, ValueError):
                 beat = None  # on a full disk it is empty; that it changed is a sign all the same
-            if beat is not None and beat.get("attempt") not in (None, mark):  # a launcher may lose the variable
+            if beat is not None and not self._is_own(beat):
                 continue
             if beat is not None:
                 self.beats[rank] = beat
             elif path not in self._changed:
                 continue
             self._changed[path] = (state, time.monotonic())
+
+    def _is_own(self, told: dict[str, Any]) -> bool:
+        """Whether a rank of this attempt left it, as far as it says so: a launcher may lose the variable."""
+        return None in (told.get("attempt"), self._mark) or told["attempt"] == self._mark
 
     def silence(self) -> dict[int, float]:
         """Rank -> seconds since its last sign of life."""
@@ -178,19 +192,22 @@ class Files:
     def status(self) -> dict[str, Any]:
         """run_status.json if this attempt wrote it."""
         found = read_status(self.run)
-        return {} if found == self._status else found
+        return {} if found == self._status or not self._is_own(found) else found
 
     def failures(self) -> tuple[Failure, ...]:
+        """What ranks of this attempt left of their ends, the earliest first."""
         found = []
         for path in (self.run / FAILURES).glob("rank_*.json"):
             if _state(path) == self._old.get(path):
                 continue
             try:
                 value = json.loads(path.read_text())
+                if not self._is_own(value):
+                    continue
                 names = ("rank", "host", "time", "kind", "message", "phase", "step")
                 files = re.findall(r'File "([^"]+)"', "\n".join(value.get("traceback", [])))
                 found.append(Failure(**{name: value[name] for name in names if name in value}, through=" ".join(files[-4:])))
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue
         return tuple(sorted(found, key=lambda failure: (failure.time, failure.rank)))
 

@@ -200,7 +200,8 @@ class Shell:
 
 
 def _after(lines: list[str], kind: str) -> list[str]:
-    return [line.split()[1] for line in lines if line.startswith(f"{kind} ") and line.split()[1:]]
+    """The numbers in lines of the script; a login may print others that begin alike."""
+    return [line.split()[1] for line in lines if re.fullmatch(rf"{kind} \d+", line)]
 
 
 @dataclass

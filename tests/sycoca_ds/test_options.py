@@ -14,8 +14,9 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.batches import plan_batches
+from sycoca_ds.engine.known_faults import KNOWN_FAULTS, refuse_known_faults
 from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_policy
-from sycoca_ds.engine.preparation import check_before_start
+from sycoca_ds.engine.preparation import check_before_start, check_numbers
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.options import field_names, parse_options, to_json
@@ -129,6 +130,11 @@ def test_batches_that_do_not_divide_are_refused(optim: dict, lanes: int, world: 
             "unknown key 'zero_optimization.stage3_prefetch_bucket'",
         ),
         ({"zero_optimisation": {}}, "unknown key 'zero_optimisation'; did you mean zero_optimization?"),
+        *[
+            ({"zero_optimization": {"stage": stage}}, f"zero_optimization.stage = {stage!r}: expected 0, 1, 2 or 3")
+            for stage in ("3", True, None, 4, -1, 2.5)
+        ],
+        ({"zero_optimization": None}, "zero_optimization = None: expected a section"),
         ({"train_batch_size": 8}, "train_batch_size = 8 is owned by optim.global-batch-size"),
         ({"elasticity": {"enabled": True}}, "DeepSpeed removed it"),
         ({"zero_optimization": {"stage": 3}}, "memory_efficient_linear must be false"),
@@ -160,6 +166,63 @@ def test_bad_policies_are_refused(content: dict, message: str, tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         read_policy(str(path))
     assert message in str(caught.value) and "policy.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, value, said",
+    [
+        *(
+            (f"run.{n}-every", v, "expected at least 1")
+            for n in ("log", "picture", "checkpoint", "keep-checkpoint")
+            for v in ("0", "-5")
+        ),
+        ("run.max-skipped-steps", "0", "expected at least 1"),
+        ("guard.spike-window", "0", "expected at least 1"),
+        *(("run.checkpoints-gib", value, "expected a finite number above 0") for value in ("nan", "0", "inf", "-1")),
+        ("run.checkpoint-minutes", "nan", "expected a finite number above 0"),
+        ("watch.step-seconds", "inf", "expected a finite number above 0"),
+        ("watch.beat-seconds", "0", "expected a finite number above 0"),
+        ("watch.silent-seconds", "9", "expected at least twice watch.beat-seconds = 5"),
+    ],
+)
+def test_numbers_with_which_a_run_would_end_in_the_middle_are_refused(name: str, value: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{name} = .*: {said}"):
+        check_before_start(parse_options(["--preset", "tiny", f"--{name}", value]))
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_the_numbers_of_the_presets_are_none_of_them(preset: str) -> None:
+    check_numbers(PRESETS[preset])
+
+
+TURNED_ON_BY_AN_EMPTY_SECTION = ("zero_optimization.zenflow", "datastates_ckpt", "checkpoint.writer")
+
+
+def in_a_policy(name: str, value: object) -> dict:
+    *sections, last = name.split(".")
+    for key in (last, *reversed(sections)):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize("name", list(KNOWN_FAULTS))
+def test_a_known_fault_is_refused_however_it_is_switched_on(name: str) -> None:
+    """For DeepSpeed an empty section is one with all its defaults; for Python `true` is 1."""
+    for value in (True, "true", 2, [1], {"enabled": True}, "nvme", *([{}] if name in TURNED_ON_BY_AN_EMPTY_SECTION else [])):
+        with pytest.raises(UserError, match=f"policy.json: {name} must be left out"):
+            refuse_known_faults(in_a_policy(name, value), Path("policy.json"))
+    off = False if name in ("datastates_ckpt", "zero_optimization.elastic_checkpoint") else None
+    refuse_known_faults(in_a_policy(name, off), Path("policy.json"))
+
+
+def test_what_an_empty_section_turns_on_is_what_deepspeed_says() -> None:
+    from deepspeed.datastates.config import DeepSpeedDataStatesConfig
+    from deepspeed.runtime.model_checkpointing.config import get_checkpoint_writer_config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    assert DeepSpeedZeroConfig(stage=1, zenflow={}).zenflow is not None and DeepSpeedZeroConfig(stage=1).zenflow is None
+    assert DeepSpeedDataStatesConfig({"datastates_ckpt": {}}).enabled and not DeepSpeedDataStatesConfig({}).enabled
+    assert get_checkpoint_writer_config({"writer": {}}) is not None and get_checkpoint_writer_config({}) is None
 
 
 def test_a_known_fault_that_can_be_borne_is_taken_when_its_author_says_so(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.checkpoint.seal import for_deepspeed
 
 
 def convert(folder: Path, target: Path) -> UserError | None:
@@ -52,7 +53,8 @@ def load(engine, target: Path) -> None:
     groups: list[dict[str, Any]] = [
         {key: value for key, value in group.items() if key != "params"} for group in engine.optimizer.param_groups
     ]
-    path, _ = engine.load_checkpoint(str(target.parent), tag=target.name)
+    with for_deepspeed(target) as (above, name):
+        path, _ = engine.load_checkpoint(above, tag=name)
     if path is None:
         raise RuntimeError(f"DeepSpeed loaded nothing from {target}")
     for group, own in zip(engine.optimizer.param_groups, groups, strict=True):

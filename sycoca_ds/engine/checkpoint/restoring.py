@@ -15,7 +15,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import resharding
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state, sealed
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, for_deepspeed, newest_whole, read_state, sealed
 from sycoca_ds.engine.ranks.runtime import Runtime, restore_random_state
 from sycoca_ds.engine.safety.status import STATUS_FILE, read_status
 from sycoca_ds.engine.schedule import learning_rate
@@ -175,7 +175,8 @@ def restore(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> No
     if resharded:
         _restore_for_other_ranks(engine, runtime, folder, state)
         return
-    path, _ = engine.load_checkpoint(str(folder.parent), tag=folder.name)
+    with for_deepspeed(folder) as (above, name):
+        path, _ = engine.load_checkpoint(above, tag=name)
     if path is None:
         raise RuntimeError(f"DeepSpeed loaded nothing from {folder}")
     if state["world_size"] == runtime.world_size:

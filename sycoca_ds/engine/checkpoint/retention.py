@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +29,13 @@ def stays_for_good(step: int, retention: Retention) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of a folder's files; of one that goes meanwhile, none."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found += os.path.getsize(os.path.join(place, name))
+    return found
 
 
 def dispensable(checkpoints: Path, retention: Retention, incoming: int = 0) -> list[Path]:
@@ -55,8 +63,12 @@ def delete(folder: Path) -> None:
 
 
 def retire(checkpoints: Path, retention: Retention, incoming: int = 0) -> list[str]:
-    """Deletes what need not stay; the names."""
-    old = dispensable(checkpoints, retention, incoming)
-    for folder in old:
-        delete(folder)
-    return [folder.name for folder in old]
+    """Deletes what need not stay; the names. What cannot be deleted is named and stays: it costs room, and no save."""
+    gone = []
+    for folder in dispensable(checkpoints, retention, incoming):
+        try:
+            delete(folder)
+            gone.append(folder.name)
+        except OSError as error:
+            print(f"an old checkpoint cannot be deleted ({error}): it stays", file=sys.stderr, flush=True)
+    return gone

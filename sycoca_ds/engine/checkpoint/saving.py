@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
 from sycoca_ds.engine.checkpoint.contents import Contents, Files, measure
-from sycoca_ds.engine.checkpoint.retention import Retention, retire
+from sycoca_ds.engine.checkpoint.retention import Retention, delete, retire
 from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
 from sycoca_ds.engine.checkpoint.snapshot import InMemory, Straight, choose_way
 from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
@@ -98,12 +98,12 @@ class Saver:
         """Whether the last save is longer ago than the configuration wants."""
         return time.monotonic() - self._last > 60 * self.session.config.run.checkpoint_minutes
 
-    def save(self, guard: dict[str, Any], best: int | None = None) -> None:
+    def save(self, guard: dict[str, Any], best: Callable[[], int | None]) -> None:
         """Hands the state of all ranks over to be written; a save before it is waited for.
 
         Args:
             guard: what the guard wants to find again.
-            best: step of a checkpoint that must stay.
+            best: asked for the step of a checkpoint that must stay, when the save before is over, which may be of that very step.
         """
         began, session, position = time.monotonic(), self.session, self.session.position
         self.finish()
@@ -112,7 +112,7 @@ class Saver:
         if self.runtime.leads:
             files["tokenizer.json"] = (self.run / "tokenizer.json").read_bytes()
         measures = {name: measure(content) for name, content in files.items()}
-        folder, keep = step_folder(self.checkpoints, position.step), self._retention(best)
+        folder, keep = step_folder(self.checkpoints, position.step), self._retention(best())
         incoming = sum(self.runtime.gather(sum(one.size for one in measures.values())))
         problem = self.runtime.agree(make_room(folder, keep, incoming) if self.runtime.leads else "")
         if problem:
@@ -141,6 +141,10 @@ class Saver:
             self._writing = self._way.hand_over(files, lambda handles: Writing(job, handles, position.step))
         self._last = time.monotonic()
         self.stalled = self._last - began
+
+    def go_back(self) -> None:
+        """The session is back at the newest checkpoint that is whole, perhaps not at the last one that was sealed."""
+        self.last_sealed = self.session.position.step
 
     def look(self) -> None:
         """Rank 0 says when a save has come to its end; no rank waits."""
@@ -201,8 +205,9 @@ def make_room(folder: Path, retention: Retention, incoming: int) -> str:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_unsealed(folder.parent)
-        if folder.exists():  # a damaged checkpoint that the run went back behind
-            shutil.rmtree(folder)
+        for later in sealed(folder.parent):  # damaged ones that the run went back behind: none of them is its newest
+            if step_of(later) >= step_of(folder):
+                delete(later)
         free = shutil.disk_usage(folder.parent).free
         if free < incoming + SPARE_BYTES:  # room for one more is more important than what is there for comfort
             retire(folder.parent, dataclasses.replace(retention, keep=1))

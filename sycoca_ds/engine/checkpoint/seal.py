@@ -7,16 +7,18 @@ nor read: it appears before all ranks are done, and a missing one makes DeepSpee
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, sha256_text, sync_folder, write_text
+from data_pipeline.paths import PlainPaths
 
 FORMAT = 2
 STATE_FILE = "state.json"
@@ -31,6 +33,15 @@ def step_of(folder: Path) -> int | None:
     """The step in a folder's name, None for a name of the user's own."""
     found = STEP_NAME.fullmatch(folder.name)
     return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def for_deepspeed(folder: Path) -> Iterator[tuple[str, str]]:
+    """(the folder above, the name) of a checkpoint for DeepSpeed to load from, which takes a `[` or `*` in a path for a pattern and
+    finds nothing."""
+    with contextlib.closing(PlainPaths()) as plain:
+        same = plain(folder)
+        yield str(same.parent), same.name
 
 
 def write_seal(folder: Path, state: dict[str, Any]) -> None:

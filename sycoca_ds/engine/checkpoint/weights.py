@@ -16,7 +16,7 @@ from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import ema_files, exported
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, for_deepspeed, newest_whole, read_state
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
@@ -135,7 +135,8 @@ def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+        with for_deepspeed(folder) as (above, name):
+            return get_fp32_state_dict_from_zero_checkpoint(above, tag=name)
 
 
 def _weights_of_bf16_zero_1(folder: Path) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from data_pipeline.files import write_json
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.monitoring.curves import RECALLS
 from sycoca_ds.options import nearest
+
+log = logging.getLogger(__name__)
 
 FILE = "best.json"
 LARGER = tuple(f"validation/{name}" for name in (*RECALLS, "i2t_accuracy", "t2i_accuracy"))
@@ -67,14 +70,19 @@ class Best:
             self._values[step] = value
 
     def saved(self, step: int) -> bool:
-        """After a checkpoint was sealed; whether it is the best one now. Of equal ones the first stays."""
+        """After a checkpoint was sealed; whether it is the best one now. Of equal ones the first stays; so does the one before
+        where the file cannot be written (a full disk)."""
         value, found = self._values.get(step), _read(self.run)
         self._values = {at: other for at, other in self._values.items() if at > step}
         if value is None:
             return False
         if found is not None and (value <= found["value"] if self.metric in LARGER else value >= found["value"]):
             return False
-        write_json(self.run / FILE, {"step": step, "metric": self.metric, "value": value})
+        try:
+            write_json(self.run / FILE, {"step": step, "metric": self.metric, "value": value})
+        except OSError as error:
+            log.warning("step %s is the best so far, and %s cannot be written (%s)", step, self.run / FILE, error)
+            return False
         return True
 
     def go_back(self, step: int) -> None:

@@ -174,7 +174,7 @@ class Monitor:
 
     def go_back(self) -> None:
         """The session is back at an earlier step: what was measured and written since is forgotten."""
-        step = self.session.position.step
+        step = self._sealed = self.session.position.step
         self.meter.restart()
         self.journal.go_back(step)
         if self.best is not None:

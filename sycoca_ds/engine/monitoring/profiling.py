@@ -93,13 +93,18 @@ class Profile:
         self._whole_blocks.__exit__(None, None, None)
         place = self.run / "profile" / f"steps_{self.first:08d}_{self.last:08d}"
         trace = place.with_name(f"{place.name}.trace.json")
-        with atomic_path(trace) as temporary:
-            profiler.export_chrome_trace(str(temporary))
+        what = f"profile of steps {self.first} to {self.last}, rank 0: "
+        try:
+            with atomic_path(trace) as temporary:
+                profiler.export_chrome_trace(str(temporary))
+            if cuda:
+                with atomic_path(place.with_name(f"{place.name}_memory.pickle")) as temporary:
+                    torch.cuda.memory._dump_snapshot(str(temporary))
+            self.runtime.say(f"{what}{trace}")
+        except OSError as error:  # a full disk costs the trace, not the run
+            self.runtime.say(f"{what}NOT written ({error})")
         if cuda:
-            with atomic_path(place.with_name(f"{place.name}_memory.pickle")) as temporary:
-                torch.cuda.memory._dump_snapshot(str(temporary))
             torch.cuda.memory._record_memory_history(enabled=None)
-        self.runtime.say(f"profile of steps {self.first} to {self.last}, rank 0: {trace}")
         self.runtime.say(costs(profiler.key_averages(), self.last - self.first + 1, cuda))
 
 

@@ -42,7 +42,7 @@ class Guard:
     def __init__(self, session: Session) -> None:
         self.session, self.engine, self.runtime = session, session.engine, session.runtime
         self.config, self.file = session.config.guard, Path(session.config.run.out) / SKIPPED_FILE
-        self.rewinds, self._zero = 0, torch.zeros((), device=self.runtime.device)
+        self.rewinds, self._went_to, self._zero = 0, None, torch.zeros((), device=self.runtime.device)
         self._restore(session.state)
         self._hold, self._bad, self._loss, self._norm = False, self._zero, None, None
         self._own_norms: list[torch.Tensor] = []
@@ -121,6 +121,8 @@ class Guard:
         if self.in_row < (many or run.max_skipped_steps):
             return False
         saver.finish()
+        if saver.last_sealed != self._went_to:
+            self.rewinds = 0
         if many and saver.last_sealed is not None and self.rewinds < self.config.max_rewinds:
             self.rewinds += 1
             return True
@@ -136,6 +138,7 @@ class Guard:
         """The session is back at a checkpoint, of whose seal this is the content."""
         position = self.session.position
         self._restore(state)
+        self._went_to = position.step
         self.runtime.say(
             f"went back to step {position.step}; from now on the data are {position.passed_over} steps further than the steps"
         )

@@ -58,7 +58,8 @@ class RunLock:
         self._done.set()
         self._thread.join()
         if self.lost is None:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that is read-only by now: what is left is a file of a process that is gone
+                self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises `RuntimeError` if another process has taken the run over: this one must write nothing more."""
@@ -123,8 +124,7 @@ def lives(owner: dict[str, Any], path: Path) -> bool:
     here = whoami()
     if here["boot"] and all(owner.get(name) == here[name] for name in ("boot", "process_space")):
         return process_began(owner["pid"]) == owner["began"] is not None
-    if owner["host"] == here["host"] and here["boot"] and owner.get("process_space") == here["process_space"]:
-        return False  # this machine has been started anew since
+    # of a machine with this one's name, too: it may be this one before it was started anew, or another one that is called the same
     print(f"{path} is of {owner['host']}: waiting up to {DEAD_SECONDS:.0f} s for a sign of life", flush=True)
     until = time.monotonic() + DEAD_SECONDS
     while time.monotonic() < until:

@@ -36,7 +36,7 @@ class RunStatus:
 
     Keys of run_status.json: `status` ("running", "completed", "preempted", "failed"), `step` the last one that was told, `steps`
     of the whole run, `checkpoint` the step of the newest whole checkpoint or null, `why` it was preempted as far as rank 0 knows (a
-    signal, `LAUNCHER_GONE`, or ""), `host` and `pid` of rank 0, `time` in seconds since 1970.
+    signal, `LAUNCHER_GONE`, or ""), `host` and `pid` of rank 0, the supervisor's `attempt`, `time` in seconds since 1970.
     """
 
     def __init__(self, run: Path, steps: int, enabled: bool) -> None:
@@ -50,7 +50,8 @@ class RunStatus:
 
 def write_status(run: Path, values: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
-        values = {**values, "host": socket.gethostname(), "pid": os.getpid(), "time": round(time.time(), 3)}
+        own = {"host": socket.gethostname(), "pid": os.getpid(), "attempt": os.environ.get(ATTEMPT_VARIABLE)}
+        values = {**values, **own, "time": round(time.time(), 3)}
         write_text(run / STATUS_FILE, json.dumps(values) + "\n")
 
 
@@ -75,7 +76,8 @@ def forget_failures(run: Path) -> None:
 
 
 def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -> None:
-    """Leaves what this rank saw, for whoever asks later which one failed first.
+    """Leaves what this rank saw, for whoever asks later which one failed first; with the supervisor's attempt, since a rank of an
+    earlier one, on a machine that stood still, may wake up and fail in the middle of this one.
 
     Args:
         kind: "error" for an exception, "device" for a faulty one, "hang" for what the watchdog ended.
@@ -83,6 +85,7 @@ def record_failure(run: Path, rank: int, kind: str, message: str, **more: Any) -
     """
     with contextlib.suppress(OSError):
         values = {"rank": rank, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "kind": kind}
+        values["attempt"] = os.environ.get(ATTEMPT_VARIABLE)
         write_text(run / FAILURES / f"rank_{rank:05d}.json", json.dumps({**values, "message": message, **more}, indent=1) + "\n")
 
 

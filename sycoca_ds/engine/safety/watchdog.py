@@ -1,8 +1,9 @@
 """Nobody waits for a rank that is gone: silent and stuck ranks are named within a minute, and the job ends.
 
-Every rank has two threads. One gives a beat every few seconds, into the store that the ranks met in (so over the network) and into
-the run folder, and reads those of others: rank 0 all, the others rank 0's. The second does nothing that could block: it compares
-clocks, and when a limit has passed it has the stacks of all threads written and ends the process, however the first is doing.
+Every rank has three threads. One gives a beat every few seconds into the store that the ranks met in, over the network, and reads
+those of others: rank 0 all, the others rank 0's. The second leaves it in the run folder, too, for who looks from outside; on a disk
+that hangs it waits alone, and nobody is taken for silent. The third does nothing that could block: it compares clocks, and when a
+limit has passed it has the stacks of all threads written and ends the process, however the others are doing.
 """
 
 from __future__ import annotations
@@ -74,7 +75,11 @@ class Watchdog:
         """Rank -> (number of its last beat, when that came, what it said); on rank 0."""
         self._threads = [
             threading.Thread(target=work, daemon=True, name=name)
-            for name, work in (("watchdog beat", self._beat), ("watchdog clock", self._watch))
+            for name, work in (
+                ("watchdog beat", self._beat),
+                ("watchdog file", self._leave_beats),
+                ("watchdog clock", self._watch),
+            )
         ]
 
     def __enter__(self) -> Watchdog:
@@ -83,7 +88,7 @@ class Watchdog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._write(self._say())
+        self._write()
         self._done.set()
 
     def enter(self, phase: str, step: int) -> None:
@@ -113,7 +118,7 @@ class Watchdog:
         first = self._first_step and place.phase in ("data", "step")
         return 60 * self.config.first_step_minutes if first else self._limits[place.phase]
 
-    # ---- the thread that may block ----------------------------------------------------------------------------------------------
+    # ---- the threads that may block ---------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
         store, number, last = self._connect(), 0, time.monotonic()
@@ -122,12 +127,10 @@ class Watchdog:
             if now - last > 3 * self.config.beat_seconds + 1:  # this process, or the machine, stood still: nobody else did
                 self._heard, self._seen = now, {}
             last, number = now, number + 1
-            said = self._say()
-            self._write(said)
             if store is None:
                 continue
             try:
-                store.set(f"beat/{self.runtime.rank}", json.dumps([number, said]))
+                store.set(f"beat/{self.runtime.rank}", json.dumps([number, self._say()]))
                 if self.runtime.leads:
                     self._hear_all(store)
                 else:
@@ -149,9 +152,14 @@ class Watchdog:
         seconds = round(time.monotonic() - place.since, 1)
         return {"phase": place.phase, "step": place.step, "seconds": seconds, "host": self.host, "waits": waits_for_others()}
 
-    def _write(self, said: dict[str, Any]) -> None:
+    def _leave_beats(self) -> None:
+        while not self._done.wait(self.config.beat_seconds):
+            self._write()
+
+    def _write(self) -> None:
         """Leaves a beat for those who look from outside: who gives it, where it is, and how long it was in each phase before."""
-        more = {
+        said = {
+            **self._say(),
             **self._who,
             "time": time.time(),
             "world_size": self.runtime.world_size,
@@ -162,7 +170,7 @@ class Watchdog:
         with self._pen, contextlib.suppress(OSError):
             folder = self.run / HEARTBEATS
             folder.mkdir(exist_ok=True)
-            (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps({**said, **more}))
+            (folder / f"rank_{self.runtime.rank:05d}.json").write_text(json.dumps(said))
 
     def _connect(self):
         if self.runtime.world_size == 1:

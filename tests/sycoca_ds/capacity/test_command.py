@@ -60,6 +60,18 @@ def test_what_it_says(capsys: pytest.CaptureFixture) -> None:
     assert "\n1024  " in said
 
 
+def test_the_launch_on_several_machines_has_a_hostfile() -> None:
+    """`--num_accelerators 16` would start 16 ranks on this one."""
+    (command,) = [line for line in plan(["--preset", "base", "--gpus", "16"]) if line.startswith("to train the fastest: ")]
+    assert "deepspeed --hostfile HOSTFILE sycoca_ds/train.py" in command and "--run.expected-world-size 16" in command
+
+
+def test_failures_that_leave_no_time_make_a_run_endless() -> None:
+    lines = plan(["--preset", "tiny", "--gpus", "1", "--samples", "1e9", "--restart-minutes", "1e9"])
+    (days,) = [line.split() for line in lines if line.startswith("days for")]
+    assert days[-1] == "inf"
+
+
 def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
     """930M on 16 ranks: a sixteenth of 4 bytes a weight in memory, all of them in the checkpoint."""
     found = []
@@ -150,6 +162,11 @@ def test_a_save_that_finds_no_room_for_its_copy_waits_for_the_disk(tmp_path: Pat
         (["--gpus", "8", "--run.ds-config", "ds_configs/zero0.json", "--run.precision", "bf16"], "choose stage 1"),
         (["--gpus", "8", "--efficiency", "1.4"], "--efficiency 1.4: expected a share above 0, at most 1"),
         (["--gpus", "8", "--samples", "nan"], "--samples nan: expected a number of at least 0"),
+        *[
+            (["--gpus", "16", f"--{name}", "0"], f"--{name} 0.0: expected a number above 0")
+            for name in ("tflops", "memory-gbytes", "link-gbytes", "fabric-gbps", "loader-pictures", "save-gbytes", "write-gbytes")
+        ],
+        (["--gpus", "16", "--node-mttf-days", "0"], "--node-mttf-days 0.0: expected a number above 0"),
         (["--gpus", "8", "--fabric-gpbs", "400"], "unknown option --fabric-gpbs"),
         (["--gpus", "8", "--preset", "930"], "--preset 930: no such preset; did you mean 930m"),
         (["--gpus", "8", "--model.image.patch-size", "15"], "model.image.patch-size = 15 does not divide"),

@@ -135,6 +135,17 @@ def test_a_gradient_of_exactly_zero_is_an_error(data_set: Path, tmp_path: Path) 
     assert status(tmp_path / "run")["status"] == "failed" and status(tmp_path / "run")["step"] == 2
 
 
+@pytest.mark.parametrize("stage", ["zero1", pytest.param("zero3", marks=pytest.mark.full)])
+def test_a_run_folder_may_have_any_name(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """Also one that is a pattern: the run goes on from its checkpoints, at another number of ranks, too, and they open."""
+    out = tmp_path / "a[1] *b" / "run"
+    for steps, ranks in ((2, 0), (4, 0), (6, 2)):
+        more = ["--run.ds-config", f"ds_configs/{stage}.json"]
+        code, output = finish(start_warm(options(data_set, out, *more, steps=steps), ranks=ranks))
+        assert code == 0 and ("resumed from" in output) == (steps > 2), output[-3000:]
+    assert weights(out)
+
+
 @pytest.mark.parametrize("stage", ["zero1", *(pytest.param(stage, marks=pytest.mark.full) for stage in ("zero0", "zero3"))])
 def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data_set: Path, tmp_path: Path) -> None:
     """Then it is the run that another process starts from that checkpoint with the data passed over, bit for bit."""
@@ -162,12 +173,39 @@ def test_many_skipped_steps_take_the_run_back_and_over_the_data(stage: str, data
     assert curve(other) == curve(out) and same_weights(other, out)
 
 
+def test_rewinds_with_a_checkpoint_in_between_are_not_in_a_row(data_set: Path, tmp_path: Path) -> None:
+    """The run may go back once before the next save: from step 7 to 4, after that of step 8 from 12 to 8, not a third time."""
+    out = tmp_path / "run"
+    more = ["--guard.rewind-after", "2", "--guard.max-rewinds", "1"]
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (float('nan') if n in (6, 7, 14, 15, 18, 19) else 1)")
+    code, output = finish(start_warm(options(data_set, out, *more, steps=20), ranks=0, script=script))
+    went_to = [line.split()[4] for line in output.splitlines() if line.startswith("went back to step")]
+    assert went_to == ["4;", "8;"], output[-3000:]
+    assert code == 1 and "2 steps in a row to step 12 were skipped" in output and "after 1 rewinds" in output, output[-3000:]
+
+
 @pytest.mark.full
 def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path: Path) -> None:
     script = hurt(tmp_path, "report['loss'] = report['loss'] * float('nan')")
     more = ["--guard.rewind-after", "2", "--run.max-skipped-steps", "4"]
     code, output = finish(start_warm(options(data_set, tmp_path / "run", *more), ranks=2, script=script))
     assert code == 1 and "4 steps in a row to step 4 were skipped" in output, output[-3000:]
+
+
+def test_the_best_checkpoint_stays_also_when_its_save_ends_late(data_set: Path, tmp_path: Path) -> None:
+    """A slow disk: each save is waited for by the next one. The newest alone is kept, and step 4 is the best."""
+    out = tmp_path / "run"
+    more = ["--data.validation", str(data_set), "--run.picture-every", "2", "--run.pictures", "0", "--run.validation-samples", "8"]
+    more += ["--run.checkpoint-every", "2", "--run.keep-checkpoints", "1"]
+    late = (
+        "from sycoca_ds.engine.checkpoint.saving import Saver; from sycoca_ds.engine.monitoring.best import Best; "
+        "Saver.look = lambda self: None; "
+        "Best.validated = lambda self, step, numbers: self._values.update({step: -abs(step - 4.0)})"
+    )
+    code, output = finish(start_warm(options(data_set, out, *more, steps=8), ranks=0, script=hurt(tmp_path, before=late)))
+    assert code == 0, output[-3000:]
+    assert json.loads((out / "best.json").read_text())["step"] == 4
+    assert [read_state(folder)["step"] for folder in sealed(out / "checkpoints")] == [8, 4]
 
 
 FLIP = (

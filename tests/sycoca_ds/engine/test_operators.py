@@ -30,6 +30,17 @@ def test_a_left_over_lock_is_removed_and_a_live_one_is_waited_for(tmp_path: Path
     assert 0.9 < time.monotonic() - start < 10, "a live build holds its lock until it is done"
 
 
+@pytest.mark.timeout(60)
+def test_a_lock_from_the_future_is_left_over_too_when_nothing_changes(tmp_path: Path) -> None:
+    """Made before a clock was set back, or on a host whose clock is ahead."""
+    later = time.time() + 1000
+    (tmp_path / "lock").touch()
+    os.utime(tmp_path / "lock", (later, later))
+    start = time.monotonic()
+    assert wait_for_lock(tmp_path, stale_seconds=2) is True and not (tmp_path / "lock").exists()
+    assert time.monotonic() - start > 2, "it may be a live build"
+
+
 def test_a_run_gets_past_the_lock_of_a_killed_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real process that starts as train.py does, with copies of the compiled operators and a lock of long ago beside them."""
     prepare_deepspeed()

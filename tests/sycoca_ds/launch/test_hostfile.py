@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,18 @@ def test_the_file_beside_the_start_wins_over_the_one_at_home(tmp_path: Path, mon
     assert environment_files(here) == [home / ".deepspeed_env", here / ".deepspeed_env"]
     monkeypatch.setenv("DS_ENV_FILE", "other")
     assert environment_files(here) == [home / "other", here / "other"]
+
+
+def test_a_user_without_a_home_has_no_file_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that is started under any number."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    (tmp_path / ".deepspeed_env").write_text("A=1\n")
+    assert environment_files(tmp_path) == [tmp_path / ".deepspeed_env"]
 
 
 def test_what_reaches_the_ranks() -> None:

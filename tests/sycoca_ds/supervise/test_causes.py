@@ -254,6 +254,14 @@ def test_a_kill_by_the_kernel_is_want_of_memory(name: str) -> None:
     assert find_cause(replace(RECORDED[name], oom_kills={"vm": 0, "": 1})).kind == "killed", "another machine's"
 
 
+@pytest.mark.parametrize("name", ["kill -9 of a rank", "kill -9 of a loader process"])
+def test_hosts_are_counted_under_their_names_in_the_hostfile(name: str) -> None:
+    """Which may be addresses, while ranks say what their machine calls itself."""
+    named = replace(RECORDED[name], host_of_rank=("10.0.0.1", "10.0.0.2"))
+    assert find_cause(replace(named, oom_kills={"10.0.0.1": 0, "10.0.0.2": 1, "": 0})).kind == "out of memory"
+    assert find_cause(replace(named, oom_kills={"10.0.0.1": 1, "10.0.0.2": 0, "": 1})).kind == "killed"
+
+
 def test_a_kill_by_the_kernel_of_a_lone_rank_is_want_of_memory() -> None:
     """The command is the rank: nobody is left to see it end."""
     lone = Evidence(status=137, run=RUNNING, signs=signs(("step", 7, 0.0)))

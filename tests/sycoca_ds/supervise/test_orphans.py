@@ -112,6 +112,11 @@ def test_a_visit_may_ask_politely_and_touches_nobody_unnamed(ssh: Path, stranger
     assert Shell().visit("node-b").ended == ()
 
 
+def test_what_a_login_prints_is_not_taken_for_an_answer() -> None:
+    lines = ["left over from yesterday", "ended 12", "ended well", "left 7", "oom ", "done"]
+    assert (orphans._after(lines, "left"), orphans._after(lines, "ended"), orphans._after(lines, "oom")) == (["7"], ["12"], [])
+
+
 def test_hosts_that_are_silent_do_not_keep_the_others(ssh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphans, "SWEEP_SECONDS", 2.0)
     began = time.monotonic()

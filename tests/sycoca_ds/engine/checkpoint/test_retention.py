@@ -58,3 +58,13 @@ def test_deleted_is_what_was_named(checkpoints: Path) -> None:
     assert retire(checkpoints, Retention(keep=2, keep_every=250)) == ["step_00000100", "step_00000200", "step_00000300"]
     assert [step_of(folder) for folder in sealed(checkpoints)] == [500, 400, 250]
     assert len(list(checkpoints.iterdir())) == 3
+
+
+def test_what_cannot_be_deleted_is_named_and_stays(checkpoints: Path, capfd: pytest.CaptureFixture) -> None:
+    """As where somebody has made a folder read-only to keep it."""
+    seal = step_folder(checkpoints, 200) / STATE_FILE
+    seal.unlink()
+    seal.mkdir()
+    assert retire(checkpoints, Retention(keep=2)) == ["step_00000100", "step_00000250", "step_00000300"]
+    assert [step_of(folder) for folder in sealed(checkpoints)] == [500, 400, 200]
+    assert f"an old checkpoint cannot be deleted ([Errno 21] Is a directory: '{seal}'): it stays" in capfd.readouterr().err

@@ -72,6 +72,12 @@ def test_the_writer_of_rank_0_deletes_what_is_old(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_checkpoint_stays_where_an_older_one_cannot_be_deleted(tmp_path: Path) -> None:
+    (step_folder(tmp_path, 1) / STATE_FILE).mkdir(parents=True)
+    assert begin(tmp_path, 2, {"a": b"1"}, keep=1).result()["error"] == ""
+    assert damage(step_folder(tmp_path, 2)) is None
+
+
 def test_a_full_disk_of_one_rank_costs_the_save_and_gives_its_room_back(tmp_path: Path) -> None:
     begin(tmp_path, 2, {"a": b"1"}).result()
     folder = step_folder(tmp_path, 4)

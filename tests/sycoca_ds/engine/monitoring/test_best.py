@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_a_run_that_was_killed_after_its_save_learns_that_it_is_the_best(tmp_pat
     assert best_step(tmp_path) == 2
     Best(tmp_path, metric, 3, {metric: 1.5})
     assert best_step(tmp_path) == 2
+
+
+def test_a_full_disk_costs_the_name_of_the_best_and_not_the_run(tmp_path: Path) -> None:
+    metric = "validation/t2i_r1"
+    best = Best(tmp_path, metric, 0)
+    best.validated(1, {metric: 1.0})
+    assert best.saved(1)
+    (tmp_path / f".{FILE}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    best.validated(2, {metric: 2.0})
+    assert not best.saved(2) and best_step(tmp_path) == 1
+    best.validated(3, {metric: 3.0})
+    assert best.saved(3) and best_step(tmp_path) == 3
 
 
 def test_another_metric_begins_anew_and_a_damaged_file_is_none(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_the_trace_holds_these_steps_and_no_others(
     assert float(row.split()[3]) == pytest.approx(products / (last - first + 1), abs=0.05)
 
 
+def test_a_trace_that_cannot_be_written_costs_the_trace(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "profile").write_text("in its place")
+    profile = Profile("1:2", tmp_path, ALONE, 0, 3)
+    profile.after(1)
+    profile.after(2)
+    said = capsys.readouterr().out
+    assert "profile of steps 1 to 2, rank 0: NOT written ([Errno 17] File exists" in said and "operation (CPU time" in said
+
+
 def test_a_run_that_is_past_the_range_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert trace_of(tmp_path, "3:5", 4) is None
     assert "run.profile = 3:5: the run is at step 4 already, nothing is traced" in capsys.readouterr().out
