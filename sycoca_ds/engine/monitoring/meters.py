@@ -37,12 +37,19 @@ class Report:
     """Model FLOPs of all ranks, in units of 10^12."""
     seconds: float
     """Of rank 0, pauses left out."""
-    data_wait: float
-    """Share of that time which the rank that waited longest spent waiting for samples."""
+    device_W: list[float]
+    """Each rank's `own_device_seconds`."""
+    wait_W: list[float]
+    """Share of that time which each rank spent waiting for samples."""
     memory_gib: float
     """Most memory that the fullest device ever had allocated; 0 without CUDA."""
     host_memory_gib: float
     """Of the fullest rank's process now."""
+
+    @property
+    def data_wait(self) -> float:
+        """Of the rank that waited longest."""
+        return max(self.wait_W)
 
 
 class Meter:
@@ -87,17 +94,18 @@ class Meter:
         finally:
             self._since = time.perf_counter()
 
-    def report(self) -> Report:
+    def report(self, own_device_seconds: float = 0.0) -> Report:
         """Everything since the last report; every rank calls it at the same step, with one collective."""
         device = self.runtime.device
         seconds = self._spent + time.perf_counter() - self._since
         allocated = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-        own = [float(self._stand_ins), self._tflops, self._waited / seconds, allocated, resident_gib()]
+        own = [float(self._stand_ins), self._tflops, own_device_seconds, self._waited / seconds, allocated, resident_gib()]
         losses = [value / self.micro_batches for value in self._totals.values()]
         rows_WK = self.runtime.rows(torch.stack([*losses, *torch.tensor(own, device=device)])[None])
         means = dict(zip(self._totals, rows_WK[:, : len(losses)].mean(0).tolist(), strict=True))
-        stand_ins, tflops = rows_WK[:, -5:-3].double().sum(0).tolist()
-        report = Report(means, round(stand_ins), tflops, seconds, *rows_WK[:, -3:].amax(0).tolist())
+        stand_ins, tflops = rows_WK[:, -6:-4].double().sum(0).tolist()
+        device_W, wait_W = rows_WK[:, -4:-2].T.tolist()
+        report = Report(means, round(stand_ins), tflops, seconds, device_W, wait_W, *rows_WK[:, -2:].amax(0).tolist())
         self.restart()
         return report
 

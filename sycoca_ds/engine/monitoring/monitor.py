@@ -19,6 +19,7 @@ from sycoca_ds.engine.monitoring.curves import format_record, format_validation
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
 from sycoca_ds.engine.monitoring.journal import Journal
 from sycoca_ds.engine.monitoring.meters import Meter
+from sycoca_ds.engine.monitoring.pace import Pace
 from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
@@ -43,6 +44,7 @@ class Monitor:
         self.journal = Journal(run, step, enabled=leads, regions=regions is not None, unasked=without)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
+        self.pace = Pace(runtime)
         self._sealed = session.position.step
         name = torch.cuda.get_device_name() if runtime.device.type == "cuda" else ""
         self.peak_tflops = config.run.peak_tflops or peak_tflops(name)
@@ -101,7 +103,7 @@ class Monitor:
         """
         position, batches = self.session.position, self.session.batches
         steps = self.meter.micro_batches / batches.accumulation_steps
-        found = self.meter.report()
+        found = self.meter.report(self.pace.device_seconds())
         position.stand_ins += found.stand_ins
         world, plan = self.runtime.world_size, self.session.plan
         speed = steps * batches.global_batch_size / found.seconds
@@ -124,8 +126,12 @@ class Monitor:
             record["mfu"] = found.tflops / found.seconds / (world * self.peak_tflops)
         if self.runtime.device.type == "cuda":
             record["memory_gib"] = found.memory_gib
+        if world > 1:
+            record |= self.pace.numbers(found.device_W, found.wait_W)
         self.journal.scalars(position.step, record)
         self.runtime.say(format_record(position.step, self.session.steps, record))
+        for sentence in self.pace.judge(found.device_W, found.wait_W) if world > 1 else ():
+            self.runtime.say(sentence)
         if position.stand_ins > max(8, MAX_STAND_IN_SHARE * record["samples"]):
             raise UserError(
                 f"{position.stand_ins} of {record['samples']} samples up to step {position.step} could not be read: run `python -m "

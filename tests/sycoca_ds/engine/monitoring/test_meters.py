@@ -66,6 +66,7 @@ def test_a_report_has_means_sums_and_the_time_that_was_no_pause() -> None:
     assert report.tflops == pytest.approx(4 * batch_tflops(SMALL_MODEL, TEXT))
     assert 0.05 <= report.seconds <= whole - 0.2
     assert report.data_wait == pytest.approx(0.05 / report.seconds, rel=0.5) and report.memory_gib == 0
+    assert report.wait_W == [report.data_wait] and report.device_W == [0.0]
     assert meter.micro_batches == 0
     meter.add({"loss": torch.tensor(7.0)})
     second = meter.report()
