@@ -62,12 +62,16 @@ def test_a_port_that_is_given_and_taken_is_an_error_of_one_line(data_set: Path, 
     assert f"port {port} is taken" in lines[0]
 
 
-def test_a_hostfile_that_does_not_exist_is_refused_unless_the_ranks_are_meant() -> None:
-    """Without data a run is refused anyway, one question later."""
+def test_a_hostfile_that_does_not_exist_is_refused() -> None:
     status, output = finish(start([], ranks=1, launch=["-H", "nowhere"]))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
     assert f"--hostfile {REPOSITORY}/nowhere does not exist" in lines[0] and "--run.expected-world-size 1" in lines[0]
+
+
+@pytest.mark.full
+def test_a_hostfile_that_does_not_exist_is_none_where_the_ranks_are_meant() -> None:
+    """Without data a run is refused anyway, one question later."""
     output = finish(start(["--run.expected-world-size", "1"], ranks=1, launch=["--hostfile=nowhere"]))[1]
     assert "error: data.train is not set" in output and "nowhere does not exist" not in output, output[-3000:]
 
