@@ -279,11 +279,11 @@ def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, t
         "--run.checkpoint-every",
         "100",
     ]
-    process = start(options, ranks=0)
+    process = start_warm(options, ranks=0)
     deadline = time.monotonic() + LIMIT
     while not (out / "run_status.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     status, output = finish(process)
     assert status == 75, output[-3000:]
     stopped = json.loads((out / "run_status.json").read_text())
@@ -365,7 +365,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(alone: Path, tm
 
 def test_without_data_the_default_command_stops_at_once_and_says_what_builds_it() -> None:
     """`deepspeed sycoca_ds/train.py` with nothing else: the 930M preset, refused before any process group or weight."""
-    status, output = finish(start([], ranks=2))
+    status, output = finish(start_warm([], ranks=2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(lines) == 1, output[-3000:]
     assert "data.train is not set" in lines[0] and "python -m data_pipeline build" in lines[0]
