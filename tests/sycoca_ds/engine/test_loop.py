@@ -51,7 +51,7 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, ZeRO-3, with a moving average of the weights."""
-    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), *AVERAGED, ranks=2)
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *AVERAGED, ranks=2)
 
 
 def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Path) -> None:
@@ -181,10 +181,18 @@ def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: 
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
-def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -> None:
+@pytest.mark.parametrize("stage, ranks", [("zero1", 0), pytest.param("zero3", 2, marks=pytest.mark.full)])
+def test_a_run_leaves_checkpoint_curves_pictures_and_captions(
+    stage: str, ranks: int, data_set: Path, two_ranks: Path, tmp_path: Path
+) -> None:
+    """And a validation changes no number of the training."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(two_ranks / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", *AVERAGED, *with_validation(data_set)]
+    left = run(tmp_path / "run", data_set, *options, ranks=ranks)
+    if stage == "zero3":
+        assert losses(left) == losses(two_ranks)
+    board = EventAccumulator(str(left / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
     board.Reload()
     tags = board.Tags()
     wanted = {
@@ -203,17 +211,17 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
     groups = sorted({tag.split("/")[0] for kind in ("scalars", "images") for tag in tags[kind]})
     assert groups[:2] == ["loss", "loss_validation"], "the groups that TensorBoard opens"
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
-    assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
+    assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(left)])
     assert tags["images"] == ["pictures/00", "pictures/01"] and "captions/text_summary" in tags["tensors"]
-    assert [folder.name for folder in sealed(two_ranks / "checkpoints")] == ["step_00000004", "step_00000002"]
-    assert newest_whole(two_ranks / "checkpoints") == (two_ranks / "checkpoints/step_00000004", [])
+    assert [folder.name for folder in sealed(left / "checkpoints")] == ["step_00000004", "step_00000002"]
+    assert newest_whole(left / "checkpoints") == (left / "checkpoints/step_00000004", [])
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, data_set: Path, tmp_path: Path) -> None:
     """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights, average of
     them and losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = ["--data.train", str(data_set), *with_validation(data_set), *AVERAGED, "--run.out", str(out)]
+    options = ["--data.train", str(data_set), *AVERAGED, "--run.out", str(out)]
     process = start_warm([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -225,7 +233,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
-    run(out, data_set, *with_validation(data_set), *AVERAGED, ranks=2)
+    run(out, data_set, *AVERAGED, ranks=2)
     assert losses(out) == losses(two_ranks)
     for read in (weights, average):
         mine, theirs = read(out), read(two_ranks)
