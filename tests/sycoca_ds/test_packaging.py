@@ -37,6 +37,7 @@ def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) ->
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"sycoca_ds", "data_pipeline"}
 
 
+@pytest.mark.slow
 def test_training_from_any_folder_finds_the_default_policy(installed: Path, data_set: Path, tmp_path: Path) -> None:
     """It is read before the weights that this command lacks."""
     words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]

@@ -190,6 +190,7 @@ def write_other_types(folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / "lacking.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "column, empty",
     [

@@ -28,6 +28,7 @@ SAVE = 8
 """Seconds of the slow save below."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
 def test_two_launches_at_once_meet_on_ports_of_their_own(ranks: int, tmp_path: Path) -> None:
     """No port is given: DeepSpeed gives both of them 29500, where one of them would end in a traceback."""
