@@ -25,6 +25,7 @@ from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT, finish, run_on_ranks, start, start_warm
+from tests.worlds.processes.today import tests_of
 from tests.worlds.trainings.training import (
     SMALL,
     STEPS,
@@ -58,12 +59,6 @@ def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Pa
     assert_same_run(two_ranks, alone)
 
 
-def tried_today(request: pytest.FixtureRequest, fixture: str) -> list[str]:
-    """The stages that today's tests want of a fixture with runs of several."""
-    wanted = [item for item in request.session.items if item.path == request.path and fixture in getattr(item, "fixturenames", ())]
-    return list(dict.fromkeys(item.callspec.params["stage"] for item in wanted))
-
-
 def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
     """Runs with the captioning loss in pieces whose number differs from rank to rank."""
     decoders.LOGITS_AT_ONCE = 10 * 512
@@ -75,7 +70,9 @@ def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
 @pytest.fixture(scope="module")
 def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("in_pieces")
-    run_on_ranks(folder, __name__, str(folder), str(data_set), *tried_today(request, "in_pieces"))
+    run_on_ranks(
+        folder, __name__, str(folder), str(data_set), *(item.callspec.params["stage"] for item in tests_of(request, "in_pieces"))
+    )
     return folder
 
 
@@ -244,8 +241,8 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
 def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Runs that went through, and copies of them that resumed at step 2 in other processes."""
     folder = tmp_path_factory.mktemp("bf16")
-    bf16 = ["--run.precision", "bf16", *AVERAGED]
-    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in tried_today(request, "bf16")}
+    bf16, stages = ["--run.precision", "bf16", *AVERAGED], [item.callspec.params["stage"] for item in tests_of(request, "bf16")]
+    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in stages}
     for way in ("through", "resumed"):
         if way == "resumed":
             for stage in options:
