@@ -116,9 +116,8 @@ ALWAYS = [
     Cell("zero3_offload", 2, 2, "none", "fp32", "shipped"),
     Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="late"),
     Cell("zero1", 2, 2, "full", "fp32", "shipped", kind="cross"),
-    Cell("zero1", 2, 1, "full", "fp32", "shipped", kind="values"),
 ]
-"""Every value of every axis, stage 3 in each of its ways; the others, and all pairs, are the night's."""
+"""Every value of every axis, stage 3 in each of its ways, two kinds of scores; the others, and all pairs, are the night's."""
 FAULTS = {
     "twice": "one bias's gradient is reduced twice",
     "rank": "the last rank's gradient is a tenth too large",
@@ -355,7 +354,9 @@ def test_the_engine_does_what_plain_pytorch_does(cell: Cell, found: Found) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name) for cell in BROKEN])
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.name, marks=() if "twice" in cell.fault else pytest.mark.full) for cell in BROKEN]
+)
 def test_a_wrong_gradient_is_seen(cell: Cell, found: Found) -> None:
     assert too_far(found[cell.name]), FAULTS[cell.fault.removeprefix("-")]
 
