@@ -38,7 +38,7 @@ ALONE = "zero0 fp32 alone"
 EVERY = (ALONE, *(f"{stage} {kind}" for stage in ("zero1", "zero2", "zero3", "zero3_offload") for kind in ("fp32", "bf16")))
 EVERY += ("zero0 fp32",)
 TODAY = (ALONE, "zero3 fp32")
-"""Without ZeRO, and each weight cut for itself; cut end to end they stand below, and in the rest of the grid, which is the night's."""
+"""Without ZeRO, and each weight cut for itself; cut end to end they stand below, and in the rest, which is the night's."""
 
 # ---- in the processes of the runs ----------------------------------------------------------------------------------------------
 
