@@ -17,7 +17,8 @@ demo: install
 # Three processes side by side, since tests also wait, a file of tests at a time; WORKERS=0 is this process alone, for -s and --pdb.
 # Threads of four processes on two cores would spend their time waiting for each other awake.
 WORKERS ?= 3
-RUN_TESTS = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Modules are compiled once, whatever the environment says of that: hundreds of processes import them.
+RUN_TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: install
 	$(RUN_TESTS) $(PYTEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import re
@@ -50,6 +51,7 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
         raise UserError(f"{one_line(complaint.getvalue(), program)}; see {program} --help") from None
 
 
+@functools.cache
 def give_help_texts(kind: type) -> None:
     """Hands tyro the docstrings under a dataclass's fields, and under those of dataclasses in it, each as one line: broken as in
     the source, lines would be broken a second time at the terminal's width."""

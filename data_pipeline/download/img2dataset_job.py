@@ -14,6 +14,7 @@ import threading
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 
+from data_pipeline.download.lean import without_the_unused
 from data_pipeline.download.options import chosen_proxies
 from data_pipeline.fetch.limits import Limits
 from data_pipeline.paths import PlainPaths, read_local_paths_literally
@@ -22,8 +23,8 @@ OPT_OUTS = ["noai", "noimageai", "noindex", "noimageindex", "noml"]
 
 
 class QuietLogger:
-    """Stands in for img2dataset's LoggerProcess, which costs a process and an import of 2.5 s to print what the stats
-    files say; the supervisor reads those itself."""
+    """Stands in for img2dataset's LoggerProcess, which costs a process and an import to print what the stats files say;
+    the supervisor reads those itself."""
 
     def __init__(self, *args: object):
         self.done_shards: set[int] = set()
@@ -52,7 +53,8 @@ def main() -> None:
     else:
         _share_one_import()
     read_local_paths_literally()
-    main_module = importlib.import_module("img2dataset.main")  # by name: the package's attribute is a function that hides it
+    with without_the_unused():
+        main_module = importlib.import_module("img2dataset.main")  # by name: the package's attribute is a function that hides it
     from data_pipeline.download.safe_downloader import SafeDownloader
 
     limits = Limits(
@@ -66,11 +68,12 @@ def main() -> None:
 
 
 def _share_one_import() -> None:
-    """img2dataset spawns its workers anew every five shards, 2.5 s of imports each time. A fork server imports once, while this
+    """img2dataset spawns its workers anew every five shards, with all imports each time. A fork server imports once, while this
     process does the same; it is single-threaded, so forking it is safe."""
     forkserver.set_forkserver_preload(["data_pipeline.download.safe_downloader", "img2dataset.main"])
     forkserver.ensure_running()
-    distributor = importlib.import_module("img2dataset.distributor")
+    with without_the_unused():
+        distributor = importlib.import_module("img2dataset.distributor")
     distributor.get_context = lambda kind: get_context("forkserver")
 
 

@@ -1,4 +1,4 @@
-"""img2dataset's Downloader with our fetch and our decoding inside. Importing this imports img2dataset (2.5 s)."""
+"""img2dataset's Downloader with our fetch and our decoding inside. Importing this imports img2dataset, the lean way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import functools
 import traceback
 from dataclasses import dataclass
 
-from img2dataset import downloader as downloader_module
-from img2dataset.downloader import Downloader
-from img2dataset.resizer import SuppressStdoutStderr
-
+from data_pipeline.download.lean import without_the_unused
 from data_pipeline.fetch.body import Body
 from data_pipeline.fetch.image import fetch_image
 from data_pipeline.fetch.limits import Limits
@@ -18,6 +15,11 @@ from data_pipeline.fetch.robots import forbidden
 from data_pipeline.paths import read_local_paths_literally
 from data_pipeline.pictures.headers import FetchError
 from data_pipeline.pictures.maker import PictureMaker
+
+with without_the_unused():
+    from img2dataset import downloader as downloader_module
+    from img2dataset.downloader import Downloader
+    from img2dataset.resizer import SuppressStdoutStderr
 
 INTERNAL = "internal error"
 """The reason for what should not happen; download.log says more."""

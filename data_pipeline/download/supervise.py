@@ -24,7 +24,7 @@ POLL_SECONDS = 0.2
 LOOK_SHARE = 10.0
 """Looking at hundreds of thousands of shards takes a second: between two looks so many times as long passes."""
 START_SECONDS = 60.0
-"""Granted to import img2dataset in every process (2.5 s alone, much more on a busy machine) before the watchdog
+"""Granted to import img2dataset in every process (half a second alone, much more on a busy machine) before the watchdog
 counts."""
 END_SECONDS = 15.0
 """Granted to end after the last shard is done; img2dataset is known to hang there."""

@@ -52,17 +52,19 @@ def moments(step: Step) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"forward, {piece.part}, {piece.what}", at(early, forward[number], 0, kept)
         kept[kind] -= piece.in_forward
     first_use = {piece.weights: number for number, piece in reversed([*enumerate(pieces)])}
-    done, waiting = 0, dict.fromkeys(first_use, 0)
+    done, pending, waiting = 0, 0, dict.fromkeys(first_use, 0)
     for number, piece in reversed([*enumerate(pieces)]):
         if piece.weights:
+            pending += piece.numbers - waiting[piece.weights]
             waiting[piece.weights] = piece.numbers
-        gradients, buckets = engine.in_backward(done, sum(waiting.values()), k - 1)
+        gradients, buckets = engine.in_backward(done, pending, k - 1)
         kind = kinds[piece.kind]
         kept[kind] += piece.in_backward
         yield f"backward, {piece.part}, {piece.what}", at(gradients, backward[number], buckets, kept)
         kept[kind] -= piece.in_backward + piece.kept
         if first_use[piece.weights] == number:
-            done += waiting.pop(piece.weights)
+            done += waiting[piece.weights]
+            pending -= waiting.pop(piece.weights)
     gradients, buckets = engine.in_update()
     yield "update", at(gradients, 0, buckets, kept)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from sycoca_ds.config import DecoderConfig, ModelConfig
 
@@ -56,6 +56,11 @@ class Part:
     """Behind the blocks: the last norm, pooling, the decoder's head."""
     project: list[Shape]
     """The projection to the shared space, for the contrast and the scores."""
+
+    @cached_property
+    def block_numbers(self) -> list[int]:
+        """How many numbers each block holds; a search asks for them some hundred thousand times."""
+        return [numel(block) for block in self.blocks]
 
     def shapes(self) -> list[Shape]:
         return [*self.first, *(shape for block in self.blocks for shape in block), *self.read, *self.project]

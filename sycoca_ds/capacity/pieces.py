@@ -110,10 +110,10 @@ class Work:
     """Next tokens of a caption that the captioning loss scores, on average; None: all of a caption without padding."""
 
 
-def _blocks(work: Work, part: str, what: str, weights: list, pair: list[tuple[int, int, int]]) -> Iterator[Piece]:
+def _blocks(work: Work, part: str, what: str, weights: Part, pair: list[tuple[int, int, int]]) -> Iterator[Piece]:
     """A part's blocks. `pair`: (rows, width, bytes kept without recomputation) of each block of a layer."""
     every = work.checkpointing.get(part, 0)
-    for number, shapes in enumerate(weights):
+    for number, numbers in enumerate(weights.block_numbers):
         layer, place = divmod(number, len(pair))
         rows, width, whole = pair[place]
         again = every > 0 and layer % every == 0
@@ -122,7 +122,7 @@ def _blocks(work: Work, part: str, what: str, weights: list, pair: list[tuple[in
             part,
             what,
             weights=f"{part}, block {number}",
-            numbers=numel(shapes),
+            numbers=numbers,
             kept=boundary if again else whole,
             in_backward=in_flight + (whole - boundary if again else 0),
             recomputed=again,
@@ -137,7 +137,7 @@ def _encode_image(work: Work, part: Part, what: str, images: int, patches: int) 
     first = "image encoder, first"
     yield Piece("image encoder", f"{what}: embedding", first, numel(part.first), kept, in_backward=2 * k.tensor(rows, image.width))
     whole = k.self_block(rows, image.width, image.heads)
-    yield from _blocks(work, "image encoder", what, part.blocks, [(rows, image.width, whole)])
+    yield from _blocks(work, "image encoder", what, part, [(rows, image.width, whole)])
 
 
 def _read_image(work: Work, part: Part, what: str, images: int, patches: int, last_output: int | None = None) -> Piece:
@@ -206,7 +206,7 @@ def _caption(work: Work, part: Part, keys: int) -> Iterator[Piece]:
     width, heads, length = model.text_decoder.width, model.text_decoder.heads, model.text.context_length - 1
     rows, other = b * length, model.image_token_width
     pair = [k.self_block(rows, width, heads), k.cross_block(rows, width, heads, b * keys, other)]
-    yield from _blocks(work, "text decoder", "blocks", part.blocks, [(rows, width, whole) for whole in pair])
+    yield from _blocks(work, "text decoder", "blocks", part, [(rows, width, whole) for whole in pair])
     labelled = round(b * (length if work.labels is None else work.labels))
     kept = k.tensor(rows, width) + k.statistics(rows, width) + k.tensor(labelled, width)
     vocabulary = model.text.vocab_size
@@ -241,7 +241,7 @@ def _rebuild(work: Work, part: Part, kept_patches: int) -> Iterator[Piece]:
     pair = [k.self_block(rows, width, heads)]
     if model.masking.mim == "text_guided":
         pair.append(k.cross_block(rows, width, heads, b * model.text.context_length, model.text.width))
-    yield from _blocks(work, "image decoder", "blocks", part.blocks, [(rows, width, whole) for whole in pair])
+    yield from _blocks(work, "image decoder", "blocks", part, [(rows, width, whole) for whole in pair])
     pixels = rows * model.image.patch_values
     yield Piece(
         "image decoder",
@@ -266,7 +266,7 @@ def forward_pieces(work: Work) -> list[Piece]:
     exact = text.attention_mask == "exact"
     whole += k.cls_apart(rows, text.width) if exact else 4 * rows * (text.context_length + 1)
     found.append(Piece("text encoder", "embedding", "text encoder, first", numel(text_part.first), 8 * rows))
-    found += _blocks(work, "text encoder", "caption", text_part.blocks, [(rows, text.width, whole)])
+    found += _blocks(work, "text encoder", "caption", text_part, [(rows, text.width, whole)])
     # the text decoder's first block keeps a view of the same output, all but two rows of a caption
     output = rows if not model.captions else 2 * b
     found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from sycoca_ds.capacity.parameters import all_shapes
 from sycoca_ds.capacity.pieces import Checkpointing, Kernels, Piece, Work, forward_pieces
@@ -29,7 +29,7 @@ class Step:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(all_shapes(self.model), self.sharding, self.batches.world_size, self.ema)
+        return _engine(self.model, self.sharding, self.batches.world_size, self.ema)
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -45,3 +45,9 @@ class Step:
             labels=self.labels,
         )
         return forward_pieces(work)
+
+
+@lru_cache(maxsize=64)
+def _engine(model: ModelConfig, sharding: Sharding, ranks: int, ema: bool) -> Engine:
+    """One for all batches: it adds up the numbers of every weight once."""
+    return Engine(all_shapes(model), sharding, ranks, ema)

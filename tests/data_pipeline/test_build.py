@@ -29,7 +29,7 @@ from tests.worlds import REPOSITORY
 from tests.worlds.data.chain import GOOD, content, flags, options
 from tests.worlds.processes.watching import alive_in, wait_until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 COUNTS = {
     kind: sum(ROW_TROUBLES[number % len(ROW_TROUBLES)] == kind for number in range(trouble_count(GOOD))) for kind in ROW_TROUBLES
 }

@@ -37,11 +37,18 @@ def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) ->
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"sycoca_ds", "data_pipeline"}
 
 
+@pytest.mark.slow
 def test_training_from_any_folder_finds_the_default_policy(installed: Path, data_set: Path, tmp_path: Path) -> None:
     """It is read before the weights that this command lacks."""
     words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2 and "error: run.weights = nowhere does not exist" in done.stderr, done.stderr[-3000:]
+
+
+@pytest.mark.full
+def test_from_any_folder_it_names_the_policies_that_are_installed(installed: Path, data_set: Path, tmp_path: Path) -> None:
+    words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, *words, "--run.ds-config", "zero3"], cwd=tmp_path, env=environment, capture_output=True)
     assert b"run.ds-config = zero3: no such file (shipped: ds_configs/zero0.json, " in done.stderr

@@ -16,10 +16,11 @@ SIDE = 512
 def faults(runtime: Runtime) -> list[str]:
     """What is wrong, a sentence for each rank that is to blame, or one that names none; empty if nothing. Every rank calls it."""
     a, b = _matrices()
+    expected = torch.mm(a.double(), b.double())  # exact, and 40 times as fast as in whole numbers
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         product = (a.to(runtime.device, dtype) @ b.to(runtime.device, dtype)).cpu()
-        wrong = int((product != (a @ b).to(dtype)).sum())
+        wrong = int((product != expected.to(dtype)).sum())
         if wrong:
             found.append(f"{wrong} of {SIDE * SIDE} elements of a {str(dtype)[6:]} matrix product are wrong")
     said = [f"rank {rank}: {text}" for rank, texts in enumerate(runtime.gather(found)) for text in texts]

@@ -307,7 +307,7 @@ MEASURE = """<iframe style="width: {width}px; border: 0" srcdoc="{page}"></ifram
 };</script>"""
 
 
-@pytest.mark.parametrize("width", [390, 760, 1080])
+@pytest.mark.parametrize("width", [390, *(pytest.param(width, marks=pytest.mark.full) for width in (760, 1080))])
 def test_no_table_of_the_page_breaks_letter_by_letter(tmp_path: Path, width: int) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

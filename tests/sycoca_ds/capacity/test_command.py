@@ -89,6 +89,7 @@ def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
         plan(["--preset", "930m", "--hostfile", HOSTS, "--optim.ema-decay", "1.5"])
 
 
+@pytest.mark.slow
 def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     """But the price, which without --samples has nothing to multiply. Disks matter where memory is short."""
     usual = ["--preset", "tiny", "--hostfile", HOSTS, "--samples", "1e9", "--price", "1"]

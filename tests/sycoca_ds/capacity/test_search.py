@@ -73,7 +73,9 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(gpu: str) -> None:
         assert not one.with_micro_batch(most + 1).fits
 
 
-@pytest.mark.parametrize("gpus, gpu", [(8, "rtx4090-24g"), (16, "a100-80g"), (1024, "h100-80g")])
+@pytest.mark.parametrize(
+    "gpus, gpu", [pytest.param(8, "rtx4090-24g", marks=pytest.mark.full), (16, "a100-80g"), (1024, "h100-80g")]
+)
 def test_the_fastest_is_the_fastest_of_all_that_fit(gpus: int, gpu: str) -> None:
     found = search(gpus=gpus, gpu=gpu)
     best, own = found.fastest(), 2048 // gpus

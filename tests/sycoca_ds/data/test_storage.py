@@ -27,6 +27,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.preparation import check_cache
 from sycoca_ds.presets import PRESETS
+from tests.worlds.data.shared_cache import open_all
 
 
 class Store(MemoryFileSystem):
@@ -195,16 +196,6 @@ def test_a_copy_that_went_bad_is_fetched_anew(store: Store, data_set: Path, tmp_
     with pytest.raises(OSError, match="ends inside a member"):
         reader.read(0, 3)
     assert ShardReader(sources).read(0, 3) == ShardReader(local).read(0, 3)
-
-
-def open_all(url: str, folder: Path, seed: int, failed: multiprocessing.Queue) -> None:
-    sources = Sources.load([url], ShardCache(folder, 40_000))
-    for shard in np.random.default_rng(seed).integers(5, size=40).tolist():
-        descriptor = sources.open(shard)
-        if hashlib.sha256(os.pread(descriptor, 1 << 30, 0)).hexdigest() != sources.manifests[0].shards[shard].sha256:
-            failed.put((seed, shard))
-        os.close(descriptor)
-    failed.put("done")
 
 
 def test_processes_share_a_cache_that_is_too_small_for_them(data_set: Path, tmp_path: Path) -> None:

@@ -108,22 +108,16 @@ GRID += [  # the other kinds of scores, each under every stage
     for stage, ranks, micro_batches, kind in itertools.product(STAGES, (2, 3), (1, 2), [kind for kind in KINDS if kind != "paper"])
 ]
 ALWAYS = [
-    Cell("zero0", 1, 1, "none", "fp32", "shipped"),
     Cell("zero0", 3, 2, "full", "fp32", "shipped"),
     Cell("zero1", 2, 1, "full", "bf16", "tiny"),
-    Cell("zero1", 3, 2, "none", "fp32", "tiny"),
-    Cell("zero2", 1, 2, "none", "bf16", "tiny"),
-    Cell("zero2", 2, 2, "full", "fp32", "shipped"),
-    Cell("zero3", 1, 2, "full", "fp32", "tiny"),
-    Cell("zero3", 2, 1, "full", "fp32", "tiny"),
+    Cell("zero2", 2, 2, "none", "fp32", "tiny"),
+    Cell("zero3", 1, 2, "none", "fp32", "tiny"),
     Cell("zero3", 3, 1, "none", "bf16", "shipped"),
     Cell("zero3_offload", 2, 2, "none", "fp32", "shipped"),
-    Cell("zero1", 3, 2, "full", "fp32", "shipped", kind="late"),
     Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="late"),
-    Cell("zero3", 2, 2, "full", "fp32", "shipped", kind="cross"),
-    Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="values"),
+    Cell("zero1", 2, 2, "full", "fp32", "shipped", kind="cross"),
 ]
-"""Every value of every axis, and most pairs; the others are the night's."""
+"""Every value of every axis, stage 3 in each of its ways, two kinds of scores; the others, and all pairs, are the night's."""
 FAULTS = {
     "twice": "one bias's gradient is reduced twice",
     "rank": "the last rank's gradient is a tenth too large",
@@ -360,7 +354,9 @@ def test_the_engine_does_what_plain_pytorch_does(cell: Cell, found: Found) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name) for cell in BROKEN])
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.name, marks=() if "twice" in cell.fault else pytest.mark.full) for cell in BROKEN]
+)
 def test_a_wrong_gradient_is_seen(cell: Cell, found: Found) -> None:
     assert too_far(found[cell.name]), FAULTS[cell.fault.removeprefix("-")]
 

@@ -227,6 +227,7 @@ def test_a_device_that_computed_something_else_is_named_and_the_step_taken(
     assert curve(out) == curve(undisturbed) and same_weights(out, undisturbed)
 
 
+@pytest.mark.full
 def test_data_that_are_not_finite_are_computed_again_and_not_taken_for_a_device(data_set: Path, tmp_path: Path) -> None:
     """DeepSpeed finds them first, both times, and never calls its optimizer: the guard has no norm of its own then."""
     out = tmp_path / "run"
@@ -266,10 +267,12 @@ def test_output_that_nobody_reads_is_dropped(data_set: Path, tmp_path: Path, und
     assert status(out)["status"] == "completed" and curve(out) == curve(undisturbed)
 
 
-@pytest.mark.parametrize("who", ["runner", pytest.param("launch.py", marks=pytest.mark.full)])
-def test_ranks_whose_launcher_is_killed_save_and_end(who: str, data_set: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "who, ranks", [("runner", 1), *(pytest.param(who, 2, marks=pytest.mark.full) for who in ("runner", "launch.py"))]
+)
+def test_ranks_whose_launcher_is_killed_save_and_end(who: str, ranks: int, data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(options(data_set, out, steps=5000), ranks=2)
+    process = start(options(data_set, out, steps=5000), ranks=ranks)
     assert wait_until(lambda: curve(out), LIMIT)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(process.pid if who == "runner" else int(children[0]), signal.SIGKILL)

@@ -25,6 +25,7 @@ from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT, finish, run_on_ranks, start, start_warm
+from tests.worlds.processes.today import tests_of
 from tests.worlds.trainings.training import (
     SMALL,
     STEPS,
@@ -51,36 +52,35 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, ZeRO-3, with a moving average of the weights."""
-    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *with_validation(data_set), *AVERAGED, ranks=2)
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *AVERAGED, ranks=2)
 
 
 def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Path) -> None:
     assert_same_run(two_ranks, alone)
 
 
-STAGES = ("zero1", "zero3_offload")
-"""The guard stands before an optimizer on the device and before one on the host; all stages of the engine: test_exactness.py."""
-
-
-def on_a_rank(runtime: Runtime, folder: str, data: str) -> None:
+def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
     """Runs with the captioning loss in pieces whose number differs from rank to rank."""
     decoders.LOGITS_AT_ONCE = 10 * 512
-    for stage in STAGES:
+    for stage in stages:
         options = ["--run.ds-config", f"ds_configs/{stage}.json", "--optim.accumulation-steps", "2"]
         train_here(runtime, [*SMALL, "--data.train", data, "--run.out", f"{folder}/{stage}", *options])
 
 
 @pytest.fixture(scope="module")
-def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("in_pieces")
-    run_on_ranks(folder, __name__, str(folder), str(data_set))
+    run_on_ranks(
+        folder, __name__, str(folder), str(data_set), *(item.callspec.params["stage"] for item in tests_of(request, "in_pieces"))
+    )
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["zero1", pytest.param("zero3_offload", marks=pytest.mark.full)])
 def test_two_micro_batches_on_two_ranks_equal_one_batch_on_one(stage: str, in_pieces: Path, alone: Path) -> None:
-    """The contrast is over all pairs, the mean over all tokens of captions of different lengths."""
+    """The contrast is over all pairs, the mean over all tokens of captions of different lengths. The guard stands before an
+    optimizer on the device, and before one on the host; all stages of the engine: test_exactness.py."""
     assert_same_run(in_pieces / stage, alone)
 
 
@@ -178,10 +178,18 @@ def test_a_run_starts_from_given_weights(data_set: Path, alone: Path, tmp_path: 
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
-def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -> None:
+@pytest.mark.parametrize("stage, ranks", [("zero1", 0), pytest.param("zero3", 2, marks=pytest.mark.full)])
+def test_a_run_leaves_checkpoint_curves_pictures_and_captions(
+    stage: str, ranks: int, data_set: Path, two_ranks: Path, tmp_path: Path
+) -> None:
+    """And a validation changes no number of the training."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    board = EventAccumulator(str(two_ranks / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    options = ["--run.ds-config", f"ds_configs/{stage}.json", *AVERAGED, *with_validation(data_set)]
+    left = run(tmp_path / "run", data_set, *options, ranks=ranks)
+    if stage == "zero3":
+        assert losses(left) == losses(two_ranks)
+    board = EventAccumulator(str(left / "tensorboard"), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
     board.Reload()
     tags = board.Tags()
     wanted = {
@@ -200,17 +208,17 @@ def test_a_run_leaves_checkpoint_curves_pictures_and_captions(two_ranks: Path) -
     groups = sorted({tag.split("/")[0] for kind in ("scalars", "images") for tag in tags[kind]})
     assert groups[:2] == ["loss", "loss_validation"], "the groups that TensorBoard opens"
     assert [event.step for event in board.Scalars("loss/total")] == [1, 2, 3, 4]
-    assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(two_ranks)])
+    assert [event.value for event in board.Scalars("loss/itc")] == pytest.approx([r["itc"] for r in losses(left)])
     assert tags["images"] == ["pictures/00", "pictures/01"] and "captions/text_summary" in tags["tensors"]
-    assert [folder.name for folder in sealed(two_ranks / "checkpoints")] == ["step_00000004", "step_00000002"]
-    assert newest_whole(two_ranks / "checkpoints") == (two_ranks / "checkpoints/step_00000004", [])
+    assert [folder.name for folder in sealed(left / "checkpoints")] == ["step_00000004", "step_00000002"]
+    assert newest_whole(left / "checkpoints") == (left / "checkpoints/step_00000004", [])
 
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, data_set: Path, tmp_path: Path) -> None:
     """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights, average of
     them and losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = ["--data.train", str(data_set), *with_validation(data_set), *AVERAGED, "--run.out", str(out)]
+    options = ["--data.train", str(data_set), *AVERAGED, "--run.out", str(out)]
     process = start_warm([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -222,7 +230,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
-    run(out, data_set, *with_validation(data_set), *AVERAGED, ranks=2)
+    run(out, data_set, *AVERAGED, ranks=2)
     assert losses(out) == losses(two_ranks)
     for read in (weights, average):
         mine, theirs = read(out), read(two_ranks)
@@ -230,22 +238,23 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
 
 
 @pytest.fixture(scope="module")
-def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Runs that went through, and copies of them that resumed at step 2 in other processes."""
     folder = tmp_path_factory.mktemp("bf16")
-    bf16 = ["--run.precision", "bf16", *AVERAGED]
-    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in ("zero1", "zero3")}
+    bf16, stages = ["--run.precision", "bf16", *AVERAGED], [item.callspec.params["stage"] for item in tests_of(request, "bf16")]
+    options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in stages}
     for way in ("through", "resumed"):
         if way == "resumed":
             for stage in options:
                 shutil.copytree(folder / "through" / stage, folder / way / stage)
                 shutil.rmtree(folder / way / stage / "checkpoints/step_00000004")
-        assert in_turn(folder, data_set, [(folder / way / stage, words) for stage, words in options.items()], ranks=2) == ["", ""]
+        refused = in_turn(folder, data_set, [(folder / way / stage, words) for stage, words in options.items()], ranks=2)
+        assert refused == [""] * len(options)
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["zero1", "zero3"])
+@pytest.mark.parametrize("stage", ["zero1", pytest.param("zero3", marks=pytest.mark.full)])
 def test_bf16_runs_resume_to_the_same_bits_and_open_in_float32(stage: str, bf16: Path) -> None:
     """What GPUs train in. The float32 weights behind the bf16 ones are what is opened: rounded, they are those of the model."""
     through, resumed = bf16 / "through" / stage, bf16 / "resumed" / stage
@@ -275,11 +284,11 @@ def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, t
         "--run.checkpoint-every",
         "100",
     ]
-    process = start(options, ranks=0)
+    process = start_warm(options, ranks=0)
     deadline = time.monotonic() + LIMIT
     while not (out / "run_status.json").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     status, output = finish(process)
     assert status == 75, output[-3000:]
     stopped = json.loads((out / "run_status.json").read_text())
@@ -361,7 +370,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(alone: Path, tm
 
 def test_without_data_the_default_command_stops_at_once_and_says_what_builds_it() -> None:
     """`deepspeed sycoca_ds/train.py` with nothing else: the 930M preset, refused before any process group or weight."""
-    status, output = finish(start([], ranks=2))
+    status, output = finish(start_warm([], ranks=2))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(lines) == 1, output[-3000:]
     assert "data.train is not set" in lines[0] and "python -m data_pipeline build" in lines[0]

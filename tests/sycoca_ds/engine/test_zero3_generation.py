@@ -14,9 +14,9 @@ from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.processes.launching import run_on_ranks
+from tests.worlds.processes.today import tests_of
 
 STEPS = 9
-POOLINGS = ("cls", "attention")
 WAYS = {
     "greedy": {},
     "beam": {"decoding": Decoding(beams=4)},
@@ -53,13 +53,13 @@ def outputs(model, seed: int) -> dict[str, list]:
     return found
 
 
-def on_a_rank(runtime: Runtime, folder: str) -> None:
+def on_a_rank(runtime: Runtime, folder: str, *poolings: str) -> None:
     """What each rank runs: models partitioned by ZeRO-3, one after the other, images of its own."""
     import deepspeed
 
     torch.set_num_threads(1)
     policy = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False}}
-    for pooling in POOLINGS:
+    for pooling in poolings:
         engine, *_ = deepspeed.initialize(model=model_of(pooling), config={**policy, "train_micro_batch_size_per_gpu": 4})
         engine.eval()
         Path(folder, f"{pooling}.{runtime.rank}.json").write_text(json.dumps(outputs(engine, seed=runtime.rank)))
@@ -67,14 +67,14 @@ def on_a_rank(runtime: Runtime, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("generated")
-    run_on_ranks(folder, __name__, str(folder))
+    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["pooling"] for item in tests_of(request, "generated")))
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["attention", pytest.param("cls", marks=pytest.mark.full)])
 def test_two_ranks_generate_what_one_model_does(pooling: str, generated: Path) -> None:
     model, lengths = model_of(pooling), set()
     for rank in range(2):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,7 +27,7 @@ from tests.worlds.models.gradients import (
     of_whole_batch,
 )
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
-from tests.worlds.processes.launching import free_port
+from tests.worlds.processes.launching import finish, start_warm
 
 
 @functools.cache
@@ -134,28 +131,16 @@ def test_ranks_equal_one_rank(world_size: int, pieces: int, kind: str, tmp_path:
     """Losses and every gradient of W ranks, averaged as data parallelism averages them, against one rank with all samples; the
     captions differ in length, so a mean of rank means would be another number."""
     losses, gradients = whole(kind)
-    port, out = free_port(), tmp_path / "rank0.pt"
+    script, out = tmp_path / "rank.py", tmp_path / "rank0.pt"
     # a group that outlives its end keeps gloo's threads, which abort a process now and then while it exits
-    code = (
-        "import sys; from pathlib import Path; from tests.sycoca_ds.model.test_objectives import worker; "
-        "worker(*map(int, sys.argv[1:5]), *sys.argv[5:]); "
-        "assert not [t for t in Path('/proc/self/task').iterdir() if 'gloo' in (t / 'comm').read_text()]"
+    script.write_text(
+        f"import os, sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom pathlib import Path\n"
+        f"from {__name__} import worker\n"
+        "worker(*(int(os.environ[name]) for name in ('RANK', 'WORLD_SIZE', 'MASTER_PORT')), int(sys.argv[2]), *sys.argv[3:])\n"
+        "assert not [t for t in Path('/proc/self/task').iterdir() if 'gloo' in (t / 'comm').read_text()]\n"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(rank), str(world_size), str(port), str(pieces), kind, str(out)],
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        assert [process.wait(timeout=180) for process in processes] == [0] * world_size
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    status, output = finish(start_warm([str(pieces), kind, str(out)], ranks=world_size, script=script))
+    assert status == 0, output[-3000:]
     found = torch.load(out, weights_only=True)
     model = model_of(kind=kind)
     for name, p in model.named_parameters():

@@ -88,6 +88,30 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield environment
 
 
+def test_a_killed_rank_costs_a_restart(data_set: Path, tmp_path: Path, undisturbed: Path, warm: dict[str, str]) -> None:
+    """The night adds DeepSpeed's launcher, and what else can happen to a run."""
+    out = tmp_path / "run"
+    script = once(tmp_path, (1, 5, "os.kill(os.getpid(), 9)"))
+    launch = [sys.executable, "-m", "tests.worlds.processes.warm_launch", "2"]
+    status, output = finish(supervise([*launch, str(script), *options(data_set, out)], **warm))
+    assert status == 0, output[-5000:]
+    told = history(out)
+    assert [(record["class"], record["rank"], record["action"]) for record in told] == [
+        ("killed", 1, "RESTART"),
+        ("completed", None, "DONE"),
+    ]
+    assert (told[0]["host"], told[0]["before"], told[0]["after"]) == (os.uname().nodename, None, 3)
+    assert json.loads((out / "verdict.json").read_text()) == told[-1]
+    assert losses(out, STEPS) == losses(undisturbed, STEPS)
+    lines = ledger.read_ledger(out)
+    assert [line.first for line in lines] == [1, 4] and lines[-1].kept == STEPS
+    assert sum(ledger.shares(lines).values()) == pytest.approx(sum(line.total + line.down for line in lines))
+    assert "2 attempts in" in output and "step 5/10" in output, "the command's output is shown"
+    assert "step 5/10" not in (out / "supervise/attempt_0001.log").read_text() and "Fatal" not in output
+    assert "resumed from" in (out / "supervise/attempt_0002.log").read_text()
+
+
+@pytest.mark.full
 def test_killed_ranks_and_launchers_cost_a_restart_each(data_set: Path, tmp_path: Path, undisturbed: Path) -> None:
     """Through DeepSpeed's launcher: kill -9 of a rank, then of launch.py, whose ranks save first."""
     out = tmp_path / "run"

@@ -53,6 +53,8 @@ SMALL = [
     "fp32",
     "--run.checkpoint-every",
     "2",
+    "--run.activation-checkpointing",
+    "none",
 ]
 
 

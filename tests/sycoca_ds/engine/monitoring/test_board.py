@@ -72,6 +72,7 @@ def test_custom_scalars_draws_the_first_page_of_the_layout(address: str, tmp_pat
     assert charts == 6 and min(rows) > 200, f"orange pixels in each row of charts: {rows}"
 
 
+@pytest.mark.full
 def test_images_shows_cards_that_can_be_read(address: str, tmp_path: Path) -> None:
     picture = tmp_path / "images.png"
     visit(BROWSER, f"{address}/#images", tmp_path / "profile", picture=picture)

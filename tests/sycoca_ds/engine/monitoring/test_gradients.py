@@ -18,13 +18,15 @@ from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.models.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
 from tests.worlds.models.small_model import random_inputs
 from tests.worlds.processes.launching import run_on_ranks
+from tests.worlds.processes.today import tests_of
 
 MICRO_BATCHES = 2
 KINDS = ("zero0", "zero1", "zero2", "zero3", "zero3_offload", "zero1_bf16", "zero2_bf16", "zero3_bf16")
 """Shipped policies; `zero1_bf16` is where DeepSpeed takes another optimizer, that sums whole gradients on every rank."""
+BY_DAY = ("zero0", "zero1_bf16", "zero2", "zero3")
 
 
-def on_a_rank(runtime: Runtime, folder: str) -> None:
+def on_a_rank(runtime: Runtime, folder: str, *kinds: str) -> None:
     """Each kind: norms of this rank's half of the batch in two micro-batches; rank 0 writes them down beside DeepSpeed's own."""
     import deepspeed
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -32,7 +34,7 @@ def on_a_rank(runtime: Runtime, folder: str) -> None:
     torch.set_num_threads(1)
     micro_batches = cut(cut(random_inputs(BATCH, LENGTHS), 2)[runtime.rank], MICRO_BATCHES)
     found = {}
-    for kind in KINDS:
+    for kind in kinds:
         model, stage = model_of(), kind.removesuffix("_bf16")
         optimizer = (DeepSpeedCPUAdam if "offload" in kind else torch.optim.AdamW)(model.parameters(), lr=0.0)
         sizes = {"train_micro_batch_size_per_gpu": BATCH // 4, "gradient_accumulation_steps": MICRO_BATCHES}
@@ -57,9 +59,9 @@ def on_a_rank(runtime: Runtime, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def norms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def norms(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, dict[str, float]]:
     folder = tmp_path_factory.mktemp("norms")
-    run_on_ranks(folder, __name__, str(folder))
+    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["kind"] for item in tests_of(request, "norms")))
     return json.loads((folder / "norms.json").read_text())
 
 
@@ -73,7 +75,7 @@ def whole() -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=() if kind in BY_DAY else pytest.mark.full) for kind in KINDS])
 def test_parts_are_those_of_one_batch_and_their_squares_add_up(kind: str, norms, whole: dict[str, float]) -> None:
     found, tolerance = norms[kind], 0.05 if "bf16" in kind else 1e-5
     assert set(found) == {"grad_norm", "deepspeed", *(f"grad_norm/{part}" for part in PARTS)}

@@ -66,6 +66,7 @@ def with_regions(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("regions")
     held = write_data_set(folder / "held", [11, 13], seed=4)
     options = ["--data.validation", str(held), "--run.pictures", "0", "--run.picture-every", "4"]
+    options += ["--run.ds-config", "ds_configs/zero1.json"]
     options += ["--data.regions", str(write_regions(held, folder / "held_regions/all_regions.json"))]
     assert in_turn(folder, data_set, [(folder / "run", options)], ranks=2) == [""]
     return folder / "run"

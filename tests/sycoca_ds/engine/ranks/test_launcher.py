@@ -18,7 +18,7 @@ import pytest
 
 from sycoca_ds.engine.checkpoint.seal import sealed
 from tests.worlds import REPOSITORY
-from tests.worlds.processes.launching import LIMIT, finish, free_port, start
+from tests.worlds.processes.launching import LIMIT, finish, free_port, start, start_warm
 from tests.worlds.processes.watching import mentioning, wait_until
 from tests.worlds.trainings.training import SMALL
 
@@ -28,7 +28,9 @@ SAVE = 8
 """Seconds of the slow save below."""
 
 
-def test_two_launches_at_once_meet_on_ports_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
+def test_two_launches_at_once_meet_on_ports_of_their_own(ranks: int, tmp_path: Path) -> None:
     """No port is given: DeepSpeed gives both of them 29500, where one of them would end in a traceback."""
     script = tmp_path / "meet.py"
     script.write_text(
@@ -39,12 +41,12 @@ def test_two_launches_at_once_meet_on_ports_of_their_own(tmp_path: Path) -> None
         "runtime.say(f'met: {sum(runtime.gather(2 + runtime.rank))} {os.environ[\"MASTER_PORT\"]}')\n"
         "runtime.leave()\nend_process(0)\n"
     )
-    both = [start([], ranks=2, script=script, launch=[], TMPDIR=str(tmp_path)) for _ in range(2)]
+    both = [start([], ranks=ranks, script=script, launch=[], TMPDIR=str(tmp_path)) for _ in range(2)]
     ports = set()
     for status, output in map(finish, both):
         assert status == 0, output[-3000:]
         total, port = output.split("met: ")[1].split()[:2]
-        assert total == "5"
+        assert total == str(sum(2 + rank for rank in range(ranks)))
         ports.add(port)
     assert len(ports) == 2 and "29500" not in ports
     assert not list(tmp_path.glob("sycoca_ds_*")), "the note that names the port is left behind"
@@ -62,12 +64,16 @@ def test_a_port_that_is_given_and_taken_is_an_error_of_one_line(data_set: Path, 
     assert f"port {port} is taken" in lines[0]
 
 
-def test_a_hostfile_that_does_not_exist_is_refused_unless_the_ranks_are_meant() -> None:
-    """Without data a run is refused anyway, one question later."""
+def test_a_hostfile_that_does_not_exist_is_refused() -> None:
     status, output = finish(start([], ranks=1, launch=["-H", "nowhere"]))
     lines = [line for line in output.splitlines() if line.startswith("error: ")]
     assert status != 0 and len(lines) == 1 and "Traceback" not in output, output[-3000:]
     assert f"--hostfile {REPOSITORY}/nowhere does not exist" in lines[0] and "--run.expected-world-size 1" in lines[0]
+
+
+@pytest.mark.full
+def test_a_hostfile_that_does_not_exist_is_none_where_the_ranks_are_meant() -> None:
+    """Without data a run is refused anyway, one question later."""
     output = finish(start(["--run.expected-world-size", "1"], ranks=1, launch=["--hostfile=nowhere"]))[1]
     assert "error: data.train is not set" in output and "nowhere does not exist" not in output, output[-3000:]
 
@@ -151,7 +157,7 @@ def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
 
 def test_a_second_ctrl_c_ends_at_once(data_set: Path, tmp_path: Path) -> None:
     out, script, words, environment = slow_saves(tmp_path, data_set)
-    process = start(words, script=script, ranks=0, **environment)
+    process = start_warm(words, script=script, ranks=0, **environment)
     wait_for_steps(out)
     process.send_signal(signal.SIGINT)
     for line in process.stdout:

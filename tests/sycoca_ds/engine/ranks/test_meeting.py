@@ -21,7 +21,8 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.launcher import check_world_size
 from sycoca_ds.engine.ranks.meeting import Arrival, _receive, _report, missing, ranges
 from tests.worlds import REPOSITORY
-from tests.worlds.processes.launching import free_port
+from tests.worlds.processes.launching import free_port, start_warm
+from tests.worlds.processes.warm import WarmProcess
 
 PLAN = {"a": [0, 1], "b": [0, 1]}
 
@@ -124,19 +125,15 @@ run_command(main)
 """
 
 
-def rank(number: int, world_size: int, port: int, limit: float, **environment: str) -> subprocess.Popen:
-    names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return subprocess.Popen(
-        [sys.executable, "-c", MEET, str(limit)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **{name: str(value) for name, value in names.items()}, **environment},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def test_processes_meet_and_one_that_nobody_meets_says_so(tmp_path: Path) -> None:
+    script, port = tmp_path / "meet.py", free_port()
+    script.write_text(MEET)
 
+    def rank(number: int, world_size: int, port: int, limit: float) -> WarmProcess:
+        names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {name: str(value) for name, value in names.items()}
+        return start_warm([str(limit)], ranks=0, script=script, **place)
 
-def test_processes_meet_and_one_that_nobody_meets_says_so() -> None:
-    port = free_port()
     both = [rank(number, 2, port, 60) for number in range(2)]
     outputs = [process.communicate(timeout=100)[0] for process in both]
     assert outputs == [f"{(socket.gethostname(),) * 2}\n"] * 2

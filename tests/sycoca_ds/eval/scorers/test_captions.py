@@ -83,8 +83,7 @@ EMPTY = [("", " "), ("...", "!"), ("\u3000", "\n")]
     "tools, empty",
     [
         *(("regex", empty) for empty in EMPTY),
-        pytest.param("java", EMPTY[0], marks=needs_java),
-        *(pytest.param("java", empty, marks=[needs_java, pytest.mark.full]) for empty in EMPTY[1:]),
+        *(pytest.param("java", empty, marks=[needs_java, pytest.mark.full]) for empty in EMPTY),
     ],
 )
 def test_references_without_a_word(tools, empty, request):
@@ -150,6 +149,7 @@ def test_regex_equals_ptb_on_the_drawn_world():
     assert [regex_tokenize(caption) for caption in captions] == ptb_tokenize(captions)
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_equals_the_package_even_under_a_comma_locale(monkeypatch):
     from pycocoevalcap.meteor.meteor import Meteor

@@ -44,8 +44,6 @@ from tests.worlds.open_clip.world import (
 )
 
 REAL = ("coca_base", "coca_ViT-B-32", "coca_ViT-L-14")
-ALL = "SYCOCA_OPEN_CLIP_ALL" in os.environ
-"""Whether all of them are compared at full depth, both ways (docs/open_clip.md)."""
 TOLERANCE = 1e-4
 """Largest difference of a float32 logit or vector entry; what is seen is below 1e-5."""
 
@@ -110,28 +108,26 @@ def room(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def real(*always: str) -> list:
-    """All of `REAL`, and which of them run always. The others differ from it in sizes and pooling, which `VARIANTS` have at sizes
-    that take no time; the full grid adds that nothing depends on the real ones."""
-    return [pytest.param(name, marks=() if ALL or name in always else pytest.mark.full) for name in REAL]
+NIGHT = [pytest.mark.full, pytest.mark.timeout(1200)]
+WHOLE = [pytest.param(name, None, marks=NIGHT) for name in REAL]
 
 
-def sized(name: str, full: str | None = None) -> ModelConfig:
-    """A shipped configuration. Unless all are asked for, only `full` keeps its depth: the others have two layers a part, at their
-    full width, heads, image, vocabulary and pooling."""
+def sized(name: str, layers: int | None) -> ModelConfig:
+    """A shipped configuration, at its own depth or with `layers` a part, at its full width, heads, image, vocabulary, pooling."""
     config = PRESETS[name].model
-    if ALL or name == full:
+    if layers is None:
         return config
-    parts = {part: dataclasses.replace(getattr(config, part), layers=2) for part in ("image", "text", "text_decoder")}
+    parts = {part: dataclasses.replace(getattr(config, part), layers=layers) for part in ("image", "text", "text_decoder")}
     return dataclasses.replace(config, **parts)
 
 
 @needs_open_clip
 @pytest.mark.slow
-@pytest.mark.parametrize("name", real("coca_ViT-B-32"))
-def test_open_clips_weights_give_open_clips_numbers(name: str, room: Path, all_threads: None) -> None:
-    """Every parameter random. Then the control: with the exact mask, padded captions are another matter."""
-    config = sized(name, full="coca_ViT-B-32")
+@pytest.mark.parametrize("name, layers", [("coca_ViT-B-32", 2), *WHOLE])
+def test_open_clips_weights_give_open_clips_numbers(name: str, layers: int | None, room: Path, all_threads: None) -> None:
+    """Every parameter random. Then the control: with the exact mask, padded captions are another matter. By day at two layers a
+    part; `VARIANTS` have what else is in the other configurations, at sizes that take no time."""
+    config = sized(name, layers)
     inputs = make_inputs(config)
     save_file(inputs, room / "inputs")
     described = name
@@ -164,10 +160,10 @@ def test_open_clips_weights_give_open_clips_numbers(name: str, room: Path, all_t
 
 @needs_open_clip
 @pytest.mark.slow
-@pytest.mark.parametrize("name", real())
-def test_our_weights_give_our_numbers_in_open_clip(name: str, room: Path, all_threads: None) -> None:
+@pytest.mark.parametrize("name, layers", WHOLE)
+def test_our_weights_give_our_numbers_in_open_clip(name: str, layers: None, room: Path, all_threads: None) -> None:
     """`local-dir:` on what the command wrote, by `open_clip.create_model_and_transforms`."""
-    config = sized(name)
+    config = sized(name, layers)
     inputs, weights = make_inputs(config), random_weights(config)
     save_file(inputs, room / "inputs")
     folder = export_for_open_clip(config, weights, room)
