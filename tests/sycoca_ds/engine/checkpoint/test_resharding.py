@@ -75,10 +75,10 @@ def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str)
         stage, precision = case.split()
         out = Path(folder, case, ranks)
 
-        def save(self, *more, out=out, stage=stage):
+        def save(self, *more, out=out, stage=stage, **named):
             if self.session.position.step == 2 and stage != "zero0":
                 write_down(self.session.engine, self.session.ema, out.with_suffix(".pt"))
-            return plain_save(self, *more)
+            return plain_save(self, *more, **named)
 
         def restore(self, *more, out=out, stage=stage):  # the last thing that is restored
             plain_restore(self, *more)
