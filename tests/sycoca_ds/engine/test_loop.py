@@ -25,7 +25,7 @@ from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT, finish, run_on_ranks, start, start_warm
-from tests.worlds.processes.today import tests_of
+from tests.worlds.processes.today import wanting
 from tests.worlds.trainings.training import (
     SMALL,
     STEPS,
@@ -71,7 +71,7 @@ def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
 def in_pieces(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("in_pieces")
     run_on_ranks(
-        folder, __name__, str(folder), str(data_set), *(item.callspec.params["stage"] for item in tests_of(request, "in_pieces"))
+        folder, __name__, str(folder), str(data_set), *(item.callspec.params["stage"] for item in wanting(request, "in_pieces"))
     )
     return folder
 
@@ -241,7 +241,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
 def bf16(data_set: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """Runs that went through, and copies of them that resumed at step 2 in other processes."""
     folder = tmp_path_factory.mktemp("bf16")
-    bf16, stages = ["--run.precision", "bf16", *AVERAGED], [item.callspec.params["stage"] for item in tests_of(request, "bf16")]
+    bf16, stages = ["--run.precision", "bf16", *AVERAGED], [item.callspec.params["stage"] for item in wanting(request, "bf16")]
     options = {stage: ["--run.ds-config", f"ds_configs/{stage}.json", *bf16] for stage in stages}
     for way in ("through", "resumed"):
         if way == "resumed":

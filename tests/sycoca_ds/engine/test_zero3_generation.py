@@ -14,7 +14,7 @@ from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.processes.launching import run_on_ranks
-from tests.worlds.processes.today import tests_of
+from tests.worlds.processes.today import wanting
 
 STEPS = 9
 WAYS = {
@@ -69,7 +69,7 @@ def on_a_rank(runtime: Runtime, folder: str, *poolings: str) -> None:
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     folder = tmp_path_factory.mktemp("generated")
-    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["pooling"] for item in tests_of(request, "generated")))
+    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["pooling"] for item in wanting(request, "generated")))
     return folder
 
 

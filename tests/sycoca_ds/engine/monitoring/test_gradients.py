@@ -18,7 +18,7 @@ from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.models.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
 from tests.worlds.models.small_model import random_inputs
 from tests.worlds.processes.launching import run_on_ranks
-from tests.worlds.processes.today import tests_of
+from tests.worlds.processes.today import wanting
 
 MICRO_BATCHES = 2
 KINDS = ("zero0", "zero1", "zero2", "zero3", "zero3_offload", "zero1_bf16", "zero2_bf16", "zero3_bf16")
@@ -61,7 +61,7 @@ def on_a_rank(runtime: Runtime, folder: str, *kinds: str) -> None:
 @pytest.fixture(scope="module")
 def norms(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, dict[str, float]]:
     folder = tmp_path_factory.mktemp("norms")
-    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["kind"] for item in tests_of(request, "norms")))
+    run_on_ranks(folder, __name__, str(folder), *(item.callspec.params["kind"] for item in wanting(request, "norms")))
     return json.loads((folder / "norms.json").read_text())
 
 
