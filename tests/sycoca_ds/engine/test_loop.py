@@ -41,6 +41,7 @@ from tests.worlds.trainings.training import (
 
 pytestmark = pytest.mark.timeout(900)  # the first test of a kind waits for several runs
 AVERAGED = ["--optim.ema-decay", "0.9"]
+ZERO_3 = ["--run.ds-config", "ds_configs/zero3.json"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def alone(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_ranks(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, ZeRO-3, with a moving average of the weights."""
-    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *AVERAGED, ranks=2)
+    return run(tmp_path_factory.mktemp("runs") / "two", data_set, *ZERO_3, *AVERAGED, ranks=2)
 
 
 def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     """kill -9 of the whole group right after the first checkpoint; the same command again ends with the same weights, average of
     them and losses, bit for bit, as the run that nobody killed."""
     out = tmp_path / "killed"
-    options = ["--data.train", str(data_set), *AVERAGED, "--run.out", str(out)]
+    options = ["--data.train", str(data_set), *ZERO_3, *AVERAGED, "--run.out", str(out)]
     process = start_warm([*SMALL, *options], ranks=2)
     seal, deadline = out / "checkpoints/step_00000002/state.json", time.monotonic() + LIMIT
     while not seal.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -230,7 +231,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(two_ranks: Path, da
     (out / "checkpoints/step_00000004").mkdir()  # an interrupted save must not be taken for a checkpoint
     with open(out / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "loss": 1')  # killed in the middle of a line
-    run(out, data_set, *AVERAGED, ranks=2)
+    run(out, data_set, *ZERO_3, *AVERAGED, ranks=2)
     assert losses(out) == losses(two_ranks)
     for read in (weights, average):
         mine, theirs = read(out), read(two_ranks)
@@ -325,7 +326,7 @@ def test_checkpoints_that_do_not_fit_are_refused(alone: Path, data_set: Path, tm
     assert "saved with model.image.layers = 2, this run has 3" in refusal(
         data_set, alone, "--run.ds-config", "ds_configs/zero0.json", "--model.image.layers", "3"
     )
-    assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone)
+    assert "0 as ZeRO stage, this run has 3: resume with 0" in refusal(data_set, alone, *ZERO_3)
     others = (("weights", "2", "()"), ("lanes", "8", "4"), ("window", "9", "512"))
     zero0 = ["--run.ds-config", "ds_configs/zero0.json"]
     runs = [(alone, [*zero0, f"--data.{option}", value]) for option, value, _ in others]
