@@ -93,7 +93,7 @@ def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
 def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     """But the price, which without --samples has nothing to multiply. Disks matter where memory is short."""
     usual = ["--preset", "tiny", "--run.ds-config", "ds_configs/zero3.json", "--hostfile", HOSTS]
-    usual += ["--samples", "1e9", "--price", "1"]
+    usual += ["--run.activation-checkpointing", "full", "--samples", "1e9", "--price", "1"]
     short = ["--host-gib", "0.5"]
     before = plan(usual), plan([*usual, *short])
     changes = {
