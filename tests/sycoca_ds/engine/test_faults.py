@@ -86,13 +86,12 @@ def test_a_rank_that_is_stopped_is_named_and_the_job_ends(data_set: Path, tmp_pa
     assert code == 0 and "resumed from" in output and not (out / "failures").exists(), output[-3000:]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "fault, where",
     [
         ("time.sleep(1000 if rank == 1 and n == 6 else 0)", "step"),
-        pytest.param(
-            "if n == 5 and rank == 1: TrainSet.__getitems__ = lambda *_: time.sleep(1000)", "data", marks=pytest.mark.full
-        ),
+        ("if n == 5 and rank == 1: TrainSet.__getitems__ = lambda *_: time.sleep(1000)", "data"),
     ],
 )
 def test_a_rank_that_is_stuck_is_named(fault: str, where: str, data_set: Path, tmp_path: Path) -> None:
@@ -192,6 +191,7 @@ def test_a_run_without_a_checkpoint_to_go_back_to_ends(data_set: Path, tmp_path:
     assert code == 1 and "4 steps in a row to step 4 were skipped" in output, output[-3000:]
 
 
+@pytest.mark.full
 def test_the_best_checkpoint_stays_also_when_its_save_ends_late(data_set: Path, tmp_path: Path) -> None:
     """A slow disk: each save is waited for by the next one. The newest alone is kept, and step 4 is the best."""
     out = tmp_path / "run"

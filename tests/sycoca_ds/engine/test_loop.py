@@ -298,6 +298,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(data_set: Path, alone: Path, t
     assert losses(out) == losses(alone)
 
 
+@pytest.mark.full
 def test_sigterm_to_the_whole_job_saves(data_set: Path, tmp_path: Path) -> None:
     """As Slurm sends it: launchers, ranks and loader workers get it at once, and a dead worker would end the run unsaved."""
     out = tmp_path / "stopped"

@@ -220,6 +220,7 @@ def test_it_is_stopped_killed_and_goes_on(data_set: Path, tmp_path: Path, undist
     assert lines[0].first == first["step"] + 1 and lines[0].reached == stopped["step"] and lines[0].total > 1
 
 
+@pytest.mark.full
 def test_a_second_signal_ends_everything_at_once(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     script = hurt(tmp_path, "time.sleep(1000 if n == 3 else 0)")
@@ -242,6 +243,7 @@ def test_a_run_has_one_supervisor(tmp_path: Path) -> None:
     assert status == 2 and f"error: {tmp_path} has a supervisor already" in output
 
 
+@pytest.mark.full
 def test_a_training_that_someone_else_started_is_left_alone(data_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     other = start_warm(options(data_set, out), ranks=2, script=hurt(tmp_path, "time.sleep(0.5)"))

@@ -28,8 +28,9 @@ SAVE = 8
 """Seconds of the slow save below."""
 
 
+@pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_two_launches_at_once_meet_on_ports_of_their_own(ranks: int, tmp_path: Path) -> None:
     """No port is given: DeepSpeed gives both of them 29500, where one of them would end in a traceback."""
     script = tmp_path / "meet.py"
@@ -52,6 +53,7 @@ def test_two_launches_at_once_meet_on_ports_of_their_own(ranks: int, tmp_path: P
     assert not list(tmp_path.glob("sycoca_ds_*")), "the note that names the port is left behind"
 
 
+@pytest.mark.full
 def test_a_port_that_is_given_and_taken_is_an_error_of_one_line(data_set: Path, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -155,6 +157,7 @@ def test_ctrl_c_in_a_shell_saves(data_set: Path, tmp_path: Path) -> None:
     check_it_was_saved(out, said.decode(errors="replace"))
 
 
+@pytest.mark.full
 def test_a_second_ctrl_c_ends_at_once(data_set: Path, tmp_path: Path) -> None:
     out, script, words, environment = slow_saves(tmp_path, data_set)
     process = start_warm(words, script=script, ranks=0, **environment)
