@@ -74,14 +74,13 @@ def make_record(
             by_seed[run.row][str(run.seed)] = known
     every = [record for seeds in by_seed.values() for record in seeds.values()]
     config = runs[0].config
-    length = f"{config.optim.steps} steps" if config.optim.steps is not None else f"{config.optim.epochs:g} epochs"
     image, samples = config.model.image, Sources.of(config.data, check_tars=False).samples
     record: dict[str, Any] = {
         "format": FORMAT,
         "source": SOURCE,
         "date": now(),
         "command": sys.argv,
-        "training": f"image encoder {image.layers} x {image.width} at {image.image_size} px, {length} of "
+        "training": f"image encoder {image.layers} x {image.width} at {image.image_size} px, {length_line(runs)} of "
         f"{config.optim.global_batch_size} pairs from {samples} samples in {' '.join(config.data.train)}",
         "rows": [row.name for row in rows],
         "columns": list(dict.fromkeys(column for run in runs for chosen in sets_of(run, sets) for column in chosen.columns)),
@@ -92,6 +91,19 @@ def make_record(
     if against:
         record |= {"against": against, "paired": compare(rows, runs, sets, against)}
     return record | {"tables": tables(record)}
+
+
+def length_line(runs: Sequence[Run]) -> str:
+    """How long the rows train; at equal compute not all alike."""
+    config = runs[0].config
+    if config.optim.steps is None:
+        return f"{config.optim.epochs:g} epochs"
+    steps = {run.row: run.config.optim.steps for run in runs if not run.whole}
+    least, most = min(steps.values()), max(steps.values())
+    if least == most:
+        return f"{most} steps"
+    each = ", ".join(f"{row} {count}" for row, count in steps.items())
+    return f"{least} to {most} steps at equal compute ({each})"
 
 
 def evaluated_line(chosen: EvaluationSet, every: Sequence[Mapping[str, Any]]) -> str:

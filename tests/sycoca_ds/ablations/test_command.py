@@ -15,6 +15,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.ablations import command as ablations
 from sycoca_ds.ablations import paired as comparing
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
+from sycoca_ds.ablations.record import length_line
 from sycoca_ds.ablations.report import averaged, markdown, paired_table, pooled_error, ranks, spearman, spread, tables
 from sycoca_ds.ablations.runs import Run, check_same, found_precision, parse_sets, plan_runs, sets_of
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, PAPER_TITLES, ROWS, TITLES, configurations, row_options, select, trained_as
@@ -344,6 +345,8 @@ def test_rows_at_equal_compute(data_set: Path, tmp_path: Path) -> None:
     runs = plan_runs(select(("masking",), names), (0,), tmp_path, words, equal_compute="masking.eq7")
     steps = {run.row: run.config.optim.steps for run in runs}
     assert steps["masking.eq7"] == 600 and steps["table5.coca"] > 900
+    assert length_line(runs).startswith(f"{min(steps.values())} to {steps['table5.coca']} steps at equal compute (table5.coca ")
+    assert length_line([run for run in runs if run.row == "masking.eq7"]) == "600 steps"
     assert steps["masking.random"] > 600 > steps["masking.cross_attention"] and 600 > steps["masking.late"]
     size = Tokenizer(data_set / "tokenizer.json").vocab_size
     cost = {run.row: step_flops(with_vocabulary(run.config.model, size), loss=run.config.loss) for run in runs}

@@ -19,13 +19,13 @@ def test_what_is_the_same_for_both_models_falls_out():
 
 
 def test_intervals_hold_what_they_promise():
-    """Of two equal models, the interval over pictures leaves out 0 in about one of twenty draws, and not in each."""
+    """Of two equal models, the interval over pictures leaves out 0 in about one of twenty draws."""
     random, outside = np.random.default_rng(1), 0
-    for _ in range(40):
+    for _ in range(100):
         first, second = random.integers(0, 2, (2, 1, 150)) * 100.0
         found = paired(list(first), list(second))
         outside += not found["low"] <= 0 <= found["high"]
-    assert outside <= 7
+    assert 1 <= outside <= 13
 
 
 def test_pictures_without_the_number_in_one_of_the_runs_are_left_out():
