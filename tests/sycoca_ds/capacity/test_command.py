@@ -90,6 +90,15 @@ def test_a_moving_average_of_the_weights_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_example_of_the_page_is_what_the_command_prints() -> None:
+    page = (REPOSITORY / "docs/planning.md").read_text()
+    command, *shown = page.partition("$ python -m sycoca_ds.capacity ")[2].partition("```")[0].strip().splitlines()
+    words = [str(REPOSITORY / word) if word.startswith("hostfiles/") else word for word in shlex.split(command)]
+    printed = [line.rstrip().replace(f"{REPOSITORY}/", "") for line in plan(words)]
+    assert shown[0].startswith("model: ") and shown[-1].startswith("energy, kWh")
+    assert printed[: len(shown)] == shown
+
+
 def test_every_assumption_is_an_option_that_changes_the_plan() -> None:
     """But the price, which without --samples has nothing to multiply. Disks matter where memory is short."""
     usual = ["--preset", "tiny", "--run.ds-config", "ds_configs/zero3.json", "--hostfile", HOSTS]
