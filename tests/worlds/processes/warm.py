@@ -3,15 +3,17 @@
 Importing costs a rank five seconds of a core, and DeepSpeed's launcher twice that again. What a test says of training, resuming and
 being killed does not depend on it; what it says of launching does, and goes through the real launcher (launching.start).
 
-    python tests/worlds/processes/warm.py SOCKET      the server; every test process starts one at its first need
+    python tests/worlds/processes/warm.py DOOR      the server, on a descriptor that listens; one for all test processes
 
-A request is one message: JSON with the script, its options, ranks, environment and folder, and two descriptors, for the output and
-for the answers: the process's number, later its exit status. The process leads a group, in which all its ranks are.
+The first test process that needs it starts it, others find it by the name of their run. A request is one message: JSON with the
+script, its options, ranks, environment and folder, and two descriptors, for the output and for the answers: the process's number,
+later its exit status. The process leads a group, in which all its ranks are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -25,6 +27,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PATIENCE = 10.0
@@ -90,61 +93,96 @@ def pass_on(request: dict, output: int, answers: int) -> None:
 
 
 def server() -> socket.socket:
-    """The connection to this process's server, which is started at the first need."""
+    """This process's connection to the server, started by whichever of the test processes side by side needs it first."""
     global _server
     if _server is None:
-        _server, theirs = socket.socketpair()
-        passive = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # ranks of two tests share two cores
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__)), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            cwd=REPOSITORY,
-            env={**os.environ, **passive, "PYTHONPATH": str(REPOSITORY)},
-            start_new_session=True,
-        )
-        theirs.close()
+        name = f"\0warm {os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"  # in no folder: it is gone with its owner
+        with socket.socket(socket.AF_UNIX) as door:
+            try:
+                door.bind(name)
+            except OSError as taken:
+                if taken.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                door.listen()
+                start_server(door)
+        own, until = socket.socket(socket.AF_UNIX), time.monotonic() + PATIENCE
+        while own.connect_ex(name):  # refused between another's bind and listen
+            assert time.monotonic() < until, "nobody listens for processes to start"
+            time.sleep(0.01)
+        _server = own
     return _server
+
+
+def start_server(door: socket.socket) -> None:
+    passive = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # ranks of two tests share two cores
+    subprocess.Popen(
+        [sys.executable, str(Path(__file__)), str(door.fileno())],
+        pass_fds=[door.fileno()],
+        cwd=REPOSITORY,
+        env={**os.environ, **passive, "PYTHONPATH": str(REPOSITORY)},
+        start_new_session=True,
+    )
 
 
 # ---- the server ----------------------------------------------------------------------------------------------------------------
 
 
-def serve(server: socket.socket) -> None:
-    """Until the test process is gone."""
-    children: dict[int, socket.socket] = {}
-    swept: set[int] = set()
-    while True:
-        if select.select([server], [], [], 0.02 if children else None)[0]:
-            message, descriptors, _, _ = socket.recv_fds(server, 1 << 20, 2)
-            if not message:
-                for pid in children:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                return
-            output, answers, request = descriptors[0], socket.socket(fileno=descriptors[1]), json.loads(message)
-            pid = os.fork()
-            if pid == 0:
-                server.close()
-                for other in children.values():
-                    other.close()
-                answers.close()
-                run(request, output)
-            os.close(output)
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.setpgid(pid, pid)  # here as well as there: whoever asks next finds the group
-            answers.sendall(f"{pid}\n".encode())
-            children[pid] = answers
-            if request.get("swept"):
-                swept.add(pid)
+class Child(NamedTuple):
+    """A group's leader."""
+
+    client: socket.socket
+    answers: socket.socket
+    swept: bool
+    """Nobody looks what outlives its ranks; a loader process that was stopped, say."""
+
+
+def serve(door: socket.socket) -> None:
+    """Until the last test process is gone. What one of them started ends with it."""
+    door.settimeout(PATIENCE)
+    clients, children = [door.accept()[0]], dict[int, Child]()
+    while clients:
+        for ready in select.select([door, *clients], [], [], 0.02 if children else None)[0]:
+            if ready is door:
+                clients.append(door.accept()[0])
+                continue
+            message, descriptors, _, _ = socket.recv_fds(ready, 1 << 20, 2)
+            if message:
+                others = [door, *clients, *(child.answers for child in children.values())]
+                pid, child = begin(ready, json.loads(message), *descriptors, others)
+                children[pid] = child
+                continue
+            for pid in [pid for pid, child in children.items() if child.client is ready]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+            clients.remove(ready)
+            ready.close()
         for pid in list(children):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                if pid in swept:  # nobody looks what outlives its ranks; a loader process that was stopped, say
+                child = children.pop(pid)
+                if child.swept:
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(pid, signal.SIGKILL)
                 with contextlib.suppress(OSError):
-                    children[pid].sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-                children.pop(pid).close()
+                    child.answers.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                child.answers.close()
+
+
+def begin(client: socket.socket, request: dict, output: int, answers: int, others: list[socket.socket]) -> tuple[int, Child]:
+    """Forks what a client asks for: (its number, what is known of it)."""
+    child = Child(client, socket.socket(fileno=answers), bool(request.get("swept")))
+    pid = os.fork()
+    if pid == 0:
+        for other in (*others, child.answers):
+            other.close()
+        run(request, output)
+    os.close(output)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.setpgid(pid, pid)  # here as well as there: whoever asks next finds the group
+    with contextlib.suppress(OSError):
+        child.answers.sendall(f"{pid}\n".encode())
+    return pid, child
 
 
 def run(request: dict, output: int) -> None:
@@ -245,6 +283,6 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
-    channel = socket.socket(fileno=int(sys.argv[1]))
+    entrance = socket.socket(fileno=int(sys.argv[1]))
     warm_up()
-    serve(channel)
+    serve(entrance)
