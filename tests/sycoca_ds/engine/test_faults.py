@@ -287,7 +287,7 @@ def small_disk(tmp_path: Path):
     """A disk with room for one checkpoint and what is left free beside it."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", str(place)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=69000k", "tmpfs", str(place)], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs to be root")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
