@@ -39,14 +39,14 @@ def test_a_name_that_exists_is_no_pattern(tmp_path, monkeypatch):
 def test_duckdb_reads_and_writes_files_of_any_name(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    with Duck(folder, "200MB", on_disk=True) as duck:
+    with Duck(folder, "30MB", on_disk=True) as duck:
         for target in (folder / "part0.parquet", folder / "part[0].parquet", folder / "key=value.parquet"):
             written = folder / ".written.tmp"
             duck.connection.execute(f"COPY (SELECT 7 AS status) TO {quote(duck.name(written))} (FORMAT parquet)")
             written.rename(target)
             rows = duck.connection.execute(f"SELECT * FROM {duck.parquet([target], 'filename = true')}").fetchall()
             assert rows == [(7, duck.name(target))] and is_plain(duck.name(target))
-        duck.connection.execute("CREATE TABLE many AS SELECT i, md5(i::VARCHAR) AS m FROM range(3000000) AS r(i)")
+        duck.connection.execute("CREATE TABLE many AS SELECT i, md5(i::VARCHAR) AS m FROM range(1000000) AS r(i)")
         assert {path.name for path in folder.iterdir()} > {"part[0].parquet", "part0.parquet"}, "what is too large lies there"
         link = Path(duck.name(folder / "part[0].parquet"))
     assert sorted(path.name for path in folder.glob("*.parquet")) == ["key=value.parquet", "part0.parquet", "part[0].parquet"]
