@@ -1,5 +1,5 @@
-"""A whole build against a server that does its worst, many times over and all at once: it ends in time, in bounded memory, reads
-nothing local, names every case, and what is good in it arrives as it should look."""
+"""A whole build against a server that does its worst, all at once, by night many times over: it ends in time, in bounded memory,
+reads nothing local, names every case, and what is good in it arrives as it should look."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ from tests.worlds.strangers import hostile_pictures as made
 from tests.worlds.strangers.awkward_pictures import awkward
 from tests.worlds.strangers.hostile_server import ENDS, HostileServer, answer, moved, robots, running
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 MOST_MB = 512
 """What a process may take beyond what it had when the first request arrived."""
-TIMES = (3, pytest.param(6, marks=pytest.mark.full))
+TIMES = (1, pytest.param(6, marks=pytest.mark.full))
 """How often each case occurs; in the order of a hash, so that they are mixed."""
 IMAGE_SIZE = 64
-PROCESSES, THREADS, TIMEOUT = 2, 32, 4.0
+PROCESSES, THREADS, TIMEOUT = 2, 32, 12.0
+"""Seconds enough for a good picture where other tests take most of the machine."""
 MAX_BYTES = 16 << 20
 MOST_DIFFERENCE = 2.0
 """Mean over a picture of the difference of its numbers (0 to 255); storing as JPEG costs up to 1.5."""
@@ -348,14 +349,14 @@ def test_a_flood_of_large_bodies(tmp_path: Path):
             "heavy-unsaid": answer(heavy, length=None),
             "large": answer(made.large("animated.webp")),
         }
-        rows = [(f"{server.url(kinds[number % len(kinds)])}/{number}", f"Number {number}") for number in range(128)]
+        rows = [(f"{server.url(kinds[number % len(kinds)])}/{number}", f"Number {number}") for number in range(64)]
         write_canonical(tmp_path / "out", rows)
-        flags = {"data": tmp_path / "out", "allow-host": server.host, "processes": 1, "threads": THREADS, "timeout": 30}
+        flags = {"data": tmp_path / "out", "allow-host": server.host, "processes": 1, "threads": THREADS, "timeout": 60}
         limits = {"max-bytes": MAX_BYTES, "max-pixels": made.LARGE**2, "image-size": IMAGE_SIZE}
         job = start(tmp_path / "log", "download", flags | limits)
         watch = Watch(job.pid, server.first)
         watch.start()
-        status, left = end(job, watch, START_SECONDS + math.ceil(len(rows) / THREADS) * 30)
+        status, left = end(job, watch, START_SECONDS + math.ceil(len(rows) / THREADS) * 60)
     assert (status, left) == (0, []), (tmp_path / "log").read_text()[-3000:]
     record = json.loads((tmp_path / "out" / "download.json").read_text())
     assert (record["downloaded"], record["failed"]) == (len(rows), {})

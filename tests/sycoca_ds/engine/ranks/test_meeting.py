@@ -18,6 +18,7 @@ import pytest
 import torch.distributed as dist
 
 from data_pipeline.errors import UserError
+from sycoca_ds.engine.ranks import launcher
 from sycoca_ds.engine.ranks.launcher import check_world_size
 from sycoca_ds.engine.ranks.meeting import Arrival, _receive, _report, missing, ranges
 from tests.worlds import REPOSITORY
@@ -152,6 +153,19 @@ def test_another_world_size_than_expected_is_refused_before_anyone_is_met(monkey
     with pytest.raises(UserError, match="expected-world-size = 16 but the launcher started 8 ranks: check that the hostfile"):
         check_world_size(16)
     check_world_size(8)
+
+
+@pytest.mark.parametrize("words", [["-H", "nowhere"], ["--hostfile=nowhere"]])
+def test_a_hostfile_that_does_not_exist_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a runner and its launch.py, which this process plays; real ones: test_launcher.py."""
+    runner = ["python", "bin/deepspeed", *words, "train.py", "-a"]
+    above = {os.getppid(): ["python", "-u", "-m", launcher.LAUNCH], os.getpid(): runner}
+    monkeypatch.setattr(launcher, "words_of", above.__getitem__)
+    monkeypatch.setattr(launcher, "parent_and_begin", lambda pid: (os.getpid(), "0"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(UserError, match=f"--hostfile {Path.cwd()}/nowhere does not exist.*--run.expected-world-size 1"):
+        check_world_size(None)
+    check_world_size(1)
 
 
 def test_what_the_launcher_planned_is_read_from_its_words(tmp_path: Path) -> None:
