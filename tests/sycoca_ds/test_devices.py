@@ -31,6 +31,8 @@ from tests.worlds.machines.fake_gpu import GPU, WrongDevice, fake_gpu
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_labels, make_run
 
+pytestmark = pytest.mark.slow
+
 RUNTIME = Runtime(0, 0, 1, GPU, 1)
 
 

@@ -30,6 +30,8 @@ from tests.worlds import REPOSITORY
 from tests.worlds.open_clip.world import VARIANTS, assert_same_tensors, export_for_open_clip, random_weights, run_export
 from tests.worlds.trainings.eval_world import make_data, make_run, make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -363,7 +365,7 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> Non
 # ---- the command ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("launch", [["sycoca_ds/export.py"], ["-m", "sycoca_ds.export"]])
+@pytest.mark.parametrize("launch", [["-m", "sycoca_ds.export"], pytest.param(["sycoca_ds/export.py"], marks=pytest.mark.full)])
 def test_launched_by_path_and_as_a_module_errors_are_one_line(launch: list[str], tmp_path: Path) -> None:
     words = [sys.executable, *launch, "--checkpoint", str(tmp_path / "nothing"), "--out", str(tmp_path / "out")]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)

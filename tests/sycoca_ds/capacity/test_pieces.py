@@ -23,6 +23,8 @@ from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages
 
+pytestmark = pytest.mark.slow
+
 TINY = with_vocabulary(PRESETS["tiny"].model, 512)
 ALL: Checkpointing = dict.fromkeys(PARTS, 1)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

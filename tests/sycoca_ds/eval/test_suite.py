@@ -23,6 +23,8 @@ from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, 
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -260,7 +262,7 @@ def test_device_and_precision():
             choose_device("cuda")
 
 
-@pytest.mark.parametrize("launch", [["sycoca_ds/evaluate.py"], ["-m", "sycoca_ds.evaluate"]])
+@pytest.mark.parametrize("launch", [["sycoca_ds/evaluate.py"], pytest.param(["-m", "sycoca_ds.evaluate"], marks=pytest.mark.full)])
 def test_launched_by_path_and_as_a_module_errors_are_one_line(tmp_path, launch):
     command = [
         sys.executable,

@@ -63,6 +63,7 @@ def test_the_first_page_shows_the_losses(address: str, tmp_path: Path) -> None:
     assert not re.search(r">\s*60\s*<", page), "a step that the run went back before"
 
 
+@pytest.mark.full
 def test_custom_scalars_draws_the_first_page_of_the_layout(address: str, tmp_path: Path) -> None:
     picture = tmp_path / "custom.png"
     visit(BROWSER, f"{address}/#custom_scalars", tmp_path / "profile", picture=picture, size=(1400, 1100))

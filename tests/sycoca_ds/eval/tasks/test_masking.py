@@ -31,6 +31,8 @@ from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.data.named_squares import COLOURS, ENTRIES, Knowing, draw_squares, squares_tokenizer, write_squares
 from tests.worlds.trainings.eval_world import SMALL, make_run
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PICTURES = 120
 TEXT = dataclasses.replace(SMALL.text, vocab_size=ENTRIES)
