@@ -1,5 +1,5 @@
-"""A whole build against a server that does its worst, twice and all at once, by night more often: it ends in time, in bounded memory,
-reads nothing local, names every case, and what is good in it arrives as it should look."""
+"""A whole build against a server that does its worst, twice and all at once, by night more often: it ends in time, in bounded
+memory, reads nothing local, names every case, and what is good in it arrives as it should look."""
 
 from __future__ import annotations
 
