@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
@@ -12,6 +13,7 @@ import shutil
 import textwrap
 import types
 import typing
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -21,6 +23,19 @@ HELP_INDENT = 7
 RULE = re.compile("\u2500{3}|-{20}")
 """The frame's upper edge, with the title in it, its lower one, or a line between two parts; where stdout takes ASCII only, without
 edges."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def no_such_command(words: Sequence[str], known: Iterable[str], program: str) -> UserError:
+    """The error for a command line whose first words are none of `known`, which have one word or two."""
+    known = list(known)
+    meant = nearest(" ".join(words[:2]), [name for name in known if " " in name]) or nearest(words[0], known)
+    return UserError(f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {program} --help)")
 
 
 def parse_command(kind: Any, arguments: list[str], program: str, **options: Any) -> Any:
@@ -95,4 +110,6 @@ def one_line(complaint: str) -> str:
     title = parts[0].pop(0)
     said, *others = [" ".join(part) for part in parts if part] or [title]
     said = said if said.lower().startswith(title.lower()) else f"{title}: {said}"
-    return "; ".join(text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext")))
+    return "; ".join(
+        text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext"))
+    )

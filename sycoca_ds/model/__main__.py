@@ -7,12 +7,12 @@ import sys
 
 import torch
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError, run_command
 from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
 from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import forward_flops, passes, step_flops
 from sycoca_ds.model.sycoca import SyCoCa
-from sycoca_ds.options import nearest
 from sycoca_ds.presets import PRESETS, VOCABULARIES
 
 FORMULA = """\

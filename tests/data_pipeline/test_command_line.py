@@ -110,7 +110,14 @@ ERRORS = {
         "--holdout",
         "val=2",
     ): "--holdout val=2: expected NAME=SHARE",
-    ("dowload",): "command 'dowload': expected one of scenes, folder",
+    ("dowload",): "command 'dowload': no such command; did you mean download? (expected one of scenes, folder",
+    ("biuld", "--source", "cc12m"): "command 'biuld': no such command; did you mean build?",
+    ("tokenizer", "tarin"): "command 'tokenizer': no such command; did you mean tokenizer train?",
+    ("tokenizer", "importclip", "--out", "t.json"): "did you mean tokenizer import-clip?",
+    ("tokeniser", "train"): "command 'tokeniser': no such command; did you mean tokenizer train?",
+    ("tokenizer",): "did you mean tokenizer train?",
+    ("makr", "/data/cc12m"): "did you mean mark?",
+    ("qqq", "/data/cc12m"): "command 'qqq': no such command (expected",
 }
 
 

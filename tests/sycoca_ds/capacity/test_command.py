@@ -178,7 +178,7 @@ def test_a_save_that_finds_no_room_for_its_copy_waits_for_the_disk(tmp_path: Pat
             for name in ("tflops", "memory-gbytes", "link-gbytes", "fabric-gbps", "loader-pictures", "save-gbytes", "write-gbytes")
         ],
         (["--gpus", "16", "--node-mttf-days", "0"], "--node-mttf-days 0.0: expected a number above 0"),
-        (["--gpus", "8", "--fabric-gpbs", "400"], "unknown option --fabric-gpbs"),
+        (["--gpus", "8", "--fabric-gpbs", "400"], r"unknown option --fabric-gpbs; did you mean --fabric-gbps\?"),
         (["--gpus", "8", "--preset", "930"], "--preset 930: no such preset; did you mean 930m"),
         (["--gpus", "8", "--model.image.patch-size", "15"], "model.image.patch-size = 15 does not divide"),
     ],

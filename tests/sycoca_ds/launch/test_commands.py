@@ -140,7 +140,12 @@ def test_pdshs_own_letters_are_named() -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["chek"], "command 'chek': expected one of check, print"),
+        (
+            ["chek"],
+            r"^command 'chek': no such command; did you mean check\? \(expected one of check, print; see python -m sycoca_ds",
+        ),
+        (["prnt", "--hostfile", "x"], r"^command 'prnt': no such command; did you mean print\?"),
+        (["zzz"], r"^command 'zzz': no such command \(expected"),
         (["check"], "hostfile"),
         (["check", "--hostfile", "x", "--", "--data.train", "y"], "check takes nothing after `--`"),
     ],
