@@ -13,7 +13,7 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
@@ -36,6 +36,24 @@ def no_such_command(words: Sequence[str], known: Iterable[str], program: str) ->
     known = list(known)
     meant = nearest(" ".join(words[:2]), [name for name in known if " " in name]) or nearest(words[0], known)
     return UserError(f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {program} --help)")
+
+
+def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`--image-size 48 (now 32), --dedup url (now none)`: the options with which a folder was begun and that have another value
+    now; those of which only one side knows are left out.
+
+    Args:
+        before, now: values as JSON has them, by the names of their fields.
+    """
+
+    def said(value: Any) -> str:
+        return " ".join(map(str, value)) or "none" if isinstance(value, list) else "none" if value is None else str(value)
+
+    return ", ".join(
+        f"--{name.replace('_', '-')} {said(before[name])} (now {said(value)})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    )
 
 
 def parse_command(kind: Any, arguments: list[str], program: str, **options: Any) -> Any:
