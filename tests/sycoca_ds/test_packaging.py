@@ -52,3 +52,24 @@ def test_from_any_folder_it_names_the_policies_that_are_installed(installed: Pat
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, *words, "--run.ds-config", "zero3"], cwd=tmp_path, env=environment, capture_output=True)
     assert b"run.ds-config = zero3: no such file (shipped: ds_configs/zero0.json, " in done.stderr
+
+
+RECORDS = """#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; else echo "ran $*"; fi
+"""
+
+
+def test_what_make_install_costs_is_said_before_and_pip_is_not_silent_in_the_minutes_of_it(tmp_path: Path) -> None:
+    """With a Python that writes down what it is asked to do."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "python").write_text(RECORDS)
+    (tmp_path / "python").chmod(0o755)
+    words = ["make", "install", f"PYTHON={tmp_path}/python", "VENV=environment"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and (tmp_path / "environment/.installed").exists(), done.stderr
+    lines = done.stdout.splitlines()
+    said = next(n for n, line in enumerate(lines) if line.startswith("installing torch") and "2 to 9 minutes and 2.1 GB" in line)
+    ran = [line for line in lines[said:] if line.startswith("ran ")]
+    assert ran == ["ran -m pip install --quiet --upgrade pip", "ran -m pip install -e .[all]", "ran -m sycoca_ds.engine.operators"]
+    assert "2.7 GB to download" in lines[said + 1] and "2.1 GB" in (REPOSITORY / "README.md").read_text().split("```sh")[0]
