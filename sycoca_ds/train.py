@@ -20,7 +20,7 @@ from pathlib import Path
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
 
 FIRST_WORD_SECONDS = 15.0
 """For which other ranks leave rank 0 the time to say what is wrong; a launcher ends them as soon as it has."""
@@ -57,7 +57,7 @@ def main() -> int:
 def on_every_rank() -> int:
     """`main`, with errors of the user printed by rank 0 alone: all ranks find the same one."""
     try:
-        return main()
+        return in_the_environment(main)
     except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:
