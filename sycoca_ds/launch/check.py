@@ -57,7 +57,8 @@ class CheckCommand:
     master_port: int = 29500
     """As `deepspeed --master_port`."""
     disk_gib: float = 60.0
-    """Room wanted for saves, GiB. 60: four of the 930M model, 13 GB each, three that are kept and one being written."""
+    """Room wanted for saves, GiB. 60: four of the 930M model, 11.3 GB each (13.1 GB under ZeRO-1 and 2), three that are kept and
+    one being written; for another model `python -m sycoca_ds.capacity` says the size."""
     limit: float = 120.0
     """Seconds in which a host must have imported torch and DeepSpeed."""
     json: bool = False
