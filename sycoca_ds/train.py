@@ -29,18 +29,20 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.loop import train
-    from sycoca_ds.engine.preparation import check_before_start
-    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
     from sycoca_ds.engine.ranks.output import never_fatal
-    from sycoca_ds.engine.ranks.runtime import start_runtime
-    from sycoca_ds.engine.safety.status import mark_failed
     from sycoca_ds.options import parse_options
 
     never_fatal()
     faulthandler.enable()  # a crash in native code leaves the lines of Python that led there
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])
+    # Only now torch and DeepSpeed, which take seconds and talk of accelerators: --help and a misspelt option need neither.
+    from sycoca_ds.engine.loop import train
+    from sycoca_ds.engine.preparation import check_before_start
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+    from sycoca_ds.engine.safety.status import mark_failed
+
     prepare_deepspeed()
     check_before_start(config)
     runtime = start_runtime()
