@@ -1,7 +1,9 @@
 # Two commands for a fresh machine with Python 3.10 to 3.12, a C++ compiler and make:
 #   make demo    the whole way on a small drawn world: runs/demo/report.html
 #   make test    the test suite: every check, of large grids a part; make test-all: all of it
-# A faster way to install (another index, a wheel folder) goes through pip's own variables, e.g. PIP_FIND_LINKS.
+# A faster way to install (another index, a wheel folder) goes through pip's own variables, e.g. PIP_FIND_LINKS. Only there pip is not
+# quiet: in the minutes that it takes it says what it loads and how far it is.
+# 2.7 GB: torch 2.13 and the wheels that it requires on PyPI, x86-64, 2026-11-26.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
@@ -50,9 +52,10 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found: install one, or name it with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing torch, deepspeed and what else is needed into $(VENV): 2 to 9 minutes, 2.1 GB"
+	@echo "installing torch, deepspeed and what else is needed into $(VENV): 2 to 9 minutes and 2.1 GB with torch for CPUs;"
+	@echo "PyPI's torch for Linux brings CUDA, 2.7 GB to download: without a GPU give PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[all]'
+	$(BIN)/python -m pip install -e '.[all]'
 	@echo "compiling DeepSpeed's operators into $(VENV)/torch_extensions: 2 of about 45 s each, minutes on a busy machine"
 	$(BIN)/python -m sycoca_ds.engine.operators
 	touch $@

@@ -7,8 +7,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-from data_pipeline.command_line import parse_command
-from data_pipeline.errors import UserError, run_command
+from data_pipeline.command_line import no_such_command, parse_command
+from data_pipeline.errors import run_command
 
 PROGRAM = "python -m data_pipeline"
 COMMANDS = {
@@ -41,7 +41,7 @@ def parse(arguments: list[str]) -> Any:
     words = next((count for count in (2, 1) if " ".join(arguments[:count]) in COMMANDS), 0)
     command = " ".join(arguments[:words])
     if not command:
-        raise UserError(f"command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}; see {PROGRAM} --help")
+        raise no_such_command(arguments, COMMANDS, PROGRAM)
     import importlib
 
     import tyro

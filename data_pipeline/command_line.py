@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
@@ -12,12 +13,47 @@ import shutil
 import textwrap
 import types
 import typing
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipeline.errors import UserError
 
 HELP_INDENT = 7
 """Columns by which tyro indents what it says, at most; help texts begin further right."""
+RULE = re.compile("\u2500{3}|-{20}")
+"""The frame's upper edge, with the title in it, its lower one, or a line between two parts; where stdout takes ASCII only, without
+edges."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the known name most like `name`, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def no_such_command(words: Sequence[str], known: Iterable[str], program: str) -> UserError:
+    """The error for a command line whose first words are none of `known`, which have one word or two."""
+    known = list(known)
+    meant = nearest(" ".join(words[:2]), [name for name in known if " " in name]) or nearest(words[0], known)
+    return UserError(f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {program} --help)")
+
+
+def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """`--image-size 48 (now 32), --dedup url (now none)`: the options with which a folder was begun and that have another value
+    now; those of which only one side knows are left out.
+
+    Args:
+        before, now: values as JSON has them, by the names of their fields.
+    """
+
+    def said(value: Any) -> str:
+        return " ".join(map(str, value)) or "none" if isinstance(value, list) else "none" if value is None else str(value)
+
+    return ", ".join(
+        f"--{name.replace('_', '-')} {said(before[name])} (now {said(value)})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    )
 
 
 def parse_command(kind: Any, arguments: list[str], program: str, **options: Any) -> Any:
@@ -48,7 +84,7 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{one_line(complaint.getvalue(), program)}; see {program} --help") from None
+        raise UserError(f"{one_line(complaint.getvalue())}; see {program} --help") from None
 
 
 @functools.cache
@@ -78,8 +114,20 @@ def filled(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width) for part in parts)
 
 
-def one_line(complaint: str, program: str) -> str:
-    """tyro's framed complaint as one line: frame and help texts (indented deeper) taken off."""
-    lines = [re.sub(r"[^\x20-\x7e]", " ", line).rstrip() for line in complaint.splitlines()]
-    lines = [line.strip() for line in lines if line and len(line) - len(line.lstrip()) <= HELP_INDENT]
-    return " ".join(line for line in lines if not line.startswith(("For full helptext", "Argument helptext", program)))
+def one_line(complaint: str) -> str:
+    """tyro's framed complaint as one line: the frame taken off, help texts (indented deeper, or a part of their own), and the
+    frame's title where what stands below it begins with the same words."""
+    parts: list[list[str]] = [[]]
+    for line in complaint.splitlines():
+        if RULE.search(line):
+            parts.append([])
+        text = re.sub(r"[^\x20-\x7e]|-{20,}", " ", line).rstrip()
+        if text and len(text) - len(text.lstrip()) <= HELP_INDENT:
+            parts[-1].append(text.strip())
+    parts = [part for part in parts if part]
+    title = parts[0].pop(0)
+    said, *others = [" ".join(part) for part in parts if part] or [title]
+    said = said if said.lower().startswith(title.lower()) else f"{title}: {said}"
+    return "; ".join(
+        text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext"))
+    )

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+REQUIRED = frozenset(
+    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 PIL cv2 img2dataset webdataset duckdb urllib3 idna "
+    "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib".split()
+)
+"""Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
 
 
 class UserError(ValueError):
@@ -26,11 +37,35 @@ def nobody_reads(pipe: int) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+def in_the_environment(main: Callable[[], Result]) -> Result:
+    """What `main` returns.
+
+    Raises:
+        UserError: a distribution that pyproject.toml requires is not installed for the Python that runs this, most often since the
+            environment is not active. That any other module is missing is an error of the program and passes.
+    """
+    try:
+        return main()
+    except ModuleNotFoundError as error:
+        name = (error.name or "").split(".")[0]
+        if name not in REQUIRED:
+            raise
+        raise UserError(
+            f"{name} is not installed for {sys.executable}: activate the environment (`. .venv/bin/activate` in the project's "
+            "folder); if there is none yet, `make install` makes it, or `pip install -e '.[all]'` fills one of your own"
+        ) from None
+
+
+def run_module(name: str) -> int:
+    """`run_command` of a module's `main`, which is imported there: before that nothing is that may not be installed."""
+    return run_command(lambda: importlib.import_module(name).main())
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130, an output whose
     reader has seen enough (`| head`) 141, as of a program that the system ends for it."""
     try:
-        status = main() or 0
+        status = in_the_environment(main) or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:

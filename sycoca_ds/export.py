@@ -180,11 +180,12 @@ def described(values: Mapping[str, Any], where: str, tokenizer: Tokenizer | None
 
 def open_clip_source(config: ExportConfig) -> Source:
     """open_clip's weights under our names."""
+    from data_pipeline.command_line import nearest
     from data_pipeline.files import sha256_file
     from sycoca_ds.data.tokenizer import Tokenizer
     from sycoca_ds.model.open_clip.config import open_clip_config
     from sycoca_ds.model.open_clip.weights import from_open_clip
-    from sycoca_ds.options import nearest, read_json_object
+    from sycoca_ds.options import read_json_object
     from sycoca_ds.presets import PRESETS
 
     path = Path(config.from_open_clip)

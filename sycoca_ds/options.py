@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.command_line import parse_command
+from data_pipeline.command_line import nearest, parse_command
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
@@ -23,12 +23,6 @@ NO_MATTER = (
     *(f"run.{name}" for name in ("checkpoint_every", "checkpoint_minutes", "keep_checkpoints", "expected_world_size")),
 )
 """Fields that may change between two starts of a run: what is learned does not depend on them."""
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean X?` for the known name most like `name`, or nothing."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def field_names(kind: type, prefix: str = "") -> list[str]:
@@ -143,10 +137,13 @@ def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]
     return value, rest
 
 
-def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> TrainConfig:
+def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", others: Sequence[str] = ()) -> TrainConfig:
     """`[--preset NAME] [--config FILE] [--section.field VALUE]...` -> configuration; later ones override earlier ones.
 
     The launcher's `--local_rank` is dropped.
+
+    Args:
+        others: names of options that the program has beside these, and has taken: a misspelt one may be one of them.
 
     Raises:
         UserError: an unknown preset, option or key, or a value of the wrong kind, on one line.
@@ -171,7 +168,7 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py") -> 
     )
     if unknown:
         name = unknown[0].split("=")[0]
-        known = [f"--{field}" for field in [*field_names(TrainConfig), "preset", "config"]]
+        known = [f"--{field}" for field in [*field_names(TrainConfig), "preset", "config", *others]]
         raise UserError(f"unknown option {name}{nearest(name.replace('_', '-'), known)} (--help lists all)")
     return config
 

@@ -20,7 +20,7 @@ from pathlib import Path
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
 
 FIRST_WORD_SECONDS = 15.0
 """For which other ranks leave rank 0 the time to say what is wrong; a launcher ends them as soon as it has."""
@@ -29,18 +29,20 @@ EXIT_PREEMPTED = 75
 
 
 def main() -> int:
-    from sycoca_ds.engine.loop import train
-    from sycoca_ds.engine.preparation import check_before_start
-    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
     from sycoca_ds.engine.ranks.output import never_fatal
-    from sycoca_ds.engine.ranks.runtime import start_runtime
-    from sycoca_ds.engine.safety.status import mark_failed
     from sycoca_ds.options import parse_options
 
     never_fatal()
     faulthandler.enable()  # a crash in native code leaves the lines of Python that led there
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     config = parse_options(sys.argv[1:])
+    # Only now torch and DeepSpeed, which take seconds and talk of accelerators: --help and a misspelt option need neither.
+    from sycoca_ds.engine.loop import train
+    from sycoca_ds.engine.preparation import check_before_start
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+    from sycoca_ds.engine.safety.status import mark_failed
+
     prepare_deepspeed()
     check_before_start(config)
     runtime = start_runtime()
@@ -57,7 +59,7 @@ def main() -> int:
 def on_every_rank() -> int:
     """`main`, with errors of the user printed by rank 0 alone: all ranks find the same one."""
     try:
-        return main()
+        return in_the_environment(main)
     except UserError as error:
         rank = int(os.environ.get("RANK", "0"))
         if rank == 0:

@@ -144,6 +144,23 @@ def test_help_and_package_roots_import_neither_torch_nor_deepspeed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "word, status, said", [("--help", 0, ""), ("--run.ot", 2, "error: unknown option --run.ot; did you mean --run.out?")]
+)
+def test_help_and_misspelt_options_of_a_training_come_before_torch_and_deepspeed(word: str, status: int, said: str) -> None:
+    """Which take seconds, and say of a laptop that they found no accelerator."""
+    code = (
+        "import runpy, sys\nsys.argv[1:] = sys.argv[2:]\ntry:\n"
+        "    runpy.run_path('sycoca_ds/train.py', run_name='train')['main']()\n"
+        "finally:\n    assert not {'torch', 'deepspeed'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, "train.py", word]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert "AssertionError" not in done.stderr and ("--run.out" in done.stdout) == (status == 0)
+    done = subprocess.run([sys.executable, "sycoca_ds/train.py", word], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status and done.stderr.startswith(said) and "WARNING" not in done.stdout + done.stderr
+
+
 def test_tests_stand_where_what_they_test_stands() -> None:
     tests = [path for package in PACKAGES for path in (REPOSITORY / "tests" / package).rglob("test_*.py")]
     assert len(tests) > 40

@@ -34,6 +34,7 @@ from data_pipeline.catalogue.sources import (
     select_sql,
 )
 from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
+from data_pipeline.command_line import other_options
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
@@ -133,13 +134,26 @@ class CurateCommand(CurateOptions):
         return 0
 
 
-def fingerprint(files: list[Path], options: CurateOptions) -> str:
-    """Names the work: the same files (name, size, time of change) with the same filters give the same fingerprint, whatever runs
-    them."""
-    seen = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+def settings_of(options: CurateOptions) -> dict:
+    """What decides which rows are kept of a catalogue, whatever runs it."""
     names = ("source", "url_col", "caption_col", "dedup", "allow_host", "blocked")
-    settings = {name: getattr(options, name) for name in names} | asdict(options.cutoffs())
+    return {name: getattr(options, name) for name in names} | asdict(options.cutoffs())
+
+
+def fingerprint(files: list[Path], settings: dict) -> str:
+    """Names the work: the same files (name, size, time of change) with the same filters give the same fingerprint."""
+    seen = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([FORMAT, seen, settings]).encode()).hexdigest()
+
+
+def as_given(files: list[Path], settings: dict) -> dict:
+    """The same for curate.json and for people, by the names of the options; of blocked hosts, which may be thousands, a digest."""
+    blocked = settings["blocked"]
+    digest = hashlib.sha256("\n".join(blocked).encode()).hexdigest()[:12]
+    others = {name: value for name, value in settings.items() if name != "blocked"}
+    given = {"metadata": [file.name for file in files], **others}
+    given["block_host"] = f"{len(blocked)} hosts, sha256 {digest}" if len(blocked) > 9 else blocked
+    return json.loads(json.dumps(given))
 
 
 def curate(options: CurateOptions, force: bool = False) -> dict:
@@ -152,7 +166,8 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
         raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
     files = find_files(options.metadata)
     allowed = parse_allowed_hosts(options.allow_host)
-    work = fingerprint(files, options)
+    settings = settings_of(options)
+    work, given = fingerprint(files, settings), as_given(files, settings)
     target = options.out / "canonical"
     if (target / "curate.json").exists():
         done = read_curate(options.out)
@@ -160,9 +175,11 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
             print(f"{target}: already curated, {done['rows_out']} rows", file=sys.stderr, flush=True)
             return done
         if not force:
+            before = done.get("options") or {name: done.get(name) for name in ("metadata", "source", "dedup")} | done["cutoffs"]
+            other = other_options(before, given) or f"other versions of the files that --metadata {options.metadata} names"
             raise UserError(
-                f"{target}: holds rows of another catalogue or other filters (curate.json); choose another --out, "
-                "delete the folder, or run curate with --force"
+                f"{target}: its rows were curated with {other}; give the same as then, choose another --out, delete the folder, or "
+                "run curate with --force"
             )
     refusal = f"{options.out}: another curation is running in this folder; wait for it or end it"
     with only_one(options.out / ".curate.lock", refusal):
@@ -171,7 +188,7 @@ def curate(options: CurateOptions, force: bool = False) -> dict:
         part.mkdir()
         try:
             record = _curate_into(part, files, options, options.cutoffs(), allowed)
-            record = {"format": FORMAT, "fingerprint": work, **record}
+            record = {"format": FORMAT, "fingerprint": work, **record, "options": given}
             write_json(part / "curate.json", record)
             if target.exists():
                 shutil.rmtree(target)

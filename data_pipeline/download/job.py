@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_pipeline.catalogue.curate import read_curate
 from data_pipeline.catalogue.hosts import parse_allowed_hosts
+from data_pipeline.command_line import other_options
 from data_pipeline.download.options import DownloadOptions, chosen_proxies
 from data_pipeline.download.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
 from data_pipeline.errors import UserError
@@ -75,6 +76,15 @@ def settings_of(root: Path, options: DownloadOptions) -> dict:
     }
 
 
+def what_differs(before: dict, now: dict) -> str:
+    """In words, of two `settings_of` that are not the same; `before` may lack what earlier versions did not note."""
+    before = {"rows": []} | {name: "not noted" for name in now if name != "rows"} | before
+    options = other_options(before, {name: value for name, value in now.items() if name != "rows"})
+    was, are = (sum(rows for _, rows, _ in settings["rows"]) for settings in (before, now))
+    rows = f"from {was} curated rows (now {are}{' others' if was == are else ''})" if before["rows"] != now["rows"] else ""
+    return " and ".join(filter(None, [options and f"with {options}", rows]))
+
+
 def expected_shards(settings: dict) -> list[int]:
     """Rows of every shard, by shard number."""
     result = []
@@ -119,10 +129,8 @@ def download(folder: Path, options: DownloadOptions) -> dict:
     state_path = root / "download.json"
     state = _read_state(state_path)
     if state is not None and state["settings"] != settings:
-        differing = [name for name in settings if state["settings"].get(name) != settings[name]]
         raise UserError(
-            f"{state_path}: the shards were downloaded with other {', '.join(differing)}; give the same as before, "
-            "choose "
+            f"{state_path}: the shards were downloaded {what_differs(state['settings'], settings)}; give the same as then, choose "
             f"another folder, or delete {root / 'shards'} and {state_path.name}"
         )
     refusal = f"{root}: another download is running in this folder; wait for it or end it"

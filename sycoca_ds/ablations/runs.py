@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.shards.manifest import Manifest
@@ -30,7 +31,7 @@ from sycoca_ds.eval.suite import finished_task, task_key
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
 from sycoca_ds.model.flops import step_flops
-from sycoca_ds.options import changed_fields, from_dict, nearest, parse_options, read_json_object
+from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
 WHOLE_PREFIX = " whole-picture"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
-from sycoca_ds.options import nearest
 
 SOURCE = "arXiv 2401.02137"
 PAPER_TITLES = {"5": "training objectives", "6": "masking ratios", "7": "weight of TG-MIM"}

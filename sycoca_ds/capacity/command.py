@@ -22,7 +22,7 @@ from sycoca_ds.capacity.search import Configuration, Search, lanes_for
 from sycoca_ds.config import check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.engine.policy import find_policy
 from sycoca_ds.launch.hostfile import whole_hostfile
-from sycoca_ds.options import parse_options, read_json_object, take_option
+from sycoca_ds.options import field_names, parse_options, read_json_object, take_option
 from sycoca_ds.presets import DEFAULT_PRESET, VOCABULARIES
 
 PROGRAM = "python -m sycoca_ds.capacity"
@@ -181,7 +181,7 @@ def plan(arguments: list[str]) -> list[str]:
         UserError: an option or a configuration that cannot be planned.
     """
     options, rest = parse_command(Options, arguments, PROGRAM, return_unknown_args=True)
-    config = parse_options(rest, PROGRAM)
+    config = parse_options(rest, PROGRAM, field_names(Options))
     preset = take_option(rest, "preset")[0] or DEFAULT_PRESET
     vocabulary = VOCABULARIES.get(preset, TrainTokenizerCommand.vocab_size)
     config = replace(config, model=with_vocabulary(config.model, vocabulary))

@@ -7,9 +7,9 @@ import os
 import re
 from dataclasses import dataclass, field
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.monitoring.peaks import PEAK_TFLOPS
-from sycoca_ds.options import nearest
 
 GIB = 2**30
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 
+from data_pipeline.command_line import no_such_command
 from data_pipeline.errors import UserError, run_command
+
+PROGRAM = "python -m sycoca_ds.data"
 
 
 def main() -> int:
-    if sys.argv[1:2] != ["inspect"]:
-        raise UserError("expected: python -m sycoca_ds.data inspect DIR... (--help after it lists its options)")
+    words = sys.argv[1:]
+    if not words or words[0].startswith("-"):
+        raise UserError(f"expected: {PROGRAM} inspect DIR... (--help after it lists its options)")
+    if words[0] != "inspect":
+        raise no_such_command(words, ["inspect"], f"{PROGRAM} inspect")
     from sycoca_ds.data.inspection import report
 
-    return report(sys.argv[2:])
+    return report(words[1:])
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from sycoca_ds.config import OptimConfig, TrainConfig
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.known_faults import ALLOWED, KNOWN_FAULTS, refuse_known_faults
-from sycoca_ds.options import nearest, read_json_object
+from sycoca_ds.options import read_json_object
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from sycoca_ds.launch import hostfile, judgement, shell
-from sycoca_ds.launch.findings import HERE, Finding, table, things_to_do
+from sycoca_ds.launch.findings import HERE, Finding, not_checked, table, things_to_do
 from sycoca_ds.launch.hostfile import Host
 from sycoca_ds.launch.probe import first_line
 from sycoca_ds.launch.processes import REPOSITORY
@@ -57,7 +57,8 @@ class CheckCommand:
     master_port: int = 29500
     """As `deepspeed --master_port`."""
     disk_gib: float = 60.0
-    """Room wanted for saves, GiB. 60: four of the 930M model, 13 GB each, three that are kept and one being written."""
+    """Room wanted for saves, GiB. 60: four of the 930M model, 11.3 GB each (13.1 GB under ZeRO-1 and 2), three that are kept and
+    one being written; for another model `python -m sycoca_ds.capacity` says the size."""
     limit: float = 120.0
     """Seconds in which a host must have imported torch and DeepSpeed."""
     json: bool = False
@@ -120,6 +121,7 @@ class Check:
                 self._ask(pool)
                 for host, problem in over_pdsh.result().items():
                     self._pdsh(host, problem)
+                self.found += list(not_checked(self.found, list(self.hosts), self.answers))
             finally:
                 for session in self.sessions.values():
                     session.close()
@@ -138,7 +140,7 @@ class Check:
         return variables
 
     def _keepalive(self) -> None:
-        for host in self.hosts:
+        for host in (host for host, session in self.sessions.items() if session.failed is None):
             if shell.keepalive(host):
                 self.found.append(Finding(host, "keepalive", "ok"))
             else:
@@ -156,7 +158,7 @@ class Check:
     def _pdsh(self, host: str, problem: str) -> None:
         if not problem:
             self.found.append(Finding(host, "pdsh", "ok"))
-        elif self.sessions[host].failed is None:  # else ssh has said the same
+        elif self.sessions[host].failed is None:  # else that is why
             self.found.append(Finding(host, "pdsh", "fail", *explain(host, problem)))
 
     def _all(self, pool: ThreadPoolExecutor, check: str, question: Callable[[str, Session], Any]) -> dict[str, Any]:
@@ -230,6 +232,7 @@ class Check:
             mend = "give its address to the launch: `deepspeed --master_addr ADDRESS`"
             self.found.append(Finding(self.first, "master", "fail", "`hostname -I` there gives no address", mend))
             return
+        closed, opening = False, "open all ports between the hosts of a launch: ranks talk on any"
         port, problem = self.sessions[self.first].ask("listen", port=asked.master_port, token=token) or (0, "no answer")
         if problem:
             mend = "end what listens there (`ss -ltnp`), or launch with another --master_port"
@@ -245,7 +248,7 @@ class Check:
                     continue
                 better = self._better_address(addresses, port, token, host)
                 text = f"does not reach rank 0 at {self.master}:{port} ({problem})"
-                mend = f"launch with --master_addr {better}" if better else f"open the ports between {host} and {self.first}"
+                mend, closed = f"launch with --master_addr {better}" if better else opening, closed or not better
                 self.found.append(Finding(host, "master", "fail", text, mend))
         ports = self._all(pool, "reach", lambda _, s: (s.ask("listen", port=0, token=token) or (0, ""))[0])
         ring = [host for host in self.answers if ports.get(host)]
@@ -253,9 +256,15 @@ class Check:
         if len(ring) > 1:
             for host, problem in self._connect(pool, {host: self.answers[host] for host in ring}, targets, token).items():
                 after, (address, port) = ring[(ring.index(host) + 1) % len(ring)], targets[host]
-                text = f"does not reach {after} at {address}:{port} ({problem})"
-                mend = "ranks talk on any port: open all of them between the hosts of a launch"
-                self.found.append(Finding(host, "reach", "fail", text, mend) if problem else Finding(host, "reach", "ok"))
+                if not problem:
+                    self.found.append(Finding(host, "reach", "ok"))
+                elif closed:
+                    self.found.append(
+                        Finding(host, "reach", "skip", "does not reach the next host, for which master says what to do")
+                    )
+                else:
+                    text = f"does not reach {after} at {address}:{port} ({problem})"
+                    self.found.append(Finding(host, "reach", "fail", text, opening))
 
     def _connect(
         self, pool: ThreadPoolExecutor, hosts: Mapping[str, Any], targets: Mapping[str, tuple[str, int]], token: str
@@ -325,7 +334,8 @@ class Check:
         """The table, what to do, and what the hosts are."""
         colour = sys.stdout.isatty()
         width = shutil.get_terminal_size((WIDTH, 24)).columns
-        lines = [table(self.found, list(self.hosts), width=width, colour=colour), "", *things_to_do(self.found, colour)]
+        to_do, red = things_to_do(self.found, colour)
+        lines = [table(self.found, list(self.hosts), width=width, colour=colour), "", *to_do]
         kinds: dict[str, list[str]] = {}
         for host, facts in self.answers.items():
             versions = facts["look"].get("installed", {})
@@ -337,7 +347,6 @@ class Check:
             ]
             kinds.setdefault(", ".join([*parts, f"{facts['cores']} cores", facts["revision"] or "no git"]), []).append(host)
         lines += [f"{', '.join(hosts)}: {kind}" for kind, hosts in kinds.items()]
-        red = sum(finding.state == "fail" for finding in self.found)
         ranks = sum(host.slots for host in self.hosts.values())
         lines.append(
             f"{red} red"

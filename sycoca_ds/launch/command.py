@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from data_pipeline.command_line import parse_command
+from data_pipeline.command_line import no_such_command, parse_command
 from data_pipeline.errors import UserError
 
 PROGRAM = "python -m sycoca_ds.launch"
@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
         print(HELP, end="")
         raise SystemExit(0 if arguments else 2)
     if arguments[0] not in COMMANDS:
-        raise UserError(f"command {arguments[0]!r}: expected one of {', '.join(COMMANDS)}; see {PROGRAM} --help")
+        raise no_such_command(arguments, COMMANDS, PROGRAM)
     module, name, _ = COMMANDS[arguments[0]]
     kind = getattr(importlib.import_module(module), name)
     own, rest = arguments[1:], []

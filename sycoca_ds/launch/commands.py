@@ -16,7 +16,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from sycoca_ds.launch.processes import REPOSITORY
 
 SCRIPT = "sycoca_ds/train.py"
 TEMPLATE = REPOSITORY / "hostfiles/slurm.sbatch"
+NUMBER = re.compile(r"(?<=[ =])\d+(?= |$)")
+"""A word of a command line, or the value of an option or a variable, that is a number."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,12 @@ class PrintCommand:
             print(f"careful: {problem}", file=sys.stderr, flush=True)
         print("# 1. deepspeed")
         print(shlex.join(["deepspeed", *options, SCRIPT, *arguments]))
-        for lines in by_deepspeed(options, address, arguments):
-            print("\n".join(["", *lines]))
+        how, blocks = by_deepspeed(options, address, arguments)
+        for names, lines in folded(blocks):
+            print("\n".join(["", heading(names, how), *lines]))
         print("\n# 2. torchrun: on each host, in the same folder")
-        for lines in by_torchrun(hosts, variables, address, self.master_port, arguments):
-            print("\n".join(lines))
+        for names, lines in folded(by_torchrun(hosts, variables, address, self.master_port, arguments)):
+            print("\n".join([heading(names), *lines]))
         print("\n# 3. Slurm")
         print("\n".join(by_slurm(hosts, variables, arguments)))
         return 0
@@ -155,13 +158,46 @@ def launch_starts(words: Sequence[str]) -> list[tuple[list[str], dict[str, str]]
     return recorder.started
 
 
-def by_deepspeed(options: Sequence[str], address: str, arguments: Sequence[str]) -> Iterator[list[str]]:
-    """For each host: what its shell is given, and what that starts there."""
+def folded(blocks: Mapping[str, Sequence[str]]) -> Iterator[tuple[list[str], list[str]]]:
+    """(hosts, lines): hosts whose lines are the same but for numbers together, these numbers side by side in `spread`'s way.
+
+    Args:
+        blocks: host -> its lines.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for host, lines in blocks.items():
+        alike.setdefault(tuple(NUMBER.sub("#", line) for line in lines), []).append(host)
+    for hosts in alike.values():
+        together = []
+        for same in zip(*(blocks[host] for host in hosts), strict=True):
+            numbers = [spread(values) for values in zip(*map(NUMBER.findall, same), strict=True)]
+            between = NUMBER.split(same[0])
+            together.append("".join(text + number for text, number in zip(between, [*numbers, ""], strict=True)))
+        yield hosts, together
+
+
+def spread(values: Sequence[str]) -> str:
+    """The number that all have, or those of all: `{0..120..8}`, from 0 in steps of 8, as shells write it, else `{0,3,4}`."""
+    first, *others = map(int, values)
+    if len(set(values)) == 1:
+        return values[0]
+    step = others[0] - first
+    if step > 0 and [first, *others] == list(range(first, first + step * len(values), step)):
+        return f"{{{first}..{others[-1]}{'' if step == 1 else f'..{step}'}}}"
+    return f"{{{','.join(values)}}}"
+
+
+def heading(hosts: Sequence[str], *how: str) -> str:
+    return f"# {', '.join([*hosts, *how])}:" + (" {...} has the number of each, in this order" if len(hosts) > 1 else "")
+
+
+def by_deepspeed(options: Sequence[str], address: str, arguments: Sequence[str]) -> tuple[str, dict[str, list[str]]]:
+    """(how the hosts are reached, host -> what its shell is given, and what that starts there)."""
     words, _ = runner_starts(options, address, arguments)
-    over_pdsh = words[0] == "pdsh"
+    over_pdsh, blocks = words[0] == "pdsh", {}
     for number, host in enumerate(hosts_of(words)):
         command = " ".join(words[words.index("-w") + 2 :]).strip().replace("%n", str(number)) if over_pdsh else shlex.join(words)
-        lines = [f"# {host}, over pdsh and ssh:" if over_pdsh else f"# {host}, which has to be this machine, without ssh:", command]
+        lines = [command]
         try:
             own = shlex.split(command)  # as the shell there reads it
         except ValueError as error:
@@ -169,7 +205,8 @@ def by_deepspeed(options: Sequence[str], address: str, arguments: Sequence[str])
         for n, (started, environment) in enumerate(launch_starts(own[own.index(LAUNCH) + 1 :])):
             added = [f"{name}={value}" for name, value in environment.items() if os.environ.get(name) != value]
             lines += ["#   there that starts" if n == 0 else "#   and", "#   " + " ".join([*added, shlex.join(started)])]
-        yield lines
+        blocks[host] = lines
+    return "over pdsh and ssh" if over_pdsh else "which has to be this machine, without ssh", blocks
 
 
 def hosts_of(words: list[str]) -> dict[str, list[int]]:
@@ -180,15 +217,16 @@ def hosts_of(words: list[str]) -> dict[str, list[int]]:
 
 def by_torchrun(
     hosts: list[Host], variables: dict[str, str], address: str, port: int, arguments: Sequence[str]
-) -> Iterator[list[str]]:
-    """A line for each host. Variables of `.deepspeed_env` are written out: torchrun does not know the file."""
-    total = sum(host.slots for host in hosts)
+) -> dict[str, list[str]]:
+    """Host -> its line. Variables of `.deepspeed_env` are written out: torchrun does not know the file."""
+    total, blocks = sum(host.slots for host in hosts), {}
     for number, host in enumerate(hosts):
         words = [str(Path(sys.executable).with_name("torchrun")), "--nnodes", str(len(hosts)), "--nproc-per-node", str(host.slots)]
         words += ["--node-rank", str(number), "--master-addr", address, "--master-port", str(port)]
         words += [SCRIPT, "--run.expected-world-size", str(total), *arguments]
         before = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-        yield [f"# {host.name}", " ".join([*before, shlex.join(words)])]
+        blocks[host.name] = [" ".join([*before, shlex.join(words)])]
+    return blocks
 
 
 def by_slurm(hosts: list[Host], variables: dict[str, str], arguments: Sequence[str]) -> list[str]:

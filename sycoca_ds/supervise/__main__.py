@@ -1,7 +1,6 @@
 import sys
 
-from data_pipeline.errors import run_command
-from sycoca_ds.supervise.command import main
+from data_pipeline.errors import run_module
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_module("sycoca_ds.supervise.command"))

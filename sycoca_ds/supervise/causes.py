@@ -1,8 +1,8 @@
 """Which rank of an attempt failed first, and of what: a function of the evidence.
 
 When one rank is gone the others fail after it, in the words of their collectives: connection closed, reset, refused, timed out.
-Those are set aside first. Of what is left the earliest counts; with nothing left, the rank that is missing among those who
-complain.
+Those are set aside first. Of what is left the earliest counts, by the clocks of the ranks' hosts; with nothing left, the rank that
+is missing among those who complain.
 """
 
 from __future__ import annotations

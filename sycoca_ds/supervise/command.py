@@ -369,7 +369,7 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     if shutil.which(words[0], path=own_tools_first()) is None:
         raise UserError(f"{words[0]!r} is no command here: expected deepspeed, torchrun, srun or python after `--`")
     if options.min_hosts is not None and not job.hosts:
-        raise UserError("--min-hosts: the command has no --hostfile (or filters it by --include or --exclude): leave it out")
+        raise UserError("--min-hosts: the command uses no hostfile (or filters it by --include or --exclude): leave it out")
     if options.restarts < 0 or options.back_off_seconds < 0:
         raise UserError(f"--restarts {options.restarts}, --back-off-seconds {options.back_off_seconds}: expected 0 or more")
     return options, job

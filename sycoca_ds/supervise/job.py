@@ -15,6 +15,8 @@ from sycoca_ds.launch.hostfile import Host, whole_hostfile
 from sycoca_ds.options import parse_options
 
 HOSTFILE = ("--hostfile", "-H")
+DEFAULT_HOSTFILE = Path("/job/hostfile")
+"""What `deepspeed` reads where no hostfile is named, if it is there (its DLTS_HOSTFILE)."""
 FILTERS = ("--include", "-i", "--exclude", "-e")
 COUNT = ("--num_nodes",)
 SLOTS = ("--num_gpus", "--num_accelerators")
@@ -67,7 +69,7 @@ class Job:
         if min_hosts is None:
             raise UserError("--min-hosts does not allow to go on with fewer hosts")
         own = self.words[: self.place]
-        if not self.hosts or not any(Path(word).name in RUNNERS for word in own):
+        if not self.hosts or not by_deepspeed(own):
             raise UserError("only a launch by `deepspeed --hostfile FILE` can go on without a host")
         if host not in [other.name for other in self.hosts]:
             raise UserError(f"{host or 'the host'} is not in the hostfile")
@@ -94,7 +96,9 @@ class Job:
         hosts, rest = self.smaller(host, min_hosts), self.others(host)
         write_text(hostfile, "".join(f"{other.name} slots={other.slots}\n" for other in rest))
         own, script = list(self.words[: self.place]), list(self.words[self.place :])
-        own = [*set_option(set_option(own, HOSTFILE, str(hostfile)), COUNT, None), COUNT[0], str(len(hosts))]
+        named = option(own, HOSTFILE) is not None
+        own = set_option(own, HOSTFILE, str(hostfile)) if named else [*own, HOSTFILE[0], str(hostfile)]
+        own = [*set_option(own, COUNT, None), COUNT[0], str(len(hosts))]
         if len(hosts) == 1 and ALONE not in own:
             own.append(ALONE)
         if option(script, (WORLD,)) is not None:
@@ -126,6 +130,8 @@ def read_hosts(words: list[str] | tuple[str, ...], place: int, all_of_them: bool
     """
     own = words[:place]
     file = option(own, HOSTFILE)
+    if file is None and by_deepspeed(own) and DEFAULT_HOSTFILE.is_file():
+        file = str(DEFAULT_HOSTFILE)
     if file is None or any(option(own, (name,)) is not None for name in FILTERS):
         return ()
     hosts = whole_hostfile(Path(file))
@@ -133,6 +139,11 @@ def read_hosts(words: list[str] | tuple[str, ...], place: int, all_of_them: bool
     if slots is not None:
         hosts = [replace(host, slots=int(slots)) for host in hosts]
     return tuple(hosts if count is None or all_of_them else hosts[: int(count)])
+
+
+def by_deepspeed(own: list[str] | tuple[str, ...]) -> bool:
+    """Whether the launcher is DeepSpeed's runner."""
+    return any(Path(word).name in RUNNERS for word in own)
 
 
 def divides(config: TrainConfig, world_size: int) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -159,10 +160,11 @@ def test_a_finished_download_is_left_alone_and_other_settings_are_refused(world,
     assert time.monotonic() - start < 2 and "already downloaded" in capsys.readouterr().err
     assert state["requested"] == state["downloaded"] + sum(state["failed"].values())
     assert {path.name: path.stat().st_mtime_ns for path in (built / "shards").iterdir()} == stamps
-    with pytest.raises(UserError, match="other image_size; give the same as before"):
-        download(built, DownloadOptions(**options(server) | {"image_size": 32}))
-    with pytest.raises(UserError, match="other shard_size"):
-        download(built, DownloadOptions(**options(server) | {"shard_size": 100}))
+    had, both = DownloadOptions(**options(server)), {"image_size": 32, "shard_size": 100}
+    with pytest.raises(UserError, match=r"downloaded with --image-size 48 \(now 32\); give the same as then, choose"):
+        download(built, replace(had, image_size=32))
+    with pytest.raises(UserError, match=rf"--image-size 48 \(now 32\), --shard-size {had.shard_size} \(now 100\); give the same"):
+        download(built, replace(had, **both))
     with pytest.raises(UserError, match="run first: python -m data_pipeline curate"):
         download(built.parent / "nowhere", DownloadOptions())
 

@@ -1,6 +1,7 @@
 """The command line: help, one-line errors with status 2, a folder of photographs as a catalogue."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -109,7 +110,14 @@ ERRORS = {
         "--holdout",
         "val=2",
     ): "--holdout val=2: expected NAME=SHARE",
-    ("dowload",): "command 'dowload': expected one of scenes, folder",
+    ("dowload",): "command 'dowload': no such command; did you mean download? (expected one of scenes, folder",
+    ("biuld", "--source", "cc12m"): "command 'biuld': no such command; did you mean build?",
+    ("tokenizer", "tarin"): "command 'tokenizer': no such command; did you mean tokenizer train?",
+    ("tokenizer", "importclip", "--out", "t.json"): "did you mean tokenizer import-clip?",
+    ("tokeniser", "train"): "command 'tokeniser': no such command; did you mean tokenizer train?",
+    ("tokenizer",): "did you mean tokenizer train?",
+    ("makr", "/data/cc12m"): "did you mean mark?",
+    ("qqq", "/data/cc12m"): "command 'qqq': no such command (expected",
 }
 
 
@@ -121,6 +129,24 @@ def test_errors_are_one_line_and_status_2(arguments, capsys, monkeypatch, tmp_pa
         parse(list(arguments)).run()
     assert ERRORS[arguments] in f"error: {caught.value}"
     assert "\n" not in str(caught.value) and str(caught.value).isascii()
+
+
+COMPLAINTS = {
+    ("scenes", "--out", "w", "--trian", "5"): "Unrecognized options: --trian, 5; Perhaps you meant: --train INT",
+    ("scenes", "--out", "w", "--val", "many"): "Value error: Error parsing --val: invalid literal for int() with base 10: 'many'",
+    ("scenes", "--xyz"): "Required options: Missing from python -m data_pipeline scenes: --out PATH; Unrecognized options: --xyz",
+    ("scenes", "--out"): "Missing argument: Missing value for argument '--out'. Expected 1 values",
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("arguments", COMPLAINTS, ids=" ".join)
+def test_each_part_of_tyros_complaint_is_said_once(arguments, encoding, monkeypatch):
+    """Its frame is another one where the output takes ASCII only."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(UserError) as caught:
+        parse(list(arguments))
+    assert str(caught.value) == f"{COMPLAINTS[arguments]}; see python -m data_pipeline scenes --help"
 
 
 @pytest.mark.parametrize("arguments", [("scenes", "--out", "w", "--trian", "5"), ("verify", "--data", "none")], ids=" ".join)

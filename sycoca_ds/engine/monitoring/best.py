@@ -7,11 +7,11 @@ import logging
 import math
 from pathlib import Path
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.engine.monitoring.curves import RECALLS
-from sycoca_ds.options import nearest
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,19 @@
 """Catalogue schemas and curation: every reason counted, captions clean, the same rows every time."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.catalogue.curate import CurateOptions, curate
+from data_pipeline.catalogue.curate import CurateOptions, curate, read_curate
 from data_pipeline.catalogue.curation_sql import REASONS
 from data_pipeline.catalogue.hosts import is_public_address, is_public_host, parse_blocked_hosts
 from data_pipeline.catalogue.sources import Cutoffs
 from data_pipeline.errors import UserError
-from data_pipeline.files import sha256_text
+from data_pipeline.files import sha256_text, write_json
 
 
 def parquet(path, rows: list[dict]) -> str:
@@ -273,12 +276,30 @@ def test_same_input_same_bytes_whatever_the_order(tmp_path):
 def test_done_work_is_kept_and_other_filters_refused(tmp_path, capsys):
     path = parquet(tmp_path / "c.parquet", [good(0), good(1)])
     options = {"metadata": path, "out": tmp_path / "ds"}
-    first = curate(CurateOptions(**options))
+    seen, first = os.stat(path), curate(CurateOptions(**options))
     stamp = (tmp_path / "ds/canonical/part-00000.parquet").stat().st_mtime_ns
     assert curate(CurateOptions(**options)) == first
     assert (tmp_path / "ds/canonical/part-00000.parquet").stat().st_mtime_ns == stamp
-    with pytest.raises(UserError, match="other filters .*--force"):
+    with pytest.raises(UserError, match=r"curated with --min-side 64 \(now 201\); give the same as then, .*--force"):
         curate(CurateOptions(**options, min_side=201))
+    with pytest.raises(
+        UserError, match=r"--dedup url \(now none\), --max-aspect \S+ \(now 2.5\), --block-host none \(now a.b c.d\);"
+    ):
+        curate(CurateOptions(**options, dedup="none", max_aspect=2.5, block_host=("c.d", "a.b")))
+    with pytest.raises(UserError, match=r"--block-host none \(now 10 hosts, sha256 \w{12}\);"):
+        curate(CurateOptions(**options, block_host=tuple("abcdefghij")))
+    (tmp_path / "d.parquet").write_bytes(Path(path).read_bytes())
+    with pytest.raises(UserError, match=r"--metadata c.parquet \(now d.parquet\);"):
+        curate(CurateOptions(**options | {"metadata": str(tmp_path / "d.parquet")}))
+    os.utime(path, (1, 1))
+    with pytest.raises(UserError, match=f"with other versions of the files that --metadata {path} names;"):
+        curate(CurateOptions(**options))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    record = read_curate(tmp_path / "ds")
+    write_json(tmp_path / "ds/canonical/curate.json", {name: record[name] for name in record if name != "options"})
+    with pytest.raises(UserError, match=r"curated with --min-side 64 \(now 201\)"):  # by a version that did not note the others
+        curate(CurateOptions(**options, min_side=201))
+    write_json(tmp_path / "ds/canonical/curate.json", record)
     with pytest.raises(UserError, match="none of 2 rows is left .2 picture too small."):
         curate(CurateOptions(**options, min_side=201), force=True)
     assert curate(CurateOptions(**options)) == first, "a failed attempt leaves the old rows alone"

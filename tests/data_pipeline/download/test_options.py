@@ -1,4 +1,4 @@
-"""Proxies of the environment are used or refused, never passed over without a word."""
+"""Proxies of the environment are used or refused, never passed over without a word; a folder's options are those it began with."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from data_pipeline.download.job import what_differs
 from data_pipeline.download.options import chosen_proxies
 from data_pipeline.errors import UserError
 
@@ -76,3 +77,20 @@ def test_a_proxy_is_refused_before_anything_is_done(tmp_path, words):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "http_proxy: the environment names a proxy" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+SETTINGS = {"rows": [["a", 60, "1"], ["b", 30, "2"]], "image_size": 48, "max_pixels": 10**6}
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"image_size": 32, "max_pixels": 7}, "with --image-size 48 (now 32), --max-pixels 1000000 (now 7)"),
+        ({"rows": [["a", 60, "1"], ["b", 28, "3"]]}, "from 90 curated rows (now 88)"),
+        ({"rows": [["a", 60, "1"], ["b", 30, "3"]]}, "from 90 curated rows (now 90 others)"),
+        ({"rows": [["a", 60, "1"]], "image_size": 32}, "with --image-size 48 (now 32) and from 90 curated rows (now 60)"),
+        ({"shard_size": 100}, "with --shard-size not noted (now 100)"),
+    ],
+)
+def test_what_a_folder_was_begun_with_is_told_beside_what_is_asked_now(changes: dict, said: str) -> None:
+    assert what_differs(SETTINGS, SETTINGS | changes) == said

@@ -17,6 +17,7 @@ from sycoca_ds.capacity.machines import Assumptions
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.policy import check_precision, read_policy
 from sycoca_ds.engine.recompute import read_recompute
+from sycoca_ds.launch.check import CheckCommand
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
 
@@ -159,6 +160,21 @@ def test_a_save_that_finds_no_room_for_its_copy_waits_for_the_disk(tmp_path: Pat
         assert found["saves"]["seconds"] == pytest.approx(11.3 / 16 / (1 if copied else 0.25), rel=1e-2)
 
 
+def test_what_a_checkpoint_of_930m_takes_is_what_pages_and_helps_say(tmp_path: Path) -> None:
+    """On 16 GPUs: 12 bytes for each of 937,976,909 weights, which ZeRO-3 writes with its small ones and ZeRO-1 and 2 with all
+    of them as they compute."""
+    sizes = {}
+    for stage in ("zero1", "zero2", "zero3"):
+        plan(["--hostfile", HOSTS, "--run.ds-config", f"ds_configs/{stage}.json", "--out", str(tmp_path)])
+        sizes[stage] = json.loads((tmp_path / "plan.json").read_text())["asked"]["saves"]["bytes"]
+    assert sizes["zero1"] == sizes["zero2"] == pytest.approx(14 * 937_976_909, rel=1e-4)
+    assert sizes["zero3"] == pytest.approx(12 * 937_976_909, rel=0.005)
+    for page in ("docs/engine.md", "sycoca_ds/launch/check.py"):
+        said = (REPOSITORY / page).read_text()
+        assert all(f"{size / 1e9:.1f} GB" in said for size in sizes.values()) and " 13 GB" not in said, page
+    assert 4 * max(sizes.values()) < CheckCommand.disk_gib * 2**30
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -178,7 +194,7 @@ def test_a_save_that_finds_no_room_for_its_copy_waits_for_the_disk(tmp_path: Pat
             for name in ("tflops", "memory-gbytes", "link-gbytes", "fabric-gbps", "loader-pictures", "save-gbytes", "write-gbytes")
         ],
         (["--gpus", "16", "--node-mttf-days", "0"], "--node-mttf-days 0.0: expected a number above 0"),
-        (["--gpus", "8", "--fabric-gpbs", "400"], "unknown option --fabric-gpbs"),
+        (["--gpus", "8", "--fabric-gpbs", "400"], r"unknown option --fabric-gpbs; did you mean --fabric-gbps\?"),
         (["--gpus", "8", "--preset", "930"], "--preset 930: no such preset; did you mean 930m"),
         (["--gpus", "8", "--model.image.patch-size", "15"], "model.image.patch-size = 15 does not divide"),
     ],

@@ -80,5 +80,9 @@ def test_what_cannot_be_is_refused_on_one_line(data_set: Path, tmp_path: Path) -
     ):
         with pytest.raises(UserError, match=message):
             report(words)
-    done = subprocess.run([sys.executable, "-m", "sycoca_ds.data", "look"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: expected: python -m sycoca_ds.data inspect DIR...")
+    for words, said in (
+        ([], "expected: python -m sycoca_ds.data inspect DIR... (--help after it lists its options)"),
+        (["inspct", "x"], "command 'inspct': no such command; did you mean inspect? (expected one of inspect; see python -m "),
+    ):
+        done = subprocess.run([sys.executable, "-m", "sycoca_ds.data", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1

@@ -104,6 +104,8 @@ def test_hosts_that_ssh_does_not_reach(tmp_path: Path) -> None:
             assert "ssh-keyscan" in found["ssh", name]
         assert "it does not answer within 10 s" in found["ssh", "10.77.0.9"] or "No route" in found["ssh", "10.77.0.9"]
         assert "its name cannot be resolved" in found["ssh", "nowhere"]
+        assert {check for check, _ in found} == {"ssh"} and "\n3 red" in output, output
+        assert "- everything else, node-a, node-b, 10.77.0.9, nowhere: not checked: no ssh\n" in output
         hosts.accept_keys()
         hosts.hostfile.write_text("node-b slots=1\n")
         (hosts.b.folder / "empty").touch()
@@ -115,6 +117,21 @@ def test_hosts_that_ssh_does_not_reach(tmp_path: Path) -> None:
         hosts.b.run(f"umount {HOME}/.ssh/authorized_keys; mount -t tmpfs tmpfs {folder.parent}")
         found = red(check(hosts, folder=folder)[1])
         assert f"the folder {folder} is not there, in which the ranks would start" in found["ssh", "node-b"]
+
+
+@pytest.mark.full
+def test_closed_ports_are_one_red_line(tmp_path: Path) -> None:
+    with two_hosts(tmp_path / "hosts") as hosts:
+        hosts.accept_keys()
+        hosts.write_settings()
+        for host in (hosts.a, hosts.b):
+            host.run("ip rule add pref 1 ipproto tcp sport 22 lookup main")  # what sshd answers
+            host.run("ip rule add pref 2 to 10.77.0.0/24 ipproto tcp dport 1024-65534 unreachable")
+        status, output = check(hosts)
+    found = red(output)
+    assert status == 1 and set(found) == {("master", "node-b")} and "open all ports between the hosts" in found["master", "node-b"]
+    assert "- reach, node-a, node-b: does not reach the next host, for which master says what to do\n" in output, output
+    assert output.endswith("\n1 red\n")
 
 
 @pytest.mark.full

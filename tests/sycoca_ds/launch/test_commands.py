@@ -16,7 +16,7 @@ from deepspeed.launcher.multinode_runner import PDSHRunner
 
 from data_pipeline.errors import UserError
 from sycoca_ds.launch.command import parse
-from sycoca_ds.launch.commands import SCRIPT, PrintCommand, damaged
+from sycoca_ds.launch.commands import SCRIPT, PrintCommand, damaged, folded
 from sycoca_ds.launch.hostfile import environment_files, exports, read_environment
 from tests.worlds import REPOSITORY
 
@@ -59,9 +59,46 @@ def test_every_host_and_rank_is_printed(
     ranks = [line for line in output.splitlines() if " RANK=" in line]
     assert [re.findall(r"\b(?:LOCAL_)?RANK=(\d)", line) for line in ranks] == [["0", "0"], ["1", "1"], ["2", "0"]]
     assert all("MASTER_ADDR=10.0.0.7 MASTER_PORT=29500 WORLD_SIZE=3 " in line and "--run.out 'a b'" in line for line in ranks)
-    assert "# n1, over pdsh and ssh:" in output and "--node-rank 1 " in output and "the hostfile has 1, 2" in output
+    assert "# n1, over pdsh and ssh:" in output and "the hostfile has 1, 2" in output
+    assert (
+        "# n0, n1: {...} has the number of each, in this order\n" in output
+        and "--nproc-per-node {2,1} --node-rank {0..1} " in output
+    )
     assert errors.startswith("careful: 's3://x?y=1': the shell on the other host takes ? for its own: write it into a file")
     assert errors.count("\n") == 1
+
+
+def unfolded(line: str, place: int) -> str:
+    """A line as it is for one of its hosts."""
+
+    def number(found: re.Match[str]) -> str:
+        if found[1]:
+            return found[1].split(",")[place]
+        return str(int(found[2]) + place * int(found[3] or 1))
+
+    return re.sub(r"(?<=[ =])\{(?:(\d+(?:,\d+)+)|(\d+)\.\.\d+(?:\.\.(\d+))?)\}(?= |$)", number, line)
+
+
+@pytest.mark.parametrize("slots", [(8,) * 16, (2, 1, 2, 2, 1), (1,)])
+def test_hosts_that_get_the_same_are_printed_once_and_nothing_of_them_is_lost(slots: tuple[int, ...]) -> None:
+    """Against the blocks of all hosts, one after the other."""
+    starts, firsts = [sum(slots[:n]) for n in range(len(slots))], [f"host {'x' * count} of 3 = 8" for count in slots]
+    blocks = {
+        f"n{n}": [
+            firsts[n],
+            *(f"RANK={starts[n] + k} LOCAL_RANK={k} --node-rank {n} {7 * n * n} --lr 1e-3" for k in range(count)),
+        ]
+        for n, count in enumerate(slots)
+    }
+    found = list(folded(blocks))
+    assert len(found) == len(set(slots)) and sum((names for names, _ in found), []) == sorted(
+        blocks, key=lambda name: (-slots[int(name[1:])], int(name[1:]))
+    )
+    for names, lines in found:
+        for place, name in enumerate(names):
+            assert [unfolded(line, place) for line in lines] == blocks[name]
+    if slots == (8,) * 16:
+        assert found[0][1][2].startswith("RANK={1..121..8} LOCAL_RANK=1 --node-rank {0..15} {0,7,28,63,112,")
 
 
 @pytest.mark.full
@@ -78,7 +115,8 @@ def test_what_is_printed_is_what_starts(start: dict, tmp_path: Path) -> None:
     commands = {}
     for number, host in enumerate(("node-a", "node-b")):
         given = " ".join(words[words.index("-w") + 2 :]).strip().replace("%n", str(number))  # as pdsh joins and replaces
-        commands[host] = lines[lines.index(f"# {host}, over pdsh and ssh:") + 1]
+        place = 1 + next(n for n, line in enumerate(lines) if line.startswith("# node-a, node-b, over pdsh and ssh: {...} has"))
+        commands[host] = unfolded(lines[place], number)
         assert commands[host] == given
 
     # what reaches the other host: as `check` gives it to its probe, for the remote shell to read
@@ -94,16 +132,15 @@ def test_what_is_printed_is_what_starts(start: dict, tmp_path: Path) -> None:
     script = tmp_path / "rank.py"
     executable(script, RECORD.format(path="%s").replace("'%s'", f"{str(tmp_path)!r} + '/rank' + os.environ['RANK'] + '.json'"))
     subprocess.run(["bash", "-c", commands["node-b"].replace(SCRIPT, str(script))], **start, check=True)
-    place = lines.index(commands["node-b"])
     for number, rank in enumerate((2, 3)):
-        line = lines[place + 2 + 2 * number].removeprefix("#   ").replace(SCRIPT, str(script))
+        line = unfolded(lines[place + 2 + 2 * number], 1).removeprefix("#   ").replace(SCRIPT, str(script))
         arguments, environment = json.loads((tmp_path / f"rank{rank}.json").read_text())
         named = dict(word.split("=", 1) for word in shlex.split(line) if re.match(r"[A-Z_]+=", word))
         assert named["RANK"] == str(rank) and {name: environment[name] for name in named} == named
         assert shlex.split(line)[len(named) + 2 :] == arguments and arguments[-4:] == ARGUMENTS
 
     # the same run by the others: as many ranks, in as many places
-    torchrun = [shlex.split(line) for line in lines if "torchrun --nnodes" in line]
+    torchrun = [shlex.split(unfolded(line, place)) for line in lines if "torchrun --nnodes" in line for place in (0, 1)]
     assert len(torchrun) == 2 and all(
         words[:2] == ["OMP_NUM_THREADS=1", "A_B=x y"] and words[-4:] == ARGUMENTS for words in torchrun
     )
@@ -140,7 +177,12 @@ def test_pdshs_own_letters_are_named() -> None:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["chek"], "command 'chek': expected one of check, print"),
+        (
+            ["chek"],
+            r"^command 'chek': no such command; did you mean check\? \(expected one of check, print; see python -m sycoca_ds",
+        ),
+        (["prnt", "--hostfile", "x"], r"^command 'prnt': no such command; did you mean print\?"),
+        (["zzz"], r"^command 'zzz': no such command \(expected"),
         (["check"], "hostfile"),
         (["check", "--hostfile", "x", "--", "--data.train", "y"], "check takes nothing after `--`"),
     ],

@@ -21,8 +21,9 @@ from sycoca_ds.engine.ranks.process_table import whoami
 from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE, FAILURES, HEARTBEATS, record_failure, write_status
 from sycoca_ds.supervise import evidence, ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Limits, Stop
+from sycoca_ds.supervise.causes import find_cause
 from sycoca_ds.supervise.command import CURRENT_FILE, FOLDER, SuperviseOptions, Supervisor
-from sycoca_ds.supervise.evidence import Files, bytes_of_newest, newest_sealed
+from sycoca_ds.supervise.evidence import Evidence, Files, bytes_of_newest, newest_sealed
 from sycoca_ds.supervise.job import parse_job
 from sycoca_ds.supervise.orphans import Shell
 from sycoca_ds.supervise.verdict import read_history
@@ -143,3 +144,13 @@ def test_a_rank_of_an_earlier_attempt_that_wakes_up_and_fails_is_not_of_this_one
     for text in ("[]", "null", "", '{"rank": 3}'):
         (tmp_path / FAILURES / "rank_00003.json").write_text(text)
         assert [failure.rank for failure in files.failures()] == [0, 2]
+
+
+def test_who_failed_first_is_said_by_the_clocks_of_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/failures.md says: rank 1 writes its end last, on a host whose clock is a minute behind."""
+    files = Files(tmp_path)
+    for rank, clock in ((2, 1001.0), (0, 1000.0), (1, 942.0)):
+        monkeypatch.setattr("sycoca_ds.engine.safety.status.time.time", lambda clock=clock: clock)
+        record_failure(tmp_path, rank, "error", f"ValueError: rank {rank}")
+    found = Evidence(status=1, failures=files.failures())
+    assert [failure.rank for failure in found.failures] == [1, 0, 2] and find_cause(found).rank == 1

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.launch.hostfile import Host, read_hostfile
-from sycoca_ds.supervise.job import Job, option, parse_job, set_option
+from sycoca_ds.supervise.job import DEFAULT_HOSTFILE, Job, option, parse_job, set_option
 
 TRAIN = ["sycoca_ds/train.py", "--run.out", "runs/x", "--optim.global-batch-size", "64", "--data.lanes", "16"]
 
@@ -70,6 +70,34 @@ def test_hosts_are_those_that_deepspeed_uses(more: list[str], hosts: dict[str, i
         theirs = apply_num_nodes_and_gpus(theirs, options.num_nodes, options.num_gpus)
         assert {host: len(slots) for host, slots in theirs.items()} == hosts
         assert job.host_of_rank == [host for host, slots in theirs.items() for _ in slots]
+
+
+@pytest.mark.parametrize(
+    "words, hosts",
+    [
+        (["deepspeed"], ["node-a"] * 4 + ["node-b"] * 4 + ["node-c"] * 4),
+        (["python", "-m", "deepspeed.launcher.runner", "--num_nodes=1", "--num_gpus", "2"], ["node-a"] * 2),
+        (["deepspeed", "--exclude", "node-b"], []),
+        (["torchrun", "--nproc-per-node", "2"], []),
+        (["python"], []),
+    ],
+)
+def test_deepspeed_has_a_hostfile_of_its_own(
+    words: list[str], hosts: list[str], hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which it reads where none is named, if it is there; other launchers do not know it."""
+    from deepspeed.launcher.runner import parse_args
+
+    assert parse_args(["train.py"]).hostfile == str(DEFAULT_HOSTFILE)
+    monkeypatch.setattr("sycoca_ds.supervise.job.DEFAULT_HOSTFILE", tmp_path / "not there")
+    assert parse_job([*words, *TRAIN]).host_of_rank == []
+    monkeypatch.setattr("sycoca_ds.supervise.job.DEFAULT_HOSTFILE", hostfile)
+    found = parse_job([*words, *TRAIN])
+    assert found.host_of_rank == hosts
+    if len(hosts) == 12:
+        smaller = found.without("node-a", 1, tmp_path / "left")
+        assert smaller.words[: smaller.place] == ("deepspeed", "--hostfile", str(tmp_path / "left"), "--num_nodes", "2")
+        assert smaller.host_of_rank == hosts[4:]
 
 
 def deepspeed(hostfile: Path, *more: str, train: list[str] = TRAIN) -> Job:
