@@ -18,7 +18,7 @@ BACKGROUNDS = ("white", "gray", "cyan", "beige", "mint", "lavender")
 """All light, and none a colour of an object."""
 CLASSES = SHAPES
 MAX_SCENES = 200_000
-COUNT_SHARES = {2: 0.2, 3: 0.3, 4: 0.3, 5: 0.2}
+COUNT_SHARES = {2: 0.35, 3: 0.35, 4: 0.2, 5: 0.1}
 """Shares of scenes by how many objects they have."""
 NAMED_SHARES = {
     2: (0.30, 0.70),
@@ -27,11 +27,8 @@ NAMED_SHARES = {
     5: (0.00, 0.30, 0.70),
 }
 """By the number of objects: shares of captions that name one, two, three of them."""
-SMALL_SHARES = {2: 0.3, 3: 0.5, 4: 0.7, 5: 0.85}
-"""By the number of objects: shares of those beside the large one that are small; the others are medium."""
-SIZE_SAID, BACKGROUND_SAID, RELATION_SAID = 0.6, 1 / 3, 0.7
-"""Shares of phrases that say the size, of captions that name the background, and that say how two named objects lie to each other
-where that is clear."""
+BACKGROUND_SAID, RELATION_SAID = 1 / 3, 0.7
+"""Shares of captions that name the background, and that say how two named objects lie to each other where that is clear."""
 COUNT_WORDS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 RELATION_WORDS = {
@@ -98,8 +95,7 @@ def _tell_objects(things: tuple[Thing, ...], named: list[int], rng: np.random.Ge
     words = {}
     for label in named:
         thing = things[label - 1]
-        size = f"{SIZES[thing.size]} " if rng.random() < SIZE_SAID else ""
-        words[label] = with_article(f"[{label}|{size}{thing.name}]")
+        words[label] = with_article(f"[{label}|{SIZES[thing.size]} {thing.name}]")
     pairs = [
         (first, second, how)
         for first in named
@@ -128,11 +124,10 @@ def tell_scene(things: tuple[Thing, ...], texture: int, tint: int, rng: np.rando
 
 
 def _kinds(count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(size, colour, shape) of each object, larger ones first, which are placed first and lie below. No two have colour and shape
+    """(size, colour, shape) of each object, the large one first, which is placed first and lies below. No two have colour and shape
     in common, so that these two name it."""
     pairs = rng.permutation(len(COLORS) * len(SHAPES))[:count]
-    sizes = [2, *sorted((0 if rng.random() < SMALL_SHARES[count] else 1 for _ in range(count - 1)), reverse=True)]
-    return [(size, *divmod(int(pair), len(SHAPES))) for size, pair in zip(sizes, pairs, strict=True)]
+    return [(int(number == 0), *divmod(int(pair), len(SHAPES))) for number, pair in enumerate(pairs)]
 
 
 def sample_scenes(count: int, seed: int) -> list[HardScene]:
@@ -161,7 +156,7 @@ def class_templates(count: int = 80) -> list[str]:
     while len(templates) < count:
         needed *= 2
         for scene in sample_scenes(needed, seed=1_000_003):
-            if f"[1|{SIZES[2]} " in scene.marked:
+            if "[1|" in scene.marked:
                 end = scene.told.spans[1][1]
                 templates[f"{scene.caption[: end - len(CLASSES[scene.label])]}{{c}}{scene.caption[end:]}"] = None
     return list(templates)[:count]
