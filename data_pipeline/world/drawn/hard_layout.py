@@ -21,7 +21,7 @@ COLORS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", 
 SIZES = ("small", "large")
 RADII = (10.3, 16.0)
 """Of a square or a circle about; what is thinner is drawn wider (`SPREAD`), so that a size is about the same area for every shape:
-2.3 and 5.4 patches of a 6 x 6 grid. A small one lies within 2 x 2 of them."""
+2.3 and 5.4 patches of a 6 x 6 grid. A small one lies within about 2 x 2 of them."""
 LATTICE = SIDE / 6
 """Distance between the places where a centre may be: the corners of those patches."""
 SPREAD_AREA, SPREAD = 2.4, (0.9, 1.2)

@@ -96,21 +96,20 @@ def test_shares_are_those_that_are_promised(scenes):
     """1200 scenes: a share of a third lies within 0.04 of itself in 997 of 1000 draws."""
     total = len(scenes)
     counts = np.bincount([len(scene.things) for scene in scenes], minlength=6) / total
-    assert np.abs(counts - (0, 0, 0.2, 0.3, 0.3, 0.2)).max() < 0.04
+    assert np.abs(counts - (0, 0, 0.35, 0.35, 0.2, 0.1)).max() < 0.04
     labels = np.bincount([scene.label for scene in scenes], minlength=len(CLASSES)) / total
     assert len(labels) == 10 and np.abs(labels - 0.1).max() < 0.035
-    assert all(CLASSES[scene.label] == scene.names[0].split()[1] and scene.things[0].size == 2 for scene in scenes)
-    assert all(thing.size < 2 for scene in scenes for thing in scene.things[1:])
+    assert all(CLASSES[scene.label] == scene.names[0].split()[1] and scene.things[0].size == 1 for scene in scenes)
+    assert all(thing.size == 0 for scene in scenes for thing in scene.things[1:])
     named = np.array([len(objects_of(scene.caption)) for scene in scenes])
     objects = np.array([len(scene.things) for scene in scenes])
     assert named.min() == 1 and named.max() == 3
-    assert (named < objects).mean() > 0.75, "usually one is unnamed"
+    assert (named < objects).mean() > 0.65, "usually one is unnamed"
     assert abs(np.mean([bool(re.search(GROUND, scene.caption)) for scene in scenes]) - 1 / 3) < 0.045
     related = [bool(re.search(RELATION, scene.caption)) for scene, names in zip(scenes, named, strict=True) if names > 1]
     assert 0.35 < np.mean(related) < 0.65
-    sized = [bool(size) for scene in scenes for size, *_ in objects_of(scene.caption)]
-    assert abs(np.mean(sized) - 0.6) < 0.04
-    # Which objects are named does not hang on their size: half of the named ones are, as a large one is of 3.5 objects.
+    assert all(size for scene in scenes for size, *_ in objects_of(scene.caption))
+    # Which objects are named does not hang on their size: a large one is as often as there are names to objects.
     of_large = np.mean([scene.regions("")["objects"][0]["named"] for scene in scenes])
     of_others = np.mean([entry["named"] for scene in scenes for entry in scene.regions("")["objects"][1:]])
     assert abs(of_large - np.mean(named / objects)) < 0.045 and of_others > 0.45
