@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True, help="TITLE=PATTERN of run folders, a table each")
     parser.add_argument("--data", required=True, help="data set folder, not the one that was trained on")
     parser.add_argument("--regions", required=True, help="where its objects are (docs/masking.md)")
-    parser.add_argument("--similarity", nargs="+", default=list(SIMILARITIES), choices=SIMILARITIES)
+    parser.add_argument("--similarity", nargs="+", default=["token_max:all", *SIMILARITIES], help="as evaluate.py takes them")
     parser.add_argument("--steps", nargs="*", type=int, help="default: every checkpoint that all of a model's runs have")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()

@@ -43,7 +43,8 @@ class EvaluateConfig:
     tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking")
     """Which tasks to run."""
     similarity: tuple[str, ...] = ()
-    """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity."""
+    """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
+    `:all` or `:content` behind for another value of model.masking.words than the checkpoint's."""
     require: tuple[str, ...] = ()
     """Bounds such as retrieval.i2t_r1>=40 (quote them for the shell): printed, shown in the report, status 1 if one is
     short."""

@@ -33,6 +33,7 @@ from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.task import NotApplicable, Outcome
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
+WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
 FORMAT = 4
@@ -289,8 +290,11 @@ def check_options(options: SuiteOptions) -> None:
     if not options.tasks or len(set(options.tasks)) != len(options.tasks):
         raise UserError(f"--tasks {' '.join(options.tasks)}: name each task once, at least one of {' '.join(TASKS)}")
     for name in options.similarity:
-        if name not in SIMILARITIES:
+        similarity, colon, words = name.partition(":")
+        if similarity not in SIMILARITIES:
             raise UserError(f"--similarity {name}: no such similarity; there are {' '.join(SIMILARITIES)}")
+        if colon and words not in WORDS:
+            raise UserError(f"--similarity {name}: behind the colon stands one of {' '.join(WORDS)} (model.masking.words)")
     for flag, value in (
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),

@@ -6,7 +6,8 @@ Legend: I images, C conditions, R = 1 + most phrases of a picture, N patches, M 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,12 +41,29 @@ OF_WHAT_IS_LEFT_OUT = (*OF_UNNAMED_OBJECTS, "named_over_rest", "gap_background")
 """Numbers that compare with, or are of, what captions leave out."""
 
 
-def scores(bench: Bench, scorer: Scorer, similarity: str, model: torch.nn.Module) -> torch.Tensor:
-    """(I, C, R, N) float32 on the host."""
+@contextmanager
+def counting(bench: Bench, model: torch.nn.Module, words: str) -> Iterator[None]:
+    """In it the model's scores count the tokens of this value of `masking.words`; "" leaves it as it is."""
+    if not words:
+        yield
+        return
+    kept, left_out_V = model.left_out_V, torch.zeros_like(model.left_out_V)
+    if words == "content":
+        left_out_V[list(bench.tokenizer.meaningless_ids(bench.config.model.masking.common_words))] = True
+    model.left_out_V = left_out_V
+    try:
+        yield
+    finally:
+        model.left_out_V = kept
+
+
+def scores(bench: Bench, scorer: Scorer, named: str, model: torch.nn.Module) -> torch.Tensor:
+    """(I, C, R, N) float32 on the host. Args: named: SIMILARITY or SIMILARITY:WORDS."""
+    similarity, _, words = named.partition(":")
     call = partial(bench.call, model=model, exact=True)
     found, by_token, others = [], similarity not in WITHOUT_WORDS, bench.others(similarity, model)
-    what = f"score patches: {similarity}{'' if model is bench.model else ', untrained'}"
-    with Progress(what, total=len(bench.collection), unit="images") as bar:
+    what = f"score patches: {named}{'' if model is bench.model else ', untrained'}"
+    with Progress(what, total=len(bench.collection), unit="images") as bar, counting(bench, model, words):
         for numbers, image in bench.batches():
             found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity, others=others).cpu())
             bar.advance(len(numbers))
@@ -96,21 +114,21 @@ def run_masking(bench: Bench) -> Outcome:
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
     table, left_out = {own: numbers}, {}
-    for similarity in dict.fromkeys(bench.options.similarity):
-        if similarity == own:
+    for named in dict.fromkeys(bench.options.similarity):
+        if named == own:
             continue
         try:
-            check_model(replace(config, masking=replace(config.masking, similarity=similarity)))
+            check_model(replace(config, masking=replace(config.masking, similarity=named.partition(":")[0])))
         except UserError as error:
-            left_out[similarity] = str(error)
+            left_out[named] = str(error)
             continue
-        trained, fresh = (scores(bench, scorer, similarity, model) for model in (bench.model, untrained))
-        table[similarity] = measured(bench, trained, means_of(bench, trained), bounds=False)
-        table[similarity] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
+        trained, fresh = (scores(bench, scorer, named, model) for model in (bench.model, untrained))
+        table[named] = measured(bench, trained, means_of(bench, trained), bounds=False)
+        table[named] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
     details = {
         "images": len(data),
         "similarity": own,
-        "other_pictures": len(data) - 1 if "centred_over_pictures" in table else None,
+        "other_pictures": len(data) - 1 if any(named.startswith("centred_over_pictures") for named in table) else None,
         "patches": own_score.shape[3],
         "hidden_patches": int(hidden_sets(own_score[:1, 0, 0], config.masking).sum()),
         "interval": HOW,

@@ -183,17 +183,22 @@ def test_the_page_shows_both_hidden_sets_and_says_the_dependence_in_a_number(wor
 def test_a_checkpoint_gives_a_table_over_similarities(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Each of them is what a run with it would measure; what this model cannot compute is told."""
     regions = str(small / "test_regions.json")
-    found = run(small, tmp_path / "out", regions=regions, similarity=("token_max", "centred_token_max", "global"))
+    asked = ("token_max", "token_max:content", "token_max:all", "centred_token_max", "global")
+    found = run(small, tmp_path / "out", regions=regions, similarity=asked)
     table = found["tasks"]["masking"]["details"]["similarities"]
-    assert list(table) == ["token_max", "centred_token_max", "global"]
+    assert tuple(table) == asked
+    assert table["token_max:all"] == {name: value for name, value in table["token_max"].items() if name in table["token_max:all"]}
     said = capsys.readouterr().out
     assert "centred_token_max │" in said and "┃ pointing ┃" in said
     assert "regions (drawn world): 12 of 12 pictures, 24 phrases" in said
     assert "pointing" not in table["global"] and table["global"]["named_over_unnamed"] != table["token_max"]["named_over_unnamed"]
-    masking = dataclasses.replace(TRAINED.masking, similarity="centred_token_max")
-    other = make_run(tmp_path / "run", dataclasses.replace(TRAINED, masking=masking), tokenizer=squares_tokenizer)
-    metrics = run(small, tmp_path / "again", other, regions=regions)["tasks"]["masking"]["metrics"]
-    assert table["centred_token_max"].items() <= metrics.items()
+    left_out = load_for_inference(small / "run").tokenizer.meaningless_ids(TRAINED.masking.common_words)
+    content = {"words": "content", "left_out_ids": tuple(left_out)}
+    for name, changed in (("centred_token_max", {"similarity": "centred_token_max"}), ("token_max:content", content)):
+        masking = dataclasses.replace(TRAINED.masking, **changed)
+        other = make_run(tmp_path / name, dataclasses.replace(TRAINED, masking=masking), tokenizer=squares_tokenizer)
+        metrics = run(small, tmp_path / f"again {name}", other, regions=regions)["tasks"]["masking"]["metrics"]
+        assert table[name].items() <= metrics.items() and table[name] != table["token_max:all"]
 
 
 def test_without_regions_the_dependence_is_measured_and_the_rest_told_in_a_line(
@@ -291,3 +296,5 @@ def test_captions_that_are_all_alike_have_no_other_one(small: Path) -> None:
 def test_an_unknown_similarity_is_refused() -> None:
     with pytest.raises(UserError, match="--similarity tokenmax: no such similarity; there are token_max "):
         check_options(SuiteOptions(similarity=("tokenmax",)))
+    with pytest.raises(UserError, match="--similarity token_max:many: behind the colon stands one of all content"):
+        check_options(SuiteOptions(similarity=("token_max:many",)))
