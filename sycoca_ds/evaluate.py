@@ -1,4 +1,5 @@
-"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks. Leaves JSON, samples and a page.
+"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks, compositions. Leaves JSON, samples
+and a page.
 
     python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
         --labels runs/demo/world/test_labels.json --out runs/demo/eval
@@ -40,7 +41,10 @@ class EvaluateConfig:
     regions: str | None = None
     """File or folder that says where in the pictures the objects are: a drawn world's regions, Flickr30K Entities, COCO's
     instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names."""
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking")
+    compositions: tuple[str, ...] = ()
+    """Benchmarks of captions that nearly fit, NAME=FOLDER or NAME=FOLDER,PICTURES: sugarcrepe, winoground, aro, as they are
+    published (docs/evaluation.md)."""
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality")
     """Which tasks to run."""
     similarity: tuple[str, ...] = ()
     """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
@@ -149,6 +153,11 @@ def print_table(results: dict, verdicts: list) -> None:
         Console(width=max(console.width, 120)).print(similarity_table(similarities))
     for similarity, reason in masking.get("similarities_left_out", {}).items():
         console.print(f"{similarity}: not measured, {reason}", highlight=False, markup=False)
+    compositions = results["tasks"].get("compositionality", {})
+    if compositions.get("status") == "done":
+        Console(width=max(console.width, 120)).print(compositions_table(results))
+        for line in compositions["details"]["told"]:
+            console.print(line, highlight=False, markup=False)
     for name, record in results["tasks"].items():
         for reason, told in reasons_told(TASKS[name], record).items():
             console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)
@@ -185,6 +194,22 @@ def similarity_table(similarities: dict[str, dict[str, float]]):
     return table
 
 
+def compositions_table(results: dict):
+    """A row a subset of a benchmark, a column a score."""
+    from rich.table import Table
+
+    from sycoca_ds.eval.compositions.wording import HOWS
+    from sycoca_ds.eval.report.galleries import composition_rows
+
+    table = Table(title="Compositions, % right", title_justify="left")
+    table.add_column("benchmark", no_wrap=True)
+    for head in (*HOWS, "chance"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for label, values, chance in composition_rows(results):
+        table.add_row(label, *values, chance)
+    return table
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str | Path,
@@ -195,6 +220,7 @@ def evaluate_checkpoint(
     command: Sequence[str] = (),
     *,
     regions: str | Path | None = None,
+    compositions: Sequence[str] = (),
     ema: bool = False,
 ) -> tuple[dict, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
@@ -202,10 +228,11 @@ def evaluate_checkpoint(
     Args:
         options: `SuiteOptions`.
         device: `torch.device`.
+        compositions: NAME=FOLDER[,PICTURES] of benchmarks.
         ema: of the moving average of the checkpoint's weights.
 
     Raises:
-        UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels.
+        UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there.
     """
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.labels import load_labels
@@ -214,7 +241,7 @@ def evaluate_checkpoint(
     label_set = load_labels(labels) if labels else None
     loaded = load_for_inference(checkpoint, device, ema=ema)
     results, collection = evaluate_model(
-        loaded, checkpoint, data, label_set, out, options, device, command, regions=regions, ema=ema
+        loaded, checkpoint, data, label_set, out, options, device, command, regions=regions, compositions=compositions, ema=ema
     )
     return results, collection, loaded
 
@@ -244,7 +271,16 @@ def evaluate(config: EvaluateConfig) -> int:
     check_names(requirements, METRICS, config.tasks)
     out = Path(config.out)
     results, collection, loaded = evaluate_checkpoint(
-        config.checkpoint, config.data, config.labels, out, options, device, sys.argv, regions=config.regions, ema=config.ema
+        config.checkpoint,
+        config.data,
+        config.labels,
+        out,
+        options,
+        device,
+        sys.argv,
+        regions=config.regions,
+        compositions=config.compositions,
+        ema=config.ema,
     )
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]

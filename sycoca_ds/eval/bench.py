@@ -14,6 +14,7 @@ import torch
 
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.regions.patches import Regions
 
@@ -23,7 +24,7 @@ class SuiteOptions:
     """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
     `EvaluateConfig`."""
 
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking")
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality")
     batch_size: int = 64
     precision: str = "fp32"
     caption_tokens: int = 30
@@ -40,6 +41,7 @@ class Inputs:
     options: SuiteOptions = field(default_factory=SuiteOptions)
     labels: LabelSet | None = None
     regions: Regions | None = None
+    compositions: tuple[CompositionSet, ...] = ()
 
 
 @dataclass

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from sycoca_ds.eval.task import Task
-from sycoca_ds.eval.tasks import captioning, classification, masking, reconstruction, retrieval
+from sycoca_ds.eval.tasks import captioning, classification, compositionality, masking, reconstruction, retrieval
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (retrieval.TASK, classification.TASK, captioning.TASK, reconstruction.TASK, masking.TASK)
+    task.name: task
+    for task in (
+        retrieval.TASK,
+        classification.TASK,
+        captioning.TASK,
+        reconstruction.TASK,
+        masking.TASK,
+        compositionality.TASK,
+    )
 }
 METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}
 """{task: names of its numbers}."""

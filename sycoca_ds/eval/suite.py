@@ -26,6 +26,7 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.regions.patches import read_regions
@@ -167,6 +168,7 @@ def evaluate_model(
     command: Sequence[str] = (),
     *,
     regions: str | Path | None = None,
+    compositions: Sequence[str] = (),
     ema: bool = False,
 ) -> tuple[dict[str, Any], Collection]:
     """Runs the suite; writes and returns results.json's content, with the collection.
@@ -175,11 +177,15 @@ def evaluate_model(
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
         checkpoint: as given by the user.
         regions: where in the pictures the objects are, for the task masking.
+        compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         ema: the weights are the moving average of the checkpoint's.
 
-    Raises UserError: no or damaged data, labels or regions of another data set.
+    Raises UserError: no or damaged data, labels or regions of another data set, benchmarks that are not there.
     """
     start, out = time.monotonic(), Path(out)
+    benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
+    for benchmark in benchmarks:
+        print(benchmark.told(), flush=True)
     collection = Collection(data, loaded.config.model.image.image_size)
     if labels is not None and "classification" in options.tasks:
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
@@ -188,7 +194,7 @@ def evaluate_model(
         image, text = loaded.config.model.image, loaded.config.model.text
         found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
         print(found.told(), flush=True)
-    inputs = Inputs(options, labels, found)
+    inputs = Inputs(options, labels, found, benchmarks)
     bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
     threads = None
     if device.type == "cpu":
@@ -215,6 +221,7 @@ def evaluate_model(
             "captions": len(collection.captions),
             "labels": labels.path if labels else None,
             "regions": str(regions) if regions else None,
+            "compositions": list(compositions),
             **shared_images(collection, loaded.config.data.train),
         },
         "tasks": records,

@@ -21,8 +21,9 @@ class VocabularyHead(Linear):
     def __init__(self, width: int, vocab_size: int):
         super().__init__(width, vocab_size, bias=False)
 
-    def forward(self, x: Tensor, target_M: Tensor | None = None) -> Tensor:
-        """Logits (.., V) of x (.., D); with `target_M`, the summed cross entropy of the M rows of x, float32.
+    def forward(self, x: Tensor, target_M: Tensor | None = None, each: bool = False) -> Tensor:
+        """Logits (.., V) of x (.., D); with `target_M`, the summed cross entropy of the M rows of x, float32, or with `each`
+        that of every row, (M,).
 
         Rows are taken in pieces whose logits are computed again in the backward pass. The pieces stand inside this one module
         call, so their number may differ from rank to rank: under ZeRO-3 the weight is gathered once, forward and backward.
@@ -31,15 +32,15 @@ class VocabularyHead(Linear):
             return super().forward(x)
         rows = max(1, LOGITS_AT_ONCE // self.out_features)
         if len(x) <= rows:
-            return self._summed_cross_entropy(x, target_M)
+            return self._cross_entropy(x, target_M, each)
         pieces = [
-            checkpoint(self._summed_cross_entropy, *piece, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self._cross_entropy, *piece, each, use_reentrant=False, preserve_rng_state=False)
             for piece in zip(x.split(rows), target_M.split(rows), strict=True)
         ]
-        return torch.stack(pieces).sum()
+        return torch.cat(pieces) if each else torch.stack(pieces).sum()
 
-    def _summed_cross_entropy(self, x_MD: Tensor, target_M: Tensor) -> Tensor:
-        return F.cross_entropy(linear(x_MD, self.weight).float(), target_M, reduction="sum")
+    def _cross_entropy(self, x_MD: Tensor, target_M: Tensor, each: bool) -> Tensor:
+        return F.cross_entropy(linear(x_MD, self.weight).float(), target_M, reduction="none" if each else "sum")
 
 
 class Decoder(nn.Module):
@@ -69,7 +70,14 @@ class TextDecoder(Decoder):
         super().__init__(config, image_width, "causal")
         self.head = VocabularyHead(config.width, vocab_size)
 
-    def forward(self, token_BLD: Tensor, image_BSD: Tensor, at_M: Tensor | None = None, target_M: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        token_BLD: Tensor,
+        image_BSD: Tensor,
+        at_M: Tensor | None = None,
+        target_M: Tensor | None = None,
+        each: bool = False,
+    ) -> Tensor:
         """Logits of the next token at every position, or the captioning loss at some.
 
         Args:
@@ -77,12 +85,13 @@ class TextDecoder(Decoder):
             at_M: int64, the positions that matter, counted through the batch (row * L + column): the head runs on them alone,
                 most of a padded caption needs no row of the vocabulary. Default all.
             target_M: int64, the next token at those positions, in order.
+            each: with `target_M`, one cross entropy a position.
 
         Returns:
-            (B, L, V), or (M, V) with `at_M`, or with `target_M` the summed cross entropy, 0-dim float32.
+            (B, L, V), or (M, V) with `at_M`, or with `target_M` the summed cross entropy, 0-dim float32, or with `each` (M,).
         """
         x_BLD = self.run(token_BLD, image_BSD, None)
-        return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M)
+        return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M, each)
 
     def looks(self, token_BLD: Tensor, image_BSD: Tensor) -> Tensor:
         """Where the decoder looks to say the token after each one: weights over the image tokens, mean over layers and heads.

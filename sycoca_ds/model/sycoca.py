@@ -36,6 +36,7 @@ TASKS = (
     "masking_scores",
     "token_scores",
     "generate",
+    "caption_likelihoods",
     "reconstruct",
 )
 
@@ -85,10 +86,12 @@ class SyCoCa(PatchRanking):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`, `reconstruct`."""
+        `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`,
+        `caption_likelihoods`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
-        part = {"generate": self.text_decoder, "reconstruct": self.image_decoder}.get(task, self)
+        decoders = {"generate": self.text_decoder, "caption_likelihoods": self.text_decoder, "reconstruct": self.image_decoder}
+        part = decoders.get(task, self)
         if part is None:
             family, mim = self.config.family, self.config.masking.mim
             raise ValueError(f"task {task!r}: a model of family {family} with masking.mim = {mim} has no decoder for it")
@@ -303,6 +306,21 @@ class SyCoCa(PatchRanking):
         image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
         captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD)
         return generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
+
+    def _caption_likelihoods(self, image_BCHW: Tensor, text_TL: Tensor, image_of_T: Tensor) -> Tensor:
+        """How likely each text is as the caption of one of the pictures, from all patches: (T,) float32, the sum over its tokens,
+        [EOT] included, of their log-probabilities, 0 or less.
+
+        Args:
+            text_TL: int64 ids, `[SOT] w.. [EOT]` and padding. image_of_T: int64, its row of `image_BCHW`.
+        """
+        image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
+        label_at_M = label_places(text_TL, self.config.text.eot_id)
+        label_M = text_TL[:, 1:].flatten().index_select(0, label_at_M)
+        token_TLD = self.text_encoder(text_TL)[1]
+        loss_M = self.text_decoder(token_TLD[:, :-1], image_BSD.index_select(0, image_of_T), label_at_M, label_M, each=True)
+        loss_TL = loss_M.new_zeros(text_TL[:, 1:].numel()).index_copy(0, label_at_M, loss_M).view(len(text_TL), -1)
+        return -loss_TL.sum(dim=1)
 
     def _reconstruct(
         self,

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sycoca_ds.eval import pictures
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.wording import table_rows
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.wording import show
 
@@ -146,6 +147,14 @@ def masking_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
         ]
         tables.append({"similarity": similarity, "own": similarity == record["details"]["similarity"], "rows": rows})
     return tables
+
+
+def composition_rows(results: dict[str, Any]) -> list[tuple[str, list[str], str]]:
+    """A row a subset of a benchmark: its name, each score's number, chance."""
+    record = results["tasks"].get("compositionality", {})
+    if record.get("status") != "done":
+        return []
+    return [(label, [show(value, "%") for value in values], show(chance, "%")) for label, values, chance in table_rows(record)]
 
 
 def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.wording import HOWS
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
 from sycoca_ds.eval.report.galleries import (
     caption_gallery,
+    composition_rows,
     masking_gallery,
     masking_tables,
     png_uri,
@@ -195,6 +197,8 @@ def write_report(
         reconstructions=reconstruction_gallery(results, collection, out),
         masks=masking_gallery(results, collection, out),
         mask_tables=masking_tables(results),
+        composition_heads=(*HOWS, "chance"),
+        compositions=composition_rows(results),
         retrievals=retrieval_gallery(results, collection),
         model=FAMILIES[results["checkpoint"]["family"]],
         run_name=run.name if run else Path(checkpoint).name,

@@ -1,0 +1,225 @@
+"""What a model says of the items of a benchmark: cosines, likelihoods under the text decoder, and what is left of these without a
+picture.
+
+Every distinct text and picture is read once, and every pair of them: two captions of the same tokens then have the same score to
+the last bit, whichever batches they would have been in, and tie.
+
+Legend: N items, P views and C = 2 captions of an item, D distinct pictures, T distinct texts, Q pairs of them, K empty pictures,
+B batch, L text tokens, S image side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_pipeline.errors import UserError
+from data_pipeline.progress import Progress
+from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.compositions.items import CompositionSet, Item, View
+from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
+
+log = logging.getLogger(__name__)
+
+EMPTY_PICTURES = 3
+"""Pictures of noise in place of the own one. Lin et al. 2024 (arXiv 2306.01879, section 4), who estimate a caption's probability
+without a picture as the mean over such pictures, find as few as three to be enough."""
+
+TIES = {"cosine": 0.0, "likelihood": 1e-3, "gain": 1e-3, "blind": 1e-3}
+"""By score: how far apart two of them are still equal. Cosines are exact. Of a log-probability the float32 sums leave about 1e-5
+open: without this, a picture that changes nothing would win every other item by rounding."""
+ITEMS_AT_ONCE = 1024
+"""Whose cosines are computed together: 50 MB of features."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of the items whose pictures can be read."""
+
+    items: tuple[Item, ...]
+    cosine_NPC: np.ndarray
+    """float64, exact to 2^-48: equal vectors, equal cosines."""
+    likelihood_NPC: np.ndarray | None
+    """float64, log-probability of the caption given the picture; None: the model has no text decoder."""
+    prior_NC: np.ndarray | None
+    """float64, its log-probability without a picture."""
+    counts: dict[str, int]
+    """items, pictures; of the items: unreadable, same_tokens, cut, empty."""
+    unreadable: tuple[str, ...]
+    """The first files that cannot be read, with the reason."""
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        """{score: (N, P, C) float64}, of a model without a text decoder only the cosine.
+
+        gain: how much the picture adds to the caption's log-probability, VisualGPTScore's debiasing with alpha = 1, the pointwise
+        mutual information; other alphas are tuned on labelled items. blind: the same for every picture.
+        """
+        found = {"cosine": self.cosine_NPC}
+        if self.likelihood_NPC is not None:
+            blind_NPC = np.broadcast_to(self.prior_NC[:, None], self.likelihood_NPC.shape)
+            found |= {"likelihood": self.likelihood_NPC, "gain": self.likelihood_NPC - blind_NPC, "blind": blind_NPC}
+        return found
+
+
+class Texts:
+    """The distinct captions of some items, by their tokens."""
+
+    def __init__(self, bench: Bench, items: Sequence[Item]):
+        captions = list(dict.fromkeys(caption for item in items for caption in item.captions))
+        length = bench.config.model.text.context_length
+        ids = bench.tokenizer.encode(captions, length + 1)
+        # of a caption that fits the last place is a pad; one that does not ends there, and is cut one token shorter by `ids`
+        self.cut = {caption for caption, last in zip(captions, ids[:, -1].tolist(), strict=True) if last == bench.tokenizer.eot_id}
+        self.ids_TL, first, number = _distinct(bench.ids(captions))
+        self.captions = [captions[place] for place in first]
+        self.number = dict(zip(captions, number, strict=True))
+
+    def of(self, item: Item) -> tuple[int, int]:
+        """Which text each caption is."""
+        return self.number[item.captions[0]], self.number[item.captions[1]]
+
+
+def _distinct(ids_XL: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
+    """(distinct rows (T, L) in order of appearance, where each appears first, which of them each row is)."""
+    seen: dict[bytes, int] = {}
+    first, number = [], []
+    for place, row in enumerate(ids_XL.numpy()):
+        if (found := seen.setdefault(row.tobytes(), len(seen))) == len(first):
+            first.append(place)
+        number.append(found)
+    return ids_XL[first], first, number
+
+
+class Pictures:
+    """The distinct pictures of some items, by what the model is shown, and their features."""
+
+    def __init__(self, bench: Bench, items: Sequence[Item], title: str):
+        self.size = bench.collection.image_size
+        self.number: dict[View, int] = {}
+        self.unreadable: dict[View, str] = {}
+        self.views: list[View] = []
+        seen: dict[bytes, int] = {}
+        features, waiting = [], []
+        views = list(dict.fromkeys(view for item in items for view in item.views))
+        with Progress(f"look at pictures: {title}", total=len(views), unit="images") as bar:
+            for view in views:
+                try:
+                    image = view.load(self.size)
+                except (OSError, ValueError) as error:
+                    self.unreadable[view] = f"{view.file}: {error}"
+                else:
+                    self.number[view] = seen.setdefault(hashlib.sha256(image.numpy().tobytes()).digest(), len(seen))
+                    if self.number[view] == len(self.views):
+                        self.views.append(view)
+                        waiting.append(image)
+                if len(waiting) == bench.options.batch_size or (view == views[-1] and waiting):
+                    images = bench.pixels(torch.stack(waiting))
+                    features.append(bench.call("image_features", image_BCHW=images).float().cpu())
+                    waiting = []
+                bar.advance(1)
+        if not features:
+            raise UserError(f"compositions: none of the {len(views):,} pictures of {title} can be read ({self._first()[0]})")
+        self.feature_DE = torch.cat(features)
+
+    def _first(self, most: int = 3) -> tuple[str, ...]:
+        return tuple(list(self.unreadable.values())[:most])
+
+    def readable(self, item: Item) -> bool:
+        return all(view in self.number for view in item.views)
+
+    def load(self, number: int) -> torch.Tensor:
+        """(3, S, S) uint8, as it was before."""
+        return self.views[number].load(self.size)
+
+
+def empty_pictures(size: int, seed: int) -> torch.Tensor:
+    """(K, 3, S, S) float32 as the model takes pictures, normalised: white noise with the mean and deviation that pictures have."""
+    return torch.randn(EMPTY_PICTURES, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def likelihoods(bench: Bench, pictures: Pictures, texts: Texts, pairs: Sequence[tuple[int, int]], title: str) -> np.ndarray:
+    """(Q,) float64 of (picture, text) pairs that stand in order of their pictures. In full precision whatever was asked for: a
+    sum of logarithms of bf16 logits can be off by more than two captions differ."""
+    found = []
+    with Progress(f"read captions: {title}", total=len(pairs), unit="pairs") as bar:
+        for start in range(0, len(pairs), bench.options.batch_size):
+            batch = pairs[start : start + bench.options.batch_size]
+            shown = {picture: row for row, picture in enumerate(dict.fromkeys(picture for picture, _ in batch))}
+            image = bench.pixels(torch.stack([pictures.load(picture) for picture in shown]))
+            rows = torch.tensor([shown[picture] for picture, _ in batch])
+            found.append(_ask(bench, image, texts.ids_TL[[text for _, text in batch]], rows))
+            bar.advance(len(batch))
+    return np.concatenate(found)
+
+
+def priors(bench: Bench, texts: Texts, title: str) -> np.ndarray:
+    """(T,) float64, log of the mean over empty pictures of each text's probability."""
+    image_KCHW = empty_pictures(bench.collection.image_size, bench.options.seed).to(bench.device)
+    found = []
+    with Progress(f"read captions without pictures: {title}", total=len(texts.ids_TL), unit="texts") as bar:
+        for ids_BL in texts.ids_TL.split(bench.options.batch_size):
+            of = [_ask(bench, image[None], ids_BL, torch.zeros(len(ids_BL), dtype=torch.int64)) for image in image_KCHW]
+            found.append(np.logaddexp.reduce(of, axis=0) - math.log(len(of)))
+            bar.advance(len(ids_BL))
+    return np.concatenate(found)
+
+
+def _ask(bench: Bench, image_BCHW: torch.Tensor, ids_QL: torch.Tensor, image_of_Q: torch.Tensor) -> np.ndarray:
+    inputs = {"image_BCHW": image_BCHW, "text_TL": ids_QL.to(bench.device), "image_of_T": image_of_Q.to(bench.device)}
+    return bench.call("caption_likelihoods", exact=True, **inputs).double().cpu().numpy()
+
+
+def score(bench: Bench, chosen: CompositionSet) -> Scores:
+    """Everything the model says of a benchmark. UserError where not one picture can be read, or scores are not finite."""
+    pictures = Pictures(bench, chosen.items, chosen.title)
+    items = tuple(item for item in chosen.items if pictures.readable(item))
+    unreadable = len(chosen.items) - len(items)
+    if unreadable:
+        log.warning(
+            "%s: %d of %d items are left out, their pictures cannot be read: %s",
+            *(chosen.title, unreadable, len(chosen.items), "; ".join(pictures._first())),
+        )
+    texts = Texts(bench, items)
+    view_NP = np.array([[pictures.number[view] for view in item.views] for item in items])
+    text_NC = np.array([texts.of(item) for item in items])
+    try:
+        image_DE = exact_unit_vectors(pictures.feature_DE)
+        text_TE = exact_unit_vectors(bench.encode_texts(texts.captions, f"read captions: {chosen.title}"))
+    except ValueError as error:
+        raise UserError(f"compositions, {chosen.title}: {error}") from error
+    cosine_NPC = np.concatenate(
+        [
+            (image_DE[view_NP[rows]][:, :, None] * text_TE[text_NC[rows]][:, None]).sum(-1).numpy()
+            for rows in np.array_split(np.arange(len(items)), -(-len(items) // ITEMS_AT_ONCE))
+        ]
+    )
+    likelihood_NPC = prior_NC = None
+    if bench.config.model.captions:
+        both = list(zip(view_NP.tolist(), text_NC.tolist(), strict=True))
+        pairs = sorted({(view, text) for row, pair in both for view in row for text in pair})
+        of = dict(zip(pairs, likelihoods(bench, pictures, texts, pairs, chosen.title).tolist(), strict=True))
+        likelihood_NPC = np.array([[[of[view, text] for text in pair] for view in row] for row, pair in both])
+        prior_NC = priors(bench, texts, chosen.title)[text_NC]
+        if not np.isfinite(likelihood_NPC).all() or not np.isfinite(prior_NC).all():
+            raise UserError(f"compositions, {chosen.title}: likelihoods are not finite; the checkpoint is damaged or diverged")
+    counts = {
+        "items": len(items),
+        "pictures": len({_file(item) for item in items}),
+        "unreadable": unreadable,
+        "same_tokens": int((text_NC[:, 0] == text_NC[:, 1]).sum()),
+        "cut": sum(any(caption in texts.cut for caption in item.captions) for item in items),
+        "empty": sum(any(not caption.strip() for caption in item.captions) for item in items),
+    }
+    return Scores(items, cosine_NPC, likelihood_NPC, prior_NC, counts, pictures._first())
+
+
+def _file(item: Item) -> Path:
+    """What is drawn when pictures are resampled: the parts of one picture, and the items on it, go together."""
+    return item.views[0].file
