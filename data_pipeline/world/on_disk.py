@@ -1,4 +1,5 @@
-"""A drawn world on disk: pictures, catalogues in LAION's schema, labels, questions, regions; with a fair share of trouble."""
+"""A drawn world on disk: pictures, catalogues in LAION's schema, labels, questions, regions, captions that
+nearly fit; with a fair share of trouble."""
 
 from __future__ import annotations
 
@@ -149,7 +150,7 @@ def catalogue_rows(split: str, good: Sequence[Scene], spare: Sequence[Scene], se
 
 
 def _write_texts(folder: Path, world: World, splits: Splits, seed: int, port: int) -> str:
-    """Catalogues, labels, questions and regions; returns a digest over the catalogue rows."""
+    """Catalogues, labels, questions, regions and captions that nearly fit; returns a digest over the catalogue rows."""
     digest, templates = hashlib.sha256(), world.class_templates()
     for split in SPLITS:
         good, spare = splits[split]
@@ -169,9 +170,22 @@ def _write_texts(folder: Path, world: World, splits: Splits, seed: int, port: in
         )
         asked = [{"url": url, **entry} for url, scene in scene_of.items() for entry in world.questions(scene, seed)]
         write_json(folder / f"{split}_questions.json", {"name": name, "questions": asked})
+        if world.negatives is not None and split != "train":
+            for kind, items in _nearly_fitting(world, good, seed).items():
+                write_json(folder / f"{split}_sugarcrepe" / f"{kind}.json", items)
         pictures = {url: scene.regions(_mask_path(split, number)) for number, (url, scene) in enumerate(scene_of.items())}
         write_json(folder / f"{split}_regions.json", {"format": REGIONS_FORMAT, "pictures": pictures})
     return digest.hexdigest()
+
+
+def _nearly_fitting(world: World, scenes: Sequence[Scene], seed: int) -> dict[str, dict[str, dict[str, str]]]:
+    """{kind: {number: item}} in the layout of SugarCrepe's files, on the pictures of `images/SPLIT`."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for number, scene in enumerate(scenes):
+        for kind, negative in world.negatives(scene, seed).items():
+            item = {"filename": f"{number:06d}.jpg", "caption": scene.caption, "negative_caption": negative}
+            found.setdefault(kind, {})[str(number)] = item
+    return found
 
 
 def _mask_path(split: str, number: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.world.drawn import demo_pixels, demo_scenes, hard_pixels, hard_scenes
+from data_pipeline.world.drawn import demo_pixels, demo_scenes, hard_negatives, hard_pixels, hard_scenes
 from data_pipeline.world.drawn.scene import Scene
 
 
@@ -28,6 +28,8 @@ class World:
     """(scene, seed) -> questions with kind and answer."""
     paint: Callable[[Any, tuple[int, ...]], tuple[np.ndarray, np.ndarray]]
     """(scene, seed) -> uint8 picture (SIDE, SIDE, 3) and the labels (SIDE, SIDE) of what is seen at the top."""
+    negatives: Callable[[Any, int], dict[str, str]] | None = None
+    """(scene, seed) -> captions that nearly fit, by their kind in SugarCrepe."""
 
 
 WORLDS = {
@@ -40,9 +42,10 @@ WORLDS = {
         sample_scenes=scenes.sample_scenes,
         questions=scenes.questions,
         paint=pixels.paint,
+        negatives=negatives,
     )
-    for name, title, scenes, pixels in (
-        ("demo", "scenes", demo_scenes, demo_pixels),
-        ("hard", "hard-scenes", hard_scenes, hard_pixels),
+    for name, title, scenes, pixels, negatives in (
+        ("demo", "scenes", demo_scenes, demo_pixels, None),
+        ("hard", "hard-scenes", hard_scenes, hard_pixels, hard_negatives.negatives),
     )
 }

@@ -126,6 +126,22 @@ def test_regions_say_which_pixels_show_what_and_which_words_name_it(world):
                     assert not re.search(r"\w\w", entry["caption"][end - 1 : end + 1]), "ends one"
 
 
+def test_captions_that_nearly_fit_stand_in_sugarcrepes_layout(world):
+    kind = WORLDS[record_of(world)["world"]]
+    assert not (world / "train_sugarcrepe").exists()
+    if kind.negatives is None:
+        assert not (world / "test_sugarcrepe").exists()
+        return
+    scenes, found = deal(SIZES, 0, kind)["test"][0], 0
+    for path in (world / "test_sugarcrepe").iterdir():
+        for number, item in json.loads(path.read_text()).items():
+            scene = scenes[int(number)]
+            assert (world / "images/test" / item["filename"]).is_file() and item["filename"] == f"{int(number):06d}.jpg"
+            assert item["caption"] == scene.caption and item["negative_caption"] == kind.negatives(scene, 0)[path.stem]
+            found += 1
+    assert found == sum(len(kind.negatives(scene, 0)) for scene in scenes) > len(scenes)
+
+
 def trouble_kinds(good: int) -> list[str]:
     return [ROW_TROUBLES[number % len(ROW_TROUBLES)] for number in range(trouble_count(good))]
 

@@ -1,10 +1,10 @@
-"""SugarCrepe, Winoground and ARO in miniature: their files and folders, with pictures of one colour each; and models that answer by a
-rule."""
+"""SugarCrepe, Winoground and ARO in miniature: their files and folders, with pictures of one colour each; and models that answer by
+a rule."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -99,16 +99,16 @@ def write_aro(folder: Path, relations: Sequence[str], pairs: Sequence[tuple[str,
 
 
 class Answering(torch.nn.Module):
-    """A model that knows the colour of every picture ("knows"), or never looks: "blind" finds some captions more likely than others,
-    the same ones before every picture, and its vectors of pictures are all alike.
+    """A model that knows the colour of every picture ("knows"), or never looks: "blind" finds some captions more likely than
+    others, the same ones before every picture, and its vectors of pictures are all alike.
 
     Args:
-        words: {id of a token: the colour it names}.
+        decode: the tokenizer's.
     """
 
-    def __init__(self, kind: str, words: dict[int, str], model: ModelConfig = SMALL):
+    def __init__(self, kind: str, decode: Callable[[Sequence[int]], str], model: ModelConfig = SMALL):
         super().__init__()
-        self.kind, self.words, self.config = kind, words, model
+        self.kind, self.decode, self.config = kind, decode, model
 
     def forward(self, task: str, **inputs: torch.Tensor) -> torch.Tensor:
         return getattr(self, task)(**inputs)
@@ -132,7 +132,8 @@ class Answering(torch.nn.Module):
         )
 
     def _named(self, row: torch.Tensor) -> list[int]:
-        return [list(COLOURS).index(self.words[token]) for token in row.tolist() if token in self.words]
+        words = self.decode(row[1:].tolist()).split()
+        return [number for number, colour in enumerate(COLOURS) if colour in words]
 
     @staticmethod
     def _colours(image_BCHW: torch.Tensor) -> torch.Tensor:
@@ -148,16 +149,3 @@ class Answering(torch.nn.Module):
 
 def _by(row: torch.Tensor) -> torch.Generator:
     return torch.Generator().manual_seed(hash(tuple(row.tolist())) % 2**31)
-
-
-def named_by(captions: Iterable[tuple[str, list[int]]]) -> dict[int, str]:
-    """{id: the colour in whose captions alone it stands}.
-
-    Args:
-        captions: (colour, ids of its caption).
-    """
-    seen: dict[int, set[str]] = {}
-    for colour, ids in captions:
-        for token in ids:
-            seen.setdefault(token, set()).add(colour)
-    return {token: min(colours) for token, colours in seen.items() if len(colours) == 1}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
+from data_pipeline.world.on_disk import build_world
 from sycoca_ds.eval.compositions.aro import SYMMETRIC
 from sycoca_ds.eval.compositions.items import Item, View
 from sycoca_ds.eval.compositions.reading import read_compositions
@@ -38,6 +39,13 @@ def test_sugarcrepe_in_its_repository_with_coco_elsewhere_and_without_a_subset(t
     (found,) = read_compositions([f"sugarcrepe={tmp_path / 'sugar-crepe'},{tmp_path / 'coco'}"])
     assert found.missing == {"swap_obj": f"{tmp_path / 'sugar-crepe/data/swap_obj.json'} is not there"}
     assert found.items[0].views == (View(tmp_path / "coco/000000000000.png"),)
+
+
+def test_the_drawn_worlds_own(tmp_path: Path) -> None:
+    build_world(tmp_path / "w", {"train": 1, "val": 1, "test": 40}, 0, 8755, "hard")
+    (found,) = read_compositions([f"sugarcrepe={tmp_path / 'w/test_sugarcrepe'},{tmp_path / 'w/images/test'}"])
+    assert set(found.missing) == {"add_att"} and len(found.items) > 100
+    assert found.items[0].views[0].load(48).shape == (3, 48, 48)
 
 
 def test_winoground(tmp_path: Path) -> None:
