@@ -1,13 +1,14 @@
 """Evaluation of a model: numbers with what chance and controls give beside them, and a page.
 
-In: a live model with its configuration and tokenizer, a data set folder, and what a task needs beside it (labels, regions, compositions).
+In: a live model with its configuration and tokenizer, a data set folder, and what a task needs beside it (labels, regions,
+compositions).
 Out: OUT/results.json, OUT/tasks/, OUT/samples/, report.html.
 
     suite ── registry ── tasks/<task> ──┬── bench      the model on the pictures
       │                     │           ├── scorers/   captions against references
       │                     task        ├── masking/   what masks have to do with the caption
       │                                 ├── regions/   where in a picture the objects are
-      │                                 ├── compositions/  captions that nearly fit
+      │                                 ├── compositions/   captions that nearly fit
       │                                 └── controls, intervals
       report/
 

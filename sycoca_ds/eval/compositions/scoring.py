@@ -166,7 +166,8 @@ def priors(bench: Bench, texts: Texts, title: str) -> np.ndarray:
     with Progress(f"read captions without pictures: {title}", total=len(texts.ids_TL), unit="texts") as bar:
         for ids_BL in texts.ids_TL.split(bench.options.batch_size):
             of = [_ask(bench, image[None], ids_BL, torch.zeros(len(ids_BL), dtype=torch.int64)) for image in image_KCHW]
-            found.append(np.logaddexp.reduce(of, axis=0) - math.log(len(of)))
+            with np.errstate(invalid="ignore"):  # of weights that diverged: told by whoever asks
+                found.append(np.logaddexp.reduce(of, axis=0) - math.log(len(of)))
             bar.advance(len(ids_BL))
     return np.concatenate(found)
 
