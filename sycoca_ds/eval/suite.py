@@ -25,7 +25,7 @@ from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.regions.patches import read_regions
@@ -159,7 +159,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
 def evaluate_model(
     loaded: Any,
     checkpoint: str | Path,
-    data: str | Path,
+    data: str | Path | PictureSet,
     labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
@@ -168,19 +168,20 @@ def evaluate_model(
     *,
     regions: str | Path | None = None,
     ema: bool = False,
-) -> tuple[dict[str, Any], Collection]:
+) -> tuple[dict[str, Any], PictureSet]:
     """Runs the suite; writes and returns results.json's content, with the collection.
 
     Args:
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
         checkpoint: as given by the user.
+        data: a data set folder, or the pictures of another layout.
         regions: where in the pictures the objects are, for the task masking.
         ema: the weights are the moving average of the checkpoint's.
 
     Raises UserError: no or damaged data, labels or regions of another data set.
     """
     start, out = time.monotonic(), Path(out)
-    collection = Collection(data, loaded.config.model.image.image_size)
+    collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
     if labels is not None and "classification" in options.tasks:
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
     found = None
@@ -209,13 +210,14 @@ def evaluate_model(
             "image_size": loaded.config.model.image.image_size,
         },
         "data": {
-            "folder": str(data),
+            "folder": str(collection.folder),
             "manifest_digest": collection.digest,
             "images": len(collection),
             "captions": len(collection.captions),
             "labels": labels.path if labels else None,
             "regions": str(regions) if regions else None,
             **shared_images(collection, loaded.config.data.train),
+            **collection.facts,
         },
         "tasks": records,
         "provenance": {
@@ -240,11 +242,13 @@ def evaluate_model(
     return results, collection
 
 
-def shared_images(collection: Collection, train: Sequence[str]) -> dict[str, Any]:
+def shared_images(collection: PictureSet, train: Sequence[str]) -> dict[str, Any]:
     """How many of the evaluated images (by url) the run was trained on; null with the reason where that cannot be
     told."""
     name, reason = "images_in_training", None
-    if not train:
+    if not collection.compared_by_url:
+        reason = "the pictures of this set have no urls to compare by"
+    elif not train:
         reason = "the checkpoint does not name its training data"
     else:
         try:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sycoca_ds.eval import pictures
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.wording import show
 
@@ -31,7 +31,7 @@ def png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def caption_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def caption_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """Evenly spaced images (chosen by position, not by quality) with their first reference and the generated
     caption."""
     if results["tasks"].get("captioning", {}).get("status") != "done":
@@ -54,7 +54,7 @@ def _words(caption: str) -> str:
     return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).strip()
 
 
-def reconstruction_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def reconstruction_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """A row an image: original, where the caption points, hidden patches, what the model sees, rebuilt with either
     caption."""
     if results["tasks"].get("reconstruction", {}).get("status") != "done":
@@ -98,7 +98,7 @@ def reconstruction_gallery(results: dict[str, Any], collection: Collection, out:
     return rows
 
 
-def masking_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def masking_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """A row an image: original, then scores, then hidden patches, each under the own caption beside another picture's."""
     if results["tasks"].get("masking", {}).get("status") != "done":
         return []
@@ -148,7 +148,7 @@ def masking_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
     return tables
 
 
-def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:
+def retrieval_gallery(results: dict[str, Any], collection: PictureSet) -> list[dict[str, Any]]:
     """A row a query caption: its five nearest images, the right one framed."""
     examples = results["tasks"].get("retrieval", {}).get("details", {}).get("examples", [])
     return [
