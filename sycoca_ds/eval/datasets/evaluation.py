@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,7 @@ class Asked:
         if suite is not None and suite not in SUITES:
             raise UserError(f"--suite {suite}: no such suite (there are {' '.join(SUITES)})")
         if not sets and suite is None:
-            raise UserError(
-                "--data-root: name sets by --sets, or --suite paper (python -m sycoca_ds.eval datasets shows them)"
-            )
+            raise UserError("--data-root: name sets by --sets, or --suite paper (python -m sycoca_ds.eval datasets shows them)")
         entries = chosen((*sets, *(SUITES[suite] if suite else ())))
         return cls(folder_of(data_root), tuple(entries), frozenset(sets), read_prompts(prompts) if prompts else {})
 
@@ -57,7 +56,8 @@ def evaluate_official(
     *,
     ema: bool = False,
 ) -> int:
-    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each.
+    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
+    for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema: as of `suite.evaluate_model`.
@@ -119,6 +119,10 @@ def _evaluate_one(
         return _without(entry, MISSING, str(error), tasks)
     except UserError as error:  # another set may be whole
         return _without(entry, FAILED, str(error), tasks)
+    if results["tasks"].get("captioning", {}).get("status") == "done" and collection.read.ids:
+        written = json.loads((place / "samples/captions.json").read_text())
+        official = [{"image_id": int(row["image_id"]), "caption": row["caption"]} for row in written]
+        write_json(place / f"captions_{entry.evaluated}_results.json", official)
     write_report(place / "report.html", results, [], collection, place, checkpoint, loaded.config.data.train)
     shown(results)
     return {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ PLAIN = ("a photo of a {c}.",)
 
 
 def both_articles(*templates: str) -> tuple[str, ...]:
-    """The templates, then the same with `the` for `a`."""
-    return templates + tuple(f" {text}".replace(" a ", " the ").strip() for text in templates)
+    """The templates, then the same with `the` for the last `a` before the name."""
+    parts = [text.partition("{c}") for text in templates]
+    return templates + tuple(re.sub(r"^(.*)\ba\b", r"\1the", head) + name + tail for head, name, tail in parts)
 
 
 TEMPLATES: dict[str, tuple[str, ...]] = {

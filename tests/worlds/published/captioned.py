@@ -73,8 +73,7 @@ def write_nocaps(root: Path) -> Path:
     folder = root / "nocaps"
     domains = ("in-domain", "out-domain", "near-domain", "out-domain")
     images = [
-        {"id": k, "file_name": f"{k:016x}.jpg", "open_images_id": f"{k:016x}", "domain": domain}
-        for k, domain in enumerate(domains)
+        {"id": k, "file_name": f"{k:016x}.jpg", "open_images_id": f"{k:016x}", "domain": domain} for k, domain in enumerate(domains)
     ]
     annotations = [{"id": 10 * k + n, "image_id": k, "caption": f"thing {k} said {n}"} for k in range(4) for n in range(10)]
     for image in images:
