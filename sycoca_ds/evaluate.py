@@ -3,6 +3,7 @@ and a page.
 
     python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
         --labels runs/demo/world/test_labels.json --out runs/demo/eval
+    python sycoca_ds/evaluate.py --checkpoint runs/base --data-root /data --sets flickr30k imagenet1k --out runs/base/eval
 
 `--require 'retrieval.i2t_r1>=40' 'captioning.cider>=1'` ends with status 1, and the numbers, if one falls short.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,24 @@ from data_pipeline.errors import UserError, run_command  # noqa: E402
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Downstream evaluation of one checkpoint on one data set folder."""
+    """Downstream evaluation of one checkpoint on one data set folder, or on the paper's sets as they are published."""
 
     checkpoint: str
     """Run folder, checkpoints folder or one step folder."""
-    data: str
+    data: str | None = None
     """Data set folder with held-out samples (canonical/, shards/, manifest/)."""
-    out: str
-    """Folder for results.json, samples/ and report.html. Finished tasks found there are reused if nothing they depend
-    on changed."""
+    out: str = field(kw_only=True)
+    """Folder for results.json, samples/ and report.html; with --sets or --suite for one such folder a set, and sets.json. Finished
+    tasks found there are reused if nothing they depend on changed."""
+    data_root: str | None = None
+    """In place of --data: folder with a folder a set, as they are published (docs/evaluation.md;
+    `python -m sycoca_ds.eval datasets` shows what is there)."""
+    sets: tuple[str, ...] = ()
+    """Which of the sets in --data-root to evaluate on."""
+    suite: str | None = None
+    """paper: all sets of the paper; those that are not in --data-root become null with the reason."""
+    prompts: str | None = None
+    """JSON with class names and templates of sets, in place of those that are in their files, or known (docs/evaluation.md)."""
     labels: str | None = None
     """JSON with classes, templates and the class of each url; without it classification is left out, with the
     reason."""
@@ -247,7 +257,7 @@ def evaluate_checkpoint(
 
 
 def evaluate(config: EvaluateConfig) -> int:
-    """Runs everything; 0, or 1 if a requirement is not met."""
+    """Runs everything; 0, or 1 if a requirement is not met or a set has no numbers that was asked for."""
     from data_pipeline.files import write_json
     from sycoca_ds.eval.bench import SuiteOptions
     from sycoca_ds.eval.registry import METRICS
@@ -267,6 +277,10 @@ def evaluate(config: EvaluateConfig) -> int:
         config.similarity,
     )
     check_options(options)
+    if config.data is None or config.data_root is not None:
+        return evaluate_sets(config, options, device)
+    if config.sets or config.suite or config.prompts:
+        raise UserError("--sets, --suite and --prompts go with --data-root, not with --data")
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, config.tasks)
     out = Path(config.out)
@@ -293,6 +307,25 @@ def evaluate(config: EvaluateConfig) -> int:
     for verdict in short:
         print(verdict, file=sys.stderr, flush=True)
     return 1 if short else 0
+
+
+def evaluate_sets(config: EvaluateConfig, options, device) -> int:
+    """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
+    from sycoca_ds.engine.checkpoint.weights import load_for_inference
+    from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
+
+    if config.data is not None or config.data_root is None:
+        raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
+    alone = [name for name in ("labels", "regions", "require", "report") if getattr(config, name)]
+    if alone:
+        raise UserError(f"--{alone[0]} goes with --data, not with --data-root")
+    asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts)
+    loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
+
+    def shown(results: dict) -> None:
+        print_table(results, [])
+
+    return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, ema=config.ema)
 
 
 def main() -> int:

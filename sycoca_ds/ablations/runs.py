@@ -300,7 +300,7 @@ def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | Non
     checkpoint, out = final_checkpoint(run), run.folder / "eval" / chosen.name
     if checkpoint is None:
         return None
-    default = EvaluateConfig("", "", "")  # whatever evaluate_command does not set
+    default = EvaluateConfig("", out="")  # whatever evaluate_command does not set
     values = {item.name: getattr(default, item.name) for item in dataclasses.fields(SuiteOptions)}
     precision = choose_precision(default.precision, choose_device(default.device))
     regions = None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from data_pipeline.progress import Progress
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.regions.patches import Regions
@@ -51,7 +51,7 @@ class Bench:
     model: torch.nn.Module
     config: Any
     tokenizer: Any
-    collection: Collection
+    collection: PictureSet
     device: torch.device
     inputs: Inputs = field(default_factory=Inputs)
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)

@@ -27,6 +27,8 @@ class LabelSet:
     digest: str
     path: str = ""
     """As it was given."""
+    primary: str = "top1"
+    """The metric of classification that is reported for this set."""
 
     def of(self, urls: Sequence[str]) -> np.ndarray:
         """(N,) int64: class index of each url, -1 where the file has no label. UserError if none of the urls has
@@ -61,9 +63,7 @@ def load_labels(path: str | Path) -> LabelSet:
         if not isinstance(value, list) or not value or not all(isinstance(entry, str) and entry.strip() for entry in value):
             raise UserError(f"--labels {path}: field '{field}' must be a list of at least one non-empty string")
     classes, templates, labels = data["classes"], data["templates"], data.get("labels")
-    twice = sorted({name for name in classes if classes.count(name) > 1})
-    if twice:  # CLIP's names of ImageNet's classes have "missile" and "sunglasses" twice
-        log.warning("%s: two classes share the name %s; images of the later one count as misses", path, ", ".join(twice))
+    tell_namesakes(path, classes)
     for template in templates:
         if "{c}" not in template:
             raise UserError(f"--labels {path}: field 'templates': {template!r} lacks {{c}}, the place of the class name")
@@ -77,3 +77,10 @@ def load_labels(path: str | Path) -> LabelSet:
             )
     name, digest = str(data.get("name", path.stem)), hashlib.sha256(content).hexdigest()
     return LabelSet(name, tuple(classes), tuple(templates), labels, digest, str(path))
+
+
+def tell_namesakes(where: str | Path, classes: Sequence[str]) -> None:
+    """A warning where two classes share a name; CLIP's names of ImageNet's have "missile" and "sunglasses" twice."""
+    twice = sorted({name for name in classes if classes.count(name) > 1})
+    if twice:
+        log.warning("%s: two classes share the name %s; images of the later one count as misses", where, ", ".join(twice))

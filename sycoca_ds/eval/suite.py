@@ -25,7 +25,7 @@ from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.paired import KEY, each_file
@@ -160,7 +160,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
 def evaluate_model(
     loaded: Any,
     checkpoint: str | Path,
-    data: str | Path,
+    data: str | Path | PictureSet,
     labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
@@ -170,12 +170,13 @@ def evaluate_model(
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
     ema: bool = False,
-) -> tuple[dict[str, Any], Collection]:
+) -> tuple[dict[str, Any], PictureSet]:
     """Runs the suite; writes and returns results.json's content, with the collection.
 
     Args:
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
         checkpoint: as given by the user.
+        data: a data set folder, or the pictures of another layout.
         regions: where in the pictures the objects are, for the task masking.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         ema: the weights are the moving average of the checkpoint's.
@@ -186,7 +187,7 @@ def evaluate_model(
     benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
     for benchmark in benchmarks:
         print(benchmark.told(), flush=True)
-    collection = Collection(data, loaded.config.model.image.image_size)
+    collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
     if labels is not None and "classification" in options.tasks:
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
     found = None
@@ -215,7 +216,7 @@ def evaluate_model(
             "image_size": loaded.config.model.image.image_size,
         },
         "data": {
-            "folder": str(data),
+            "folder": str(collection.folder),
             "manifest_digest": collection.digest,
             "images": len(collection),
             "captions": len(collection.captions),
@@ -223,6 +224,7 @@ def evaluate_model(
             "regions": str(regions) if regions else None,
             "compositions": list(compositions),
             **shared_images(collection, loaded.config.data.train),
+            **collection.facts,
         },
         "tasks": records,
         "provenance": {
@@ -247,11 +249,13 @@ def evaluate_model(
     return results, collection
 
 
-def shared_images(collection: Collection, train: Sequence[str]) -> dict[str, Any]:
+def shared_images(collection: PictureSet, train: Sequence[str]) -> dict[str, Any]:
     """How many of the evaluated images (by url) the run was trained on; null with the reason where that cannot be
     told."""
     name, reason = "images_in_training", None
-    if not train:
+    if not collection.compared_by_url:
+        reason = "the pictures of this set have no urls to compare by"
+    elif not train:
         reason = "the checkpoint does not name its training data"
     else:
         try:

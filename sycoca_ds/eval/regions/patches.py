@@ -17,7 +17,7 @@ from data_pipeline.progress import Progress
 from sycoca_ds.data.alignment import carry
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
-from sycoca_ds.eval.collection import Collection, Picture
+from sycoca_ds.eval.collection import Collection, StoredPicture
 from sycoca_ds.eval.regions.annotated import Annotated, Layout, OtherCaption
 from sycoca_ds.eval.regions.reading import open_layout
 
@@ -140,7 +140,7 @@ def kinds_of(annotated: Annotated, size: int, patch: int) -> tuple[np.ndarray, n
     return kind_N, has_RN[:-1]
 
 
-def fits(picture: Picture, shape: tuple[int, int]) -> bool:
+def fits(picture: StoredPicture, shape: tuple[int, int]) -> bool:
     """Whether a picture was stored as it was annotated, perhaps smaller: a mask of (H, W) then goes the same way through the
     crop."""
     height, width = shape
@@ -178,7 +178,7 @@ def read_regions(
 
 
 def _regions_of(
-    layout: Layout, picture: Picture, caption: str, size: int, patch: int, tokenizer: Tokenizer, context_length: int
+    layout: Layout, picture: StoredPicture, caption: str, size: int, patch: int, tokenizer: Tokenizer, context_length: int
 ) -> tuple[PictureRegions | None, str]:
     """A picture's regions, with phrases as they come, or None; and which of `counts` it belongs to."""
     entry = layout.find(picture)
@@ -199,7 +199,7 @@ def _regions_of(
     return PictureRegions(kind_N, tuple(phrases)), "annotated"
 
 
-def _nothing(path: str | Path, layout: Layout, counts: dict[str, int], pictures: Sequence[Picture]) -> str:
+def _nothing(path: str | Path, layout: Layout, counts: dict[str, int], pictures: Sequence[StoredPicture]) -> str:
     """Why not one picture has regions."""
     if counts["not_annotated"] == len(pictures):
         why = f"none of the data set's {len(pictures):,} pictures is among them (the first is {pictures[0].url})"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sycoca_ds.eval import pictures
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.wording import table_rows
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.wording import show
@@ -32,7 +32,7 @@ def png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def caption_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def caption_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """Evenly spaced images (chosen by position, not by quality) with their first reference and the generated
     caption."""
     if results["tasks"].get("captioning", {}).get("status") != "done":
@@ -55,7 +55,7 @@ def _words(caption: str) -> str:
     return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).strip()
 
 
-def reconstruction_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def reconstruction_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """A row an image: original, where the caption points, hidden patches, what the model sees, rebuilt with either
     caption."""
     if results["tasks"].get("reconstruction", {}).get("status") != "done":
@@ -99,7 +99,7 @@ def reconstruction_gallery(results: dict[str, Any], collection: Collection, out:
     return rows
 
 
-def masking_gallery(results: dict[str, Any], collection: Collection, out: Path) -> list[dict[str, Any]]:
+def masking_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
     """A row an image: original, then scores, then hidden patches, each under the own caption beside another picture's."""
     if results["tasks"].get("masking", {}).get("status") != "done":
         return []
@@ -157,7 +157,7 @@ def composition_rows(results: dict[str, Any]) -> list[tuple[str, list[str], str]
     return [(label, [show(value, "%") for value in values], show(chance, "%")) for label, values, chance in table_rows(record)]
 
 
-def retrieval_gallery(results: dict[str, Any], collection: Collection) -> list[dict[str, Any]]:
+def retrieval_gallery(results: dict[str, Any], collection: PictureSet) -> list[dict[str, Any]]:
     """A row a query caption: its five nearest images, the right one framed."""
     examples = results["tasks"].get("retrieval", {}).get("details", {}).get("examples", [])
     return [

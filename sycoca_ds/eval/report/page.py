@@ -10,7 +10,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes
-from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.wording import HOWS
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
@@ -173,7 +173,7 @@ def write_report(
     path: str | Path,
     results: dict[str, Any],
     verdicts: Sequence[Verdict],
-    collection: Collection,
+    collection: PictureSet,
     out: str | Path,
     checkpoint: str | Path,
     train_data: Sequence[str] = (),

@@ -80,7 +80,7 @@ def run_classification(bench: Bench) -> Outcome:
         "images_without_label": int((~labelled).sum()),
         "classes_without_image": int((count == 0).sum()),
         "largest_class_percent": 100.0 * float(count.max()) / float(labelled.sum()),
-        "primary": "top1",
+        "primary": labels.primary,
         "confusions": _confusions(label_I[labelled], guess, labels.classes),
     }
     return Outcome(numbers, reasons, chance, details, each={"top1": top1_I})

@@ -28,8 +28,8 @@ def done(world):
             EvaluateConfig(
                 str(world / "run"),
                 str(world / "data"),
-                str(world / "out"),
-                str(world / "labels.json"),
+                out=str(world / "out"),
+                labels=str(world / "labels.json"),
                 require=REQUIRE,
                 device="cpu",
                 precision="fp32",

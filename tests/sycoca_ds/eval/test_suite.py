@@ -55,7 +55,7 @@ def test_every_number_is_there_or_has_a_reason(done):
         ("retrieval.t2i_r10 >= 0", True),
         ("captioning.cider >= 9", False),
     ]
-    assert SuiteOptions().tasks == EvaluateConfig("", "", "").tasks == tuple(TASKS)
+    assert SuiteOptions().tasks == EvaluateConfig("", out="").tasks == tuple(TASKS)
     for task, names in METRICS.items():
         record = results["tasks"][task]
         assert tuple(record["metrics"]) == names
@@ -144,7 +144,7 @@ def test_the_moving_average_is_evaluated_in_place_of_the_weights(world, tmp_path
 
     def evaluated(checkpoint, ema):
         words = {"device": "cpu", "precision": "fp32", "tasks": ("retrieval",), "gallery": 2, "ema": ema}
-        assert evaluate(EvaluateConfig(str(checkpoint), str(world / "data"), str(out), **words)) == 0
+        assert evaluate(EvaluateConfig(str(checkpoint), str(world / "data"), out=str(out), **words)) == 0
         results = json.loads((out / "results.json").read_text())
         record = results["tasks"]["retrieval"]
         said = [text in capsys.readouterr().out for text in ("at step 7, average of its weights",)]
@@ -199,7 +199,7 @@ def test_a_crash_keeps_the_finished_tasks(world, tmp_path, monkeypatch):
 def test_what_the_model_lacks_is_null_with_the_reason(world, tmp_path):
     make_run(tmp_path / "clip", dataclasses.replace(SMALL, family="clip"))
     out = tmp_path / "out"
-    status = evaluate(EvaluateConfig(str(tmp_path / "clip"), str(world / "data"), str(out), device="cpu", gallery=2))
+    status = evaluate(EvaluateConfig(str(tmp_path / "clip"), str(world / "data"), out=str(out), device="cpu", gallery=2))
     tasks = json.loads((out / "results.json").read_text())["tasks"]
     assert status == 0
     assert [tasks[t]["status"] for t in METRICS] == ["done", "not run", "not run", "not run", "done", "not run"]

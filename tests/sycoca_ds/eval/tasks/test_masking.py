@@ -122,7 +122,7 @@ def test_noise_comes_to_chance(world: Path) -> None:
 
 def run(world: Path, out: Path, checkpoint: Path | None = None, **options: object) -> dict:
     words = {"device": "cpu", "precision": "fp32", "gallery": 3, "tasks": ("masking",), **options}
-    assert evaluate(EvaluateConfig(str(checkpoint or world / "run"), str(world / "data"), str(out), **words)) == 0
+    assert evaluate(EvaluateConfig(str(checkpoint or world / "run"), str(world / "data"), out=str(out), **words)) == 0
     return json.loads((out / "results.json").read_text())
 
 

@@ -1,0 +1,96 @@
+"""`python -m sycoca_ds.eval datasets --data-root DIR`: which of the paper's sets are there, counted and checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_pipeline.files import write_json
+from data_pipeline.progress import Progress
+from sycoca_ds.eval.datasets.check import ABSENT, BROKEN, Finding, look
+from sycoca_ds.eval.datasets.registry import SETS, Count, OfficialSet, chosen, folder_of
+
+WIDTH = 118
+
+
+@dataclass(frozen=True)
+class DatasetsCommand:
+    """Shows which of the paper's sets are there, counted and checked against the official counts. Status 0 where all that is there
+    is whole, 1 where something is broken."""
+
+    data_root: str
+    """Folder with a folder a set."""
+    sets: tuple[str, ...] = ()
+    """Which sets to look at; default all."""
+    decode: bool = False
+    """Open and decode every picture, too, on all cores; else only that it is there is checked."""
+    json: str | None = None
+    """File for the same as JSON."""
+
+    def run(self) -> int:
+        root = folder_of(self.data_root)
+        entries = chosen(self.sets) if self.sets else list(SETS.values())
+        findings = [(entry, split, self._look(entry, root, split)) for entry in entries for split in entry.counts]
+        there = {entry.name for entry, _, finding in findings if finding.state != ABSENT}
+        print_findings([row for row in findings if row[0].name in there or row[1] == row[0].evaluated])
+        if self.json:
+            write_json(Path(self.json), [as_json(*row) for row in findings])
+        return int(any(finding.state == BROKEN for _, _, finding in findings))
+
+    def _look(self, entry: OfficialSet, root: Path, split: str) -> Finding:
+        if not self.decode:
+            return look(entry, root, split)
+        with Progress(f"decode {entry.name} {split}", total=entry.counts[split].pictures, unit="images") as bar:
+            return look(entry, root, split, decode=True, told=bar.set)
+
+
+def as_json(entry: OfficialSet, split: str, finding: Finding) -> dict:
+    return {
+        "set": entry.name,
+        "split": split,
+        "state": finding.state,
+        "folder": str(finding.root) if finding.root else None,
+        "found": asdict(finding.found) if finding.found else None,
+        "official": asdict(entry.counts[split]),
+        "problems": list(finding.problems),
+        "notes": list(finding.notes),
+        "page": entry.page,
+    }
+
+
+def told(count: Count | None, what: str) -> str:
+    value = getattr(count, what) if count else None
+    return "-" if value is None else f"{value:,}"
+
+
+def print_findings(findings: list[tuple[OfficialSet, str, Finding]]) -> None:
+    """A row a split, and below the table a line a problem and a note."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table()
+    table.add_column("set")
+    table.add_column("split")
+    for what in ("pictures", "official", "captions", "official", "classes", "official"):
+        table.add_column(what, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    last = None
+    for entry, split, finding in findings:
+        if last is not None and last is not entry:
+            table.add_section()
+        official = entry.counts[split]
+        numbers = [told(count, what) for what in ("pictures", "captions", "classes") for count in (finding.found, official)]
+        colour = {BROKEN: "bold red", ABSENT: "dim"}.get(finding.state, "green")
+        table.add_row(entry.name if entry is not last else "", split, *numbers, f"[{colour}]{finding.state}[/]")
+        last = entry
+    Console(width=max(console.width, WIDTH)).print(table)
+    for state in (BROKEN, ABSENT):
+        lines = [line for _, _, finding in findings if finding.state == state for line in finding.problems]
+        if lines:
+            print(f"{state}:")
+        for line in lines:
+            print(f"  {line}")
+    notes = [f"  {entry.name}, split {split}: {note}" for entry, split, finding in findings for note in finding.notes]
+    if notes:
+        print("notes:", *notes, sep="\n")
