@@ -29,7 +29,7 @@ from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
 log = logging.getLogger(__name__)
 
 EMPTY_PICTURES = 3
-"""Pictures of noise in place of the own one. Lin et al. 2024 (arXiv 2306.01879, section 4), who estimate a caption's probability
+"""Pictures of noise in place of the own one. Lin et al. 2024 (arXiv 2306.01879), who estimate a caption's probability
 without a picture as the mean over such pictures, find as few as three to be enough."""
 
 TIES = {"cosine": 0.0, "likelihood": 1e-3, "gain": 1e-3, "blind": 1e-3}

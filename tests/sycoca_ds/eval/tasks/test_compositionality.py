@@ -325,7 +325,8 @@ def test_evaluate_py(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     out, aro = tmp_path / "out", write_aro(tmp_path / "aro", ["on"] * 3, [("a", "b")] * 25)
     write_sugarcrepe(tmp_path / "sugarcrepe", items=2)
     config = EvaluateConfig(
-        *(str(world / "run"), str(world / "data"), str(out)),
+        *(str(world / "run"), str(world / "data")),
+        out=str(out),
         compositions=given(tmp_path, "sugarcrepe", "aro"),
         tasks=("compositionality",),
         require=("compositionality.vg_relation_gain>=0",),
