@@ -23,6 +23,8 @@ HELP_INDENT = 7
 RULE = re.compile("\u2500{3}|-{20}")
 """The frame's upper edge, with the title in it, its lower one, or a line between two parts; where stdout takes ASCII only, without
 edges."""
+NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching (.+?) could be instantiated from \[(.*?)\]\. .*")
+"""What tyro says of a value that is none of a union's kinds; then follows why each of them does not fit."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -128,6 +130,8 @@ def one_line(complaint: str) -> str:
     title = parts[0].pop(0)
     said, *others = [" ".join(part) for part in parts if part] or [title]
     said = said if said.lower().startswith(title.lower()) else f"{title}: {said}"
+    if found := NO_KIND_FITS.fullmatch(said):
+        said = f"{found[1]} {found[3]}: expected {re.sub('[{}]', '', found[2]).replace('|', ' or ')}"
     return "; ".join(
         text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext"))
     )

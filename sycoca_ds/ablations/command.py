@@ -43,7 +43,7 @@ from sycoca_ds.ablations.runs import (
     write_starts,
 )
 from sycoca_ds.ablations.tables import PAPER_TITLES, Row, select
-from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
+from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, TRAINING_PARTS, Display, Stage
 from sycoca_ds.launch.processes import guarded, read_report, tail
 
 GUESSED_SECONDS = {"training": 60.0, "evaluation": 15.0}
@@ -127,7 +127,8 @@ class Runner:
             self.steps += steps
             title = f"run {number + 1} of {len(runs)}, {run.title}"
             stages += [
-                Stage(f"{title}: {step.name}", [], 0, EVALUATION_PARTS if step.chosen else (), LOADS_TORCH) for step in steps
+                Stage(f"{title}: {step.name}", [], 0, EVALUATION_PARTS if step.chosen else TRAINING_PARTS, LOADS_TORCH)
+                for step in steps
             ]
         self.display = Display(stages) if stages else None
 
@@ -148,8 +149,8 @@ class Runner:
         with guarded(command, step.log, progress, (lock,)) as process:
             while process.poll() is None:
                 report = read_report(progress)
-                # an evaluation has several bars one after another, which say little about the whole
-                if step.chosen is None and report.get("total") and report["done"] >= 0.1 * report["total"]:
+                # only the steps of a training say how long it takes as a whole, the other bars little
+                if report.get("what") == "train" and report.get("total") and report["done"] >= 0.1 * report["total"]:
                     self.expect(number, (time.monotonic() - began) * report["total"] / report["done"])
                 self.display.show(report)
                 time.sleep(0.2)

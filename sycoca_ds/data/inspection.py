@@ -5,6 +5,7 @@ python -m sycoca_ds.data inspect /data/cc12m /data/coyo --weights 0.3 0.7 --glob
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +38,10 @@ class InspectCommand:
     """Data set folders, as `--data.train` takes them."""
     weights: tuple[float, ...] = DataConfig.weights
     """As `--data.weights`."""
-    global_batch_size: int = OptimConfig.global_batch_size
-    """Pairs a step."""
-    lanes: int = DataConfig.lanes
-    """As `--data.lanes`."""
+    global_batch_size: int | None = None
+    """Pairs a step. None: train.py's, or where there are fewer samples the largest power of two of them."""
+    lanes: int | None = None
+    """As `--data.lanes`. None: train.py's, or where these do not divide the pairs of a step the most of them that do."""
     window: int = DataConfig.window
     """As `--data.window`."""
     seed: int = 0
@@ -68,11 +69,12 @@ class InspectCommand:
         if not self.data:
             raise UserError("expected at least one data set folder")
         sources = Sources.of(DataConfig(train=self.data, cache=self.cache, cache_gib=self.cache_gib))
+        pairs = self.global_batch_size or min(OptimConfig.global_batch_size, largest_power(sources.samples))
         plan = Plan(
             sources.kept,
             weights=self.weights or None,
-            global_batch_size=self.global_batch_size,
-            lanes=self.lanes,
+            global_batch_size=pairs,
+            lanes=self.lanes or math.gcd(DataConfig.lanes, pairs),
             window=self.window,
             seed=self.seed,
         )
@@ -84,9 +86,14 @@ class InspectCommand:
         print("\n".join(describe(sources, plan, self.step)), flush=True)
         if self.out is not None:
             write_sheet(self.out, dataset, self.step)
-            print(f"{self.out}: the first {min(SHOWN, self.global_batch_size)} of the batch of step {self.step}", flush=True)
+            print(f"{self.out}: the first {min(SHOWN, pairs)} of the batch of step {self.step}", flush=True)
         print("\n".join(speed(dataset, self.step, self.seconds, self.samples_per_second)), flush=True)
         return 0
+
+
+def largest_power(count: int) -> int:
+    """The largest power of two that is not above `count`, at least 1."""
+    return 1 << max(0, count.bit_length() - 1)
 
 
 def describe(sources: Sources, plan: Plan, step: int) -> list[str]:

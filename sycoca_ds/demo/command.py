@@ -22,7 +22,7 @@ from pathlib import Path
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.progress import format_seconds
-from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, Display, Stage
+from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, TRAINING_PARTS, Display, Stage
 from sycoca_ds.launch.processes import REPOSITORY, free_port, guarded, read_report, tail, usable_accelerators
 from sycoca_ds.presets import VOCABULARIES
 
@@ -41,7 +41,7 @@ benchmarks/results/2026-11-25_demo_2cpu.md reached: the classes, 77 to 96 %, mov
 
 SHOWN = {
     "build": ((("curate", 0.1), ("download", 0.75), ("verify", 0.15)),),
-    "pretrain": ((), LOADS_TORCH),
+    "pretrain": (TRAINING_PARTS, LOADS_TORCH),
     "evaluate": (EVALUATION_PARTS, LOADS_TORCH),
 }
 """By the first word of a stage's name: the parts it reports, what it does before (`Stage`)."""

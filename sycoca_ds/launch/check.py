@@ -35,6 +35,8 @@ CONNECT_SECONDS = 5.0
 CLOCK_QUESTIONS = 3
 FILES_OF_A_HOST = 8
 """That are open at once at most: the pipes of its session, of which both ends while it starts."""
+WRONG_LINES = 5
+"""Of a hostfile that are shown at most: another file given by mistake has hundreds."""
 WIDTH = 132
 """Of the table where the output is no terminal."""
 
@@ -71,7 +73,10 @@ class CheckCommand:
                 raise UserError(f"{program} was not found on PATH: `deepspeed --hostfile` starts with it; install {package}")
         allow_open_files(64 + FILES_OF_A_HOST * len(hosts))
         check = Check(self, {host.name: host for host in hosts})
-        check.found += [Finding(HERE, "hostfile", "fail", said, mend) for said, mend in problems]
+        check.found += [Finding(HERE, "hostfile", "fail", said, mend) for said, mend in problems[:WRONG_LINES]]
+        if (more := len(problems) - WRONG_LINES) > 0:
+            said = f"{more} more of {self.hostfile}'s lines are wrong"
+            check.found.append(Finding(HERE, "hostfile", "fail", said, "see that it is the hostfile"))
         if not self.json:
             print(
                 f"asking {len(hosts)} hosts; on each torch and DeepSpeed are imported: seconds to a minute",

@@ -26,6 +26,7 @@ from sycoca_ds.engine.ranks.launcher import LAUNCH
 from sycoca_ds.launch import hostfile, shell
 from sycoca_ds.launch.hostfile import Host
 from sycoca_ds.launch.processes import REPOSITORY
+from sycoca_ds.options import parse_options
 
 SCRIPT = "sycoca_ds/train.py"
 TEMPLATE = REPOSITORY / "hostfiles/slurm.sbatch"
@@ -47,7 +48,8 @@ class PrintCommand:
     """As `deepspeed --master_port`."""
 
     def run(self, *arguments: str) -> int:
-        """Prints them; `arguments` are the options of train.py."""
+        """Prints them; `arguments` are the options of train.py, which refuses here what it would refuse on all hosts."""
+        parse_options(list(arguments))
         hosts, problems = hostfile.read_hostfile(self.hostfile)
         variables: dict[str, str] = {}
         for path in hostfile.environment_files(Path.cwd()):

@@ -11,6 +11,8 @@ from data_pipeline.progress import format_seconds, terminal_bar
 
 LOG_SECONDS = 15.0
 LOADS_TORCH = "loads torch (seconds to a minute)"
+TRAINING_PARTS = (("read regions", 0.02), ("train", 0.98))
+"""What sycoca_ds/train.py reports one after another; without regions not the first."""
 EVALUATION_PARTS = (
     ("read regions", 0.03),
     ("look at images", 0.06),
@@ -69,8 +71,8 @@ class Display:
         # the plan says how stages compare; what has passed so far says how fast this machine is
         planned_done = sum(s.seconds for s in self.stages[: self.number]) + self.share * stage.seconds
         planned = sum(s.seconds for s in self.stages)
-        rest = max(0.0, stage.seconds - spent) if self.share < 0.05 else spent * (1 - self.share) / self.share
         pace = min(3.0, max(0.8, (now - self.began) / planned_done)) if planned_done > 20 else 1.0
+        rest = max(0.0, pace * stage.seconds - spent) if self.share < 0.05 else spent * (1 - self.share) / self.share
         left = format_seconds(rest + pace * sum(s.seconds for s in self.stages[self.number + 1 :]))
         doing = " ".join(
             str(part)

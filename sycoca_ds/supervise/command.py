@@ -362,9 +362,9 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     """
     place = arguments.index("--") if "--" in arguments else len(arguments)
     own, words = arguments[:place], arguments[place + 1 :]
+    if not words and not {"-h", "--help"} & set(own):  # first, or a command without `--` is refused as a list of unknown options
+        raise UserError(f"there is no command after `--`: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
     options = parse_command(tyro.conf.OmitArgPrefixes[SuperviseOptions], own, PROGRAM)
-    if not words:
-        raise UserError(f"there is no command: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
     job = parse_job(words)
     if shutil.which(words[0], path=own_tools_first()) is None:
         raise UserError(f"{words[0]!r} is no command here: expected deepspeed, torchrun, srun or python after `--`")

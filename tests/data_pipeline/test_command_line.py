@@ -134,6 +134,7 @@ def test_errors_are_one_line_and_status_2(arguments, capsys, monkeypatch, tmp_pa
 COMPLAINTS = {
     ("scenes", "--out", "w", "--trian", "5"): "Unrecognized options: --trian, 5; Perhaps you meant: --train INT",
     ("scenes", "--out", "w", "--val", "many"): "Value error: Error parsing --val: invalid literal for int() with base 10: 'many'",
+    ("report", "--data", "d", "--project-to", "2O"): "--project-to '2O': expected None or INT",
     ("scenes", "--xyz"): "Required options: Missing from python -m data_pipeline scenes: --out PATH; Unrecognized options: --xyz",
     ("scenes", "--out"): "Missing argument: Missing value for argument '--out'. Expected 1 values",
 }
@@ -146,7 +147,7 @@ def test_each_part_of_tyros_complaint_is_said_once(arguments, encoding, monkeypa
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     with pytest.raises(UserError) as caught:
         parse(list(arguments))
-    assert str(caught.value) == f"{COMPLAINTS[arguments]}; see python -m data_pipeline scenes --help"
+    assert str(caught.value) == f"{COMPLAINTS[arguments]}; see python -m data_pipeline {arguments[0]} --help"
 
 
 @pytest.mark.parametrize("arguments", [("scenes", "--out", "w", "--trian", "5"), ("verify", "--data", "none")], ids=" ".join)

@@ -98,7 +98,8 @@ class Validation:
         path, model = self.config.data.regions, self.config.model
         if path is None:
             return None
-        found = read_regions(path, self.collection, self.tokenizer, model.image.patch_size, model.text.context_length, self.count)
+        patch, length, leads = model.image.patch_size, model.text.context_length, self.runtime.leads
+        found = read_regions(path, self.collection, self.tokenizer, patch, length, self.count, shown=leads)
         self.runtime.say(found.told())
         return found
 

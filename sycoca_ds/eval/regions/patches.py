@@ -149,9 +149,18 @@ def fits(picture: StoredPicture, shape: tuple[int, int]) -> bool:
 
 
 def read_regions(
-    path: str | Path, collection: Collection, tokenizer: Tokenizer, patch: int, context_length: int, count: int | None = None
+    path: str | Path,
+    collection: Collection,
+    tokenizer: Tokenizer,
+    patch: int,
+    context_length: int,
+    count: int | None = None,
+    shown: bool = True,
 ) -> Regions:
     """Regions of the first `count` pictures of a data set (default all) under their first captions.
+
+    Args:
+        shown: whether this process says how far it is; of several that read the same, one does.
 
     Raises:
         UserError: of no known layout, damaged, or of other pictures, captions or sizes than all of these.
@@ -161,7 +170,7 @@ def read_regions(
     counts = dict.fromkeys(("pictures", "annotated", "not_annotated", "other_caption", "other_size", "phrases", "phrases_cut"), 0)
     counts["pictures"] = len(pictures)
     found: list[PictureRegions | None] = []
-    with Progress("read regions", total=len(pictures), unit="images") as bar:
+    with Progress("read regions", total=len(pictures), unit="images", enabled=shown) as bar:
         for picture, captions in zip(pictures, collection.captions_of_image, strict=False):
             regions, why = _regions_of(layout, picture, captions[0], size, patch, tokenizer, context_length)
             found.append(regions)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from sycoca_ds.data.inspection import LINES, TILE, report, wrapped
+from sycoca_ds.data.inspection import LINES, TILE, largest_power, report, wrapped
 from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
@@ -64,6 +64,19 @@ def test_counts_order_speed_and_pictures(data_set: Path, tmp_path: Path, capsys:
         assert (page[top + TILE : top + TILE + 12, left : left + TILE - 8] < 128).any(), "a caption stands below"
 
 
+def test_a_small_data_set_is_shown_without_options(data_set: Path, capsys: pytest.CaptureFixture) -> None:
+    """96 samples, where train.py's global batch is 2048 on 256 lanes."""
+    assert report([str(data_set), "--seconds", "0.1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "100.00% = 64 of every 64 pairs; an epoch of its own has 1 steps and leaves over 32 samples" in lines[1]
+    assert "order: 64 lanes, 1 samples of each a step" in lines[2]
+
+
+@pytest.mark.parametrize("count, power", [(0, 1), (1, 1), (63, 32), (64, 64), (65, 64)])
+def test_the_largest_power_of_two(count: int, power: int) -> None:
+    assert largest_power(count) == power
+
+
 def test_long_captions_are_cut() -> None:
     assert wrapped("a bb ccc", 4, len) == ["a bb", "ccc"]
     assert wrapped("aaaa bbbb cccc dddd", 4, len) == ["aaaa", "bbbb", "cccc .."]
@@ -75,7 +88,7 @@ def test_what_cannot_be_is_refused_on_one_line(data_set: Path, tmp_path: Path) -
         ([], "expected at least one data set folder"),
         ([str(tmp_path / "none")], "no such folder"),
         ([str(data_set), *QUICK, "--step", "-1"], "--step -1"),
-        ([str(data_set)], "expected at least one global batch"),
+        ([str(data_set), "--global-batch-size", "2048"], "expected at least one global batch"),
         ([str(data_set), *QUICK, "--tokenizer", "none.json"], "tokenizer none.json does not exist"),
     ):
         with pytest.raises(UserError, match=message):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sycoca_ds.demo.command import DemoOptions, plan_stages
+from sycoca_ds.launch.display import Display
 from tests.worlds.processes.launching import REPOSITORY
 
 STARTER = """
@@ -47,3 +49,17 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:  # gone since it was listed
         return b""
+
+
+def test_a_training_that_has_read_its_regions_is_not_done() -> None:
+    """They are reported as 256 of 256, and what has been reached stays reached."""
+    stages = plan_stages(DemoOptions(accelerators=2), 8731)
+    number = [stage.name for stage in stages].index("pretrain")
+    display = Display(stages)
+    display.begin(number)
+    display.show({"what": "read regions", "done": 256, "total": 256, "unit": "images"})
+    assert display.share < 0.05
+    display.show({"what": "train", "done": 200, "total": 400, "unit": "steps"})
+    assert 0.45 < display.share < 0.55
+    display.show({"what": "train", "done": 400, "total": 400, "unit": "steps"})
+    assert round(display.share, 9) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sycoca_ds.launch.check import CheckCommand
 from sycoca_ds.launch.findings import COLUMNS
 from tests.worlds import REPOSITORY
 from tests.worlds.data.data_sets import write_data_set
@@ -148,3 +149,18 @@ def test_a_login_that_talks_and_an_address_that_nobody_reaches(tmp_path: Path) -
         assert status == 1 and "its login prints 'Welcome to node-a' unasked" in found["ssh", "node-a"], output
         assert "does not reach rank 0 at 10.10.0.1:29500" in found["master", "node-b"]
         assert "launch with --master_addr 10.77.0.1" in found["master", "node-b"], (first, output)
+
+
+def test_another_file_given_for_the_hostfile_is_said_in_some_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not in one for each of its own."""
+    monkeypatch.setattr(shutil, "which", lambda program, **_: program)  # no host is asked
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for wrong, lines in ((5, 5), (6, 6), (300, 6)):
+        (tmp_path / "page").write_text("a line of text\n" * wrong)
+        assert CheckCommand(tmp_path / "page").run() == 1
+        output = capsys.readouterr().out
+        assert output.count("FAIL hostfile, here: ") == lines, output
+        assert (f"{wrong - 5} more of {tmp_path}/page's lines are wrong -> see that it is the hostfile" in output) == (wrong > 5)

@@ -191,3 +191,10 @@ def test_wrong_commands_are_refused_on_one_line(words: list[str], message: str) 
     with pytest.raises(UserError, match=message) as caught:
         parse(words)
     assert "\n" not in str(caught.value)
+
+
+def test_options_that_train_py_refuses_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """Each host's rank would refuse them; nothing is printed that would not start."""
+    (tmp_path / "hf").write_text("nowhere slots=1\n")
+    with pytest.raises(UserError, match=r"^unknown option --data.trian; did you mean --data.train\?"):
+        PrintCommand(tmp_path / "hf").run("--data.trian", "/data/cc12m")

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
 from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.supervise import ledger, orphans
+from sycoca_ds.supervise.command import parse
 from sycoca_ds.supervise.verdict import read_history
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT, finish, free_port, start_warm
@@ -185,6 +187,14 @@ def test_an_error_of_the_user_stops_at_once(data_set: Path, tmp_path: Path) -> N
 def test_what_could_not_work_is_refused_before_anything_starts(words: list[str], said: str) -> None:
     status, output = finish(supervise(words))
     assert status == 2 and output.startswith("error: ") and said in output and output.count("\n") == 1
+
+
+def test_a_command_without_its_dashes_is_told_of_them() -> None:
+    """And not that each of its words is an unknown option."""
+    with pytest.raises(UserError, match="^there is no command after `--`: expected `python -m sycoca_ds.supervise "):
+        parse([DEEPSPEED, "sycoca_ds/train.py", "--data.train", "x"])
+    with pytest.raises(SystemExit):
+        parse(["--help"])
 
 
 @pytest.mark.full
