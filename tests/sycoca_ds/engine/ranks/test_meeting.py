@@ -137,7 +137,8 @@ def test_processes_meet_and_one_that_nobody_meets_says_so(tmp_path: Path) -> Non
 
     both = [rank(number, 2, port, 60) for number in range(2)]
     outputs = [process.communicate(timeout=100)[0] for process in both]
-    assert outputs == [f"{(socket.gethostname(),) * 2}\n"] * 2
+    for output in outputs:  # torch may complain in a line of its own when the other one is gone first
+        assert f"{(socket.gethostname(),) * 2}" in output.splitlines(), output
     lonely, other = rank(0, 2, free_port(), 3), rank(1, 2, free_port(), 3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         text = rank(1, 2, mute.getsockname()[1], 30).communicate(timeout=60)[0]
