@@ -18,6 +18,7 @@ from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import load_labels
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import TASKS
@@ -27,6 +28,7 @@ from sycoca_ds.model.generation import Choices, Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
 from tests.worlds.data.named_squares import ENTRIES, draw_squares, squares_tokenizer, write_squares
+from tests.worlds.data.nearly_fitting import write_sugarcrepe
 from tests.worlds.machines.fake_gpu import GPU, WrongDevice, fake_gpu
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_labels, make_run
@@ -175,10 +177,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_data(folder / "data", images=6, captions=2)
     make_labels(folder / "labels.json", images=6)
     make_run(folder / "run")
+    write_sugarcrepe(folder / "sugarcrepe")
     return folder
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "compositionality"])  # which needs sets of its own
+@pytest.mark.parametrize("task", TASKS)
 def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     task: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +190,8 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     size = loaded.config.model.image.image_size
     with fake_gpu():
         model = loaded.model.to(GPU)
-        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), load_labels(world / "labels.json"))
+        compositions = read_compositions([f"sugarcrepe={world / 'sugarcrepe'}"])
+        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), load_labels(world / "labels.json"), compositions=compositions)
         bench = Bench(model, loaded.config, loaded.tokenizer, Collection(world / "data", size), GPU, inputs)
         assert TASKS[task].run(bench).numbers
 
