@@ -154,7 +154,7 @@ def print_table(results: dict, verdicts: list) -> None:
             )
         table.add_section()
     console = Console()
-    console.print(table)
+    console.print(table if table.row_count else table.title)
     masking = results["tasks"].get("masking", {}).get("details", {})
     if "told" in masking:
         console.print(f"masks: {masking['told']}", highlight=False, markup=False)

@@ -355,3 +355,13 @@ def test_evaluate_py(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert reused()
     change(aro / "visual_genome_relation.json", 0, true_caption="another one")
     assert not reused() and reused()
+
+
+def test_without_a_headline_no_empty_table_is_shown(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SugarCrepe with a subset missing has no mean: neither terminal nor page shows a table's head without rows."""
+    write_sugarcrepe(tmp_path / "sugarcrepe", items=2, subsets=SUBSETS[:2])
+    told = {"compositions": given(tmp_path, "sugarcrepe"), "tasks": ("compositionality",), "device": "cpu"}
+    assert evaluate(EvaluateConfig(str(world / "run"), str(world / "data"), out=str(tmp_path / "out"), **told)) == 0
+    said, page = capsys.readouterr().out, (tmp_path / "out/report.html").read_text()
+    assert "Checkpoint at step" in said and "┃ task" not in said and "┃ benchmark" in said
+    assert "<th>number</th>" not in page and "<th>benchmark</th>" in page and "all numbers of this task" in page
