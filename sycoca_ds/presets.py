@@ -26,8 +26,8 @@ POOLING = "mean"
 # The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Three more things differ from the
 # paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
 # (benchmarks/results/2026-11-24_tiny_init.md). A batch of 64 gives more steps in the same time than the paper's 2048 would. And
-# pictures are not cropped: a crop's other proportions blur which shape it is, and these few steps are not enough to see through that
-# (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
+# pictures are not cropped: a crop's other proportions blur which shape it is, and so few steps are not enough to see through
+# that (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
 # (benchmarks/results/2026-11-24_tiny_lr.md). Nothing is sharded or recomputed for 3 M weights: ZeRO-3 alone
 # makes a step 1.6 times as long on two ranks of a CPU (benchmarks/results/2026-11-26_engine_overhead.md).
 TINY = TrainConfig(
