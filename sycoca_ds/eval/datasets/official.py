@@ -28,8 +28,8 @@ class OfficialCollection(PictureSet):
     compared_by_url = False
 
     def __init__(self, entry: OfficialSet, data_root: Path, image_size: int, split: str | None = None):
-        """image_size: S. split: default the one that is evaluated. Raises `UserError`: it is not there (`Absent`), or not whole enough
-        for its numbers."""
+        """image_size: S. split: default the one that is evaluated. Raises `UserError`: it is not there (`Absent`), or not whole
+        enough for its numbers."""
         split = split or entry.evaluated
         root, read = entry.open(data_root, split)
         problems = problems_of(read, read.pictures.missing())

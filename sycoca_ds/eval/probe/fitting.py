@@ -22,8 +22,9 @@ GRID = tuple(10.0 ** (DECADES[0] + place / A_DECADE) for place in range(A_DECADE
 """Every C that may be tried."""
 FIRST_STEP = 2 * A_DECADE
 GRADIENT = 1e-4
-"""Largest slope of the summed loss at which L-BFGS may stop: scikit-learn's own `tol` when CLIP was measured. scikit-learn now divides
-the loss by the number of pictures and leaves `tol` as it is: it stops N times as early, before large C are fitted."""
+"""Largest slope of the summed loss at which L-BFGS may stop: scikit-learn's own `tol` when CLIP was measured. Since 1.4 it divides
+the loss by the number of pictures and leaves `tol` as it is (scikit-learn #26721): it stops N times as early, before large C are
+fitted."""
 
 
 @dataclass(frozen=True)
