@@ -8,7 +8,7 @@ import pytest
 from sycoca_ds.eval.scorers import caption_tokens
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.scorers.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
-from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions
+from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions, score_groups, token_tables
 
 needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 
@@ -178,3 +178,37 @@ def test_what_the_package_gives(monkeypatch):
 def test_meteor_that_hangs_is_stopped():
     with pytest.raises(RuntimeError, match="METEOR stopped early"):
         meteor_score({"a": ["b"]}, {"a": ["b"]}, timeout=0.05)
+
+
+@needs_java
+def test_a_group_is_scored_as_the_package_scores_its_annotations_alone():
+    """As NoCaps' domains are: COCOEvalCap's steps on a COCO object that holds the group's images only."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    references = REFERENCES | {"d": ["A cat on a mat."], "e": ["Three red apples, and a dog"]}
+    hypotheses = HYPOTHESES | {"d": "a dog on a mat", "e": "a red tree"}
+    group = {"a": "in-domain", "b": "out-domain", "c": "in-domain", "d": "out-domain", "e": "in-domain"}
+    found = score_groups(*token_tables(hypotheses, references), group)
+    assert list(found) == ["in-domain", "out-domain"]
+    for name, scores in found.items():
+        mine = [key for key in references if group[key] == name]
+        gts = {key: [{"caption": caption} for caption in references[key]] for key in mine}
+        res = {key: [{"caption": hypotheses[key]}] for key in mine}
+        gts, res = PTBTokenizer().tokenize(gts), PTBTokenizer().tokenize(res)
+        bleu = Bleu(4).compute_score(gts, res, verbose=0)[0]
+        meteor = Meteor()
+        expected = {
+            **{f"bleu{n}": value for n, value in enumerate(bleu, 1)},
+            "cider": Cider().compute_score(gts, res)[0],
+            "rouge_l": Rouge().compute_score(gts, res)[0],
+            "meteor": meteor.compute_score(gts, res)[0],
+        }
+        meteor.meteor_p.kill()
+        assert {key: scores.numbers[key] for key in expected} == pytest.approx(expected)
+    whole = score_captions(hypotheses, references)
+    cut = [value for key, value in zip(references, whole.cider_I, strict=True) if group[key] == "in-domain"]
+    assert found["in-domain"].numbers["cider"] != pytest.approx(sum(cut) / 3), "document frequencies are the group's own"
