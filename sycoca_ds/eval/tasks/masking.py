@@ -6,10 +6,7 @@ Legend: I images, C conditions, R = 1 + most phrases of a picture, N patches, M 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,60 +14,27 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress
-from sycoca_ds.config import check_model
 from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.intervals import HOW
+from sycoca_ds.eval.masking.asking import compared, scores, untrained_of
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
+from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
-from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means, unasked
+from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, gain_chance, intervals, means, unasked
+from sycoca_ds.eval.means import Mean
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import mask_keys
-from sycoca_ds.model.sycoca import SyCoCa
 
-UNTRAINED_SEED = 0
-"""Of the fresh weights that everything is measured on as well."""
 DEPENDENCE = ("caption_overlap", "caption_ignored", "own_caption_higher", "position_overlap", "position_bias")
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
 ALL_NAMED = "the captions name all that their pictures show"
 OF_UNNAMED_OBJECTS = ("named_over_unnamed", "named_over_unnamed_gain", "gap_unnamed")
 OF_WHAT_IS_LEFT_OUT = (*OF_UNNAMED_OBJECTS, "named_over_rest", "gap_background")
 """Numbers that compare with, or are of, what captions leave out."""
-
-
-@contextmanager
-def counting(bench: Bench, model: torch.nn.Module, words: str) -> Iterator[None]:
-    """In it the model's scores count the tokens of this value of `masking.words`; "" leaves it as it is."""
-    if not words:
-        yield
-        return
-    kept, left_out_V = model.left_out_V, torch.zeros_like(model.left_out_V)
-    if words == "content":
-        left_out_V[list(bench.tokenizer.meaningless_ids(bench.config.model.masking.common_words))] = True
-    model.left_out_V = left_out_V
-    try:
-        yield
-    finally:
-        model.left_out_V = kept
-
-
-def scores(bench: Bench, scorer: Scorer, named: str, model: torch.nn.Module) -> torch.Tensor:
-    """(I, C, R, N) float32 on the host. Args: named: SIMILARITY or SIMILARITY:WORDS."""
-    similarity, _, words = named.partition(":")
-    call = partial(bench.call, model=model, exact=True)
-    found, by_token, others = [], similarity not in WITHOUT_WORDS, bench.others(similarity, model)
-    what = f"score patches: {named}{'' if model is bench.model else ', untrained'}"
-    with Progress(what, total=len(bench.collection), unit="images") as bar, counting(bench, model, words):
-        for numbers, image in bench.batches():
-            found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity, others=others).cpu())
-            bar.advance(len(numbers))
-    score_ICRN = torch.cat(found)
-    if not torch.isfinite(score_ICRN[:, :, 0]).all():
-        raise UserError("masking: the model's scores are not finite; the checkpoint is damaged or diverged")
-    return score_ICRN
 
 
 def means_of(bench: Bench, score_ICRN: torch.Tensor) -> dict[str, Mean]:
@@ -106,22 +70,15 @@ def run_masking(bench: Bench) -> Outcome:
         raise NotApplicable(str(error)) from error
     first = [captions[0] for captions in data.captions_of_image]
     scorer = Scorer(first, other_I, regions, bench.ids, config.text.eot_id)
-    untrained = SyCoCa(config, seed=UNTRAINED_SEED).to(bench.device).eval()
+    untrained = untrained_of(bench)
     own = config.masking.similarity
     own_score = scores(bench, scorer, own, bench.model)
     found, fresh = means_of(bench, own_score), scores(bench, scorer, own, untrained)
     numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
-    table, left_out = {own: numbers}, {}
-    for named in dict.fromkeys(bench.options.similarity):
-        if named == own:
-            continue
-        try:
-            check_model(replace(config, masking=replace(config.masking, similarity=named.partition(":")[0])))
-        except UserError as error:
-            left_out[named] = str(error)
-            continue
+    table, (others, left_out) = {own: numbers}, compared(bench)
+    for named in others:
         trained, fresh = (scores(bench, scorer, named, model) for model in (bench.model, untrained))
         table[named] = measured(bench, trained, means_of(bench, trained), bounds=False)
         table[named] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
