@@ -49,8 +49,8 @@ def maps(bench: Bench, model: torch.nn.Module, image_B3SS: Tensor, text_BL: Tens
 
 
 def phrase_maps(bench: Bench, model: torch.nn.Module, scorer: Scorer, target: str) -> np.ndarray:
-    """(I, C, Q, N) float32: Grad-CAM of every phrase of every picture, and of another caption's phrase in its place (as `Scorer` has
-    them); NaN where a picture has fewer phrases."""
+    """(I, C, Q, N) float32: Grad-CAM of every phrase of every picture, and of another caption's phrase in its place (as `Scorer`
+    has them); NaN where a picture has fewer phrases."""
     regions, found = bench.inputs.regions, []
     patches = bench.config.model.image.patches
     untrained = "" if model is bench.model else ", untrained"
