@@ -10,8 +10,12 @@ and a page.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +26,7 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
     sys.path[0] = str(ROOT)
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,11 @@ class EvaluateConfig:
     """Rows of pictures in the report's reconstruction and retrieval sections."""
     ema: bool = False
     """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
+    cache: str | None = None
+    """Folder for features, captions and likelihoods, by weights, data, transform and precision: the same question is not computed
+    twice, and a killed evaluation goes on from it. Default OUT/cache; `off` keeps nothing."""
+    cache_gb: float = 20.0
+    """Most that folder holds, GB: what was not used for longest goes first."""
 
 
 def choose_device(name: str):
@@ -232,7 +241,8 @@ def evaluate_checkpoint(
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
     ema: bool = False,
-) -> tuple[dict, Any, Any]:
+    resources=None,
+) -> tuple[dict | None, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
 
     Args:
@@ -240,6 +250,7 @@ def evaluate_checkpoint(
         device: `torch.device`.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks.
         ema: of the moving average of the checkpoint's weights.
+        resources: `Resources`; default one rank, nothing kept but finished tasks.
 
     Raises:
         UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there.
@@ -248,24 +259,21 @@ def evaluate_checkpoint(
     from sycoca_ds.eval.labels import load_labels
     from sycoca_ds.eval.suite import evaluate_model
 
-    label_set = load_labels(labels) if labels else None
-    loaded = load_for_inference(checkpoint, device, ema=ema)
-    results, collection = evaluate_model(
-        loaded, checkpoint, data, label_set, out, options, device, command, regions=regions, compositions=compositions, ema=ema
-    )
+    with contextlib.nullcontext() if resources is None else resources.team.together():
+        label_set = load_labels(labels) if labels else None
+        loaded = load_for_inference(checkpoint, device, ema=ema)
+    more = {"regions": regions, "compositions": compositions, "ema": ema, "resources": resources}
+    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **more)
     return results, collection, loaded
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Runs everything; 0, or 1 if a requirement is not met or a set has no numbers that was asked for."""
-    from data_pipeline.files import write_json
-    from sycoca_ds.eval.bench import SuiteOptions
-    from sycoca_ds.eval.registry import METRICS
-    from sycoca_ds.eval.report.page import write_report
-    from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+    from sycoca_ds.eval.bench import Resources, SuiteOptions
+    from sycoca_ds.eval.cache import Cache
     from sycoca_ds.eval.suite import check_options
 
-    device = choose_device(config.device)
+    team, device = join_ranks(config.device)
     options = SuiteOptions(
         config.tasks,
         config.batch_size,
@@ -277,8 +285,25 @@ def evaluate(config: EvaluateConfig) -> int:
         config.similarity,
     )
     check_options(options)
+    if config.cache_gb <= 0:
+        raise UserError(f"--cache-gb {config.cache_gb:g}: expected more than 0; --cache off keeps nothing")
+    folder = None if config.cache == "off" else Path(config.cache or Path(config.out) / "cache")
+    resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)))
+    status = evaluate_one(config, options, device, resources)
+    if team.leads and folder is not None:
+        print(f"cache:   {folder}, {resources.cache.trim() / 1e9:.3f} GB", flush=True)
+    return status
+
+
+def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
+    """One checkpoint, on all that was asked for."""
+    from data_pipeline.files import write_json
+    from sycoca_ds.eval.registry import METRICS
+    from sycoca_ds.eval.report.page import write_report
+    from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+
     if config.data is None or config.data_root is not None:
-        return evaluate_sets(config, options, device)
+        return evaluate_sets(config, options, device, resources)
     if config.sets or config.suite or config.prompts:
         raise UserError("--sets, --suite and --prompts go with --data-root, not with --data")
     requirements = [parse_requirement(text) for text in config.require]
@@ -295,7 +320,10 @@ def evaluate(config: EvaluateConfig) -> int:
         regions=config.regions,
         compositions=config.compositions,
         ema=config.ema,
+        resources=resources,
     )
+    if results is None:  # rank 0 has them
+        return 0
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)
@@ -309,7 +337,7 @@ def evaluate(config: EvaluateConfig) -> int:
     return 1 if short else 0
 
 
-def evaluate_sets(config: EvaluateConfig, options, device) -> int:
+def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
@@ -319,20 +347,86 @@ def evaluate_sets(config: EvaluateConfig, options, device) -> int:
     alone = [name for name in ("labels", "regions", "require", "report") if getattr(config, name)]
     if alone:
         raise UserError(f"--{alone[0]} goes with --data, not with --data-root")
-    asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts)
-    loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
+    with resources.team.together():
+        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts)
+        loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
 
     def shown(results: dict) -> None:
         print_table(results, [])
 
-    return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, ema=config.ema)
+    more = {"ema": config.ema, "resources": resources}
+    return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, **more)
+
+
+def join_ranks(device: str):
+    """(`Team`, `torch.device`) of this process: alone, or one of those that a launcher has started."""
+    from sycoca_ds.eval.team import Team
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team(), choose_device(device)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: every rank takes a device of its own here; expected auto, cpu or cuda")
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+
+    prepare_deepspeed()
+    as_alone = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    runtime = start_runtime()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = as_alone  # training may be coarser
+    if device == "cuda" and runtime.device.type != "cuda":
+        raise UserError(f"--device cuda: torch {torch.__version__} finds none on this machine; use --device auto")
+    if not runtime.leads:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it holds nothing, and a wait for rank 0 hears no Ctrl-C
+    return Team(runtime.rank, runtime.world_size), runtime.device
+
+
+FIRST_WORD_SECONDS = 15.0
+"""For which other ranks leave rank 0 the time to say what is wrong; a launcher ends them as soon as it has."""
 
 
 def main() -> int:
     from data_pipeline.command_line import parse_command
 
-    program = "sycoca_ds/evaluate.py"
-    return run_command(lambda: evaluate(parse_command(EvaluateConfig, sys.argv[1:], program, description=__doc__)))
+    program, words = "sycoca_ds/evaluate.py", [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return run_command(lambda: evaluate(parse_command(EvaluateConfig, words, program, description=__doc__)))
+    from sycoca_ds.engine.ranks.output import never_fatal
+    from sycoca_ds.train import end_process
+
+    never_fatal()
+    rank = int(os.environ["RANK"])
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")
+
+    def on_every_rank() -> int:
+        try:
+            status = in_the_environment(lambda: evaluate(parse_command(EvaluateConfig, words, program, description=__doc__)))
+        except UserError:  # all ranks find the same one, or rank 0 was told
+            if rank == 0:
+                raise
+            time.sleep(FIRST_WORD_SECONDS)
+            return 2
+        except Exception:
+            if rank == 0:
+                traceback.print_exc()
+            return 1
+        leave()
+        return status
+
+    end_process(run_command(on_every_rank))
+
+
+def leave() -> None:
+    """Ends the process group, if one was made, when every rank is here."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from data_pipeline.files import atomic_path, write_json
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet
@@ -170,8 +170,10 @@ def evaluate_model(
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
     ema: bool = False,
-) -> tuple[dict[str, Any], PictureSet]:
-    """Runs the suite; writes and returns results.json's content, with the collection.
+    resources: Resources | None = None,
+) -> tuple[dict[str, Any] | None, PictureSet]:
+    """Runs the suite; writes and returns results.json's content, with the collection. On ranks other than 0 it answers what rank 0
+    asks, and returns None in place of the content.
 
     Args:
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
@@ -180,28 +182,40 @@ def evaluate_model(
         regions: where in the pictures the objects are, for the task masking.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         ema: the weights are the moving average of the checkpoint's.
+        resources: default one rank, nothing kept but finished tasks.
 
     Raises UserError: no or damaged data, labels or regions of another data set, benchmarks that are not there.
     """
     start, out = time.monotonic(), Path(out)
-    benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
-    for benchmark in benchmarks:
-        print(benchmark.told(), flush=True)
-    collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
-    if labels is not None and "classification" in options.tasks:
-        labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
-    found = None
-    if regions is not None and "masking" in options.tasks:
-        image, text = loaded.config.model.image, loaded.config.model.text
-        found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
-        print(found.told(), flush=True)
-    inputs = Inputs(options, labels, found, benchmarks)
-    bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
-    threads = None
-    if device.type == "cpu":
+    resources = resources or Resources()
+    team, weights = resources.team, f"{loaded.digest}{' ema' if ema else ''}"
+    with team.together():
+        benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
+        for benchmark in benchmarks:
+            print(benchmark.told(), flush=True)
+        collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
+        if labels is not None and "classification" in options.tasks:
+            labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
+        found = None
+        if regions is not None and "masking" in options.tasks:
+            image, text = loaded.config.model.image, loaded.config.model.text
+            found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
+            print(found.told(), flush=True)
+        inputs = Inputs(options, labels, found, benchmarks)
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
+    if not team.leads:
+        team.serve(bench)
+        return None, collection
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    if device.type == "cpu" and team.size == 1:  # ranks of one machine have shared its cores among them
         sample = bench.pixels(torch.stack([collection.image(number) for number in range(min(16, len(collection)))]))
         threads = choose_threads(lambda: bench.call("image_features", image_BCHW=sample))
-    records = run_tasks(bench, f"{loaded.digest}{' ema' if ema else ''}", out)
+    try:
+        records = run_tasks(bench, weights, out)
+    except Exception:
+        team.dismiss()
+        raise
+    team.dismiss()
     results = {
         "format": FORMAT,
         "checkpoint": {
@@ -236,7 +250,8 @@ def evaluate_model(
             "precision": options.precision,
             "batch_size": options.batch_size,
             "seed": options.seed,
-            "world_size": 1,
+            "world_size": team.size,
+            "cache": str(resources.cache.folder) if resources.cache.folder else None,
             "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),
             "command": list(command),
             "date": now(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
-from sycoca_ds.eval.bench import SuiteOptions
+from sycoca_ds.eval.bench import Resources, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
@@ -55,22 +55,23 @@ def evaluate_official(
     shown: Callable[[dict[str, Any]], None] = lambda _: None,
     *,
     ema: bool = False,
+    resources: Resources | None = None,
 ) -> int:
     """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
     for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
 
     Args:
-        loaded, checkpoint, options, device, command, ema: as of `suite.evaluate_model`.
+        loaded, checkpoint, options, device, command, ema, resources: as of `suite.evaluate_model`.
         shown: is given results.json's content of each set as it is finished.
 
     Returns:
         0, or 1 if a set was named and has no numbers, or is there and cannot be used.
     """
-    out, records, short = Path(out), {}, False
+    out, records, short, resources = Path(out), {}, False, resources or Resources()
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if tasks:
-            record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema)
+            record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema, resources)
         else:
             why = "the linear probe" if entry.tasks == ("probe",) else f"none of --tasks {' '.join(options.tasks)}"
             told = f"{entry.name} is for {', '.join(entry.tasks)}; {why} is not among what is run"
@@ -79,7 +80,8 @@ def evaluate_official(
         short |= record["status"] == FAILED or (record["status"] != DONE and entry.name in asked.named)
         if record["status"] != DONE:
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
-        write_json(out / "sets.json", {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records})
+        if resources.team.leads:
+            write_json(out / "sets.json", {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records})
     print(f"numbers: {out / 'sets.json'}", flush=True)
     return int(short)
 
@@ -96,12 +98,14 @@ def _evaluate_one(
     command: Sequence[str],
     shown: Callable[[dict[str, Any]], None],
     ema: bool,
+    resources: Resources,
 ) -> dict[str, Any]:
     place = out / entry.name
     print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
     try:
-        collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
-        labels = collection.labels(asked.prompts.get(entry.name))
+        with resources.team.together():
+            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
+            labels = collection.labels(asked.prompts.get(entry.name))
         for line in (*collection.facts["not_as_published"], *collection.facts["notes"]):
             print(f"{entry.name}: {line}", flush=True)
         results, _ = evaluate_model(
@@ -114,11 +118,14 @@ def _evaluate_one(
             device,
             command,
             ema=ema,
+            resources=resources,
         )
     except Absent as error:
         return _without(entry, MISSING, str(error), tasks)
     except UserError as error:  # another set may be whole
         return _without(entry, FAILED, str(error), tasks)
+    if results is None:  # rank 0 has them
+        return {"status": DONE}
     if results["tasks"].get("captioning", {}).get("status") == "done" and collection.read.ids:
         written = json.loads((place / "samples/captions.json").read_text())
         official = [{"image_id": int(row["image_id"]), "caption": row["caption"]} for row in written]

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench, Inputs
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import score_captions
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 from sycoca_ds.model.generation import Decoding
+
+
+@dataclass(frozen=True)
+class Captions:
+    steps: int
+    decoding: Decoding
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        ids = bench.call("generate", image_BCHW=bench.images(numbers), steps=self.steps, decoding=self.decoding).cpu()
+        return {"caption": np.array([bench.tokenizer.decode(row.tolist()).strip() for row in ids], dtype=str)}
 
 
 def run_captioning(bench: Bench) -> Outcome:
@@ -19,12 +34,8 @@ def run_captioning(bench: Bench) -> Outcome:
     steps = min(bench.options.caption_tokens, bench.config.model.text.context_length - 1)
     # ranked by the mean over tokens, as open_clip's beam search does: by the sum, more beams would mean shorter captions
     decoding = Decoding(beams=bench.options.beams, length_penalty=1.0)
-    captions: list[str] = []
-    with Progress("write captions", total=len(data), unit="images") as bar:
-        for numbers, image in bench.batches():
-            ids = bench.call("generate", image_BCHW=bench.pixels(image), steps=steps, decoding=decoding).cpu()
-            captions.extend(bench.tokenizer.decode(row.tolist()).strip() for row in ids)
-            bar.advance(len(numbers))
+    key = {"what": "captions", "steps": steps, "decoding": asdict(decoding)}
+    captions: list[str] = bench.map_images(Captions(steps, decoding), "write captions", key)["caption"].tolist()
     keys = [picture.image_id for picture in data.pictures]
     with Progress("score captions", total=len(data), unit="images") as bar:
         numbers, reasons, kind, cider_I = score_captions(
