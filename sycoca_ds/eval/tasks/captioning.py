@@ -38,7 +38,7 @@ def run_captioning(bench: Bench) -> Outcome:
     captions: list[str] = bench.map_images(Captions(steps, decoding), "write captions", key)["caption"].tolist()
     keys = [picture.image_id for picture in data.pictures]
     with Progress("score captions", total=len(data), unit="images") as bar:
-        numbers, reasons, kind, cider_I = score_captions(
+        numbers, reasons, kind, each = score_captions(
             dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True))
         )
         bar.set(len(data))
@@ -56,7 +56,7 @@ def run_captioning(bench: Bench) -> Outcome:
         {},
         details,
         {"captions.json": [{"image_id": key, "caption": caption} for key, caption in zip(keys, captions, strict=True)]},
-        each={"cider": cider_I},
+        each=each,
     )
 
 

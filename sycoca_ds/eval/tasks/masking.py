@@ -156,6 +156,7 @@ def run_masking(bench: Bench) -> Outcome:
     }
     kept = shown(bench, own_score, other_I)
     each = {name: mean.value_I for name, mean in found.items()}
+    each |= {f"{name}_count": mean.count_I for name, mean in found.items() if (mean.count_I > 1).any()}  # of phrases
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
 
 

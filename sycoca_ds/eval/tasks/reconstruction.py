@@ -123,6 +123,8 @@ def run_reconstruction(bench: Bench) -> Outcome:
     key = {"what": "rebuilt pictures", "data": data.digest, "seed": bench.options.seed, "shown": bench.shown}
     kept = bench.map(showing, len(bench.shown), "rebuild pictures to show", "images", key)
     chance = {"gap": 0.0, "random_gap": 0.0, "better_share": 50.0, "random_better_share": 50.0}
+    each = {f"{name}_l1": value_I for name, value_I in errors.items()}
+    each |= {f"{prefix}better_share": 100.0 * (errors[f"{prefix}own"] < errors[f"{prefix}other"]) for prefix in ("", "random_")}
     details = {
         "images": len(data),
         "hidden_patches": int(kept["hidden"][0].sum()),
@@ -130,7 +132,7 @@ def run_reconstruction(bench: Bench) -> Outcome:
         "unit": "normalised pixels",
         "interval": HOW,
     }
-    return Outcome(numbers, {}, chance, details, {"reconstruction.npz": kept})
+    return Outcome(numbers, {}, chance, details, {"reconstruction.npz": kept}, each)
 
 
 TASK = Task(
@@ -155,4 +157,5 @@ TASK = Task(
     headlines=("gap", "own_l1", "other_l1", "better_share", "random_gap"),
     run=run_reconstruction,
     files=("reconstruction.npz",),
+    each=True,
 )

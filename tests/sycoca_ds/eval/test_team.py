@@ -139,7 +139,9 @@ def test_sets_one_of_which_cannot_be_read(folder: Path) -> None:
         (root / "stl10" / name).write_bytes(b"broken")
     records = []
     for ranks in (0, 2):
-        given = words(folder, f"sets {ranks}", "--batch-size", "4", "--data-root", str(root), "--sets", "stl10", "mscoco", "cifar10")
+        given = words(
+            folder, f"sets {ranks}", "--batch-size", "4", "--data-root", str(root), "--sets", "stl10", "mscoco", "cifar10"
+        )
         del given[given.index("--data") : given.index("--data") + 4]  # with the labels
         status, said = finish(start_warm(given, ranks=ranks, script=SCRIPT))
         assert status == 1 and said.count("stl10: no numbers") == 1, said
