@@ -117,6 +117,10 @@ def compare(
     for against, p in zip(tested, holm([against["p"] for against in tested]), strict=True):
         against["p_holm"] = p
     notes = []
+    if len(tested) / (permutations + 1) > LEVEL:
+        notes.append(
+            f"{permutations} exchanges are too few for {len(tested)} tests: none by permutation can fall below {LEVEL:g} after Holm"
+        )
     for number, other in enumerate(evaluations[1:], 1):
         for chosen, evaluation in other.items():
             settings = different_settings(evaluations[0][chosen], evaluation)
@@ -232,9 +236,10 @@ def print_comparison(comparison: dict[str, Any]) -> None:
         )
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console = Console(width=max(console.width, 150))
+    wide = Console(width=10_000)
+    console = Console(width=max(Console().width, wide.measure(table).maximum))  # a cut number would be another one
     console.print(table)
+    console = Console()
     for line in told(comparison):
         console.print(line, highlight=False, markup=False)
 

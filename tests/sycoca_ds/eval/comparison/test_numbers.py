@@ -1,0 +1,95 @@
+"""Numbers from what pictures add: those of results.json, and of any choice of pictures what the official scorers say of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sycoca_ds.eval.comparison.folders import Evaluation
+from sycoca_ds.eval.comparison.numbers import additive_numbers, class_weights, mean
+from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
+from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.scorers.caption_tokens import java_command
+from sycoca_ds.eval.scorers.captions import meteor_score
+from sycoca_ds.eval.scorers.corpus import bleu_of, bleu_statistics, meteor_of
+
+WORDS = "a the red big dog dogs cat runs running ran fast quickly on in street road horse man person".split()
+
+
+def tables(images: int, seed: int) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """References, hypotheses; among them equal, empty and foreign ones."""
+    random = np.random.default_rng(seed)
+
+    def sentence(words: int) -> str:
+        return " ".join(random.choice(WORDS, words))
+
+    references = {str(n): [sentence(random.integers(3, 10)) for _ in range(random.integers(1, 4))] for n in range(images)}
+    hypotheses = {str(n): [sentence(random.integers(0, 9))] for n in range(images)}
+    hypotheses["0"], hypotheses["1"], hypotheses["2"] = references["0"][:1], [""], references["3"][:1]
+    return references, hypotheses
+
+
+def drawn(table: dict[str, list[str]], rows: np.ndarray) -> dict[str, list[str]]:
+    return {f"{place} {row}": table[str(row)] for place, row in enumerate(rows)}
+
+
+def test_bleu_of_any_choice_is_the_scorers(tmp_path) -> None:
+    from pycocoevalcap.bleu.bleu import Bleu
+
+    references, hypotheses = tables(40, 0)
+    rows_IX = bleu_statistics(references, hypotheses)
+    for seed in range(6):
+        rows = np.random.default_rng(seed).integers(0, 40, (1, 7, 40, 40, 90, 40)[seed])
+        expected = Bleu(4).compute_score(drawn(references, rows), drawn(hypotheses, rows), verbose=0)[0]
+        found = [float(bleu_of(rows_IX[rows].sum(0), n)) for n in (1, 2, 3, 4)]
+        assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert bleu_of(np.stack([rows_IX[:9].sum(0), rows_IX.sum(0)]), 2).shape == (2,)
+
+
+@pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
+def test_meteor_of_any_choice_is_the_jars() -> None:
+    references, hypotheses = tables(30, 1)
+    score, rows_IX = meteor_score(references, hypotheses)
+    assert meteor_of(rows_IX.sum(0)) == pytest.approx(score, rel=1e-12) and rows_IX.shape == (30, 23)
+    rows = np.random.default_rng(2).integers(0, 30, 45)
+    assert meteor_of(rows_IX[rows].sum(0)) == pytest.approx(
+        meteor_score(drawn(references, rows), drawn(hypotheses, rows))[0], rel=1e-12
+    )
+    assert meteor_of(rows_IX[0]) == pytest.approx(meteor_score(*(drawn(t, np.array([0])) for t in (references, hypotheses)))[0])
+    assert meteor_of(rows_IX[0]) > 0.9 and meteor_of(rows_IX[1]) == 0.0
+
+
+def test_every_number_is_that_of_the_evaluation(done, world) -> None:
+    evaluation = Evaluation.read(world / "out")
+    missing = {}
+    for task in METRICS:
+        each = evaluation.each(task)
+        if each is None:
+            continue
+        found = additive_numbers(task, {name: array for name, array in each.items() if name != "image_id"}, METRICS[task])
+        metrics = evaluation.results["tasks"][task]["metrics"]
+        for name, number in found.items():
+            assert number.value == pytest.approx(metrics[name], rel=1e-9, abs=1e-12), (task, name)
+        missing[task] = {name for name in TASKS[task].headlines if metrics[name] is not None and name not in found}
+    assert missing == {
+        "retrieval": set(),
+        "classification": set(),
+        "captioning": {"cider_shuffled"},  # a control
+        "reconstruction": set(),
+        "masking": {"position_overlap", "untrained_caption_overlap", "untrained_own_caption_higher"},  # of pairs; controls
+    }
+
+
+def test_means_over_classes_and_groups_are_weighted_means() -> None:
+    random = np.random.default_rng(3)
+    class_I = random.integers(0, 7, 60).astype(float)
+    class_I[:5] = np.nan
+    right_I = 100.0 * random.integers(0, 2, 60)
+    slow = np.mean([right_I[class_I == k].mean() for k in np.unique(class_I[5:])])
+    assert mean(right_I, class_weights(class_I)).value == pytest.approx(slow)
+    won_N, group_of = random.integers(0, 2, 90) > 0, random.choice(["a", "b", "few"], 90).tolist()
+    picture_of = random.integers(0, 25, 90).tolist()
+    for groups in (("a", "b"), ("b",)):
+        value_I, weight_I = by_picture(won_N, group_of, picture_of, groups)
+        assert mean(value_I, weight_I).value == pytest.approx(accuracies(won_N, group_of, picture_of, groups).mean[0])
+        assert weight_I.sum() == pytest.approx(1.0) and np.isnan(value_I[weight_I == 0]).all()
