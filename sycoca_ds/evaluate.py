@@ -11,6 +11,7 @@ and a page.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -33,7 +34,7 @@ from data_pipeline.errors import UserError, in_the_environment, run_command  # n
 class EvaluateConfig:
     """Downstream evaluation of one checkpoint on one data set folder, or on the paper's sets as they are published."""
 
-    checkpoint: str
+    checkpoint: str | None = None
     """Run folder, checkpoints folder or one step folder."""
     data: str | None = None
     """Data set folder with held-out samples (canonical/, shards/, manifest/)."""
@@ -86,6 +87,13 @@ class EvaluateConfig:
     """Rows of pictures in the report's reconstruction and retrieval sections."""
     ema: bool = False
     """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
+    watch: str | None = None
+    """In place of --checkpoint: run folder whose checkpoints are evaluated one after another, those that are there and each new
+    one, until the run is completed. OUT/step_NNNNNNNN/ has each, OUT/curve.csv, curve.png and tensorboard/ all of them."""
+    watch_seconds: float = 30.0
+    """How often --watch looks for a new checkpoint."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's scalars: a point for each number at the checkpoint's step."""
     cache: str | None = None
     """Folder for features, captions and likelihoods, by weights, data, transform and precision: the same question is not computed
     twice, and a killed evaluation goes on from it. Default OUT/cache; `off` keeps nothing."""
@@ -122,111 +130,6 @@ def choose_precision(name: str, device) -> str:
     if name not in ("fp32", "bf16"):
         raise UserError(f"--precision {name}: expected auto, fp32 or bf16")
     return name
-
-
-def print_table(results: dict, verdicts: list) -> None:
-    """Headline numbers on the terminal: value, chance, requirement."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from sycoca_ds.eval.registry import TASKS
-    from sycoca_ds.eval.report.wording import reasons_told, show, told_first
-
-    averaged = "" if results["checkpoint"]["ema_decay"] is None else ", average of its weights"
-    required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
-    table = Table(
-        title=f"Checkpoint at step {results['checkpoint']['step']}{averaged}, {results['data']['images']:,} images",
-        title_justify="left",
-    )
-    columns = [("task", "left"), ("number", "left"), ("value", "right"), ("chance", "right"), ("required", "left")]
-    for name, side in columns if required else columns[:-1]:
-        table.add_column(name, justify=side)
-    for name, record in results["tasks"].items():
-        task = TASKS[name]
-        first = told_first(task, record)
-        asked = [metric for owner, metric in required if owner == name and metric not in first]
-        for position, metric in enumerate([*first, *asked]):
-            wording, value = task.numbers[metric], record["metrics"][metric]
-            verdict = required.get((name, metric))
-            mark = (
-                ""
-                if verdict is None
-                else f"{verdict.requirement.comparison} {verdict.requirement.bound:g} "
-                + ("[green]pass[/]" if verdict.passed else "[bold red]SHORT[/]")
-            )
-            table.add_row(
-                task.title if position == 0 else "",
-                wording.label,
-                show(value, wording.unit),
-                show(record["chance"].get(metric), wording.unit) if metric in record["chance"] else "",
-                *([mark] if required else []),
-            )
-        table.add_section()
-    console = Console()
-    console.print(table if table.row_count else table.title)
-    masking = results["tasks"].get("masking", {}).get("details", {})
-    if "told" in masking:
-        console.print(f"masks: {masking['told']}", highlight=False, markup=False)
-    similarities = masking.get("similarities", {})
-    if len(similarities) > 1:
-        Console(width=max(console.width, 120)).print(similarity_table(similarities))
-    for similarity, reason in masking.get("similarities_left_out", {}).items():
-        console.print(f"{similarity}: not measured, {reason}", highlight=False, markup=False)
-    compositions = results["tasks"].get("compositionality", {})
-    if compositions.get("status") == "done":
-        Console(width=max(console.width, 120)).print(compositions_table(results))
-        for line in compositions["details"]["told"]:
-            console.print(line, highlight=False, markup=False)
-    for name, record in results["tasks"].items():
-        for reason, told in reasons_told(TASKS[name], record).items():
-            console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)
-
-
-COMPARED = {
-    "ignored": "caption_ignored",
-    "higher": "own_caption_higher",
-    "named": "named_over_unnamed",
-    "other's": "other_named_over_unnamed",
-    "no text": "no_text_named_over_unnamed",
-    "untrained": "untrained_named_over_unnamed",
-    "objects": "objects_over_background",
-    "pointing": "pointing",
-    "IoU": "word_iou",
-}
-"""Heads of the table of masking scores, and their numbers."""
-
-
-def similarity_table(similarities: dict[str, dict[str, float]]):
-    """A row a masking score: its numbers beside those of the controls."""
-    from rich.table import Table
-
-    from sycoca_ds.eval.report.wording import show
-
-    heads = {head: name for head, name in COMPARED.items() if any(name in numbers for numbers in similarities.values())}
-    told = "named: over unnamed objects, then the same under another picture's caption, no text, of untrained weights"
-    table = Table(title="Masking scores", title_justify="left", caption=told if "named" in heads else None, caption_justify="left")
-    table.add_column("score", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for similarity, numbers in similarities.items():
-        table.add_row(similarity, *(show(numbers.get(name)) for name in heads.values()))
-    return table
-
-
-def compositions_table(results: dict):
-    """A row a subset of a benchmark, a column a score."""
-    from rich.table import Table
-
-    from sycoca_ds.eval.compositions.wording import HOWS
-    from sycoca_ds.eval.report.galleries import composition_rows
-
-    table = Table(title="Compositions, % right", title_justify="left")
-    table.add_column("benchmark", no_wrap=True)
-    for head in (*HOWS, "chance"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for label, values, chance in composition_rows(results):
-        table.add_row(label, *values, chance)
-    return table
 
 
 def evaluate_checkpoint(
@@ -289,17 +192,45 @@ def evaluate(config: EvaluateConfig) -> int:
         raise UserError(f"--cache-gb {config.cache_gb:g}: expected more than 0; --cache off keeps nothing")
     folder = None if config.cache == "off" else Path(config.cache or Path(config.out) / "cache")
     resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)))
-    status = evaluate_one(config, options, device, resources)
+    if (config.checkpoint is None) == (config.watch is None):
+        raise UserError("expected --checkpoint RUN, or --watch RUN for all of its checkpoints; one of them")
+    if config.watch is None:
+        status = evaluate_one(config, options, device, resources)
+    else:
+        status = watch_run(config, options, device, resources)
     if team.leads and folder is not None:
         print(f"cache:   {folder}, {resources.cache.trim() / 1e9:.3f} GB", flush=True)
     return status
+
+
+def watch_run(config: EvaluateConfig, options, device, resources) -> int:
+    """Every checkpoint of a run; 0 when it is completed, 1 if a set has no numbers that was asked for."""
+    from data_pipeline.shards.manifest import Manifest, ManifestError
+    from sycoca_ds.watch import Watch
+
+    alone = [name for name in ("require", "report") if getattr(config, name)]
+    if alone:
+        raise UserError(f"--{alone[0]} goes with --checkpoint, not with --watch")
+    board = config.tensorboard or str(Path(config.out) / "tensorboard")
+
+    def evaluate_step(folder: Path, out: Path) -> int:
+        one = dataclasses.replace(config, checkpoint=str(folder), watch=None, out=str(out), tensorboard=board)
+        return evaluate_one(one, options, device, resources)
+
+    asked = {**dataclasses.asdict(config), "precision": options.precision}
+    if config.data is not None and resources.team.leads:
+        with contextlib.suppress(ManifestError):  # told by who opens it
+            asked["data_digest"] = Manifest.load(config.data).digest
+    return Watch(Path(config.watch), Path(config.out), asked, resources, evaluate_step).run(config.watch_seconds)
 
 
 def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     """One checkpoint, on all that was asked for."""
     from data_pipeline.files import write_json
     from sycoca_ds.eval.registry import METRICS
+    from sycoca_ds.eval.report.numbers import rows_of, write_scalars
     from sycoca_ds.eval.report.page import write_report
+    from sycoca_ds.eval.report.terminal import print_table
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
 
     if config.data is None or config.data_root is not None:
@@ -324,6 +255,8 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     )
     if results is None:  # rank 0 has them
         return 0
+    if config.tensorboard:
+        write_scalars(config.tensorboard, list(rows_of(results)), out)
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)
@@ -341,6 +274,8 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
+    from sycoca_ds.eval.report.numbers import rows_of, write_scalars
+    from sycoca_ds.eval.report.terminal import print_table
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
@@ -353,6 +288,9 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
 
     def shown(results: dict) -> None:
         print_table(results, [])
+        if config.tensorboard:
+            name = results["data"]["set"]
+            write_scalars(config.tensorboard, list(rows_of(results, name)), Path(config.out) / name)
 
     more = {"ema": config.ema, "resources": resources}
     return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, **more)

@@ -26,11 +26,13 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
+from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.report.numbers import rows_of, write_csv
 from sycoca_ds.eval.task import NotApplicable, Outcome
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
@@ -68,7 +70,7 @@ def plain_number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def record(task: str, key: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+def record(task: str, key: str, outcome: Outcome, seconds: float, seed: int = 0) -> dict[str, Any]:
     """A finished task as JSON. Every number of the task is present; a null has its reason."""
     metrics = {name: plain_number(outcome.numbers.get(name)) for name in METRICS[task]}
     reasons = {name: outcome.reasons.get(name, "not finite") for name, value in metrics.items() if value is None}
@@ -78,10 +80,21 @@ def record(task: str, key: str, outcome: Outcome, seconds: float) -> dict[str, A
         "metrics": metrics,
         "null_reasons": reasons,
         "chance": outcome.chance,
+        "intervals": intervals(task, metrics, outcome, seed),
         "details": outcome.details,
         "seconds": round(seconds, 2),
         "finished": now(),
     }
+
+
+def intervals(task: str, metrics: dict[str, float | None], outcome: Outcome, seed: int) -> dict[str, tuple[float, float]]:
+    """{number: (low, high)}, 95 % over resampled pictures: those that the task has, and those of what it left by picture."""
+    made = additive_numbers(task, {name: each for name, each in outcome.each.items() if name != KEY}, METRICS[task])
+    own = {name: (metrics.get(f"{name}_low"), metrics.get(f"{name}_high")) for name in metrics}
+    own = {name: pair for name, pair in own.items() if None not in pair}
+    missing = {name: number for name, number in made.items() if name not in own and metrics[name] is not None}
+    found = {**bounds(missing, seed), **own}
+    return {name: found[name] for name in metrics if name in found}
 
 
 def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
@@ -92,6 +105,7 @@ def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
         "metrics": dict.fromkeys(METRICS[task]),
         "null_reasons": dict.fromkeys(METRICS[task], reason),
         "chance": {},
+        "intervals": {},
         "details": {},
         "seconds": 0.0,
         "finished": now(),
@@ -148,7 +162,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
                 kept = skipped(task, key, str(reason))
             else:
                 save_files(out, task, outcome, [picture.image_id for picture in bench.collection.pictures])
-                kept = record(task, key, outcome, time.monotonic() - start)
+                kept = record(task, key, outcome, time.monotonic() - start, bench.options.seed)
             kept["reused"] = False
             write_json(out / "tasks" / f"{task}.json", kept)
         else:
@@ -235,7 +249,9 @@ def evaluate_model(
             "images": len(collection),
             "captions": len(collection.captions),
             "labels": labels.path if labels else None,
+            "labels_digest": labels.digest if labels else None,
             "regions": str(regions) if regions else None,
+            "regions_digest": found.digest if found else None,
             "compositions": list(compositions),
             **shared_images(collection, loaded.config.data.train),
             **collection.facts,
@@ -252,6 +268,7 @@ def evaluate_model(
             "seed": options.seed,
             "world_size": team.size,
             "cache": str(resources.cache.folder) if resources.cache.folder else None,
+            "java": provenance.java_version() if "captioning" in options.tasks else None,
             "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),
             "command": list(command),
             "date": now(),
@@ -261,6 +278,7 @@ def evaluate_model(
     if results["provenance"]["git_sha"] is None:
         results["provenance"]["git_sha_reason"] = "not run from a git checkout"
     write_json(out / "results.json", results)
+    write_csv(out / "results.csv", list(rows_of(results)))
     return results, collection
 
 

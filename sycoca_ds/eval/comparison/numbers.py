@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from sycoca_ds.eval.intervals import resampled
 from sycoca_ds.eval.scorers.corpus import bleu_of, meteor_of
 
 
@@ -90,3 +91,21 @@ def additive_numbers(task: str, each: Mapping[str, np.ndarray], known: tuple[str
             rows_IX = np.stack([each[f"{prefix}own_l1"], each[f"{prefix}other_l1"]], axis=1).astype(np.float64)
             found[f"{prefix}gap"] = Additive(rows_IX, _gap, everything)
     return {name: found[name] for name in known if name in found and found[name].there_I.any()}
+
+
+def bounds(numbers: Mapping[str, Additive], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """{number: (2.5 %, 97.5 %) quantiles over resampled pictures}; those that a resample may leave without a picture are left
+    out."""
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
+    places = {name: np.flatnonzero(number.there_I) for name, number in numbers.items()}
+    for images in {len(place) for place in places.values()}:
+        for times_RI in resampled(images, seed):
+            for name, number in numbers.items():
+                if len(places[name]) == images:
+                    drawn[name].append(number.of(times_RI @ number.rows_IX[places[name]]))
+    found = {}
+    for name, values in drawn.items():
+        low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
+        if np.isfinite([low, high]).all():
+            found[name] = (float(low), float(high))
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.bench import Bench, digest_of_texts
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 
 
@@ -78,6 +78,7 @@ def run_classification(bench: Bench) -> Outcome:
         "classes": len(labels.classes),
         "templates": len(labels.templates),
         "labels_digest": labels.digest,
+        "templates_digest": digest_of_texts(labels.templates),
         "images": int(labelled.sum()),
         "images_without_label": int((~labelled).sum()),
         "classes_without_image": int((count == 0).sum()),
