@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
 from sycoca_ds.eval.comparison.folders import Evaluation
-from sycoca_ds.eval.comparison.numbers import additive_numbers, class_weights, mean
+from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds, class_weights, mean
 from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
+from sycoca_ds.eval.intervals import bootstrap_interval
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import meteor_score
@@ -93,3 +96,41 @@ def test_means_over_classes_and_groups_are_weighted_means() -> None:
         value_I, weight_I = by_picture(won_N, group_of, picture_of, groups)
         assert mean(value_I, weight_I).value == pytest.approx(accuracies(won_N, group_of, picture_of, groups).mean[0])
         assert weight_I.sum() == pytest.approx(1.0) and np.isnan(value_I[weight_I == 0]).all()
+
+
+def test_intervals_are_those_of_resampled_pictures(done) -> None:
+    """Against the loop of eval/intervals.py, on a weighted mean with pictures that have no value; and of every number there is."""
+    random = np.random.default_rng(4)
+    value_I, weight_I = random.normal(10, 3, 80), random.integers(1, 4, 80).astype(float)
+    value_I[::9] = np.nan
+    there = np.isfinite(value_I)
+    slow = bootstrap_interval(lambda rows: np.average(value_I[there][rows], weights=weight_I[there][rows]), int(there.sum()), 5)
+    found = bounds({"x": mean(value_I, weight_I), "all": mean(np.nan_to_num(value_I))}, 6)
+    assert found["x"] == pytest.approx(slow, abs=0.1) and slow[1] - slow[0] > 1
+    intervals = {task: record["intervals"] for task, record in done[1]["tasks"].items()}
+    metrics = done[1]["tasks"]["retrieval"]["metrics"]
+    assert intervals["retrieval"]["t2i_r5"] == [metrics["t2i_r5_low"], metrics["t2i_r5_high"]]
+    assert {"bleu4", "cider", "rouge_l"} <= set(intervals["captioning"]) and {"top1", "mean_per_class"} <= set(
+        intervals["classification"]
+    )
+    for task, found in intervals.items():
+        for name, (low, high) in found.items():
+            assert low <= done[1]["tasks"][task]["metrics"][name] <= high, (task, name)
+
+
+def test_the_table_for_other_programs(done, world) -> None:
+    """A row a number, with every digit; a null with its reason."""
+    with open(world / "out/results.csv", newline="") as file:
+        rows = {(row["task"], row["metric"]): row for row in csv.DictReader(file)}
+    for task, record in done[1]["tasks"].items():
+        for name, value in record["metrics"].items():
+            if name.endswith(("_low", "_high")) and name.rsplit("_", 1)[0] in record["metrics"]:
+                assert (task, name) not in rows
+                continue
+            row = rows[task, name]
+            assert (float(row["value"]) if row["value"] else None) == value and row["reason"] == record["null_reasons"].get(
+                name, ""
+            )
+            low, high = record["intervals"].get(name, ("", ""))
+            assert [row["low"], row["high"]] == [str(low), str(high)] and row["step"] == "7"
+            assert row["chance"] == str(record["chance"].get(name, ""))
