@@ -1,10 +1,10 @@
 """What must not reach the weights: gradients that are not finite, spikes, and what a faulty device computed.
 
 A spike is a loss or a gradient norm beyond the mean of the last steps by some standard deviations. Those of a spike itself count
-there as the most that is none: a level that has risen for good becomes the usual one within some steps, and one huge number does not
-blind the guard to those that follow. It is decided on the device, between backward pass and update, from numbers that are the
-same on all ranks: torch's fused AdamW leaves weights and moments alone where its `found_inf` is 1, so no host has to wait for
-the answer.
+there as the most that is none: a level that has risen for good becomes the usual one within some steps, and one huge number does
+not blind the guard to those that follow. It is decided on the device, between backward pass and update, from numbers that are the
+same on all ranks: torch's fused AdamW leaves weights and moments alone where its `found_inf` is 1, so no host has to wait for the
+answer.
 """
 
 from __future__ import annotations
