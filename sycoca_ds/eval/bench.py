@@ -20,7 +20,9 @@ from data_pipeline.progress import Progress
 from sycoca_ds.eval.cache import Arrays, Cache, joined
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
+from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
 from sycoca_ds.eval.team import Team, Work
 
@@ -37,7 +39,15 @@ class SuiteOptions:
     """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
     `EvaluateConfig`."""
 
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality")
+    tasks: tuple[str, ...] = (
+        "retrieval",
+        "classification",
+        "captioning",
+        "reconstruction",
+        "masking",
+        "compositionality",
+        "linear_probe",
+    )
     batch_size: int = 64
     precision: str = "fp32"
     caption_tokens: int = 30
@@ -45,6 +55,7 @@ class SuiteOptions:
     gallery: int = 6
     beams: int = 1
     similarity: tuple[str, ...] = ()
+    probe_features: str = "output"
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Inputs:
     labels: LabelSet | None = None
     regions: Regions | None = None
     compositions: tuple[CompositionSet, ...] = ()
+    probe: ProbeData | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,8 @@ class Bench:
     resources: Resources = field(default_factory=Resources)
     weights: str | None = None
     """Digest of the model's weights and tokenizer; None: unknown, nothing is kept."""
+    kept: Kept = field(default_factory=lambda: Kept(None, ""))
+    """Where the task that runs leaves what it has done so far."""
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
 
     @property
@@ -149,18 +163,18 @@ class Bench:
 
         return SyCoCa(self.config.model, seed=UNTRAINED_SEED).to(self.device).eval()
 
-    def map(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any]) -> Arrays:
+    def map(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any] | None = None) -> Arrays:
         """What `work` gives of samples 0 to `total` - 1, batch by batch, in their order.
 
         Args:
             work: (bench, numbers) -> {name: array with a row for each}; a module's function, or an object of a module's class,
                 since it goes to other ranks by pickle, where `bench` is that rank's. What it calls must be the same for any batch.
             what, unit: for the progress report.
-            key: JSON values that name what the answer depends on beside weights and precision.
+            key: JSON values that name what the answer depends on beside weights and precision; None keeps nothing of it.
         """
         base = {"weights": self.weights, "precision": self.options.precision, "torch": torch.__version__}
-        cache = self.resources.cache if self.weights is not None else Cache()
-        entry = cache.entry({**base, **key})
+        cache = Cache() if self.weights is None or key is None else self.resources.cache
+        entry = cache.entry({**base, **(key or {})})
         parts, done_N = [], np.zeros(total, bool)
         for rows, arrays in entry.load():
             fresh = ~done_N[rows]

@@ -83,6 +83,17 @@ class Team:
             self._tell(None)
         self._gone = False
 
+    @contextmanager
+    def conducting(self) -> Iterator[None]:
+        """On rank 0: while the others serve. They are dismissed at the end, and after an error; not after a Ctrl-C, which has
+        ended them."""
+        try:
+            yield
+        except Exception:
+            self.dismiss()
+            raise
+        self.dismiss()
+
     def agree(self, decide: Callable[[], Any]) -> Any:
         """What rank 0 decides, on every rank; it may take its time. An error of it is raised on all."""
         if self.size == 1:
