@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.kept import pieces
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.masking.scoring import Scorer
 
 TARGETS = ("similarity", "likelihood")
 """What Grad-CAM explains: the similarity of the picture and the phrase alone as a text, or the log-probability of the phrase's
 words in their caption."""
 CONDITIONS = 2
-AT_ONCE = 256
-"""Pictures whose maps are kept in one piece."""
 WORD = re.compile(r"\w+")
 
 
@@ -48,34 +46,39 @@ def maps(bench: Bench, model: torch.nn.Module, image_B3SS: Tensor, text_BL: Tens
     return torch.cat(found)
 
 
-def phrase_maps(bench: Bench, model: torch.nn.Module, scorer: Scorer, target: str) -> np.ndarray:
+@dataclass(frozen=True)
+class PhraseMaps:
+    """Args: first: captions. other_I: for each picture the one whose caption it is given as another one."""
+
+    first: list[str]
+    other_I: np.ndarray
+    target: str
+    untrained: bool
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        model, regions = bench.untrained if self.untrained else bench.model, bench.inputs.regions
+        scorer = Scorer(self.first, self.other_I, regions, bench.ids, bench.config.model.text.eot_id)
+        own, other = [self.first[n] for n in numbers], [self.first[self.other_I[n]] for n in numbers]
+        host_CBL = bench.ids([*own, *other, *[""] * len(numbers)]).unflatten(0, (3, -1))
+        words_CBQL = scorer.words(numbers, host_CBL)[:CONDITIONS]
+        map_BCQN = np.full((len(numbers), CONDITIONS, regions.phrases, bench.config.model.image.patches), np.nan, np.float32)
+        at = words_CBQL.any(dim=3).nonzero()
+        if len(at):
+            c, b, q = at.unbind(1)
+            images = torch.stack([bench.collection.image(n) for n in numbers])
+            found_XN = maps(bench, model, images[b], host_CBL[c, b], words_CBQL[c, b, q], self.target)
+            map_BCQN[b.numpy(), c.numpy(), q.numpy()] = found_XN.numpy()
+        return {"map": map_BCQN}
+
+
+def phrase_maps(bench: Bench, first: list[str], other_I: np.ndarray, target: str, model: torch.nn.Module) -> np.ndarray:
     """(I, C, Q, N) float32: Grad-CAM of every phrase of every picture, and of another caption's phrase in its place (as `Scorer`
     has them); NaN where a picture has fewer phrases."""
-    regions, found = bench.inputs.regions, []
-    patches = bench.config.model.image.patches
-    untrained = "" if model is bench.model else ", untrained"
-    whose = "untrained" if untrained else "own"
-    with Progress(f"Grad-CAM by {target}{untrained}", total=len(bench.collection), unit="images") as bar:
-        for name, numbers in pieces(len(bench.collection), AT_ONCE):
-
-            def made(numbers: range = numbers) -> dict[str, np.ndarray]:
-                map_ICQN = np.full((len(numbers), CONDITIONS, regions.phrases, patches), np.nan, np.float32)
-                for start in range(0, len(numbers), bench.options.batch_size):
-                    some = list(numbers[start : start + bench.options.batch_size])
-                    own, other = [scorer.captions[n] for n in some], [scorer.captions[scorer.other_I[n]] for n in some]
-                    host_CBL = bench.ids([*own, *other, *[""] * len(some)]).unflatten(0, (3, -1))
-                    words_CBQL = scorer.words(some, host_CBL)[:CONDITIONS]
-                    at = words_CBQL.any(dim=3).nonzero()
-                    if len(at):
-                        c, b, q = at.unbind(1)
-                        images = torch.stack([bench.collection.image(n) for n in some])
-                        found_XN = maps(bench, model, images[b], host_CBL[c, b], words_CBQL[c, b, q], target)
-                        map_ICQN[start + b.numpy(), c.numpy(), q.numpy()] = found_XN.numpy()
-                return {"map": map_ICQN}
-
-            found.append(bench.kept.arrays(f"grad_cam_{target}_{whose}_{name}", made)["map"])
-            bar.advance(len(numbers))
-    return np.concatenate(found)
+    untrained = model is not bench.model
+    key = {"what": "grad-cam", "target": target, "untrained": untrained, "precision": "fp32"}
+    key["regions"] = bench.inputs.regions.digest
+    what = f"Grad-CAM by {target}{', untrained' if untrained else ''}"
+    return bench.map_images(PhraseMaps(first, other_I, target, untrained), what, key)["map"]
 
 
 def chosen_words(bench: Bench, number: int, most: int) -> list[tuple[str, tuple[int, ...]]]:

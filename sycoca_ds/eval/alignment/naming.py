@@ -13,13 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress
+from sycoca_ds.eval.alignment.segmenting import areas, confusion, packed, unpacked
 from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.pictures import grid_side
 from sycoca_ds.eval.tasks.classification import class_weights
 from sycoca_ds.model.scores import centred_over_patches, mean_of_others
@@ -92,29 +95,57 @@ def _encode(bench: Bench, model: torch.nn.Module, task: str, similarity: str, pr
     return torch.cat(found), ids_XL
 
 
+@dataclass(frozen=True)
 class Namer:
-    """Scores of patches for the background's words and for every class, of one model by one similarity."""
+    """Scores of patches for the background's words and for every class, of one model by one similarity; and the confusions of
+    pixels, for `Bench.map`."""
 
-    def __init__(self, bench: Bench, model: torch.nn.Module, classes: tuple[str, ...], background: Background, similarity: str):
-        self.bench, self.model, self.similarity, self.background = bench, model, similarity, background
+    similarity: str
+    untrained: bool
+    background: Background
+    vector_KE: Tensor
+    """On the host; the background's words, then the classes."""
+    others: tuple[Tensor, int] | None
+    """As the model takes them."""
+    scale: float
+    """Inverse temperature of the threshold's softmax."""
+
+    @classmethod
+    def of(cls, bench: Bench, model: torch.nn.Module, classes: tuple[str, ...], background: Background, similarity: str) -> Namer:
         names = [*background.words, *(SPOKEN.get(name, name) for name in classes)]
-        self.vector_KE = name_vectors(bench, model, names, similarity).to(bench.device)
-        self.others = bench.others(similarity, model)
-        self.scale = float(model.logit_scale.detach().float().exp().clamp(max=bench.config.model.max_logit_scale))
+        others = bench.others(similarity, model)
+        scale = float(model.logit_scale.detach().float().exp().clamp(max=bench.config.model.max_logit_scale))
+        vector_KE = name_vectors(bench, model, names, similarity)
+        return cls(similarity, model is not bench.model, background, vector_KE, others and (others[0].cpu(), others[1]), scale)
 
-    def scores(self, image_B3SS: Tensor) -> Tensor:
-        """(B, X + K, N) float32."""
-        image_BCHW = self.bench.pixels(image_B3SS)
-        patch_BNE = self.bench.call(
-            "patch_features", model=self.model, exact=True, image_BCHW=image_BCHW, similarity=self.similarity
-        ).float()
-        score_BKN = self.vector_KE @ patch_BNE.transpose(1, 2)
+    def scores(self, bench: Bench, numbers: list[int]) -> Tensor:
+        """(B, X + K, N) float32 on the device."""
+        model, vector_KE = bench.untrained if self.untrained else bench.model, self.vector_KE.to(bench.device)
+        given = {"image_BCHW": bench.images(numbers), "similarity": self.similarity}
+        patch_BNE = bench.call("patch_features", model=model, exact=True, **given).float()
+        score_BKN = vector_KE @ patch_BNE.transpose(1, 2)
         if self.similarity == "centred_token_max":
             return centred_over_patches(score_BKN)
         if self.others is not None:
-            other_BE = mean_of_others(patch_BNE.sum(dim=1), *self.others, patch_BNE.shape[1])
-            return score_BKN - (other_BE @ self.vector_KE.T)[:, :, None]
+            total_E, pictures = self.others[0].to(bench.device), self.others[1]
+            other_BE = mean_of_others(patch_BNE.sum(dim=1), total_E, pictures, patch_BNE.shape[1])
+            return score_BKN - (other_BE @ vector_KE.T)[:, :, None]
         return score_BKN
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        """{kind of pixels ("all", "objects"): packed confusions (B,)}; empty of pictures that have no labels."""
+        segments, found = bench.inputs.segments, {"all": [], "objects": []}
+        for number, score_KN in zip(numbers, self.scores(bench, numbers), strict=True):
+            if segments.packed[number] is None:
+                for rows in found.values():
+                    rows.append(b"")
+                continue
+            label_CC, classes = segments.labels(number), len(segments.classes)
+            guess_CC, object_CC = (x.cpu().numpy() for x in self.labels(score_KN, len(label_CC)))
+            found["all"].append(packed(confusion(label_CC, guess_CC, classes + 1)))
+            objects_CC = label_CC - (label_CC >= 0)  # from 0: the background is unsaid, too
+            found["objects"].append(packed(confusion(objects_CC, object_CC - 1, classes)))
+        return {kind: np.array(rows, dtype=np.bytes_) for kind, rows in found.items()}
 
     def labels(self, score_KN: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """Of one picture's scores: the label of each pixel, 0 the background and k the k-th class, and the same without a
@@ -128,3 +159,21 @@ class Namer:
         else:
             nothing_CC = (self.scale * pixel_KCC).softmax(dim=0).amax(dim=0) < self.background.threshold
         return torch.where(nothing_CC, 0, object_CC + 1), object_CC + 1
+
+
+def segmented(bench: Bench, namer: Namer) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{"all" or "objects": (confusion int64 (K, K) over all pictures, areas int64 (I', 3, K) of each that has labels)}; K labels,
+    with "all" the background is one."""
+    segments = bench.inputs.segments
+    key = {"what": "confusions of pixels", "similarity": namer.similarity, "untrained": namer.untrained, "precision": "fp32"}
+    key |= {"segments": segments.digest, "background": namer.background.told, "templates": list(TEMPLATES)}
+    what = f"name pixels: {namer.similarity}{', untrained' if namer.untrained else ''}"
+    rows, found = bench.map_images(namer, what, key), {}
+    for kind, labels in (("all", len(segments.classes) + 1), ("objects", len(segments.classes))):
+        total_KK, each = np.zeros((labels, labels), np.int64), []
+        for number in segments.there:
+            one = unpacked(rows[kind][number], labels)
+            total_KK += one
+            each.append(areas(one))
+        found[kind] = total_KK, np.stack(each)
+    return found

@@ -6,6 +6,7 @@ All from confusions, [label, guess], pixels. Legend: I pictures, K labels, R res
 from __future__ import annotations
 
 import math
+import zlib
 
 import numpy as np
 
@@ -19,6 +20,16 @@ def confusion(label: np.ndarray, guess: np.ndarray, labels: int) -> np.ndarray:
     there = label >= 0
     pairs = label[there].astype(np.int64) * labels + guess[there]
     return np.bincount(pairs, minlength=labels * labels).reshape(labels, labels)
+
+
+def packed(confusion_KK: np.ndarray) -> bytes:
+    """Deflated: nearly all of it is zero. The last byte is no zero, which numpy's texts of bytes would lose."""
+    return zlib.compress(confusion_KK.astype(np.int32).tobytes(), 1) + b"."
+
+
+def unpacked(data: bytes, labels: int) -> np.ndarray:
+    """int64 (K, K)."""
+    return np.frombuffer(zlib.decompress(data[:-1]), np.int32).reshape(labels, labels).astype(np.int64)
 
 
 def areas(confusion_KK: np.ndarray) -> np.ndarray:

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.config import check_model
 from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
-from sycoca_ds.model.sycoca import SyCoCa
-
-UNTRAINED_SEED = 0
-"""Of the fresh weights that everything is measured on as well."""
-
-
-def untrained_of(bench: Bench) -> SyCoCa:
-    """The same configuration with fresh weights."""
-    return SyCoCa(bench.config.model, seed=UNTRAINED_SEED).to(bench.device).eval()
 
 
 def compared(bench: Bench) -> tuple[list[str], dict[str, str]]:
@@ -58,17 +50,36 @@ def counting(bench: Bench, model: torch.nn.Module, words: str) -> Iterator[None]
         model.left_out_V = kept
 
 
-def scores(bench: Bench, scorer: Scorer, named: str, model: torch.nn.Module) -> torch.Tensor:
+@dataclass(frozen=True)
+class PatchScores:
+    first: list[str]
+    other_I: np.ndarray
+    named: str
+    untrained: bool
+    others: tuple[torch.Tensor, int] | None
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        similarity, _, words = self.named.partition(":")
+        model = bench.untrained if self.untrained else bench.model
+        scorer = Scorer(self.first, self.other_I, bench.inputs.regions, bench.ids, bench.config.model.text.eot_id)
+        call, others = partial(bench.call, model=model, exact=True), self.others
+        if others is not None:
+            others = (others[0].to(bench.device), others[1])
+        with counting(bench, model, words):
+            by_token = similarity not in WITHOUT_WORDS
+            score_BCRN = scorer(call, numbers, bench.images(numbers), by_token, similarity=similarity, others=others)
+        return {"score": score_BCRN.cpu().numpy()}
+
+
+def scores(bench: Bench, first: list[str], other_I: np.ndarray, named: str, model: torch.nn.Module) -> torch.Tensor:
     """(I, C, R, N) float32 on the host. Args: named: SIMILARITY or SIMILARITY:WORDS."""
-    similarity, _, words = named.partition(":")
-    call = partial(bench.call, model=model, exact=True)
-    found, by_token, others = [], similarity not in WITHOUT_WORDS, bench.others(similarity, model)
-    what = f"score patches: {named}{'' if model is bench.model else ', untrained'}"
-    with Progress(what, total=len(bench.collection), unit="images") as bar, counting(bench, model, words):
-        for numbers, image in bench.batches():
-            found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity, others=others).cpu())
-            bar.advance(len(numbers))
-    score_ICRN = torch.cat(found)
+    untrained, others = model is not bench.model, bench.others(named.partition(":")[0], model)
+    regions = bench.inputs.regions
+    key = {"what": "scores of patches", "named": named, "untrained": untrained, "precision": "fp32"}
+    key["regions"] = regions.digest if regions is not None else None
+    what = f"score patches: {named}{', untrained' if untrained else ''}"
+    work = PatchScores(first, other_I, named, untrained, others and (others[0].cpu(), others[1]))
+    score_ICRN = torch.from_numpy(bench.map_images(work, what, key)["score"])
     if not torch.isfinite(score_ICRN[:, :, 0]).all():
         raise UserError("masking: the model's scores are not finite; the checkpoint is damaged or diverged")
     return score_ICRN

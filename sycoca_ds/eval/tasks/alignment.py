@@ -12,19 +12,17 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.alignment import segmenting
 from sycoca_ds.eval.alignment.explaining import TARGETS, chosen_words, maps, phrase_maps
-from sycoca_ds.eval.alignment.naming import TEMPLATES, WITHOUT_CLASSES, Namer, background_of
+from sycoca_ds.eval.alignment.naming import TEMPLATES, WITHOUT_CLASSES, Namer, background_of, segmented
 from sycoca_ds.eval.alignment.segmenting import MEASURES
 from sycoca_ds.eval.alignment.wording import HOWS, KINDS, NUMBERS, UNDER_CLASSES, UNDER_PHRASES, class_numbers, phrase_numbers, told
 from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.intervals import HOW
-from sycoca_ds.eval.kept import pieces
-from sycoca_ds.eval.masking.asking import compared, scores, untrained_of
+from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES, phrase_means
-from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.means import Mean, mean_intervals
 from sycoca_ds.eval.task import Outcome, Task
 
@@ -32,26 +30,24 @@ NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
 OWN_AND_OTHER = ("", "other_")
 WORDS_SHOWN = 2
 """Of a picture in the report."""
-AT_ONCE = 256
-"""Pictures whose confusions are kept in one piece."""
 
 
 def run_alignment(bench: Bench) -> Outcome:
     """Numbers of the checkpoint's own scores with all controls, of the others in `options.similarity` without intervals."""
     regions, segments = bench.inputs.regions, bench.inputs.segments
-    model, untrained, own = bench.model, untrained_of(bench), bench.config.model.masking.similarity
+    models, own = (bench.model, bench.untrained), bench.config.model.masking.similarity
     others, left_out = compared(bench)
     found = Outcome({}, details={"images": len(bench.collection), "similarity": own, "interval": HOW})
     table: dict[str, dict[str, float]] = {named: {} for named in (own, *others)}
     if regions is not None and regions.phrases:
         try:
-            scorer = _scorer(bench)
+            other_I = wrong_captions(bench.collection.captions_of_image)
         except UserError as error:
             found.reasons |= dict.fromkeys(phrase_numbers(), str(error))
         else:
-            _phrases(bench, scorer, (model, untrained), found, table)
+            _phrases(bench, other_I, models, found, table)
     if segments is not None and segments.classes and segments.there:
-        _classes(bench, (model, untrained), found, table, left_out)
+        _classes(bench, models, found, table, left_out)
     found.reasons |= {name: _reason(bench, name, found) for name in NUMBERS.keys() - found.numbers.keys() - found.reasons.keys()}
     found.details |= {
         "regions": {"kind": regions.kind, **regions.counts} if regions is not None else None,
@@ -63,12 +59,6 @@ def run_alignment(bench: Bench) -> Outcome:
     return found
 
 
-def _scorer(bench: Bench) -> Scorer:
-    data = bench.collection
-    first = [captions[0] for captions in data.captions_of_image]
-    return Scorer(first, wrong_captions(data.captions_of_image), bench.inputs.regions, bench.ids, bench.config.model.text.eot_id)
-
-
 def _values(means: dict[str, Mean], how: str, untrained: bool) -> dict[str, Mean]:
     """`phrase_means`, called as the numbers are."""
     found = {name: mean for name, mean in means.items() if not untrained or name in PHRASE_MEASURES}
@@ -76,9 +66,10 @@ def _values(means: dict[str, Mean], how: str, untrained: bool) -> dict[str, Mean
     return {f"{'untrained_' if untrained else ''}{names.get(name, name)}": mean for name, mean in found.items()}
 
 
-def _phrases(bench: Bench, scorer: Scorer, models: tuple, found: Outcome, table: dict[str, dict[str, float]]) -> None:
+def _phrases(bench: Bench, other_I: np.ndarray, models: tuple, found: Outcome, table: dict[str, dict[str, float]]) -> None:
     """Pointing and overlap of words' scores and of Grad-CAM, into `found` and `table`."""
     regions, own = bench.inputs.regions, bench.config.model.masking.similarity
+    first = [captions[0] for captions in bench.collection.captions_of_image]
 
     def measured(score_CQN_of: Any, how: str) -> dict[str, Mean]:
         means: dict[str, Mean] = {}
@@ -90,12 +81,12 @@ def _phrases(bench: Bench, scorer: Scorer, models: tuple, found: Outcome, table:
     for named in table:
         if named.partition(":")[0] in WITHOUT_WORDS:
             continue
-        of_words = measured(lambda model, named=named: scores(bench, scorer, named, model)[:, :2, 1:].numpy(), "")
+        of_words = measured(lambda model, named=named: scores(bench, first, other_I, named, model)[:, :2, 1:].numpy(), "")
         table[named] |= {name: mean.value for name, mean in of_words.items()}
         means |= of_words if named == own else {}
     for target, how in zip(TARGETS, list(HOWS)[1:], strict=True):
         if target == "similarity" or bench.config.model.captions:
-            means |= measured(lambda model, target=target: phrase_maps(bench, model, scorer, target), how)
+            means |= measured(lambda model, target=target: phrase_maps(bench, first, other_I, target, model), how)
     chance = {name: means.pop(f"chance_{name}") for name in PHRASE_MEASURES}
     there = {name: mean for name, mean in means.items() if mean.value is not None}
     found.numbers |= {name: mean.value for name, mean in there.items()} | mean_intervals(there, bench.options.seed)
@@ -103,6 +94,7 @@ def _phrases(bench: Bench, scorer: Scorer, models: tuple, found: Outcome, table:
         names = [f"{under}{how}{name}" for under in UNDER_PHRASES for how in HOWS]
         found.chance |= {name: mean.value for name in names if name in there}
     found.each |= {name: mean.value_I for name, mean in means.items()}
+    found.each |= {f"{name}_count": mean.count_I for name, mean in means.items()}  # of phrases
 
 
 def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[str, float]], left_out: dict[str, str]) -> None:
@@ -118,8 +110,8 @@ def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[
         numbers = table.setdefault(named, {})
         for model in models:
             under = "" if model is bench.model else "untrained_"
-            kinds = segmented(bench, model, Namer(bench, model, segments.classes, background, named), under)
-            for kind, (confusion_KK, areas_I3K) in kinds.items():
+            kinds = segmented(bench, Namer.of(bench, model, segments.classes, background, named))
+            for kind, (confusion_KK, areas_I3K) in zip(KINDS, (kinds["all"], kinds["objects"]), strict=True):
                 total_3K = areas_I3K.sum(axis=0)
                 values = segmenting.measures(total_3K)
                 numbers |= {f"{under}{kind}{name}": float(value) for name, value in values.items()}
@@ -133,9 +125,7 @@ def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[
                 if named == first and not under:
                     found.details[f"per_class{kind and '_objects'}"] = _per_class(total_3K, segments.classes, not kind)
                     if not kind:
-                        accuracy_I = np.full(len(bench.collection), np.nan)
-                        accuracy_I[segments.there] = segmenting.measures(areas_I3K)["pixel_accuracy"]
-                        found.each["pixel_accuracy"] = accuracy_I
+                        found.each |= _accuracies(bench, areas_I3K)
     names = class_numbers().keys()
     found.numbers |= {name: value for name, value in table[first].items() if name in names}
     without_looking = {kind: segmenting.chances(labelled[kind]) for kind in labelled}
@@ -155,43 +145,19 @@ def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[
     }
 
 
+def _accuracies(bench: Bench, areas_I3K: np.ndarray) -> dict[str, np.ndarray]:
+    """Pixel accuracy of each picture, which counts by its labelled pixels."""
+    accuracy_I, count_I = np.full(len(bench.collection), np.nan), np.zeros(len(bench.collection))
+    right_I, count_I[bench.inputs.segments.there] = areas_I3K[:, 0].sum(1), areas_I3K[:, 2].sum(1)
+    there_I = count_I > 0
+    accuracy_I[there_I] = 100 * right_I[areas_I3K[:, 2].sum(1) > 0] / count_I[there_I]
+    return {"pixel_accuracy": accuracy_I, "pixel_accuracy_count": count_I}
+
+
 def _per_class(areas_3K: np.ndarray, classes: tuple[str, ...], background: bool) -> list[dict[str, Any]]:
     names = [*(("background",) if background else ()), *classes]
     rows = zip(names, segmenting.ious(areas_3K).tolist(), areas_3K[2].tolist(), strict=True)
     return [{"class": name, "iou": None if iou != iou else iou, "pixels": pixels} for name, iou, pixels in rows]
-
-
-def segmented(bench: Bench, model: torch.nn.Module, namer: Namer, under: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """{kind of `KINDS`: (confusion int64 (K, K) over all pictures, areas int64 (I', 3, K) of each that has labels)}."""
-    segments = bench.inputs.segments
-    sizes = {"": len(segments.classes) + 1, "objects_": len(segments.classes)}
-    found: dict[str, list[np.ndarray]] = {}
-    with Progress(f"name pixels: {namer.similarity}{under and ', untrained'}", total=len(segments.there), unit="images") as bar:
-        for piece, places in pieces(len(segments.there), AT_ONCE):
-
-            def made(numbers: list[int] = segments.there[places.start : places.stop]) -> dict[str, np.ndarray]:
-                totals = {f"{kind}confusion": np.zeros((size, size), np.int64) for kind, size in sizes.items()}
-                each: dict[str, list[np.ndarray]] = {f"{kind}areas": [] for kind in sizes}
-                for start in range(0, len(numbers), bench.options.batch_size):
-                    some = numbers[start : start + bench.options.batch_size]
-                    score_BKN = namer.scores(torch.stack([bench.collection.image(number) for number in some]))
-                    for number, score_KN in zip(some, score_BKN, strict=True):
-                        label_CC = segments.labels(number)
-                        guess, object_guess = (x.cpu().numpy() for x in namer.labels(score_KN, len(label_CC)))
-                        for kind, label, named in (
-                            ("", label_CC, guess),
-                            ("objects_", label_CC - (label_CC >= 0), object_guess - 1),
-                        ):
-                            one = segmenting.confusion(label, named, sizes[kind])
-                            totals[f"{kind}confusion"] += one
-                            each[f"{kind}areas"].append(segmenting.areas(one))
-                return totals | {name: np.stack(rows) for name, rows in each.items()}
-
-            kept = bench.kept.arrays(f"pixels_{under}{namer.similarity}_{piece}", made)
-            for name, value in kept.items():
-                found.setdefault(name, []).append(value)
-            bar.advance(len(places))
-    return {kind: (np.sum(found[f"{kind}confusion"], axis=0), np.concatenate(found[f"{kind}areas"])) for kind in KINDS}
 
 
 def shown(bench: Bench) -> dict[str, np.ndarray]:
@@ -234,8 +200,8 @@ def _shown_classes(bench: Bench) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {"label": [], "guess": []}
     if numbers:
         named_by = own if own not in WITHOUT_CLASSES else "global"
-        namer = Namer(bench, bench.model, segments.classes, background_of(bench.options.background), named_by)
-        score_BKN = namer.scores(torch.stack([bench.collection.image(number) for number in numbers]))
+        namer = Namer.of(bench, bench.model, segments.classes, background_of(bench.options.background), named_by)
+        score_BKN = namer.scores(bench, numbers)
         size = bench.config.model.image.image_size
         for number, score_KN in zip(numbers, score_BKN, strict=True):
             label_CC = segments.labels(number)

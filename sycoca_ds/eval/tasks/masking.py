@@ -7,27 +7,28 @@ Legend: I images, C conditions, R = 1 + most phrases of a picture, N patches, M 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench, Inputs
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.intervals import HOW
-from sycoca_ds.eval.masking.asking import compared, scores, untrained_of
+from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
-from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
 from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, gain_chance, intervals, means, unasked
 from sycoca_ds.eval.means import Mean
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
-from sycoca_ds.eval.tasks.reconstruction import mask_keys
+from sycoca_ds.eval.tasks.reconstruction import Guides
 
 DEPENDENCE = ("caption_overlap", "caption_ignored", "own_caption_higher", "position_overlap", "position_bias")
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
@@ -69,17 +70,15 @@ def run_masking(bench: Bench) -> Outcome:
     except UserError as error:
         raise NotApplicable(str(error)) from error
     first = [captions[0] for captions in data.captions_of_image]
-    scorer = Scorer(first, other_I, regions, bench.ids, config.text.eot_id)
-    untrained = untrained_of(bench)
-    own = config.masking.similarity
-    own_score = scores(bench, scorer, own, bench.model)
-    found, fresh = means_of(bench, own_score), scores(bench, scorer, own, untrained)
+    untrained, own = bench.untrained, config.masking.similarity
+    own_score = scores(bench, first, other_I, own, bench.model)
+    found, fresh = means_of(bench, own_score), scores(bench, first, other_I, own, untrained)
     numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
     table, (others, left_out) = {own: numbers}, compared(bench)
     for named in others:
-        trained, fresh = (scores(bench, scorer, named, model) for model in (bench.model, untrained))
+        trained, fresh = (scores(bench, first, other_I, named, model) for model in (bench.model, untrained))
         table[named] = measured(bench, trained, means_of(bench, trained), bounds=False)
         table[named] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
     details = {
@@ -99,20 +98,24 @@ def run_masking(bench: Bench) -> Outcome:
     }
     kept = shown(bench, own_score, other_I)
     each = {name: mean.value_I for name, mean in found.items()}
+    each |= {f"{name}_count": mean.count_I for name, mean in found.items() if (mean.count_I > 1).any()}  # of phrases
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
+
+
+@dataclass(frozen=True)
+class KindErrors(Guides):
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        own_BL, other_BL, inputs = self.of(bench, numbers)
+        masking = bench.config.model.masking
+        error = kind_errors(bench.call, masking, bench.inputs.regions, numbers, own_BL, other_BL, **inputs)
+        return {"error": error.float().cpu().numpy()}
 
 
 def gaps(bench: Bench, first: Sequence[str], other_I: np.ndarray) -> dict[str, float]:
     """TG-MIM's gap by kind of patch."""
-    keys, errors = mask_keys(bench), []
-    with Progress("rebuild by kind of patch", total=len(bench.collection), unit="images") as bar:
-        for numbers, image in bench.batches():
-            own, other = bench.tokens([first[n] for n in numbers]), bench.tokens([first[other_I[n]] for n in numbers])
-            inputs = {"image_BCHW": bench.pixels(image), "key_B": keys[numbers].to(bench.device), "others": bench.others()}
-            masking = bench.config.model.masking
-            errors.append(kind_errors(bench.call, masking, bench.inputs.regions, numbers, own, other, **inputs).cpu())
-            bar.advance(len(numbers))
-    return gap_numbers(torch.cat(errors).numpy(), bench.options.seed)
+    key = {"what": "errors by kind of patch", "seed": bench.options.seed, "regions": bench.inputs.regions.digest}
+    error = bench.map_images(KindErrors.given(bench, first, other_I), "rebuild by kind of patch", key)["error"]
+    return gap_numbers(error, bench.options.seed)
 
 
 def shown(bench: Bench, score_ICRN: torch.Tensor, other_I: np.ndarray) -> dict[str, np.ndarray]:

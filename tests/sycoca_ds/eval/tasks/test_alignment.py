@@ -21,9 +21,9 @@ from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.alignment.naming import TEMPLATES, Namer, background_of
 from sycoca_ds.eval.alignment.segmenting import areas, confusion, measures
 from sycoca_ds.eval.alignment.wording import NUMBERS
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
+from sycoca_ds.eval.cache import Cache
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.task import Outcome
@@ -153,8 +153,8 @@ def test_noise_comes_to_chance(world: Path) -> None:
 
 
 def test_what_is_done_is_found_again_after_a_kill(world: Path, tmp_path: Path) -> None:
-    first = bench_of(world, "noise")
-    first.kept = Kept(tmp_path, "key")
+    resources = Resources(cache=Cache(tmp_path))
+    first = dataclasses.replace(bench_of(world, "noise"), resources=resources, weights="these")
     expected = run_alignment(first)
 
     class Gone(Matching):
@@ -162,8 +162,7 @@ def test_what_is_done_is_found_again_after_a_kill(world: Path, tmp_path: Path) -
             assert task not in ("patch_features", "grad_cam") or len(image_BCHW) < 8, "only the report's pictures are looked at"
             return super().forward(task, image_BCHW, **rest)
 
-    again = bench_of(world, Gone(first.model.words, "noise"))
-    again.kept = Kept(tmp_path, "key")
+    again = dataclasses.replace(bench_of(world, Gone(first.model.words, "noise")), resources=resources, weights="these")
     assert run_alignment(again).numbers == expected.numbers
 
 
@@ -172,16 +171,15 @@ def test_classes_score_as_their_tokens_do(world: Path) -> None:
     loaded = load_for_inference(world / "run")
     for similarity in ("token_max", "centred_token_max", "value_path"):
         bench = bench_of(world, loaded.model)
-        namer = Namer(bench, loaded.model, ("red square", "blue square"), background_of("a wall, sky"), similarity)
-        image = torch.stack([bench.collection.image(number) for number in range(3)])
-        found_BKN = namer.scores(image)
+        namer = Namer.of(bench, loaded.model, ("red square", "blue square"), background_of("a wall, sky"), similarity)
+        image, found_BKN = bench.images(range(3)), namer.scores(bench, [0, 1, 2])
         for row, name in enumerate(("a wall", "sky", "red square", "blue square")):
             expected_BN = torch.zeros(3, 36)
             for template in TEMPLATES:
                 prompt = template.replace("{c}", name)
                 (places,) = bench.tokenizer.places(prompt, [(template.index("{c}"), len(prompt))], 40)
                 text = bench.ids([prompt]).expand(3, -1)[:, None]
-                given = {"image_BCHW": bench.pixels(image), "text_CBL": text.transpose(0, 1), "similarity": similarity}
+                given = {"image_BCHW": image, "text_CBL": text.transpose(0, 1), "similarity": similarity}
                 with torch.no_grad():
                     expected_BN += loaded.model("token_scores", **given)["token_BCLN"][:, 0, places].mean(1) / len(TEMPLATES)
             torch.testing.assert_close(found_BKN[:, row], expected_BN, rtol=1e-4, atol=1e-5)
