@@ -15,9 +15,10 @@ from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
-from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
+from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
 from sycoca_ds.eval.kept import Kept
+from sycoca_ds.eval.paper.page import write_paper
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.suite import evaluate_model, task_key
@@ -37,6 +38,7 @@ class Asked:
     prompts: dict[str, Prompts]
     submissions: tuple[OfficialSet, ...] = ()
     """Those for whose server captions are written."""
+    suite: str | None = None
 
     @classmethod
     def parse(
@@ -53,9 +55,8 @@ class Asked:
         if not sets and suite is None and not submissions:
             raise UserError("--data-root: name sets by --sets, or --suite paper (python -m sycoca_ds.eval datasets shows them)")
         entries = chosen((*sets, *(SUITES[suite] if suite else ())))
-        return cls(
-            folder_of(data_root), tuple(entries), frozenset(sets), read_prompts(prompts) if prompts else {}, tuple(submissions)
-        )
+        known = read_prompts(prompts) if prompts else {}
+        return cls(folder_of(data_root), tuple(entries), frozenset(sets), known, tuple(submissions), suite)
 
 
 def evaluate_official(
@@ -70,8 +71,8 @@ def evaluate_official(
     *,
     ema: bool = False,
 ) -> int:
-    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
-    for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
+    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, of the
+    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema: as of `suite.evaluate_model`.
@@ -81,7 +82,8 @@ def evaluate_official(
         0, or 1 if a set was named and has no numbers, or is there and cannot be used.
     """
     out, records, short = Path(out), {}, False
-    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records}
+    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root)}
+    content |= {"trained_on": list(loaded.config.data.train), "sets": records}
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if tasks:
@@ -94,6 +96,8 @@ def evaluate_official(
         if record["status"] != DONE:
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
         write_json(out / "sets.json", content)
+        if asked.suite == PAPER:
+            write_paper(out)
     for entry in asked.submissions:
         for split in entry.submitted:
             record = _submit(loaded, asked, entry, split, out, options, device, ema)
@@ -101,6 +105,8 @@ def evaluate_official(
             short |= record["status"] != DONE
             write_json(out / "sets.json", content)
     print(f"numbers: {out / 'sets.json'}", flush=True)
+    if asked.suite == PAPER:
+        print(f"beside the paper: {out / 'paper.html'}", flush=True)
     return int(short)
 
 
