@@ -72,7 +72,8 @@ def evaluate_official(
     ema: bool = False,
 ) -> int:
     """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, of the
-    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
+    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's
+    scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema: as of `suite.evaluate_model`.

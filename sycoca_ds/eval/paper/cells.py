@@ -90,6 +90,7 @@ def _table(table: PaperTable, own: dict, tuned: dict, asked: dict | None, out: P
         "table": table.number,
         "title": table.title,
         "trained": table.trained,
+        "unit": table.unit,
         "remark": table.remark,
         "models": list(table.models),
         "compared": compared,
@@ -185,7 +186,7 @@ def _difference(ours: float | None, paper: float | None) -> float | None:
 
 
 def best_and_worst(task: dict[str, Any] | None) -> dict[str, list[dict[str, Any]]] | None:
-    """{best, worst: [{class, right (percent)}]} of a task with rows a class; None without, or where classes are too few for both."""
+    """{best, worst: [{class, right (percent)}]} of a task with rows a class; None without, or of too few classes."""
     rows = [row for row in (task or {}).get("details", {}).get("each_class", []) if row["right"] is not None]
     if len(rows) < 2 * CLASSES_SHOWN:
         return None

@@ -45,12 +45,12 @@ def caveats(paper: dict[str, Any]) -> list[str]:
     parts = {part["set"]: part for table in paper["tables"] for part in table["parts"]}
     other = [part["title"] for part in parts.values() if any("officially" in note for note in part["notes"])]
     lines = [
-        "Size and data. A difference says something of the method only where model, data and samples seen are the paper's: CoCa-Base "
-        f"at 224 px, CC12M for 20 epochs (Table 5: CC3M).{size}",
-        "Intervals are ours, 95 %, over resampled test images; what another training would give is not in them. The paper prints none.",
+        "Size and data. A difference says something of the method only where model, data and samples seen are the paper's: "
+        f"CoCa-Base at 224 px, CC12M for 20 epochs (Table 5: CC3M).{size}",
+        "Intervals are ours, 95 %, over resampled test images; another training is not in them. The paper prints none.",
         "Fine-tuning. The paper's captions and answers come from models that were fine-tuned for them. Each set says what ours is.",
         "Servers. NoCaps' test split and VQA's test splits are scored by their servers alone.",
-        "Classes. Accuracy is the mean over classes for the sets of which papers report that; whether this paper does is not known.",
+        "Classes. Accuracy is the mean over classes where papers usually report that; whether this one does is not known.",
     ]
     if other:
         lines.append(f"Other counts than the official ones: {', '.join(other)}. These are not the paper's sets.")

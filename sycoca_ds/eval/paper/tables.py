@@ -65,7 +65,8 @@ class PaperTable:
     """{model: its plain mean, as printed}."""
     remark: str = ""
     averaged: bool = False
-    """Whether the paper has a mean of all columns."""
+    """Whether the paper speaks of a mean of all columns."""
+    unit: str = "Percent."
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ TABLES: tuple[PaperTable, ...] = (
         "captioning and visual question answering",
         CC12M,
         (
-            Part("mscoco", "MSCOCO, Karpathy's test split", "captioning", CAPTIONS, beside=FINE_TUNED),
+            Part("mscoco", TITLES["mscoco"], "captioning", CAPTIONS, beside=FINE_TUNED),
             Part(
                 "nocaps",
                 "NoCaps",
@@ -153,7 +154,7 @@ TABLES: tuple[PaperTable, ...] = (
                     Cell("test-dev", "", kept_back=ON_SERVER.format("test-dev")),
                     Cell("test", "", kept_back=ON_SERVER.format("test")),
                 ),
-                "the paper's models were fine-tuned on VQA; ours is the checkpoint that is named, on the questions that it was given",
+                "the paper's models were fine-tuned on VQA; ours is the checkpoint that is named, on the questions it was given",
             ),
         ),
         {
@@ -161,14 +162,15 @@ TABLES: tuple[PaperTable, ...] = (
             "SyCoCa": (22.4, 23.6, 75.6, 16.8, 12.9, 22.8, 54.8, 10.5, 46.9, 42.6, 42.9),
         },
         remark="the paper's captions come after fine-tuning on MSCOCO with cross entropy",
+        unit="Captions' scores times 100, answers in percent: as the paper prints them.",
     ),
     PaperTable(
         "3",
         "zero-shot classification",
         CC12M,
         tuple(Part(name, TITLES[name], "classification", ACCURACY) for name in ZERO_SHOT),
-        remark=f"the paper's numbers are not known: {LOST}. Its text says that SyCoCa is better than CoCa on 7 of 8 sets, by 2.5 % on "
-        "average",
+        remark=f"the paper's numbers are not known: {LOST}. Its text says that SyCoCa is better than CoCa on 7 of 8 sets, by 2.5 % "
+        "on average",
         averaged=True,
     ),
     PaperTable(
@@ -176,8 +178,8 @@ TABLES: tuple[PaperTable, ...] = (
         "linear probe",
         CC12M,
         tuple(Part(name, TITLES[name], "linear_probe", ACCURACY) for name in PROBED),
-        remark=f"the paper's numbers are not known: {LOST}. Its text says that SyCoCa is better than CoCa on 6 of 7 sets; it does not "
-        "say how the classifier was fitted",
+        remark=f"the paper's numbers are not known: {LOST}. Its text says that SyCoCa is better than CoCa on 6 of 7 sets; it "
+        "does not say how the classifier was fitted",
         averaged=True,
     ),
     PaperTable(
@@ -193,7 +195,7 @@ TABLES: tuple[PaperTable, ...] = (
 NOT_HERE: tuple[tuple[str, str], ...] = (
     (
         "Tables 5 to 7, other rows",
-        "each row is another training: python -m sycoca_ds.ablations has them (the default row of Tables 6 and 7 is Table 5's SyCoCa)",
+        "each row is another training: python -m sycoca_ds.ablations has them (the default of Tables 6 and 7 is Table 5's SyCoCa)",
     ),
     ("Table 8", "configurations of models, no evaluation"),
     (
