@@ -15,8 +15,8 @@ def main() -> int:
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
         raise UserError(
-            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, or {PROGRAM} paper --out DIR (--help after it lists "
-            "its options)"
+            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, or {PROGRAM} paper --out DIR (--help after it "
+            "lists its options)"
         )
     if words[0] == "datasets":
         from sycoca_ds.eval.datasets.command import DatasetsCommand as Command

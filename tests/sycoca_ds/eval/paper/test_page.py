@@ -156,7 +156,7 @@ def test_the_page_is_one_file_and_says_the_numbers(world, paper):
     told = next(row for row in rows if row[0].startswith("text to image, R@1"))
     assert [told[1].replace(" ", ""), *told[2:]] == [expected, "31.3", "35.9", f"{shown['difference']:+.1f}"]
     missing = next(row for row in rows if row[0].startswith("ImageNet-1K"))
-    assert "Not measured: imagenet1k, split val: not in" in missing[0] and missing[1] == "- not known"
+    assert "Not measured: imagenet1k, split val: not in" in missing[0] and missing[1] == "-not known"
     assert "best classes:" in text
 
 
@@ -210,6 +210,24 @@ def test_strangers_words_are_escaped(world, tmp_path):
     writing.write_paper(tmp_path / "out")
     text = (tmp_path / "out/paper.html").read_text()
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("family", "to_1", "to_5", "name"),
+    [("coca", "CoCa", "CoCa", "CoCa"), ("clip", "SyCoCa", "ITC", "ITC"), ("sycoca", *["SyCoCa"] * 3)],
+)
+def test_the_difference_is_to_the_own_family(world, tmp_path, family, to_1, to_5, name):
+    shutil.copytree(world / "out", tmp_path / "out")
+    for path in (tmp_path / "out").glob("*/results.json"):
+        results = json.loads(path.read_text())
+        results["checkpoint"]["family"] = family
+        path.write_text(json.dumps(results))
+    made = writing.write_paper(tmp_path / "out")
+    compared = {table["table"]: table["compared"] for table in made["tables"]}
+    assert compared == {"1": to_1, "2": to_1, "3": None, "4": None, "5": to_5} and made["family"] == name
+    for table, _, _, row, _ in cells(made):
+        if row["difference"] is not None:
+            assert row["difference"] == row["ours"] - row["paper"][compared[table]]
 
 
 def test_best_and_worst_classes():
