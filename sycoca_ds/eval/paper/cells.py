@@ -150,7 +150,7 @@ def _part(part: Part, source: dict[str, Any], printed: list[dict[str, float]], c
         "images": data.get("images"),
         "page": source["page"],
         "remark": part.remark,
-        "notes": source["notes"],
+        "notes": [*source["notes"], *how(part.task, task["details"] if task else {})],
         "reason": reason,
         "rows": rows,
         "classes": best_and_worst(task),
@@ -183,6 +183,15 @@ def _row(
 
 def _difference(ours: float | None, paper: float | None) -> float | None:
     return None if ours is None or paper is None else ours - paper
+
+
+def how(task: str, details: dict[str, Any]) -> list[str]:
+    """What of a task's choices numbers depend on, so that they differ from those of others; a line each."""
+    if task == "classification" and "templates" in details:
+        return [f"{details['classes']:,} class names in {details['templates']} template{'s' * (details['templates'] != 1)}"]
+    if task == "captioning" and "decoding" in details:
+        return [f"{details['decoding']}, at most {details['steps']} tokens; words split by {details['tokenizer']}"]
+    return details.get("told", []) if task == "linear_probe" else []
 
 
 def best_and_worst(task: dict[str, Any] | None) -> dict[str, list[dict[str, Any]]] | None:

@@ -195,7 +195,9 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
     assert part["notes"][0] == "of the checkpoint runs/tuned, fine-tuned"
     row, part = rows["2", "vqa", "val"]
     assert (row["ours"], row["low"], row["high"], row["chance"]) == (44.5, 44.0, 45.0, 31.0)
-    assert row["difference"] == pytest.approx(44.5 - 46.9) and part["notes"] == ["checkpoint runs/tuned"]
+    assert row["difference"] == pytest.approx(44.5 - 46.9) and part["notes"] == ["checkpoint runs/tuned"], (
+        "of the questions' own checkpoint"
+    )
     assert rows["2", "vqa", "test-dev"][0]["ours"] is None
     with pytest.raises(UserError, match="no sets.json; expected a folder that evaluate.py"):
         writing.write_paper(tmp_path)
@@ -228,6 +230,13 @@ def test_the_difference_is_to_the_own_family(world, tmp_path, family, to_1, to_5
     for table, _, _, row, _ in cells(made):
         if row["difference"] is not None:
             assert row["difference"] == row["ours"] - row["paper"][compared[table]]
+
+
+def test_how_numbers_were_made_stands_beside_them(world, paper):
+    notes = {(table, part["set"]): part["notes"] for table, _, _, _, part in cells(paper)}
+    assert "10 class names in 18 templates" in notes["3", "cifar10"] and "5 class names in 34 templates" in notes["3", "caltech101"]
+    assert any(line.startswith("greedy, at most 4 tokens; words split by") for line in notes["2", "mscoco"])
+    assert any(line.startswith("linear probe: C = ") for line in notes["4", "dtd"])
 
 
 def test_best_and_worst_classes():
