@@ -157,6 +157,8 @@ def test_the_page_is_one_file_and_says_the_numbers(world, paper):
     assert [told[1].replace(" ", ""), *told[2:]] == [expected, "31.3", "35.9", f"{shown['difference']:+.1f}"]
     missing = next(row for row in rows if row[0].startswith("ImageNet-1K"))
     assert "Not measured: imagenet1k, split val: not in" in missing[0] and missing[1] == "-not known"
+    vqa = next(row[0] for row in rows if row[0].startswith("VQA"))
+    assert "Not measured: no numbers in" in vqa and "test-dev not measured: its answers are kept back" in vqa
     assert "best classes:" in text
 
 
