@@ -10,9 +10,9 @@ evaluated first; one that is deleted meanwhile is told, and missing in the curve
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from data_pipeline.errors import UserError, one_line
@@ -68,7 +68,7 @@ class Watch:
                 print(f"watch: the run is completed, {len(steps)} of its checkpoints are evaluated", flush=True)
                 return None
             self.say(f"watch: waiting for a checkpoint of {self.run_folder}, {told(known)}")
-            time.sleep(seconds)
+            sleep(seconds)
 
     def say(self, text: str) -> None:
         """Once, as long as it is so."""

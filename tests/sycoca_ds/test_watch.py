@@ -44,7 +44,7 @@ def state(run: Path, status: str, step: int) -> None:
 def meanwhile(monkeypatch: pytest.MonkeyPatch, *happenings: Callable[[], object]) -> list[Callable]:
     """What happens while the watch waits, one after another; nothing may be left."""
     left = list(happenings)
-    monkeypatch.setattr(watch.time, "sleep", lambda seconds: left.pop(0)())
+    monkeypatch.setattr(watch, "sleep", lambda seconds: left.pop(0)())
     return left
 
 

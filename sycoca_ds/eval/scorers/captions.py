@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
-from sycoca_ds.eval.scorers.corpus import bleu_statistics
+from sycoca_ds.eval.scorers.corpus import bleu_statistics, meteor_rows
 
 Numbers = dict[str, float | None]
 WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"
@@ -126,7 +126,7 @@ def meteor_score(
             # EVAL answers with a line for every image, then one for the corpus
             answer = [ask("EVAL ||| " + " ||| ".join(statistics))]
             answer += [process.stdout.readline().decode().strip() for _ in statistics]
-            return float(answer[-1]), np.array([[float(word) for word in line.split()] for line in statistics])
+            return float(answer[-1]), meteor_rows([[float(word) for word in line.split()] for line in statistics])
         except (OSError, ValueError) as error:
             process.kill()
             process.wait()

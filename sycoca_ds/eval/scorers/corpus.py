@@ -39,8 +39,20 @@ def bleu_of(sum_X: np.ndarray, words: int) -> np.ndarray:
     return share * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
 
 
+def meteor_rows(statistics_IX: np.ndarray) -> np.ndarray:
+    """(I, METEOR) as they are summed, from those of SCORE lines: a caption that is the reference word for word counts no
+    chunk, as in the jar's own sums."""
+    rows_IX = np.array(statistics_IX, dtype=np.float64)
+    rows_IX[_whole(rows_IX), 20] = 0.0
+    return rows_IX
+
+
+def _whole(sum_X: np.ndarray) -> np.ndarray:
+    return (sum_X[..., 20] == 1) & (sum_X[..., 21:23] == sum_X[..., 0:2]).all(-1)
+
+
 def meteor_of(sum_X: np.ndarray) -> np.ndarray:
-    """METEOR, 0 to 1, from (..., METEOR) sums."""
+    """METEOR, 0 to 1, from (..., METEOR) sums of `meteor_rows`."""
     length, matches = sum_X[..., 0:2], sum_X[..., 21:23]
     function = sum_X[..., 2:4]
     content_S2, function_S2 = np.split(sum_X[..., 4:20].reshape(*sum_X.shape[:-1], 4, 4), 2, axis=-1)
@@ -49,6 +61,5 @@ def meteor_of(sum_X: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = np.moveaxis(weighted / (DELTA * (length - function) + (1 - DELTA) * function), -1, 0)
         mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
-        whole = (chunks == 1) & (matches == length).all(-1)
-        score = mean * (1 - GAMMA * np.where(whole, 0.0, chunks / matched) ** BETA)
+        score = mean * (1 - GAMMA * (chunks / matched) ** BETA)
     return np.where(matched > 0, np.nan_to_num(score), 0.0)
