@@ -21,6 +21,9 @@ ASK_VQA = (
     "no numbers in {}: evaluate.py --questions writes them there, with a checkpoint that was fine-tuned for questions; then "
     "python -m sycoca_ds.eval paper --out {}"
 )
+VQA_TYPES = ("accuracy_yes_no", "accuracy_number", "accuracy_other")
+"""Numbers that VQA's questions have, and those of a drawn world have not."""
+NOT_VQA = "its questions are not VQA's: none has the answer type yes/no, number or other"
 VQA_QUESTIONS = 214_354
 """Of VQA v2's validation set."""
 
@@ -111,6 +114,9 @@ def _source(part: Part, own: dict, tuned: dict, asked: dict | None, out: Path) -
     if part.name == VQA:
         if asked is None or VQA not in asked["tasks"]:
             return {"status": "not run", "reason": ASK_VQA.format(out / VQA, out), "page": None, "notes": []}
+        if all(asked["tasks"][VQA]["metrics"].get(name) is None for name in VQA_TYPES):
+            reason = asked["tasks"][VQA]["null_reasons"].get("accuracy", NOT_VQA)
+            return {"status": "not run", "reason": f"{out / VQA}: {reason}", "page": None, "notes": []}
         questions = asked["tasks"][VQA]["details"].get("questions")
         other = [] if questions == VQA_QUESTIONS else [f"{questions or 0:,} questions, officially {VQA_QUESTIONS:,}"]
         notes = [f"checkpoint {asked['checkpoint']['path']}", *other]

@@ -185,7 +185,11 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
     tuned["checkpoint"]["path"] = "runs/tuned"
     tuned["tasks"]["captioning"]["metrics"]["bleu4"] = 0.25
     (out / "caption/mscoco/results.json").write_text(json.dumps(tuned))
-    answers = {"metrics": {"accuracy": 44.5}, "intervals": {"accuracy": [44.0, 45.0]}, "chance": {"accuracy": 31.0}}
+    answers = {
+        "metrics": {"accuracy": 44.5, "accuracy_yes_no": 60.0},
+        "intervals": {"accuracy": [44.0, 45.0]},
+        "chance": {"accuracy": 31.0},
+    }
     answers |= {"status": "done", "null_reasons": {}, "details": {"questions": 214_354}}
     (out / "vqa").mkdir()
     (out / "vqa/results.json").write_text(json.dumps({**tuned, "tasks": {"vqa": answers}}))
@@ -201,6 +205,10 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
         "of the questions' own checkpoint"
     )
     assert rows["2", "vqa", "test-dev"][0]["ours"] is None
+    answers["metrics"]["accuracy_yes_no"] = None
+    (out / "vqa/results.json").write_text(json.dumps({**tuned, "tasks": {"vqa": answers}}))
+    rows = {label: row for _, name, label, row, _ in cells(writing.write_paper(out)) if name == "vqa"}
+    assert rows["val"]["ours"] is None and "its questions are not VQA's" in rows["val"]["reason"], "a drawn world's"
     with pytest.raises(UserError, match="no sets.json; expected a folder that evaluate.py"):
         writing.write_paper(tmp_path)
 
