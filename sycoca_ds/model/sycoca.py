@@ -31,6 +31,7 @@ TASKS = (
     "features",
     "contrast",
     "image_features",
+    "image_outputs",
     "text_features",
     "patch_sums",
     "masking_scores",
@@ -86,7 +87,7 @@ class SyCoCa(PatchRanking):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`,
+        `image_outputs`, `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`,
         `caption_likelihoods`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
@@ -109,6 +110,11 @@ class SyCoCa(PatchRanking):
         """Global image vectors (B, E), float32, L2-normalised."""
         encoder = self.image_encoder
         return encoder.project(encoder.read(encoder(self._patches(image_BCHW)))[0])
+
+    def _image_outputs(self, image_BCHW: Tensor) -> Tensor:
+        """What the projection is given: global outputs behind the last norm, (B, D), E wide with attention pooling. CLIP's linear
+        probe stands on them (Radford et al. 2021, A.3)."""
+        return self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[0]
 
     def _text_features(self, text_BL: Tensor) -> Tensor:
         """Global text vectors (B, E), float32, L2-normalised."""
