@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
+from sycoca_ds.eval.exports.datacomp import SUITE, print_summary, suite_of, summary
+from sycoca_ds.eval.exports.finding import sets_of
+from sycoca_ds.eval.exports.published import Published, read_beside
+from sycoca_ds.eval.exports.tasklist import Listed
 from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
@@ -37,24 +41,46 @@ class Asked:
     prompts: dict[str, Prompts]
     submissions: tuple[OfficialSet, ...] = ()
     """Those for whose server captions are written."""
+    listed: dict[str, Listed] = field(default_factory=dict)
+    """{set: its row in DataComp's list}, where its average is asked for."""
+    beside: tuple[Published, ...] = ()
+    """Published numbers to stand beside."""
 
     @classmethod
     def parse(
-        cls, data_root: str, sets: Sequence[str], suite: str | None, prompts: str | None, submit: Sequence[str] = ()
+        cls,
+        data_root: str,
+        sets: Sequence[str],
+        suite: str | None,
+        prompts: str | None,
+        submit: Sequence[str] = (),
+        beside: Sequence[str] = (),
     ) -> Asked:
-        """Raises `UserError`: nothing asked for, no such set or suite, no such folder, bad prompts."""
-        if suite is not None and suite not in SUITES:
-            raise UserError(f"--suite {suite}: no such suite (there are {' '.join(SUITES)})")
+        """Raises `UserError`: nothing asked for, no such set or suite, no such folder, bad prompts or published numbers."""
+        if suite is not None and suite not in (*SUITES, SUITE):
+            raise UserError(f"--suite {suite}: no such suite (there are {' '.join((*SUITES, SUITE))})")
+        if beside and suite != SUITE:
+            raise UserError(f"--beside goes with --suite {SUITE}")
         submissions = chosen(tuple(submit), "--submit")
         for entry in submissions:
             if not entry.submitted:
                 takers = [name for name, other in SETS.items() if other.submitted]
                 raise UserError(f"--submit {entry.name}: no server takes captions of it (there are {' '.join(takers)})")
         if not sets and suite is None and not submissions:
-            raise UserError("--data-root: name sets by --sets, or --suite paper (python -m sycoca_ds.eval datasets shows them)")
-        entries = chosen((*sets, *(SUITES[suite] if suite else ())))
+            shows = "python -m sycoca_ds.eval datasets shows what is there"
+            raise UserError(f"--data-root: name sets by --sets, or --suite paper or datacomp ({shows})")
+        root = folder_of(data_root)
+        named = sets_of((*sets, *SUITES.get(suite, ())), root)
+        listed = suite_of(root) if suite == SUITE else {}
+        entries = {entry.name: entry for entry in named} | {name: entry for name, (entry, _) in listed.items()}
         return cls(
-            folder_of(data_root), tuple(entries), frozenset(sets), read_prompts(prompts) if prompts else {}, tuple(submissions)
+            root,
+            tuple(entries.values()),
+            frozenset(entry.name for entry in named[: len(dict.fromkeys(sets))]),
+            read_prompts(prompts) if prompts else {},
+            tuple(submissions),
+            {name: row for name, (_, row) in listed.items()},
+            tuple(map(read_beside, beside)),
         )
 
 
@@ -100,6 +126,10 @@ def evaluate_official(
             content.setdefault("submissions", {})[f"{entry.name}/{split}"] = record
             short |= record["status"] != DONE
             write_json(out / "sets.json", content)
+    if asked.listed:
+        averaged = summary(records, asked.listed, str(checkpoint), asked.beside)
+        write_json(out / "datacomp.json", averaged)
+        print_summary(averaged)
     print(f"numbers: {out / 'sets.json'}", flush=True)
     return int(short)
 
@@ -117,7 +147,7 @@ def _evaluate_one(
     shown: Callable[[dict[str, Any]], None],
     ema: bool,
 ) -> dict[str, Any]:
-    place = out / entry.name
+    place = out / entry.folder
     print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
     try:
         collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
@@ -163,7 +193,7 @@ def _submit(
     loaded: Any, asked: Asked, entry: OfficialSet, split: str, out: Path, options: SuiteOptions, device: Any, ema: bool
 ) -> dict[str, Any]:
     """A file for the server of a set, and what is told of it."""
-    place = out / entry.name
+    place = out / entry.folder
     print(f"{entry.name}: captions for its server, split {split}", flush=True)
     try:
         collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size, split)
