@@ -17,7 +17,7 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
-from sycoca_ds.eval.exports.datacomp import SUITE, print_summary, suite_of, summary
+from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
 from sycoca_ds.eval.exports.tasklist import Listed
@@ -27,7 +27,7 @@ from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.suite import evaluate_model, task_key
 from sycoca_ds.eval.task import NotApplicable
 
-DONE, MISSING, FAILED, UNKNOWN = "done", "not here", "failed", "not run"
+DONE, FAILED, UNKNOWN = "done", "failed", "not run"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def evaluate_official(
             record = _without(entry, UNKNOWN, told, ())
         records[entry.name] = record
         short |= record["status"] == FAILED or (record["status"] != DONE and entry.name in asked.named)
-        if record["status"] != DONE:
+        if record["status"] != DONE and not (record["status"] == MISSING and entry.name in asked.listed):
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
         write_json(out / "sets.json", content)
     for entry in asked.submissions:

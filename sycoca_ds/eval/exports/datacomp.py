@@ -17,6 +17,8 @@ CAPTIONED = {"Flickr": "flickr30k", "MSCOCO": "mscoco"}
 """Its two sets with captions, which it reads from Hugging Face; Karpathy's files and CLIP_benchmark's tars have these pictures."""
 SAME = {"cifar10": "vtab-cifar10"}
 """Exports of CLIP_benchmark under another name with the same pictures."""
+MISSING = "not here"
+"""Status of a set whose files are not in the data root."""
 NO_TASK = "the pictures of a question lie in lists, which no task here takes"
 
 
@@ -73,6 +75,7 @@ def summary(records: dict[str, dict[str, Any]], rows: dict[str, Listed], name: s
                 "set": by_title.get(row.title),
                 "metric": METRICS[row.primary],
                 "value": value,
+                "status": record["status"] if record else "not run",
                 "reason": reason,
                 "not_as_published": (record or {}).get("not_as_published", []),
             }
@@ -113,11 +116,11 @@ def print_summary(content: dict[str, Any]) -> None:
         return "" if value is None else f"{value:{sign}.1f}"
 
     table = Table(title=f"DataComp: {content['sets']} of {content['of']} sets, percent", title_justify="left")
-    table.add_column("set")
-    table.add_column("metric")
+    table.add_column("set", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     table.add_column("here", justify="right", no_wrap=True)
     for published in content["beside"]:
-        table.add_column(escape(published["name"]), justify="right")
+        table.add_column(escape(published["name"]), justify="right", overflow="fold")
         table.add_column("here - it", justify="right", no_wrap=True)
     there = [row for row in content["rows"] if row["value"] is not None]
     for row in there:
@@ -134,6 +137,12 @@ def print_summary(content: dict[str, Any]) -> None:
     for row in there:
         if row["not_as_published"]:
             print(f"* {row['title']}: {'; '.join(row['not_as_published'])}")
+    gone: dict[str, list[str]] = {}
+    for row in content["rows"]:
+        if row["value"] is None:
+            gone.setdefault(row["reason"] if row["status"] != MISSING else MISSING, []).append(row["title"])
+    for why, titles in gone.items():
+        print(f"no number, {why}: {', '.join(titles)}")
     for published in content["beside"]:
         whole = f"{published['average_of_its_own']:.1f} over its {published['sets_of_its_own']} sets"
         print(f"{published['name']}: {published['sets']} of these {content['sets']}, averaged above; {whole}")

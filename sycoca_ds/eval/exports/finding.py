@@ -111,8 +111,10 @@ def cleaned(name: str) -> str:
 
 def _folders(data_root: Path) -> Iterator[Path]:
     for path in _below(data_root):
-        yield path
-        for inner in _below(path) if path.name in (WDS, PARQUET) else ():
+        if path.name not in (WDS, PARQUET):
+            yield path
+            continue
+        for inner in _below(path):
             yield inner
             yield from _below(inner) if path.name == WDS and not any(inner.glob(f"*/{COUNT}")) else ()
 
@@ -195,7 +197,7 @@ def standing_in(entry: OfficialSet, data_root: Path, exports: dict[str, Export])
     there = [export for export in exports.values() if entry.name in STAND_INS and plain(export.name) in wanted]
     if not there:
         return entry
-    export = min(there, key=lambda export: (wanted[plain(export.name)], export.kind))
+    export = min(there, key=lambda export: (wanted[plain(export.name)], export.kind != WDS))
     as_export = export.entry(data_root)
     evaluated = next((split for split in (entry.evaluated, "validation") if split in export.splits), export.evaluated)
     counts = {split: entry.counts[split] if split in entry.counts else Count() for split in export.splits}
