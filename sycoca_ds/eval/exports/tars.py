@@ -115,7 +115,7 @@ class Tars:
                         else:
                             labels.append(sample.label())
                         if self.group is not None:
-                            groups.append(str(sample.metadata(self.group)))
+                            groups.append(f"group {sample.metadata(self.group)}")
                 bar.advance()
         pictures = TarPictures(tuple(shards), names, np.array(places, dtype=np.int64).reshape(-1, 3))
         if kind == "retrieval":

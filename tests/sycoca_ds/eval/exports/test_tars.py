@@ -73,8 +73,8 @@ def test_a_set_of_captions_is_what_the_library_reads(tmp_path):
 def test_groups_come_from_npy(tmp_path):
     samples = [Shown(sample.picture, sample.label, (), (number % 2, 9, 1)) for number, sample in enumerate(scenes(6))]
     folder = write_wds(tmp_path / "wds_a", samples, [str(number) for number in range(24)])
-    assert Tars(0).read(folder, "test").group_N == ("0", "1", "0", "1", "0", "1")
-    assert Tars(1).read(folder, "test").group_N == ("9",) * 6 and Tars().read(folder, "test").group_N is None
+    assert Tars(0).read(folder, "test").group_N == ("group 0", "group 1") * 3
+    assert Tars(1).read(folder, "test").group_N == ("group 9",) * 6 and Tars().read(folder, "test").group_N is None
     with pytest.raises(Damaged, match="s0000000: .npy without an integer at place 5"):
         Tars(5).read(folder, "test")
 
