@@ -31,7 +31,7 @@ def suite_of(data_root: Path) -> dict[str, tuple[OfficialSet, Listed]]:
         name = f"wds:{row.name}"
         if name not in there and f"wds:{SAME.get(row.name)}" in there:
             name = f"wds:{SAME[row.name]}"
-        (entry,) = sets_of((CAPTIONED.get(row.title, name),), data_root)
+        (entry,) = sets_of((CAPTIONED.get(row.title, name),), data_root, there)
         tasks = ("retrieval",) if row.primary == RECALL else CLASSIFICATION
         entry = dataclasses.replace(entry, tasks=tasks)
         if row.primary != RECALL and "test" in entry.counts:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from sycoca_ds.eval.datasets.reading import Absent, Damaged, Unused
@@ -120,7 +121,16 @@ def _folders(data_root: Path) -> Iterator[Path]:
 
 
 def _below(path: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(Path(entry.path) for entry in _entries(path) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _entries(path: Path, most: int | None = None) -> list[os.DirEntry[str]]:
+    """Those of a folder, at most so many; none where it may not be read, as lost+found."""
+    try:
+        with os.scandir(path) as entries:
+            return list(islice(entries, most))
+    except OSError:
+        return []
 
 
 def _parquet_splits(root: Path) -> list[str]:
@@ -137,12 +147,11 @@ def _parquet_splits(root: Path) -> list[str]:
 
 def _parquet_files(root: Path, deeper: int) -> Iterator[Path]:
     folders = []
-    with os.scandir(root) as entries:
-        for _, entry in zip(range(LOOKED_AT), entries, strict=False):
-            if entry.is_dir():
-                folders.append(Path(entry.path))
-            elif entry.name.endswith(".parquet"):
-                yield Path(entry.path)
+    for entry in _entries(root, LOOKED_AT):
+        if entry.is_dir():
+            folders.append(Path(entry.path))
+        elif entry.name.endswith(".parquet"):
+            yield Path(entry.path)
     for folder in folders if deeper else ():
         yield from _parquet_files(folder, deeper - 1)
 
@@ -158,18 +167,20 @@ def not_here(kind: str, name: str) -> OfficialSet:
     )
 
 
-def sets_of(names: Sequence[str], data_root: Path, option: str = "--sets") -> list[OfficialSet]:
+def sets_of(names: Sequence[str], data_root: Path, exports: dict[str, Export] | None = None) -> list[OfficialSet]:
     """Sets by name, those of the registry and exports. Where the official files of a set are not there, its export stands in.
+
+    exports: what lies in the data root, where that is known already.
 
     Raises:
         UserError: no such set.
     """
-    exports = exports_in(data_root)
+    exports = exports_in(data_root) if exports is None else exports
     found = []
     for name in dict.fromkeys(names):
         kind, colon, own = name.partition(":")
         if not colon or kind not in (WDS, PARQUET):
-            found += [standing_in(entry, data_root, exports) for entry in chosen((name,), option)]
+            found += [standing_in(entry, data_root, exports) for entry in chosen((name,))]
             continue
         own = cleaned(own) if kind == WDS else own.replace("/", "-")
         there = next((export for export in exports.values() if export.kind == kind and plain(export.name) == plain(own)), None)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_names():
         assert cleaned(name) == "vtab-cifar100"
 
 
-def test_folders_and_their_names(tmp_path):
+def test_folders_and_their_names(tmp_path, monkeypatch):
     for place in ("wds_cifar10_test", "wds/imagenet1k", "wds/vtab/cifar100", "wds/vtab-dtd"):
         write_wds(tmp_path / place, scenes(2), CLASSES)
     write_wds(tmp_path / "wds/vtab-dtd", scenes(3), CLASSES, split="train")
@@ -32,6 +33,15 @@ def test_folders_and_their_names(tmp_path):
     write_parquet(tmp_path / "parquet/other", scenes(2), captioned=True)
     write_flickr(tmp_path)
     (tmp_path / "wds_empty").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def forbidden(path):
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
     found = exports_in(tmp_path)
     assert {name: (export.path, export.splits, export.evaluated) for name, export in found.items()} == {
         "wds:cifar10": ("wds_cifar10_test", ("test",), "test"),

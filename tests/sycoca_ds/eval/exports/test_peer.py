@@ -1,5 +1,5 @@
-"""Our numbers of a WebDataset are CLIP_benchmark's, of the same weights on the same tars. It runs itself, with open_clip's model, in
-a process of its own (`make peer`)."""
+"""Our numbers of a WebDataset are CLIP_benchmark's, of the same weights on the same tars: it runs itself, with the model in
+open_clip's layout, in a process of its own (`make peer`)."""
 
 import dataclasses
 import json
@@ -81,6 +81,8 @@ def test_our_numbers_are_clip_benchmarks(tmp_path):
     for ours, name in (("top1", "acc1"), ("top5", "acc5"), ("mean_per_class", "mean_per_class_recall")):
         assert found[ours] == pytest.approx(100 * expected["classes"][name], abs=1e-4), name
     assert 10 < found["top1"] < 60 < found["top5"] < 90, "neither chance nor everything"
+    hit_N = np.load(tmp_path / "out/wds_classes/each/classification.npz")["top1"] == 100
+    assert (hit_N == (np.argmax(expected["classes"]["logits"], axis=1) == labels)).all(), "picture by picture"
     found = records["wds:captions"]["metrics"]["retrieval"]
     for side, name in (("i2t", "text"), ("t2i", "image")):
         for k in (1, 5, 10):
