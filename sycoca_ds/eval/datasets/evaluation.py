@@ -17,6 +17,7 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
+from sycoca_ds.eval.exports import winogavil
 from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
@@ -110,7 +111,9 @@ def evaluate_official(
     content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records}
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
-        if tasks:
+        if entry.tasks == (winogavil.TASK,):  # which no other set is for
+            record = _associate(loaded, asked, entry, options, device)
+        elif tasks:
             record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema)
         else:
             told = f"{entry.name} is for {', '.join(entry.tasks)}, which is none of --tasks {' '.join(options.tasks)}"
@@ -186,6 +189,28 @@ def _evaluate_one(
         "not_as_published": collection.facts["not_as_published"],
         "metrics": {task: record["metrics"] for task, record in results["tasks"].items()},
         "null_reasons": {task: record["null_reasons"] for task, record in results["tasks"].items()},
+    }
+
+
+def _associate(loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOptions, device: Any) -> dict[str, Any]:
+    """WinoGAViL's numbers; they are in sets.json only."""
+    print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
+    try:
+        collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options))
+        numbers, chance = winogavil.associate(bench, collection.read.questions)
+    except UserError as error:
+        return _without(entry, MISSING if isinstance(error, Absent) else FAILED, str(error), ())
+    print(f"{entry.name}: {', '.join(collection.facts['notes'])}", flush=True)
+    return {
+        "status": DONE,
+        "split": entry.evaluated,
+        "primary": entry.primary,
+        "counts": collection.facts["counts"],
+        "not_as_published": [note for note in collection.facts["notes"] if "officially" in note],
+        "metrics": {winogavil.TASK: numbers},
+        "chance": {winogavil.TASK: chance},
+        "null_reasons": {winogavil.TASK: {name: "no question has so many pictures" for name in numbers if numbers[name] is None}},
     }
 
 

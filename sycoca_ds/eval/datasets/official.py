@@ -63,6 +63,8 @@ class OfficialCollection(PictureSet):
                 [self.entry.name, list(read.pictures.names), read.captions, labels, read.keys, read.ids, read.group_N]
             ).encode()
         )
+        if read.questions:
+            parts.update(repr(read.questions).encode())
         for piece in read.pictures.stamp():
             parts.update(piece)
         return parts.hexdigest()

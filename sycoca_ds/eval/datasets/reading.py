@@ -110,6 +110,19 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Question:
+    """Which of some pictures go with a word?"""
+
+    cue: str
+    first: int
+    """Number of the first picture."""
+    candidates: int
+    """How many there are."""
+    right: tuple[int, ...]
+    """Places of the right ones among them, from 0."""
+
+
+@dataclass(frozen=True)
 class Split:
     """One split of a set, as its files have it."""
 
@@ -136,6 +149,8 @@ class Split:
     """Why `classes` are numbers, where nothing in the files names them."""
     templates: tuple[str, ...] = ()
     """Those that the set's files bring with them, each with {c}."""
+    questions: tuple[Question, ...] = ()
+    """Those that are asked of its pictures, as WinoGAViL's are."""
 
     def __len__(self) -> int:
         """N."""

@@ -2,6 +2,7 @@
 
 In: a data root with a folder a set. Out: the same `reading.Split` and `registry.OfficialSet` that the paper's sets give.
 
-    datacomp (38 sets, metric of each) ── finding (what is in a data root, under which name) ──┬── tars      webdatasets
-        └── summary (their average, beside published rows) ── published (such a row)               └── parquet   rows with pictures
+    datacomp (the suite, its average) ──┬── finding (what is in a data root, under which name) ──┬── tars       WebDatasets
+                                        ├── tasklist (38 sets, the metric of each)               ├── parquet    rows with pictures
+                                        └── published (rows to stand beside)                     └── winogavil  pictures in lists
 """

@@ -11,6 +11,7 @@ from sycoca_ds.eval.datasets.registry import CLASSIFICATION, Count, OfficialSet
 from sycoca_ds.eval.exports.finding import exports_in, sets_of
 from sycoca_ds.eval.exports.published import Published, mean
 from sycoca_ds.eval.exports.tasklist import JACCARD, LISTED, METRICS, RECALL, Listed
+from sycoca_ds.eval.exports.winogavil import TASK
 
 SUITE = "datacomp"
 CAPTIONED = {"Flickr": "flickr30k", "MSCOCO": "mscoco"}
@@ -19,14 +20,16 @@ SAME = {"cifar10": "vtab-cifar10"}
 """Exports of CLIP_benchmark under another name with the same pictures."""
 MISSING = "not here"
 """Status of a set whose files are not in the data root."""
-NO_TASK = "the pictures of a question lie in lists, which no task here takes"
 
 
 def suite_of(data_root: Path) -> dict[str, tuple[OfficialSet, Listed]]:
-    """{name: the set as this data root has it, its row}, of all but WinoGAViL."""
+    """{name: the set as this data root has it, its row}."""
     found, there = {}, exports_in(data_root)
     for row in LISTED:
         if row.primary == JACCARD:
+            (entry,) = sets_of(("parquet:winogavil",), data_root, there)
+            page = "https://huggingface.co/datasets/nlphuji/winogavil, as parquet"
+            found[entry.name] = (dataclasses.replace(entry, title=row.title, tasks=(TASK,), page=page), row)
             continue
         name = f"wds:{row.name}"
         if name not in there and f"wds:{SAME.get(row.name)}" in there:
@@ -46,7 +49,7 @@ def value_of(row: Listed, metrics: dict[str, dict[str, float | None]]) -> float 
     if row.primary == RECALL:
         both = [metrics.get("retrieval", {}).get(name) for name in ("i2t_r1", "t2i_r1")]
         return None if None in both else sum(both) / 2
-    return metrics.get("classification", {}).get(row.primary)
+    return metrics.get(TASK if row.primary == JACCARD else "classification", {}).get(row.primary)
 
 
 def summary(records: dict[str, dict[str, Any]], rows: dict[str, Listed], name: str, beside: Sequence[Published]) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def summary(records: dict[str, dict[str, Any]], rows: dict[str, Listed], name: s
         reason = None
         if value is None:
             reasons = [why for of_task in (record or {}).get("null_reasons", {}).values() for why in of_task.values()]
-            reason = NO_TASK if record is None else record.get("reason") or next(iter(reasons), "not run")
+            reason = (record or {}).get("reason") or next(iter(reasons), "not run")
         found.append(
             {
                 "key": row.key,

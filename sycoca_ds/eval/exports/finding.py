@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from sycoca_ds.eval.datasets.reading import Absent, Damaged, Unused
+from sycoca_ds.eval.datasets.reading import Absent, Damaged, Layout, Unused
 from sycoca_ds.eval.datasets.registry import CLASSIFICATION, RETRIEVAL, SETS, Count, OfficialSet, chosen, plain
 from sycoca_ds.eval.exports.parquet import Parquets, columns_of, files_of
 from sycoca_ds.eval.exports.tars import COUNT, Tars, kind_of
 from sycoca_ds.eval.exports.tasklist import known
+from sycoca_ds.eval.exports.winogavil import TASK as ASSOCIATION
+from sycoca_ds.eval.exports.winogavil import Winogavil, asks
 
 WDS, PARQUET = "wds", "parquet"
 PAGES = {
@@ -73,7 +75,7 @@ class Export:
             f"{self.kind}:{self.name}",
             f"{listed.title if listed else self.name}, {'WebDataset' if self.kind == WDS else 'parquet'} {self.path}",
             self._tasks(data_root / self.path),
-            Tars(listed.group if listed else None) if self.kind == WDS else Parquets(),
+            Tars(listed.group if listed else None) if self.kind == WDS else self._parquet(data_root / self.path),
             (home,),
             {split: Count(*listed.counts) if listed and split == "test" else Count() for split in self.splits},
             self.evaluated,
@@ -82,10 +84,18 @@ class Export:
             listed.primary if listed else "top1",
         )
 
+    def _parquet(self, root: Path) -> Layout:
+        try:
+            return Winogavil() if asks(files_of(root, self.evaluated)[0]) else Parquets()
+        except Damaged:
+            return Parquets()
+
     def _tasks(self, root: Path) -> tuple[str, ...]:
         try:
             if self.kind == WDS:
                 return RETRIEVAL if kind_of(root) == "retrieval" else CLASSIFICATION
+            if self._parquet(root) == Winogavil():
+                return (ASSOCIATION,)
             return RETRIEVAL if columns_of(files_of(root, self.evaluated)[0]).caption else CLASSIFICATION
         except (Damaged, Unused):  # which is told when it is read
             return CLASSIFICATION

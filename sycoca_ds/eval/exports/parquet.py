@@ -74,7 +74,8 @@ class ParquetPictures:
 
     def pixels(self, number: int) -> np.ndarray:
         file, group, row = self.place_N3[number].tolist()
-        data = self._group(file, group)[row]
+        held = self._group(file, group)
+        data = held[row] if row < len(held) else None
         if data is None:
             raise FetchError("not an image")
         return np.ascontiguousarray(as_shown(data, MOST_PIXELS)[..., ::-1])
@@ -100,6 +101,7 @@ class ParquetPictures:
 def _pictures_of(path: Path, column: str, group: int) -> Iterator[bytes | None]:
     """Bytes of each picture of a row group. Raises `FetchError` where they are too many, `OSError` where the file is damaged."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     total = 0
@@ -112,7 +114,9 @@ def _pictures_of(path: Path, column: str, group: int) -> Iterator[bytes | None]:
                 if total > MOST_GROUP:
                     raise FetchError("needs too much memory")
                 values = batch.column(0)
-                yield from (values.field("bytes") if pa.types.is_struct(values.type) else values).to_pylist()
+                if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+                    values = values.flatten()
+                yield from (pc.struct_field(values, "bytes") if pa.types.is_struct(values.type) else values).to_pylist()
     except pa.ArrowException as error:
         raise OSError(0, f"damaged parquet: {first_line(error)}") from error
 
@@ -226,7 +230,8 @@ def refuse_paths(path: Path, metadata: Any, column: str) -> None:
         for place in range(group.num_columns):
             chunk = group.column(place)
             nulls = chunk.statistics.null_count if chunk.statistics is not None else 0
-            if chunk.path_in_schema == f"{column}.bytes" and group.num_rows and nulls == group.num_rows:
+            steps = chunk.path_in_schema.split(".")
+            if (steps[0], steps[-1]) == (column, "bytes") and chunk.num_values and nulls == chunk.num_values:
                 raise Damaged(f"{path}: its pictures are paths without bytes; docs/evaluation.md says how to put them in")
 
 

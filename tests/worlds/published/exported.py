@@ -121,6 +121,26 @@ def write_parquet(
     return folder
 
 
+def write_winogavil(folder: Path, samples: Sequence[Shown], asked: Sequence[tuple[str, list[int], list[int]]]) -> Path:
+    """asked: cues, numbers of the samples to choose among, and those that are right."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {
+        "candidate_images": pa.array(
+            [[{"bytes": samples[place].picture, "path": None} for place in among] for _, among, _ in asked], pa.list_(image)
+        ),
+        "candidates": [[f"picture {place}" for place in among] for _, among, _ in asked],
+        "associations": [[f"picture {place}" for place in right] for _, _, right in asked],
+        "cue": [cue for cue, _, _ in asked],
+        "num_candidates": [len(among) for _, among, _ in asked],
+    }
+    pq.write_table(pa.table(columns), folder / "test.parquet", row_group_size=3)
+    return folder
+
+
 def npy(values: Sequence[object], **options: object) -> bytes:
     """A .npy as numpy writes it."""
     stream = io.BytesIO()

@@ -1,5 +1,6 @@
 """--suite datacomp: each set's main metric against a slow computation from logits, and the average of those that are here."""
 
+import itertools
 import json
 
 import numpy as np
@@ -7,20 +8,23 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from sycoca_ds.eval.datasets.reading import Question
 from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.exports.datacomp import print_summary, suite_of, summary, value_of
+from sycoca_ds.eval.exports.finding import all_sets
 from sycoca_ds.eval.exports.published import Published
 from sycoca_ds.eval.exports.tasklist import LISTED, known
+from sycoca_ds.eval.exports.winogavil import chance, jaccard, prompt
 from sycoca_ds.evaluate import EvaluateConfig, evaluate
-from tests.worlds.published.exported import Shown, scenes, write_parquet, write_wds
+from tests.worlds.published.exported import Shown, scenes, write_parquet, write_wds, write_winogavil
 from tests.worlds.trainings.eval_world import make_run
 
 CLASSES = tuple(f"a {colour} thing" for colour in "red green blue purple brown black white grey".split())
 TEMPLATES = ("{c}", "a picture of {c}")
 
 
-def logits_of(run, samples):
-    """(N, K) float: cosines of pictures and classes, image by image and text by text."""
+def vectors(run, samples):
+    """(N, E) of pictures, image by image, and what gives a text's (E,); all of length 1."""
     from sycoca_ds.data.transforms import eval_image, load_image
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.model.pixels import normalise
@@ -36,9 +40,15 @@ def logits_of(run, samples):
         return unit("text_features", text_BL=torch.as_tensor(loaded.tokenizer.encode([said], length)))
 
     images = [normalise(eval_image(load_image(sample.picture), size)[None]) for sample in samples]
+    return np.array([unit("image_features", image_BCHW=image) for image in images]), text
+
+
+def logits_of(run, samples):
+    """(N, K): cosines of pictures and classes."""
+    features_NE, text = vectors(run, samples)
     means = [np.mean([text(template.replace("{c}", name)) for template in TEMPLATES], axis=0) for name in CLASSES]
     weight_KE = np.array([mean / np.linalg.norm(mean) for mean in means])
-    return np.array([unit("image_features", image_BCHW=image) for image in images]) @ weight_KE.T
+    return features_NE @ weight_KE.T
 
 
 def labelled(samples, logit_NK) -> list[Shown]:
@@ -101,7 +111,7 @@ def test_main_metrics_and_the_average(tmp_path, capsys):
     mine = (rows["CIFAR-10"]["value"] + rows["Flickr"]["value"]) / 2
     assert beside["difference"] == pytest.approx(mine - 37.5)
     assert rows["SVHN"]["status"] == "not here" and "expected wds_vtab-svhn/ with test/nshards.txt" in rows["SVHN"]["reason"]
-    assert rows["ImageNet Sketch"]["status"] == "failed" and rows["WinoGAViL"]["reason"].startswith("the pictures of a question")
+    assert rows["ImageNet Sketch"]["status"] == "failed" and "expected winogavil/ with" in rows["WinoGAViL"]["reason"]
     assert rows["CIFAR-10"]["not_as_published"] == ["30 pictures, officially 10,000", "8 classes, officially 10"]
     said = capsys.readouterr().out
     assert "DataComp: 7 of 38 sets" in said and "no number, not here: ImageNet 1k" in said
@@ -120,9 +130,55 @@ def test_main_metrics_and_the_average(tmp_path, capsys):
     assert beside["sets"] == 7 and beside["difference"] == pytest.approx(0, abs=1e-9), "ours beside ours"
 
 
+@pytest.mark.slow
+def test_winogavil(tmp_path):
+    """Against wino_eval.py's steps with scikit-learn's Jaccard index; cues that a model knows, and others."""
+    from sklearn.metrics import jaccard_score
+
+    run, samples, random = make_run(tmp_path / "run"), scenes(20), np.random.default_rng(2)
+    features_NE, text_of = vectors(run, samples)
+    asked, expected = [], {}
+    for number in range(16):
+        size, right = int(random.choice([5, 6, 10, 12])), int(random.integers(1, 4))
+        among, cue = random.permutation(20)[:size].tolist(), ("apple", "Red ring", "blue")[number % 3]
+        text = text_of(f"An {cue.lower()}" if number % 3 == 0 else f"A {cue.lower()}")
+        order = [among[place] for place in np.argsort(features_NE[among] @ text)]
+        chosen = order[-right:] if number % 2 else [order[0], *order[-right + 1 :]][:right]
+        asked.append((cue, among, chosen))
+        truth, said = np.isin(among, chosen), np.isin(among, order[-len(chosen) :])
+        expected.setdefault(size, []).append(jaccard_score(truth, said))
+    (tmp_path / "sets").mkdir()
+    write_winogavil(tmp_path / "sets/winogavil", samples, asked)
+    options = {"data_root": str(tmp_path / "sets"), "out": str(tmp_path / "out"), "device": "cpu", "precision": "fp32"}
+    assert evaluate(EvaluateConfig(str(run), suite="datacomp", **options)) == 0
+    record = json.loads((tmp_path / "out/sets.json").read_text())["sets"]["parquet:winogavil"]
+    numbers = record["metrics"]["association"]
+    for size in (5, 6, 10, 12):
+        assert numbers[f"jaccard_{size}"] == pytest.approx(100 * np.mean(expected[size])), size
+    both = expected[10] + expected[12]
+    assert numbers["jaccard_10_12"] == pytest.approx(100 * np.mean(both)) and 0 < numbers["jaccard_10_12"] < 100
+    content = json.loads((tmp_path / "out/datacomp.json").read_text())
+    assert content["numbers"] == {"WinoGAViL": numbers["jaccard_10_12"]} == {"WinoGAViL": content["average"]}
+    assert content["rows"][32]["not_as_published"] == ["16 questions, officially 3,563"]
+    assert evaluate(EvaluateConfig(str(run), sets=("parquet:winogavil",), **options)) == 0
+    assert all_sets(tmp_path / "sets")[-1].tasks == ("association",)
+    write_winogavil(tmp_path / "sets/winogavil", samples, [("a", [1, 2], [])])
+    assert evaluate(EvaluateConfig(str(run), sets=("parquet:winogavil",), **options)) == 1
+    record = json.loads((tmp_path / "out/sets.json").read_text())["sets"]["parquet:winogavil"]
+    assert "row 0: 0 of 2 candidates are among the associations" in record["reason"]
+
+
+def test_winogavils_chance_is_that_of_all_draws():
+    for right, candidates in (((0,), 5), ((1, 3), 5), ((0, 1, 2), 6), ((0, 1, 2, 3), 5)):
+        draws = list(itertools.combinations(range(candidates), len(right)))
+        expected = np.mean([jaccard(right, draw) for draw in draws])
+        assert chance(Question("a", 0, candidates, right)) == pytest.approx(expected)
+    assert jaccard((1, 2), (2, 1)) == 1 and prompt("Apple") == "An apple" and prompt("Tree") == "A tree"
+
+
 def test_every_set_has_its_place(tmp_path):
     found = suite_of(tmp_path)
-    assert len(found) == 37 and [row for _, row in found.values()] == [row for row in LISTED if row.title != "WinoGAViL"]
+    assert len(found) == 38 and tuple(row for _, row in found.values()) == LISTED
     assert found["mscoco"][0].tasks == ("retrieval",) and found["mscoco"][0].layout == SETS["mscoco"].layout
     for row in LISTED:
         write_wds(tmp_path / f"wds_{row.name}_test", scenes(1), ("a",) * 24)
