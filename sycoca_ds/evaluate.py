@@ -10,8 +10,13 @@ JSON, samples and a page.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
+import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +27,14 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
     sys.path[0] = str(ROOT)
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Downstream evaluation of one checkpoint on one data set folder, or on the paper's sets as they are published."""
 
-    checkpoint: str
+    checkpoint: str | None = None
     """Run folder, checkpoints folder or one step folder."""
     data: str | None = None
     """Data set folder with held-out samples (canonical/, shards/, manifest/)."""
@@ -104,6 +109,18 @@ class EvaluateConfig:
     """Rows of pictures in the report's reconstruction and retrieval sections."""
     ema: bool = False
     """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
+    watch: str | None = None
+    """In place of --checkpoint: run folder whose checkpoints are evaluated one after another, those that are there and each new
+    one, until the run is completed. OUT/step_NNNNNNNN/ has each, OUT/curve.csv, curve.png and tensorboard/ all of them."""
+    watch_seconds: float = 30.0
+    """How often --watch looks for a new checkpoint."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's scalars: a point for each number at the checkpoint's step."""
+    cache: str | None = None
+    """Folder for features, captions and likelihoods, by weights, data, transform and precision: the same question is not computed
+    twice, and a killed evaluation goes on from it. Default OUT/cache; `off` keeps nothing."""
+    cache_gb: float = 20.0
+    """Most that folder holds, GB: what was not used for longest goes first."""
 
 
 def choose_device(name: str):
@@ -137,113 +154,6 @@ def choose_precision(name: str, device) -> str:
     return name
 
 
-def print_table(results: dict, verdicts: list) -> None:
-    """Headline numbers on the terminal: value, chance, requirement."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from sycoca_ds.eval.registry import TASKS
-    from sycoca_ds.eval.report.wording import reasons_told, show, told_first
-
-    averaged = "" if results["checkpoint"]["ema_decay"] is None else ", average of its weights"
-    required = {(v.requirement.task, v.requirement.metric): v for v in verdicts}
-    table = Table(
-        title=f"Checkpoint at step {results['checkpoint']['step']}{averaged}, {results['data']['images']:,} images",
-        title_justify="left",
-    )
-    columns = [("task", "left"), ("number", "left"), ("value", "right"), ("chance", "right"), ("required", "left")]
-    for name, side in columns if required else columns[:-1]:
-        table.add_column(name, justify=side)
-    for name, record in results["tasks"].items():
-        task = TASKS[name]
-        first = told_first(task, record)
-        asked = [metric for owner, metric in required if owner == name and metric not in first]
-        for position, metric in enumerate([*first, *asked]):
-            wording, value = task.numbers[metric], record["metrics"][metric]
-            verdict = required.get((name, metric))
-            mark = (
-                ""
-                if verdict is None
-                else f"{verdict.requirement.comparison} {verdict.requirement.bound:g} "
-                + ("[green]pass[/]" if verdict.passed else "[bold red]SHORT[/]")
-            )
-            table.add_row(
-                task.title if position == 0 else "",
-                wording.label,
-                show(value, wording.unit),
-                show(record["chance"].get(metric), wording.unit) if metric in record["chance"] else "",
-                *([mark] if required else []),
-            )
-        table.add_section()
-    console = Console()
-    console.print(table if table.row_count else table.title)
-    masking = results["tasks"].get("masking", {}).get("details", {})
-    if "told" in masking:
-        console.print(f"masks: {masking['told']}", highlight=False, markup=False)
-    similarities = masking.get("similarities", {})
-    if len(similarities) > 1:
-        Console(width=max(console.width, 120)).print(similarity_table(similarities))
-    for similarity, reason in masking.get("similarities_left_out", {}).items():
-        console.print(f"{similarity}: not measured, {reason}", highlight=False, markup=False)
-    compositions = results["tasks"].get("compositionality", {})
-    if compositions.get("status") == "done":
-        Console(width=max(console.width, 120)).print(compositions_table(results))
-        for line in compositions["details"]["told"]:
-            console.print(line, highlight=False, markup=False)
-    for line in results["tasks"].get("linear_probe", {}).get("details", {}).get("told", ()):
-        console.print(line, highlight=False, markup=False)
-    for name, record in results["tasks"].items():
-        for reason, told in reasons_told(TASKS[name], record).items():
-            console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)
-
-
-COMPARED = {
-    "ignored": "caption_ignored",
-    "higher": "own_caption_higher",
-    "named": "named_over_unnamed",
-    "other's": "other_named_over_unnamed",
-    "no text": "no_text_named_over_unnamed",
-    "untrained": "untrained_named_over_unnamed",
-    "objects": "objects_over_background",
-    "pointing": "pointing",
-    "IoU": "word_iou",
-}
-"""Heads of the table of masking scores, and their numbers."""
-
-
-def similarity_table(similarities: dict[str, dict[str, float]]):
-    """A row a masking score: its numbers beside those of the controls."""
-    from rich.table import Table
-
-    from sycoca_ds.eval.report.wording import show
-
-    heads = {head: name for head, name in COMPARED.items() if any(name in numbers for numbers in similarities.values())}
-    told = "named: over unnamed objects, then the same under another picture's caption, no text, of untrained weights"
-    table = Table(title="Masking scores", title_justify="left", caption=told if "named" in heads else None, caption_justify="left")
-    table.add_column("score", no_wrap=True)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
-    for similarity, numbers in similarities.items():
-        table.add_row(similarity, *(show(numbers.get(name)) for name in heads.values()))
-    return table
-
-
-def compositions_table(results: dict):
-    """A row a subset of a benchmark, a column a score."""
-    from rich.table import Table
-
-    from sycoca_ds.eval.compositions.wording import HOWS
-    from sycoca_ds.eval.report.galleries import composition_rows
-
-    table = Table(title="Compositions, % right", title_justify="left")
-    table.add_column("benchmark", no_wrap=True)
-    for head in (*HOWS, "chance"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for label, values, chance in composition_rows(results):
-        table.add_row(label, *values, chance)
-    return table
-
-
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str | Path,
@@ -258,7 +168,8 @@ def evaluate_checkpoint(
     probe_train: str | Path | None = None,
     probe_labels: str | Path | None = None,
     ema: bool = False,
-) -> tuple[dict, Any, Any]:
+    resources=None,
+) -> tuple[dict | None, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
 
     Args:
@@ -267,6 +178,7 @@ def evaluate_checkpoint(
         compositions: NAME=FOLDER[,PICTURES] of benchmarks.
         probe_train, probe_labels: folder and labels to train a linear probe on.
         ema: of the moving average of the checkpoint's weights.
+        resources: `Resources`; default one rank, nothing kept but finished tasks.
 
     Raises:
         UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there.
@@ -276,38 +188,24 @@ def evaluate_checkpoint(
     from sycoca_ds.eval.probe.data import own_probe_data
     from sycoca_ds.eval.suite import evaluate_model
 
-    label_set = load_labels(labels) if labels else None
-    loaded = load_for_inference(checkpoint, device, ema=ema)
-    probe = None
-    if probe_train is not None and "linear_probe" in options.tasks:
-        probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
-    results, collection = evaluate_model(
-        loaded,
-        checkpoint,
-        data,
-        label_set,
-        out,
-        options,
-        device,
-        command,
-        regions=regions,
-        compositions=compositions,
-        probe=probe,
-        ema=ema,
-    )
+    with contextlib.nullcontext() if resources is None else resources.team.together():
+        label_set = load_labels(labels) if labels else None
+        loaded = load_for_inference(checkpoint, device, ema=ema)
+        probe = None
+        if probe_train is not None and "linear_probe" in options.tasks:
+            probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
+    more = {"regions": regions, "compositions": compositions, "probe": probe, "ema": ema, "resources": resources}
+    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **more)
     return results, collection, loaded
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Runs everything; 0, or 1 if a requirement is not met or a set has no numbers that was asked for."""
-    from data_pipeline.files import write_json
-    from sycoca_ds.eval.bench import SuiteOptions
-    from sycoca_ds.eval.registry import METRICS
-    from sycoca_ds.eval.report.page import write_report
-    from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+    from sycoca_ds.eval.bench import Resources, SuiteOptions
+    from sycoca_ds.eval.cache import Cache
     from sycoca_ds.eval.suite import check_options
 
-    device = choose_device(config.device)
+    team, device = join_ranks(config.device)
     options = SuiteOptions(
         config.tasks,
         config.batch_size,
@@ -320,8 +218,53 @@ def evaluate(config: EvaluateConfig) -> int:
         config.probe_features,
     )
     check_options(options)
+    if config.cache_gb <= 0:
+        raise UserError(f"--cache-gb {config.cache_gb:g}: expected more than 0; --cache off keeps nothing")
+    folder = None if config.cache == "off" else Path(config.cache or Path(config.out) / "cache")
+    resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)))
+    if (config.checkpoint is None) == (config.watch is None):
+        raise UserError("expected --checkpoint RUN, or --watch RUN for all of its checkpoints; one of them")
+    if config.watch is None:
+        status = evaluate_one(config, options, device, resources)
+    else:
+        status = watch_run(config, options, device, resources)
+    if team.leads and folder is not None:
+        print(f"cache:   {folder}, {resources.cache.trim() / 1e9:.3f} GB", flush=True)
+    return status
+
+
+def watch_run(config: EvaluateConfig, options, device, resources) -> int:
+    """Every checkpoint of a run; 0 when it is completed, 1 if a set has no numbers that was asked for."""
+    from data_pipeline.shards.manifest import Manifest, ManifestError
+    from sycoca_ds.watch import Watch
+
+    alone = [name for name in ("require", "report") if getattr(config, name)]
+    if alone:
+        raise UserError(f"--{alone[0]} goes with --checkpoint, not with --watch")
+    board = config.tensorboard or str(Path(config.out) / "tensorboard")
+
+    def evaluate_step(folder: Path, out: Path) -> int:
+        one = dataclasses.replace(config, checkpoint=str(folder), watch=None, out=str(out), tensorboard=board)
+        return evaluate_one(one, options, device, resources)
+
+    asked = {**dataclasses.asdict(config), "precision": options.precision}
+    if config.data is not None and resources.team.leads:
+        with contextlib.suppress(ManifestError):  # told by who opens it
+            asked["data_digest"] = Manifest.load(config.data).digest
+    return Watch(Path(config.watch), Path(config.out), asked, resources, evaluate_step).run(config.watch_seconds)
+
+
+def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
+    """One checkpoint, on all that was asked for."""
+    from data_pipeline.files import write_json
+    from sycoca_ds.eval.registry import METRICS
+    from sycoca_ds.eval.report.numbers import rows_of, write_scalars
+    from sycoca_ds.eval.report.page import write_report
+    from sycoca_ds.eval.report.terminal import print_table
+    from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+
     if config.data is None or config.data_root is not None:
-        return evaluate_sets(config, options, device)
+        return evaluate_sets(config, options, device, resources)
     if config.sets or config.suite or config.prompts or config.submit or config.beside:
         raise UserError("--sets, --suite, --submit, --prompts and --beside go with --data-root, not with --data")
     if config.probe_labels and not config.probe_train:
@@ -342,7 +285,12 @@ def evaluate(config: EvaluateConfig) -> int:
         probe_train=config.probe_train,
         probe_labels=config.probe_labels,
         ema=config.ema,
+        resources=resources,
     )
+    if results is None:  # rank 0 has them
+        return 0
+    if config.tensorboard:
+        write_scalars(config.tensorboard, list(rows_of(results)), out)
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
     results["requirements"] = [{"requirement": str(v.requirement), "value": v.value, "passed": v.passed} for v in verdicts]
     write_json(out / "results.json", results)
@@ -356,30 +304,101 @@ def evaluate(config: EvaluateConfig) -> int:
     return 1 if short else 0
 
 
-def evaluate_sets(config: EvaluateConfig, options, device) -> int:
+def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
+    from sycoca_ds.eval.report.numbers import rows_of, write_scalars
+    from sycoca_ds.eval.report.terminal import print_table
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
     alone = [name for name in ("labels", "regions", "require", "report", "probe_train", "probe_labels") if getattr(config, name)]
     if alone:
         raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")
-    asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside)
-    loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
+    with resources.team.together():
+        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside)
+        loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
 
     def shown(results: dict) -> None:
         print_table(results, [])
+        if config.tensorboard:
+            name = results["data"]["set"]
+            write_scalars(config.tensorboard, list(rows_of(results, name)), Path(config.out) / name)
 
-    return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, ema=config.ema)
+    more = {"ema": config.ema, "resources": resources}
+    return evaluate_official(loaded, config.checkpoint, asked, config.out, options, device, sys.argv, shown, **more)
+
+
+def join_ranks(device: str):
+    """(`Team`, `torch.device`) of this process: alone, or one of those that a launcher has started."""
+    from sycoca_ds.eval.team import Team
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team(), choose_device(device)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: every rank takes a device of its own here; expected auto, cpu or cuda")
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+
+    from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+    from sycoca_ds.engine.ranks.runtime import start_runtime
+
+    prepare_deepspeed()
+    as_alone = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    runtime = start_runtime()
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = as_alone  # training may be coarser
+    if device == "cuda" and runtime.device.type != "cuda":
+        raise UserError(f"--device cuda: torch {torch.__version__} finds none on this machine; use --device auto")
+    if not runtime.leads:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it holds nothing, and a wait for rank 0 hears no Ctrl-C
+    return Team(runtime.rank, runtime.world_size), runtime.device
+
+
+FIRST_WORD_SECONDS = 15.0
+"""For which other ranks leave rank 0 the time to say what is wrong; a launcher ends them as soon as it has."""
 
 
 def main() -> int:
     from data_pipeline.command_line import parse_command
 
-    program = "sycoca_ds/evaluate.py"
-    return run_command(lambda: evaluate(parse_command(EvaluateConfig, sys.argv[1:], program, description=__doc__)))
+    program, words = "sycoca_ds/evaluate.py", [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return run_command(lambda: evaluate(parse_command(EvaluateConfig, words, program, description=__doc__)))
+    from sycoca_ds.engine.ranks.output import never_fatal
+    from sycoca_ds.train import end_process
+
+    never_fatal()
+    rank = int(os.environ["RANK"])
+    if rank > 0:
+        sys.stdout = open(os.devnull, "w")
+
+    def on_every_rank() -> int:
+        try:
+            status = in_the_environment(lambda: evaluate(parse_command(EvaluateConfig, words, program, description=__doc__)))
+        except UserError:  # all ranks find the same one, or rank 0 was told
+            if rank == 0:
+                raise
+            time.sleep(FIRST_WORD_SECONDS)
+            return 2
+        except Exception:
+            if rank == 0:
+                traceback.print_exc()
+            return 1
+        leave()
+        return status
+
+    end_process(run_command(on_every_rank))
+
+
+def leave() -> None:
+    """Ends the process group, if one was made, when every rank is here."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`python -m sycoca_ds.eval datasets --data-root DIR`: which of the paper's sets are there."""
+"""Two commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), and checkpoints side by
+side (`python -m sycoca_ds.eval compare A B`)."""
 
 from __future__ import annotations
 
@@ -13,12 +14,16 @@ PROGRAM = "python -m sycoca_ds.eval"
 def main() -> int:
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
-        raise UserError(f"expected: {PROGRAM} datasets --data-root DIR (--help after it lists its options)")
-    if words[0] != "datasets":
-        raise no_such_command(words, ["datasets"], f"{PROGRAM} datasets")
-    from sycoca_ds.eval.datasets.command import DatasetsCommand
-
-    return parse_command(DatasetsCommand, words[1:], f"{PROGRAM} datasets").run()
+        raise UserError(
+            f"expected: {PROGRAM} datasets --data-root DIR, or {PROGRAM} compare A B (--help after it lists its options)"
+        )
+    if words[0] == "datasets":
+        from sycoca_ds.eval.datasets.command import DatasetsCommand as Command
+    elif words[0] == "compare":
+        from sycoca_ds.eval.comparison.command import CompareCommand as Command
+    else:
+        raise no_such_command(words, ["datasets", "compare"], f"{PROGRAM} datasets")
+    return parse_command(Command, words[1:], f"{PROGRAM} {words[0]}").run()
 
 
 if __name__ == "__main__":

@@ -6,19 +6,32 @@ Legend: I distinct images, T captions, B batch, E embedding width, L text tokens
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
+from data_pipeline.files import sha256_text
 from data_pipeline.progress import Progress
+from sycoca_ds.eval.cache import Arrays, Cache, joined
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
+from sycoca_ds.eval.team import Team, Work
+
+PROBLEM = "problem"
+"""Array of texts that say why a sample has no answer; "" where it has. Such samples are asked again by the next start."""
+UNTRAINED_SEED = 0
+"""Of the fresh weights that everything is measured on as well."""
+TRANSFORM = "short side bicubic, centre crop, RGB, CLIP's mean and deviation"
+"""What `Bench.images` does to pictures; another text wherever it does something else."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,45 @@ class Inputs:
     probe: ProbeData | None = None
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What the numbers do not depend on."""
+
+    team: Team = field(default_factory=Team)
+    cache: Cache = field(default_factory=Cache)
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        return {"feature": bench.call("image_features", image_BCHW=bench.images(numbers)).float().cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    captions: list[str]
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        text_BL = bench.tokens([self.captions[number] for number in numbers])
+        return {"feature": bench.call("text_features", text_BL=text_BL).float().cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class PatchSums:
+    untrained: bool
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        model = bench.untrained if self.untrained else bench.model
+        sum_BE = bench.call("patch_sums", model=model, exact=True, image_BCHW=bench.images(numbers))
+        return {"sum": sum_BE.float().cpu().numpy()}
+
+
 @dataclass
 class Bench:
-    """One model on one collection. Features are computed once, when first asked for."""
+    """One model on one collection. Features are computed once, when first asked for.
+
+    What a task asks of many samples goes through `map`: it is shared among ranks, kept on disk, and goes on there after a kill.
+    """
 
     model: torch.nn.Module
     config: Any
@@ -66,6 +115,9 @@ class Bench:
     collection: PictureSet
     device: torch.device
     inputs: Inputs = field(default_factory=Inputs)
+    resources: Resources = field(default_factory=Resources)
+    weights: str | None = None
+    """Digest of the model's weights and tokenizer; None: unknown, nothing is kept."""
     kept: Kept = field(default_factory=lambda: Kept(None, ""))
     """Where the task that runs leaves what it has done so far."""
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
@@ -97,14 +149,57 @@ class Bench:
         if (similarity or self.config.model.masking.similarity) != "centred_over_pictures":
             return None
         if model not in self._others:
-            total_E = 0.0
-            with Progress("look at other images", total=len(self.collection), unit="images") as bar:
-                for numbers, image in self.batches():
-                    sum_BE = self.call("patch_sums", model=model, exact=True, image_BCHW=self.pixels(image))
-                    total_E = total_E + sum_BE.double().sum(dim=0)
-                    bar.advance(len(numbers))
-            self._others[model] = (total_E.float(), len(self.collection))
+            untrained = model is not self.model
+            key = {"what": "patch sums", "untrained": untrained, "precision": "fp32"}
+            sum_IE = self.map_images(PatchSums(untrained), "look at other images", key)["sum"]
+            total_E = torch.from_numpy(sum_IE).double().sum(dim=0)
+            self._others[model] = (total_E.float().to(self.device), len(self.collection))
         return self._others[model]
+
+    @cached_property
+    def untrained(self) -> torch.nn.Module:
+        """Fresh weights of the same shape, for controls."""
+        from sycoca_ds.model.sycoca import SyCoCa
+
+        return SyCoCa(self.config.model, seed=UNTRAINED_SEED).to(self.device).eval()
+
+    def map(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any] | None = None) -> Arrays:
+        """What `work` gives of samples 0 to `total` - 1, batch by batch, in their order.
+
+        Args:
+            work: (bench, numbers) -> {name: array with a row for each}; a module's function, or an object of a module's class,
+                since it goes to other ranks by pickle, where `bench` is that rank's. What it calls must be the same for any batch.
+            what, unit: for the progress report.
+            key: JSON values that name what the answer depends on beside weights and precision; None keeps nothing of it.
+        """
+        base = {"weights": self.weights, "precision": self.options.precision, "torch": torch.__version__}
+        cache = Cache() if self.weights is None or key is None else self.resources.cache
+        entry = cache.entry({**base, **(key or {})})
+        parts, done_N = [], np.zeros(total, bool)
+        for rows, arrays in entry.load():
+            fresh = ~done_N[rows]
+            if PROBLEM in arrays:
+                fresh &= arrays[PROBLEM] == ""  # it may be mended by now
+            done_N[rows[fresh]] = True
+            parts.append((rows[fresh], {name: array[fresh] for name, array in arrays.items()}))
+        left = np.flatnonzero(~done_N)
+        try:
+            with Progress(what, total=total, unit=unit) as bar:
+                bar.set(total - len(left))
+                for rows, arrays in self.resources.team.rounds(self, work, left):
+                    parts.append((rows, arrays))
+                    entry.add(rows, arrays)
+                    bar.advance(len(rows))
+        finally:
+            entry.flush()
+        rows_N, arrays = joined(parts)
+        order = np.argsort(rows_N)
+        return {name: array[order] for name, array in arrays.items()}
+
+    def map_images(self, work: Work, what: str, key: dict[str, Any]) -> Arrays:
+        """`map` over the collection's images."""
+        of = {"data": self.collection.digest, "image_size": self.collection.image_size, "transform": TRANSFORM}
+        return self.map(work, len(self.collection), what, "images", {**of, **key})
 
     def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:
         from sycoca_ds.model.pixels import normalise
@@ -120,28 +215,19 @@ class Bench:
         """The same on the device."""
         return self.ids(captions).to(self.device)
 
-    def batches(self):
-        """(numbers, (B, 3, S, S) uint8) over all images in order."""
-        return self.collection.batches(self.options.batch_size)
+    def images(self, numbers: Sequence[int]) -> torch.Tensor:
+        """(B, 3, S, S) of the collection, as the model takes them, on the device."""
+        return self.pixels(torch.stack([self.collection.image(number) for number in numbers]))
 
     def encode_texts(self, captions: list[str], what: str = "read captions") -> torch.Tensor:
         """(T, E) float32 on the CPU."""
-        features = []
-        with Progress(what, total=len(captions), unit="texts") as bar:
-            for start in range(0, len(captions), self.options.batch_size):
-                batch = captions[start : start + self.options.batch_size]
-                features.append(self.call("text_features", text_BL=self.tokens(batch)).float().cpu())
-                bar.advance(len(batch))
-        return torch.cat(features)
+        key = {"what": "text features", "texts": digest_of_texts(captions)}
+        return torch.from_numpy(self.map(TextFeatures(captions), len(captions), what, "texts", key)["feature"])
 
     @cached_property
     def image_IE(self) -> torch.Tensor:
-        features = []
-        with Progress("look at images", total=len(self.collection), unit="images") as bar:
-            for numbers, image in self.batches():
-                features.append(self.call("image_features", image_BCHW=self.pixels(image)).float().cpu())
-                bar.advance(len(numbers))
-        return torch.cat(features)
+        key = {"what": "image features"}
+        return torch.from_numpy(self.map_images(ImageFeatures(), "look at images", key)["feature"])
 
     @cached_property
     def text_TE(self) -> torch.Tensor:
@@ -150,7 +236,9 @@ class Bench:
     @property
     def shown(self) -> list[int]:
         """Numbers of the report's pictures: at even distances, not picked."""
-        import numpy as np
-
         count = len(self.collection)
         return np.unique(np.linspace(0, count - 1, num=min(self.options.gallery, count)).round().astype(int)).tolist()
+
+
+def digest_of_texts(texts: Sequence[str]) -> str:
+    return sha256_text(json.dumps(list(texts)))

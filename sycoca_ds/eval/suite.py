@@ -25,8 +25,9 @@ from data_pipeline.files import atomic_path, write_json
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
+from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
@@ -35,13 +36,14 @@ from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.probe.features import FEATURES
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.report.numbers import rows_of, write_csv
 from sycoca_ds.eval.task import NotApplicable, Outcome
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 6
+FORMAT = 7
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 
@@ -72,7 +74,7 @@ def plain_number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def record(task: str, key: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
+def record(task: str, key: str, outcome: Outcome, seconds: float, seed: int = 0) -> dict[str, Any]:
     """A finished task as JSON. Every number of the task is present; a null has its reason."""
     metrics = {name: plain_number(outcome.numbers.get(name)) for name in METRICS[task]}
     reasons = {name: outcome.reasons.get(name, "not finite") for name, value in metrics.items() if value is None}
@@ -82,10 +84,21 @@ def record(task: str, key: str, outcome: Outcome, seconds: float) -> dict[str, A
         "metrics": metrics,
         "null_reasons": reasons,
         "chance": outcome.chance,
+        "intervals": intervals(task, metrics, outcome, seed),
         "details": outcome.details,
         "seconds": round(seconds, 2),
         "finished": now(),
     }
+
+
+def intervals(task: str, metrics: dict[str, float | None], outcome: Outcome, seed: int) -> dict[str, tuple[float, float]]:
+    """{number: (low, high)}, 95 % over resampled pictures: those that the task has, and those of what it left by picture."""
+    made = additive_numbers(task, {name: each for name, each in outcome.each.items() if name != KEY}, METRICS[task])
+    own = {name: (metrics.get(f"{name}_low"), metrics.get(f"{name}_high")) for name in metrics}
+    own = {name: pair for name, pair in own.items() if None not in pair}
+    missing = {name: number for name, number in made.items() if name not in own and metrics[name] is not None}
+    found = {**bounds(missing, seed), **own}
+    return {name: found[name] for name in metrics if name in found}
 
 
 def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
@@ -96,6 +109,7 @@ def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
         "metrics": dict.fromkeys(METRICS[task]),
         "null_reasons": dict.fromkeys(METRICS[task], reason),
         "chance": {},
+        "intervals": {},
         "details": {},
         "seconds": 0.0,
         "finished": now(),
@@ -152,7 +166,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
                 kept = skipped(task, key, str(reason))
             else:
                 save_files(out, task, outcome, [picture.image_id for picture in bench.collection.pictures])
-                kept = record(task, key, outcome, time.monotonic() - start)
+                kept = record(task, key, outcome, time.monotonic() - start, bench.options.seed)
             kept["reused"] = False
             write_json(out / "tasks" / f"{task}.json", kept)
         else:
@@ -175,8 +189,10 @@ def evaluate_model(
     compositions: Sequence[str] = (),
     probe: ProbeData | None = None,
     ema: bool = False,
-) -> tuple[dict[str, Any], PictureSet]:
-    """Runs the suite; writes and returns results.json's content, with the collection.
+    resources: Resources | None = None,
+) -> tuple[dict[str, Any] | None, PictureSet]:
+    """Runs the suite; writes and returns results.json's content, with the collection. On ranks other than 0 it answers what rank 0
+    asks, and returns None in place of the content.
 
     Args:
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
@@ -186,28 +202,36 @@ def evaluate_model(
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         probe: pictures with classes to train on, for the task linear_probe; needs `labels`.
         ema: the weights are the moving average of the checkpoint's.
+        resources: default one rank, nothing kept but finished tasks.
 
     Raises UserError: no or damaged data, labels or regions of another data set, benchmarks that are not there.
     """
     start, out = time.monotonic(), Path(out)
-    benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
-    for benchmark in benchmarks:
-        print(benchmark.told(), flush=True)
-    collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
-    if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
-        labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
-    found = None
-    if regions is not None and "masking" in options.tasks:
-        image, text = loaded.config.model.image, loaded.config.model.text
-        found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
-        print(found.told(), flush=True)
-    inputs = Inputs(options, labels, found, benchmarks, probe)
-    bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
-    threads = None
-    if device.type == "cpu":
+    resources = resources or Resources()
+    team, weights = resources.team, f"{loaded.digest}{' ema' if ema else ''}"
+    with team.together():
+        benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
+        for benchmark in benchmarks:
+            print(benchmark.told(), flush=True)
+        collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
+        if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
+            labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
+        found = None
+        if regions is not None and "masking" in options.tasks:
+            image, text = loaded.config.model.image, loaded.config.model.text
+            found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
+            print(found.told(), flush=True)
+        inputs = Inputs(options, labels, found, benchmarks, probe)
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
+    if not team.leads:
+        team.serve(bench)
+        return None, collection
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    if device.type == "cpu" and team.size == 1:  # ranks of one machine have shared its cores among them
         sample = bench.pixels(torch.stack([collection.image(number) for number in range(min(16, len(collection)))]))
         threads = choose_threads(lambda: bench.call("image_features", image_BCHW=sample))
-    records = run_tasks(bench, f"{loaded.digest}{' ema' if ema else ''}", out)
+    with team.conducting():
+        records = run_tasks(bench, weights, out)
     results = {
         "format": FORMAT,
         "checkpoint": {
@@ -227,7 +251,9 @@ def evaluate_model(
             "images": len(collection),
             "captions": len(collection.captions),
             "labels": labels.path if labels else None,
+            "labels_digest": labels.digest if labels else None,
             "regions": str(regions) if regions else None,
+            "regions_digest": found.digest if found else None,
             "compositions": list(compositions),
             **shared_images(collection, loaded.config.data.train),
             **collection.facts,
@@ -242,7 +268,9 @@ def evaluate_model(
             "precision": options.precision,
             "batch_size": options.batch_size,
             "seed": options.seed,
-            "world_size": 1,
+            "world_size": team.size,
+            "cache": str(resources.cache.folder) if resources.cache.folder else None,
+            "java": provenance.java_version() if "captioning" in options.tasks else None,
             "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),
             "command": list(command),
             "date": now(),
@@ -252,6 +280,7 @@ def evaluate_model(
     if results["provenance"]["git_sha"] is None:
         results["provenance"]["git_sha_reason"] = "not run from a git checkout"
     write_json(out / "results.json", results)
+    write_csv(out / "results.csv", list(rows_of(results)))
     return results, collection
 
 

@@ -40,7 +40,9 @@ class Outcome:
     files: dict[str, Any] = field(default_factory=dict)
     """{file name: JSON value or dict of arrays (.npz)} to be written beside the results."""
     each: dict[str, np.ndarray] = field(default_factory=dict)
-    """{number: what each picture alone comes to, (I,), NaN where it has nothing}, for comparisons over the same pictures."""
+    """{number: what each picture alone comes to, (I,), NaN where it has nothing}, for comparisons over the same pictures; what
+    beside them makes the number (weights, counts): comparison/numbers.py. Other pictures than the data's have their names under
+    `paired.KEY`."""
 
 
 @dataclass(frozen=True)

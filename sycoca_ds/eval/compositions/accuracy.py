@@ -80,6 +80,21 @@ def accuracies(
     return Accuracies(of, (float(value_G.mean()), float(low), float(high)))
 
 
+def by_picture(
+    won_N: np.ndarray, group_of: Sequence[str], picture_of: Sequence[object], groups: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(value (I,) percent, weight (I,)) of each distinct picture, in order of appearance: the mean of the groups' shares is
+    the mean of the values under the weights. NaN and 0 where a picture has no item of these groups."""
+    pictures = {picture: number for number, picture in enumerate(dict.fromkeys(picture_of))}
+    group_N = np.array(group_of)
+    items = {group: int((group_N == group).sum()) for group in groups}
+    weight_N = np.array([1 / (len(groups) * items[group]) if group in items else 0.0 for group in group_of])
+    number_N = np.array([pictures[picture] for picture in picture_of])
+    weight_I = np.bincount(number_N, weight_N, len(pictures))
+    won_I = np.bincount(number_N, 100.0 * weight_N * won_N, len(pictures))
+    return np.divide(won_I, weight_I, out=np.full(len(pictures), np.nan), where=weight_I > 0), weight_I
+
+
 def _shares(weight_RI: np.ndarray, won_IG: np.ndarray, asked_IG: np.ndarray) -> np.ndarray:
     """(R, G) percent won in each resample, NaN where nothing of the group was drawn."""
     asked_RG = weight_RI @ asked_IG

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.compositions.items import CompositionSet, Item, View
 from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
 
@@ -97,36 +97,50 @@ def _distinct(ids_XL: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]
     return ids_XL[first], first, number
 
 
+@dataclass(frozen=True)
+class ViewFeatures:
+    """Features of pictures, of what the model is shown a digest, or why there is none."""
+
+    views: list[View]
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        size, loaded, digests, problems = bench.collection.image_size, [], [], []
+        for number in numbers:
+            try:
+                image, problem = self.views[number].load(size), ""
+            except (OSError, ValueError) as error:
+                image, problem = torch.zeros(3, size, size, dtype=torch.uint8), str(error) or type(error).__name__
+            loaded.append(image)
+            digests.append(hashlib.sha256(image.numpy().tobytes()).hexdigest())
+            problems.append(problem)
+        feature_BE = bench.call("image_features", image_BCHW=bench.pixels(torch.stack(loaded))).float().cpu()
+        return {"feature": feature_BE.numpy(), "digest": np.array(digests), PROBLEM: np.array(problems, dtype=str)}
+
+
 class Pictures:
     """The distinct pictures of some items, by what the model is shown, and their features."""
 
-    def __init__(self, bench: Bench, items: Sequence[Item], title: str):
-        self.size = bench.collection.image_size
+    def __init__(self, bench: Bench, chosen: CompositionSet):
+        self.size, self.digest = bench.collection.image_size, chosen.digest
         self.number: dict[View, int] = {}
         self.unreadable: dict[View, str] = {}
         self.views: list[View] = []
-        seen: dict[bytes, int] = {}
-        features, waiting = [], []
-        views = list(dict.fromkeys(view for item in items for view in item.views))
-        with Progress(f"look at pictures: {title}", total=len(views), unit="images") as bar:
-            for view in views:
-                try:
-                    image = view.load(self.size)
-                except (OSError, ValueError) as error:
-                    self.unreadable[view] = f"{view.file}: {error}"
-                else:
-                    self.number[view] = seen.setdefault(hashlib.sha256(image.numpy().tobytes()).digest(), len(seen))
-                    if self.number[view] == len(self.views):
-                        self.views.append(view)
-                        waiting.append(image)
-                if len(waiting) == bench.options.batch_size or (view == views[-1] and waiting):
-                    images = bench.pixels(torch.stack(waiting))
-                    features.append(bench.call("image_features", image_BCHW=images).float().cpu())
-                    waiting = []
-                bar.advance(1)
-        if not features:
-            raise UserError(f"compositions: none of the {len(views):,} pictures of {title} can be read ({self._first()[0]})")
-        self.feature_DE = torch.cat(features)
+        seen: dict[str, int] = {}
+        first = []
+        views = list(dict.fromkeys(view for item in chosen.items for view in item.views))
+        key = {"what": "compositions: image features", "data": chosen.digest, "image_size": self.size, "transform": TRANSFORM}
+        found = bench.map(ViewFeatures(views), len(views), f"look at pictures: {chosen.title}", "images", key)
+        for place, (view, digest, problem) in enumerate(zip(views, found["digest"], found[PROBLEM], strict=True)):
+            if problem:
+                self.unreadable[view] = f"{view.file}: {problem}"
+                continue
+            self.number[view] = seen.setdefault(digest, len(seen))
+            if self.number[view] == len(self.views):
+                self.views.append(view)
+                first.append(place)
+        if not first:
+            raise UserError(f"compositions: none of the {len(views):,} pictures of {chosen.title} can be read ({self._first()[0]})")
+        self.feature_DE = torch.from_numpy(found["feature"][first])
 
     def _first(self, most: int = 3) -> tuple[str, ...]:
         return tuple(list(self.unreadable.values())[:most])
@@ -134,42 +148,57 @@ class Pictures:
     def readable(self, item: Item) -> bool:
         return all(view in self.number for view in item.views)
 
-    def load(self, number: int) -> torch.Tensor:
-        """(3, S, S) uint8, as it was before."""
-        return self.views[number].load(self.size)
-
 
 def empty_pictures(size: int, seed: int) -> torch.Tensor:
     """(K, 3, S, S) float32 as the model takes pictures, normalised: white noise with the mean and deviation that pictures have."""
     return torch.randn(EMPTY_PICTURES, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
+@dataclass(frozen=True)
+class Likelihoods:
+    """Of pairs; in full precision whatever was asked for: a sum of logarithms of bf16 logits can be off by more than two captions
+    differ."""
+
+    views: list[View]
+    ids_TL: torch.Tensor
+    pairs: list[tuple[int, int]]
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        batch = [self.pairs[number] for number in numbers]
+        shown = {picture: row for row, picture in enumerate(dict.fromkeys(picture for picture, _ in batch))}
+        image = bench.pixels(torch.stack([self.views[picture].load(bench.collection.image_size) for picture in shown]))
+        rows = torch.tensor([shown[picture] for picture, _ in batch])
+        return {"likelihood": _ask(bench, image, self.ids_TL[[text for _, text in batch]], rows)}
+
+
 def likelihoods(bench: Bench, pictures: Pictures, texts: Texts, pairs: Sequence[tuple[int, int]], title: str) -> np.ndarray:
-    """(Q,) float64 of (picture, text) pairs that stand in order of their pictures. In full precision whatever was asked for: a
-    sum of logarithms of bf16 logits can be off by more than two captions differ."""
-    found = []
-    with Progress(f"read captions: {title}", total=len(pairs), unit="pairs") as bar:
-        for start in range(0, len(pairs), bench.options.batch_size):
-            batch = pairs[start : start + bench.options.batch_size]
-            shown = {picture: row for row, picture in enumerate(dict.fromkeys(picture for picture, _ in batch))}
-            image = bench.pixels(torch.stack([pictures.load(picture) for picture in shown]))
-            rows = torch.tensor([shown[picture] for picture, _ in batch])
-            found.append(_ask(bench, image, texts.ids_TL[[text for _, text in batch]], rows))
-            bar.advance(len(batch))
-    return np.concatenate(found)
+    """(Q,) float64 of (picture, text) pairs that stand in order of their pictures."""
+    work = Likelihoods(pictures.views, texts.ids_TL, list(pairs))
+    key = {"what": "compositions: likelihoods", "data": pictures.digest, "texts": digest_of_texts(texts.captions)}
+    key |= {"image_size": pictures.size, "transform": TRANSFORM, "precision": "fp32", "pairs": len(pairs)}
+    return bench.map(work, len(pairs), f"read captions: {title}", "pairs", key)["likelihood"]
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Log of the mean over empty pictures of each text's probability."""
+
+    ids_TL: torch.Tensor
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        image_KCHW = empty_pictures(bench.collection.image_size, bench.options.seed).to(bench.device)
+        ids_BL, first = self.ids_TL[numbers], torch.zeros(len(numbers), dtype=torch.int64)
+        of = [_ask(bench, image[None], ids_BL, first) for image in image_KCHW]
+        with np.errstate(invalid="ignore"):  # of weights that diverged: told by whoever asks
+            return {"prior": np.logaddexp.reduce(of, axis=0) - math.log(len(of))}
 
 
 def priors(bench: Bench, texts: Texts, title: str) -> np.ndarray:
-    """(T,) float64, log of the mean over empty pictures of each text's probability."""
-    image_KCHW = empty_pictures(bench.collection.image_size, bench.options.seed).to(bench.device)
-    found = []
-    with Progress(f"read captions without pictures: {title}", total=len(texts.ids_TL), unit="texts") as bar:
-        for ids_BL in texts.ids_TL.split(bench.options.batch_size):
-            of = [_ask(bench, image[None], ids_BL, torch.zeros(len(ids_BL), dtype=torch.int64)) for image in image_KCHW]
-            with np.errstate(invalid="ignore"):  # of weights that diverged: told by whoever asks
-                found.append(np.logaddexp.reduce(of, axis=0) - math.log(len(of)))
-            bar.advance(len(ids_BL))
-    return np.concatenate(found)
+    """(T,) float64."""
+    key = {"what": "compositions: priors", "texts": digest_of_texts(texts.captions), "seed": bench.options.seed}
+    key |= {"image_size": bench.collection.image_size, "pictures": EMPTY_PICTURES, "precision": "fp32"}
+    what = f"read captions without pictures: {title}"
+    return bench.map(Priors(texts.ids_TL), len(texts.ids_TL), what, "texts", key)["prior"]
 
 
 def _ask(bench: Bench, image_BCHW: torch.Tensor, ids_QL: torch.Tensor, image_of_Q: torch.Tensor) -> np.ndarray:
@@ -179,7 +208,7 @@ def _ask(bench: Bench, image_BCHW: torch.Tensor, ids_QL: torch.Tensor, image_of_
 
 def score(bench: Bench, chosen: CompositionSet) -> Scores:
     """Everything the model says of a benchmark. UserError where not one picture can be read, or scores are not finite."""
-    pictures = Pictures(bench, chosen.items, chosen.title)
+    pictures = Pictures(bench, chosen)
     items = tuple(item for item in chosen.items if pictures.readable(item))
     unreadable = len(chosen.items) - len(items)
     if unreadable:

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
@@ -22,10 +22,9 @@ from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
 from sycoca_ds.eval.exports.tasklist import Listed
-from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
-from sycoca_ds.eval.suite import evaluate_model, task_key
+from sycoca_ds.eval.suite import evaluate_model
 from sycoca_ds.eval.task import NotApplicable
 
 DONE, FAILED, UNKNOWN = "done", "failed", "not run"
@@ -96,25 +95,26 @@ def evaluate_official(
     shown: Callable[[dict[str, Any]], None] = lambda _: None,
     *,
     ema: bool = False,
+    resources: Resources | None = None,
 ) -> int:
     """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
     for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
 
     Args:
-        loaded, checkpoint, options, device, command, ema: as of `suite.evaluate_model`.
+        loaded, checkpoint, options, device, command, ema, resources: as of `suite.evaluate_model`.
         shown: is given results.json's content of each set as it is finished.
 
     Returns:
         0, or 1 if a set was named and has no numbers, or is there and cannot be used.
     """
-    out, records, short = Path(out), {}, False
+    out, records, short, resources = Path(out), {}, False, resources or Resources()
     content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records}
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if entry.tasks == (winogavil.TASK,):  # which no other set is for
-            record = _associate(loaded, asked, entry, options, device)
+            record = _associate(loaded, asked, entry, options, device, ema, resources)
         elif tasks:
-            record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema)
+            record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema, resources)
         else:
             told = f"{entry.name} is for {', '.join(entry.tasks)}, which is none of --tasks {' '.join(options.tasks)}"
             record = _without(entry, UNKNOWN, told, ())
@@ -122,14 +122,16 @@ def evaluate_official(
         short |= record["status"] == FAILED or (record["status"] != DONE and entry.name in asked.named)
         if record["status"] != DONE and not (record["status"] == MISSING and entry.name in asked.listed):
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
-        write_json(out / "sets.json", content)
+        if resources.team.leads:
+            write_json(out / "sets.json", content)
     for entry in asked.submissions:
         for split in entry.submitted:
-            record = _submit(loaded, asked, entry, split, out, options, device, ema)
+            record = _submit(loaded, asked, entry, split, out, options, device, ema, resources)
             content.setdefault("submissions", {})[f"{entry.name}/{split}"] = record
             short |= record["status"] != DONE
-            write_json(out / "sets.json", content)
-    if asked.listed:
+            if resources.team.leads:
+                write_json(out / "sets.json", content)
+    if asked.listed and resources.team.leads:
         averaged = summary(records, asked.listed, str(checkpoint), asked.beside)
         write_json(out / "datacomp.json", averaged)
         print_summary(averaged)
@@ -149,13 +151,15 @@ def _evaluate_one(
     command: Sequence[str],
     shown: Callable[[dict[str, Any]], None],
     ema: bool,
+    resources: Resources,
 ) -> dict[str, Any]:
     place = out / entry.folder
     print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
     try:
-        collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
-        labels = collection.labels(asked.prompts.get(entry.name))
-        probe = collection.probe_data() if "linear_probe" in tasks else None
+        with resources.team.together():
+            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
+            labels = collection.labels(asked.prompts.get(entry.name))
+            probe = collection.probe_data() if "linear_probe" in tasks else None
         for line in (*collection.facts["not_as_published"], *collection.facts["notes"]):
             print(f"{entry.name}: {line}", flush=True)
         results, _ = evaluate_model(
@@ -169,11 +173,14 @@ def _evaluate_one(
             command,
             probe=probe,
             ema=ema,
+            resources=resources,
         )
     except Absent as error:
         return _without(entry, MISSING, str(error), tasks)
     except UserError as error:  # another set may be whole
         return _without(entry, FAILED, str(error), tasks)
+    if results is None:  # rank 0 has them
+        return {"status": DONE}
     if results["tasks"].get("captioning", {}).get("status") == "done" and collection.read.ids:
         written = json.loads((place / "samples/captions.json").read_text())
         rows = result_rows([row["image_id"] for row in written], [row["caption"] for row in written])
@@ -192,13 +199,21 @@ def _evaluate_one(
     }
 
 
-def _associate(loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOptions, device: Any) -> dict[str, Any]:
+def _associate(
+    loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOptions, device: Any, ema: bool, resources: Resources
+) -> dict[str, Any]:
     """WinoGAViL's numbers; they are in sets.json only."""
     print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
+    team, weights = resources.team, f"{loaded.digest}{' ema' if ema else ''}"
     try:
-        collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
-        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options))
-        numbers, chance = winogavil.associate(bench, collection.read.questions)
+        with team.together():
+            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources, weights)
+        if not team.leads:
+            team.serve(bench)
+            return {"status": DONE}
+        with team.conducting():
+            numbers, chance = winogavil.associate(bench, collection.read.questions)
     except UserError as error:
         return _without(entry, MISSING if isinstance(error, Absent) else FAILED, str(error), ())
     print(f"{entry.name}: {', '.join(collection.facts['notes'])}", flush=True)
@@ -215,19 +230,31 @@ def _associate(loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOpti
 
 
 def _submit(
-    loaded: Any, asked: Asked, entry: OfficialSet, split: str, out: Path, options: SuiteOptions, device: Any, ema: bool
+    loaded: Any,
+    asked: Asked,
+    entry: OfficialSet,
+    split: str,
+    out: Path,
+    options: SuiteOptions,
+    device: Any,
+    ema: bool,
+    resources: Resources,
 ) -> dict[str, Any]:
     """A file for the server of a set, and what is told of it."""
-    place = out / entry.folder
+    place, team = out / entry.folder, resources.team
     print(f"{entry.name}: captions for its server, split {split}", flush=True)
     try:
-        collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size, split)
+        with team.together():
+            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size, split)
         for line in collection.facts["not_as_published"]:
             print(f"{entry.name}, split {split}: {line}", flush=True)
-        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options))
-        key = task_key("captioning", f"{loaded.digest}{' ema' if ema else ''}", collection.digest, bench.inputs)
-        bench.kept = Kept(place / "kept" / f"submission_{split}", key)
-        record = {"status": DONE, **submit(bench, place)}
+        weights = f"{loaded.digest}{' ema' if ema else ''}"
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources, weights)
+        if not team.leads:
+            team.serve(bench)
+            return {"status": DONE}
+        with team.conducting():
+            record = {"status": DONE, **submit(bench, place)}
     except (UserError, NotApplicable) as error:
         status = MISSING if isinstance(error, Absent) else FAILED
         print(f"{entry.name}, split {split}: no captions, {error}", flush=True)

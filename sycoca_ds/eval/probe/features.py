@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.kept import pieces
 from sycoca_ds.eval.probe.data import Labelled
 
@@ -41,29 +41,38 @@ class Known:
         return Known(np.concatenate([self.feature_ND, other.feature_ND]), np.concatenate([self.label_N, other.label_N]))
 
 
+@dataclass(frozen=True)
+class Look:
+    """The model's task on pictures that begin at `start`."""
+
+    split: str
+    start: int
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        probe = bench.inputs.probe
+        given = [split for split in (probe.train, probe.validation) if split is not None and split.name == self.split]
+        data = given[0].pictures if given else bench.collection
+        image = bench.pixels(torch.stack([data.image(self.start + number) for number in numbers]))
+        task = FEATURES[bench.options.probe_features]
+        return {"feature": bench.call(task, image_BCHW=image).float().cpu().numpy()}
+
+
 def known(bench: Bench, labelled: Labelled) -> Known:
     """Features as `--probe-features` says; NAME_00000.npz and so on hold them as float32, with image_id and label.
 
     Raises UserError: features that are not finite.
     """
-    task, data = FEATURES[bench.options.probe_features], labelled.pictures
-    found = []
-    with Progress(f"features of {labelled.name} images", total=len(data), unit="images") as bar:
-        for number, among in pieces(len(data), PIECE):
+    data, found, what = labelled.pictures, [], f"features of {labelled.name} images"
+    for number, among in pieces(len(data), PIECE):
 
-            def look(among: range = among) -> dict[str, np.ndarray]:
-                rows = []
-                for numbers, image in data.batches(bench.options.batch_size, among):
-                    rows.append(bench.call(task, image_BCHW=bench.pixels(image)).float().cpu())
-                    bar.advance(len(numbers))
-                return {
-                    "feature": torch.cat(rows).numpy(),
-                    "label": labelled.label_I[among.start : among.stop],
-                    "image_id": np.array([data.pictures[n].image_id for n in among]),
-                }
+        def look(among: range = among) -> Arrays:
+            return {
+                "feature": bench.map(Look(labelled.name, among.start), len(among), what, "images")["feature"],
+                "label": labelled.label_I[among.start : among.stop],
+                "image_id": np.array([data.pictures[n].image_id for n in among]),
+            }
 
-            found.append(bench.kept.arrays(f"{labelled.name}_{number}", look)["feature"])
-            bar.set(among.stop)
+        found.append(bench.kept.arrays(f"{labelled.name}_{number}", look)["feature"])
     feature_ID = np.concatenate(found)
     if not np.isfinite(feature_ID).all():
         raise UserError("linear probe: the model's features are not finite; the checkpoint is damaged or diverged")

@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
+from sycoca_ds.eval.scorers.corpus import bleu_statistics, meteor_rows
 
 Numbers = dict[str, float | None]
 WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"
@@ -47,8 +48,11 @@ def token_tables(
     return reference_table, {image_id: [next(stream)] for image_id in references}, kind
 
 
-def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]) -> Numbers:
-    """BLEU-1..4 (corpus, closest reference length), ROUGE-L (mean). UserError without pycocoevalcap."""
+def corpus_scores(
+    reference_table: Mapping[str, list[str]], hypothesis_table: Mapping[str, list[str]]
+) -> tuple[Numbers, np.ndarray]:
+    """BLEU-1..4 (corpus, closest reference length) and ROUGE-L (mean); ROUGE-L of each image, (I,). UserError without
+    pycocoevalcap."""
     try:
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
@@ -56,8 +60,9 @@ def corpus_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Ma
         raise UserError(f"captioning: {error}; run: pip install -e .[eval]") from error
     bleu, _ = Bleu(4).compute_score(reference_table, hypothesis_table, verbose=0)
     numbers: Numbers = {f"bleu{n}": float(score) for n, score in enumerate(bleu, 1)}
-    numbers["rouge_l"] = float(Rouge().compute_score(reference_table, hypothesis_table)[0])
-    return numbers
+    numbers["rouge_l"], rouge_I = Rouge().compute_score(reference_table, hypothesis_table)
+    numbers["rouge_l"] = float(numbers["rouge_l"])
+    return numbers, np.asarray(rouge_I, dtype=np.float64)
 
 
 def _mean(scores_I: np.ndarray | None) -> float | None:
@@ -78,8 +83,9 @@ def meteor_score(
     reference_table: Mapping[str, list[str]],
     hypothesis_table: Mapping[str, list[str]],
     timeout: float | None = None,
-) -> float:
-    """METEOR 1.5 of the corpus (from summed statistics, not the mean of items), by the jar in pycocoevalcap.
+) -> tuple[float, np.ndarray]:
+    """METEOR 1.5 of the corpus (from summed statistics, not the mean of items), by the jar in pycocoevalcap, and the statistics of
+    each image, (I, 23).
 
     The conversation of pycocoevalcap/meteor/meteor.py (a SCORE line an image, then one EVAL line), with an end: a JVM
     that dies or hangs gives RuntimeError with its last words instead of a read that never returns. timeout: seconds
@@ -120,7 +126,7 @@ def meteor_score(
             # EVAL answers with a line for every image, then one for the corpus
             answer = [ask("EVAL ||| " + " ||| ".join(statistics))]
             answer += [process.stdout.readline().decode().strip() for _ in statistics]
-            return float(answer[-1])
+            return float(answer[-1]), meteor_rows([[float(word) for word in line.split()] for line in statistics])
         except (OSError, ValueError) as error:
             process.kill()
             process.wait()
@@ -150,8 +156,9 @@ class Scores(NamedTuple):
     reasons: dict[str, str]
     """{number that is null: reason}."""
     tokenizer: str
-    cider_I: np.ndarray
-    """CIDEr-D of each image, in the order of the references; NaN where there is none."""
+    each: dict[str, np.ndarray]
+    """In the order of the references: `cider` (CIDEr-D) and `rouge_l` of each image, (I,), NaN where there is none;
+    `bleu_statistics` and, with Java, `meteor_statistics`, whose sums make the corpus' scores (scorers/corpus.py)."""
 
 
 def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
@@ -167,7 +174,8 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
 def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str) -> Scores:
     """The same of what `token_tables` returns, or of some of its images: these are then the whole corpus, whose document
     frequencies CIDEr weighs by, as when COCOEvalCap is given their annotations only."""
-    numbers, reasons = corpus_scores(reference_table, hypothesis_table), {}
+    (numbers, rouge_I), reasons = corpus_scores(reference_table, hypothesis_table), {}
+    each = {"rouge_l": rouge_I, "bleu_statistics": bleu_statistics(reference_table, hypothesis_table)}
     cider_I = cider_scores(reference_table, hypothesis_table)
     numbers["cider"] = _mean(cider_I)
     numbers["cider_shuffled"] = _mean(cider_scores(reference_table, rolled(hypothesis_table)))
@@ -177,7 +185,7 @@ def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[s
         reasons["meteor"] = "METEOR is a Java program and `java` was not found on PATH"
     else:
         try:
-            numbers["meteor"] = meteor_score(reference_table, hypothesis_table)
+            numbers["meteor"], each["meteor_statistics"] = meteor_score(reference_table, hypothesis_table)
         except (RuntimeError, OSError) as error:
             reasons["meteor"] = f"METEOR failed: {error}"
     numbers["spice"] = None
@@ -185,7 +193,8 @@ def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[s
     words = [len(hypothesis[0].split()) for hypothesis in hypothesis_table.values()]
     numbers["mean_words"] = math.fsum(words) / len(words)
     numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
-    return Scores(numbers, reasons, kind, np.full(len(reference_table), np.nan) if cider_I is None else cider_I)
+    each["cider"] = np.full(len(reference_table), np.nan) if cider_I is None else cider_I
+    return Scores(numbers, reasons, kind, each)
 
 
 def score_groups(

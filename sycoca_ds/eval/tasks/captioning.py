@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.kept import pieces
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import Scores, score_groups, score_tables, token_tables
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
@@ -15,8 +17,16 @@ from sycoca_ds.model.generation import Decoding
 
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 """Of NoCaps: what its pictures show is named in COCO's captions, partly, not at all."""
-PIECE = 512
-"""Captions that a kill leaves at once."""
+
+
+@dataclass(frozen=True)
+class Captions:
+    steps: int
+    decoding: Decoding
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        ids = bench.call("generate", image_BCHW=bench.images(numbers), steps=self.steps, decoding=self.decoding).cpu()
+        return {"caption": np.array([bench.tokenizer.decode(row.tolist()).strip() for row in ids], dtype=str)}
 
 
 def decoding_of(bench: Bench) -> dict[str, Any]:
@@ -31,21 +41,9 @@ def decoding_of(bench: Bench) -> dict[str, Any]:
 
 def write_captions(bench: Bench) -> list[str]:
     """A greedy or beam search caption of every picture, in order. Raises `NotApplicable`."""
-    how, data, captions = decoding_of(bench), bench.collection, []
-    with Progress("write captions", total=len(data), unit="images") as bar:
-        for number, among in pieces(len(data), PIECE):
-
-            def write(among: range = among) -> list[str]:
-                written = []
-                for numbers, image in data.batches(bench.options.batch_size, among):
-                    ids = bench.call("generate", image_BCHW=bench.pixels(image), **how).cpu()
-                    written += [bench.tokenizer.decode(row.tolist()).strip() for row in ids]
-                    bar.advance(len(numbers))
-                return written
-
-            captions += bench.kept.value(f"captions_{number}", write)
-            bar.set(among.stop)
-    return captions
+    how = decoding_of(bench)
+    key = {"what": "captions", "steps": how["steps"], "decoding": asdict(how["decoding"])}
+    return bench.map_images(Captions(**how), "write captions", key)["caption"].tolist()
 
 
 def by_domain(found: dict[str, Scores]) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -69,7 +67,7 @@ def run_captioning(bench: Bench) -> Outcome:
     keys = [picture.image_id for picture in data.pictures]
     with Progress("score captions", total=len(data), unit="images") as bar:
         tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
-        numbers, reasons, kind, cider_I = score_tables(*tables)
+        numbers, reasons, kind, each = score_tables(*tables)
         bar.set(len(data))
     if data.domains is None:
         own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
@@ -92,7 +90,7 @@ def run_captioning(bench: Bench) -> Outcome:
         {},
         details,
         {"captions.json": [{"image_id": key, "caption": caption} for key, caption in zip(keys, captions, strict=True)]},
-        each={"cider": cider_I},
+        each=each,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.bench import Bench, digest_of_texts
 from sycoca_ds.eval.scorers.groups import macro_f1, worst_group
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 
@@ -62,8 +62,10 @@ def run_classification(bench: Bench) -> Outcome:
     weight_KE = class_weights(lambda prompts: bench.encode_texts(prompts, "read class names"), labels.classes, labels.templates)
     logit_NK = 100.0 * bench.image_IE[torch.from_numpy(labelled)] @ weight_KE.T
     numbers = classification_metrics(logit_NK, label_I[labelled])
-    top1_I = np.full(len(labelled), np.nan)
-    top1_I[labelled] = 100.0 * (own_class_ranks(logit_NK, label_I[labelled]) == 0)
+    top1_I, top5_I, label_of_I = np.full((3, len(labelled)), np.nan)
+    rank_N = own_class_ranks(logit_NK, label_I[labelled])
+    top1_I[labelled], label_of_I[labelled] = 100.0 * (rank_N == 0), label_I[labelled]
+    top5_I[labelled] = 100.0 * (rank_N < 5) if len(labels.classes) >= 5 else np.nan
     reasons = {"top5": f"only {len(labels.classes)} classes"} if numbers["top5"] is None else {}
     count = np.bincount(label_I[labelled], minlength=len(labels.classes))
     chance = {
@@ -80,6 +82,7 @@ def run_classification(bench: Bench) -> Outcome:
         "classes": len(labels.classes),
         "templates": len(labels.templates),
         "labels_digest": labels.digest,
+        "templates_digest": digest_of_texts(labels.templates),
         "images": int(labelled.sum()),
         "images_without_label": int((~labelled).sum()),
         "classes_without_image": int((count == 0).sum()),
@@ -87,7 +90,7 @@ def run_classification(bench: Bench) -> Outcome:
         "primary": labels.primary,
         "confusions": confusions(label_I[labelled], guess, labels.classes),
     }
-    return Outcome(numbers, reasons, chance, details, each={"top1": top1_I})
+    return Outcome(numbers, reasons, chance, details, each={"top1": top1_I, "top5": top5_I, "class": label_of_I})
 
 
 def by_group(

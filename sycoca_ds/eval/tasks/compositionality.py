@@ -14,12 +14,13 @@ import numpy as np
 
 from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.compositions import aro, sugarcrepe, winoground
-from sycoca_ds.eval.compositions.accuracy import Bounded, accuracies, own_wins, winoground_wins
+from sycoca_ds.eval.compositions.accuracy import Bounded, accuracies, by_picture, own_wins, winoground_wins
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.compositions.reading import OF
 from sycoca_ds.eval.compositions.scoring import EMPTY_PICTURES, TIES, Scores, score
 from sycoca_ds.eval.compositions.wording import CHANCE, HEADLINES, HOWS, NUMBERS, PARTS, ROWS, SEEING
 from sycoca_ds.eval.intervals import HOW
+from sycoca_ds.eval.paired import KEY
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 
 WARNING = (
@@ -46,6 +47,25 @@ def measured(chosen: CompositionSet, scores: Scores, seed: int) -> tuple[dict[st
     return found, each
 
 
+def picture_by_picture(chosen: CompositionSet, scores: Scores) -> tuple[list[str], dict[str, np.ndarray]]:
+    """(names of the pictures, {number: (I,) percent of its items won, number_weight: (I,) what it counts for})."""
+    files, groups = [item.views[0].file for item in scores.items], [item.group for item in scores.items]
+    found: dict[str, np.ndarray] = {}
+    for how, score_NPC in scores.by_name().items():
+        if chosen.name == winoground.NAME:
+            won = winoground_wins(score_NPC, TIES[how]).items() if how in SEEING else ()
+            told = [(f"{chosen.name}_{part}_{how}", won_N, groups, (chosen.name,)) for part, won_N in won]
+        else:
+            won_N, counted = own_wins(score_NPC, TIES[how]), chosen.counted
+            told = [(f"{chosen.name}_{how}", won_N, groups, counted)]
+            if chosen.name == sugarcrepe.NAME:
+                told += [(f"{chosen.name}_{group}_{how}", won_N, groups, (group,)) for group in counted]
+        for name, won_N, of, which in told:
+            if set(which) <= set(of):
+                found[name], found[f"{name}_weight"] = by_picture(won_N, of, files, which)
+    return [f"{chosen.name} {number} {file.name}" for number, file in enumerate(dict.fromkeys(files))], found
+
+
 def run_compositionality(bench: Bench) -> Outcome:
     """All benchmarks that were given."""
     sets = bench.inputs.compositions
@@ -60,6 +80,7 @@ def run_compositionality(bench: Bench) -> Outcome:
         "told": [],
     }
     kept: dict[str, np.ndarray] = {}
+    pictures: list[tuple[list[str], dict[str, np.ndarray]]] = []
     for chosen in sets:
         scores = score(bench, chosen)
         found, each = measured(chosen, scores, bench.options.seed)
@@ -74,11 +95,30 @@ def run_compositionality(bench: Bench) -> Outcome:
             "groups": each,
         }
         details["told"].append(told(chosen, scores))
+        pictures.append(picture_by_picture(chosen, scores))
         kept[f"{chosen.name}_item"] = np.array([item.name for item in scores.items])
         kept |= {f"{chosen.name}_{how}": score_NPC for how, score_NPC in scores.by_name().items()}
     if {chosen.name for chosen in sets} & {name for name, given in OF.items() if given == aro.NAME}:
         details["told"].append(WARNING)
-    return Outcome(numbers, null_reasons(bench, sets, numbers), chances(numbers), details, {"compositionality.npz": kept})
+    return Outcome(
+        numbers,
+        null_reasons(bench, sets, numbers),
+        chances(numbers),
+        details,
+        {"compositionality.npz": kept},
+        side_by_side(pictures),
+    )
+
+
+def side_by_side(pictures: list[tuple[list[str], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+    """The pictures of all benchmarks one after another; NaN where a number is not of their benchmark."""
+    names, each, total = [], {}, sum(len(own) for own, _ in pictures)
+    for own, found in pictures:
+        for name, value_I in found.items():
+            each[name] = np.full(total, np.nan)
+            each[name][len(names) : len(names) + len(own)] = value_I
+        names += own
+    return {KEY: np.array(names), **each}
 
 
 def told(chosen: CompositionSet, scores: Scores) -> str:
@@ -143,5 +183,6 @@ TASK = Task(
     headlines=HEADLINES,
     run=run_compositionality,
     files=("compositionality.npz",),
+    each=True,
     depends=depends,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.config import check_model
 from sycoca_ds.eval.bench import Bench, Inputs
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
@@ -28,11 +28,8 @@ from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
 from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means, unasked
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
-from sycoca_ds.eval.tasks.reconstruction import mask_keys
-from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.eval.tasks.reconstruction import Guides
 
-UNTRAINED_SEED = 0
-"""Of the fresh weights that everything is measured on as well."""
 DEPENDENCE = ("caption_overlap", "caption_ignored", "own_caption_higher", "position_overlap", "position_bias")
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
 ALL_NAMED = "the captions name all that their pictures show"
@@ -57,17 +54,36 @@ def counting(bench: Bench, model: torch.nn.Module, words: str) -> Iterator[None]
         model.left_out_V = kept
 
 
-def scores(bench: Bench, scorer: Scorer, named: str, model: torch.nn.Module) -> torch.Tensor:
+@dataclass(frozen=True)
+class PatchScores:
+    first: list[str]
+    other_I: np.ndarray
+    named: str
+    untrained: bool
+    others: tuple[torch.Tensor, int] | None
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        similarity, _, words = self.named.partition(":")
+        model = bench.untrained if self.untrained else bench.model
+        scorer = Scorer(self.first, self.other_I, bench.inputs.regions, bench.ids, bench.config.model.text.eot_id)
+        call, others = partial(bench.call, model=model, exact=True), self.others
+        if others is not None:
+            others = (others[0].to(bench.device), others[1])
+        with counting(bench, model, words):
+            by_token = similarity not in WITHOUT_WORDS
+            score_BCRN = scorer(call, numbers, bench.images(numbers), by_token, similarity=similarity, others=others)
+        return {"score": score_BCRN.cpu().numpy()}
+
+
+def scores(bench: Bench, first: list[str], other_I: np.ndarray, named: str, model: torch.nn.Module) -> torch.Tensor:
     """(I, C, R, N) float32 on the host. Args: named: SIMILARITY or SIMILARITY:WORDS."""
-    similarity, _, words = named.partition(":")
-    call = partial(bench.call, model=model, exact=True)
-    found, by_token, others = [], similarity not in WITHOUT_WORDS, bench.others(similarity, model)
-    what = f"score patches: {named}{'' if model is bench.model else ', untrained'}"
-    with Progress(what, total=len(bench.collection), unit="images") as bar, counting(bench, model, words):
-        for numbers, image in bench.batches():
-            found.append(scorer(call, numbers, bench.pixels(image), by_token, similarity=similarity, others=others).cpu())
-            bar.advance(len(numbers))
-    score_ICRN = torch.cat(found)
+    untrained, others = model is not bench.model, bench.others(named.partition(":")[0], model)
+    regions = bench.inputs.regions
+    key = {"what": "scores of patches", "named": named, "untrained": untrained, "precision": "fp32"}
+    key["regions"] = regions.digest if regions is not None else None
+    what = f"score patches: {named}{', untrained' if untrained else ''}"
+    work = PatchScores(first, other_I, named, untrained, others and (others[0].cpu(), others[1]))
+    score_ICRN = torch.from_numpy(bench.map_images(work, what, key)["score"])
     if not torch.isfinite(score_ICRN[:, :, 0]).all():
         raise UserError("masking: the model's scores are not finite; the checkpoint is damaged or diverged")
     return score_ICRN
@@ -105,11 +121,9 @@ def run_masking(bench: Bench) -> Outcome:
     except UserError as error:
         raise NotApplicable(str(error)) from error
     first = [captions[0] for captions in data.captions_of_image]
-    scorer = Scorer(first, other_I, regions, bench.ids, config.text.eot_id)
-    untrained = SyCoCa(config, seed=UNTRAINED_SEED).to(bench.device).eval()
-    own = config.masking.similarity
-    own_score = scores(bench, scorer, own, bench.model)
-    found, fresh = means_of(bench, own_score), scores(bench, scorer, own, untrained)
+    untrained, own = bench.untrained, config.masking.similarity
+    own_score = scores(bench, first, other_I, own, bench.model)
+    found, fresh = means_of(bench, own_score), scores(bench, first, other_I, own, untrained)
     numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
@@ -122,7 +136,7 @@ def run_masking(bench: Bench) -> Outcome:
         except UserError as error:
             left_out[named] = str(error)
             continue
-        trained, fresh = (scores(bench, scorer, named, model) for model in (bench.model, untrained))
+        trained, fresh = (scores(bench, first, other_I, named, model) for model in (bench.model, untrained))
         table[named] = measured(bench, trained, means_of(bench, trained), bounds=False)
         table[named] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)
     details = {
@@ -142,20 +156,24 @@ def run_masking(bench: Bench) -> Outcome:
     }
     kept = shown(bench, own_score, other_I)
     each = {name: mean.value_I for name, mean in found.items()}
+    each |= {f"{name}_count": mean.count_I for name, mean in found.items() if (mean.count_I > 1).any()}  # of phrases
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
+
+
+@dataclass(frozen=True)
+class KindErrors(Guides):
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        own_BL, other_BL, inputs = self.of(bench, numbers)
+        masking = bench.config.model.masking
+        error = kind_errors(bench.call, masking, bench.inputs.regions, numbers, own_BL, other_BL, **inputs)
+        return {"error": error.float().cpu().numpy()}
 
 
 def gaps(bench: Bench, first: Sequence[str], other_I: np.ndarray) -> dict[str, float]:
     """TG-MIM's gap by kind of patch."""
-    keys, errors = mask_keys(bench), []
-    with Progress("rebuild by kind of patch", total=len(bench.collection), unit="images") as bar:
-        for numbers, image in bench.batches():
-            own, other = bench.tokens([first[n] for n in numbers]), bench.tokens([first[other_I[n]] for n in numbers])
-            inputs = {"image_BCHW": bench.pixels(image), "key_B": keys[numbers].to(bench.device), "others": bench.others()}
-            masking = bench.config.model.masking
-            errors.append(kind_errors(bench.call, masking, bench.inputs.regions, numbers, own, other, **inputs).cpu())
-            bar.advance(len(numbers))
-    return gap_numbers(torch.cat(errors).numpy(), bench.options.seed)
+    key = {"what": "errors by kind of patch", "seed": bench.options.seed, "regions": bench.inputs.regions.digest}
+    error = bench.map_images(KindErrors.given(bench, first, other_I), "rebuild by kind of patch", key)["error"]
+    return gap_numbers(error, bench.options.seed)
 
 
 def shown(bench: Bench, score_ICRN: torch.Tensor, other_I: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,13 +8,16 @@ text, the gap would be zero. Legend: I images, B batch, N patches, P numbers of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_text
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.controls import gap_metrics, wrong_captions
 from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
@@ -24,6 +27,75 @@ def mask_keys(bench: Bench) -> torch.Tensor:
     """(I,) int64: the keys of the pictures' random masks."""
     pictures = bench.collection.pictures
     return torch.tensor([int(sha256_text(f"{bench.options.seed} {picture.image_id}")[:15], 16) for picture in pictures])
+
+
+@dataclass(frozen=True)
+class Guides:
+    """What pictures are rebuilt by: the own caption and another picture's."""
+
+    first: list[str]
+    other_I: np.ndarray
+    key_I: torch.Tensor
+    others: tuple[torch.Tensor, int] | None
+
+    @classmethod
+    def given(cls, bench: Bench, first: Sequence[str], other_I: np.ndarray):
+        others = bench.others()
+        return cls(list(first), other_I, mask_keys(bench), others and (others[0].cpu(), others[1]))
+
+    def of(self, bench: Bench, numbers: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict]:
+        """(tokens of the own captions, of the others, what else the model's `reconstruct` takes)."""
+        own_BL, other_BL = (bench.tokens([self.first[n] for n in of]) for of in (numbers, self.other_I[numbers]))
+        others = self.others and (self.others[0].to(bench.device), self.others[1])
+        return (
+            own_BL,
+            other_BL,
+            {
+                "image_BCHW": bench.images(numbers),
+                "key_B": self.key_I[numbers].to(bench.device),
+                "others": others,
+            },
+        )
+
+    def rebuilt(self, bench: Bench, numbers: list[int], mask_by: str) -> dict[str, torch.Tensor]:
+        """What `reconstruct` gives, with both guides one behind the other."""
+        own_BL, other_BL, inputs = self.of(bench, numbers)
+        return bench.call("reconstruct", text_BL=own_BL, guide_BL=torch.cat([own_BL, other_BL]), mask_by=mask_by, **inputs)
+
+
+@dataclass(frozen=True)
+class Errors(Guides):
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        found = {}
+        for prefix, mask_by in (("", "attention"), ("random_", "random")):
+            own_l1, other_l1 = self.rebuilt(bench, numbers, mask_by)["l1_B"].chunk(2)
+            found |= {f"{prefix}own": own_l1.float().cpu().numpy(), f"{prefix}other": other_l1.float().cpu().numpy()}
+        return found
+
+
+@dataclass(frozen=True)
+class Shown(Guides):
+    """What the report shows of some pictures, by their place among them."""
+
+    shown: list[int]
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        own = [self.shown[number] for number in numbers]
+        out = self.rebuilt(bench, own, "attention")
+        (own_l1, other_l1), (own_BNP, other_BNP) = (out[name].chunk(2) for name in ("l1_B", "pixels_BNP"))
+        found = {
+            "score": out["scores_BN"],
+            "own_pixels": own_BNP,
+            "other_pixels": other_BNP,
+            "own_l1": own_l1,
+            "other_l1": other_l1,
+        }
+        return {
+            "number": np.array(own),
+            "other": self.other_I[own],
+            "hidden": out["hidden_BN"].cpu().numpy(),
+            **{name: value.float().cpu().numpy() for name, value in found.items()},
+        }
 
 
 def run_reconstruction(bench: Bench) -> Outcome:
@@ -36,40 +108,8 @@ def run_reconstruction(bench: Bench) -> Outcome:
     data = bench.collection
     other_I = wrong_captions(data.captions_of_image)
     first = [captions[0] for captions in data.captions_of_image]
-    shown = set(bench.shown)
-    error: dict[str, list[torch.Tensor]] = {name: [] for name in ("own", "other", "random_own", "random_other")}
-    kept: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("number", "other", "hidden", "score", "own_pixels", "other_pixels", "own_l1", "other_l1")
-    }
-    key_I = mask_keys(bench)
-    with Progress("rebuild hidden patches", total=2 * len(data), unit="images") as bar:
-        for numbers, image in bench.batches():
-            pixels, own = bench.pixels(image), bench.tokens([first[n] for n in numbers])
-            wrong = bench.tokens([first[other_I[n]] for n in numbers])
-            inputs = {"image_BCHW": pixels, "text_BL": own, "guide_BL": torch.cat([own, wrong])}
-            inputs |= {"key_B": key_I[numbers].to(bench.device), "others": bench.others()}
-            for prefix, mask_by in (("", "attention"), ("random_", "random")):
-                out = bench.call("reconstruct", **inputs, mask_by=mask_by)
-                (own_l1, other_l1), (own_BNP, other_BNP) = (out[name].chunk(2) for name in ("l1_B", "pixels_BNP"))
-                error[f"{prefix}own"].append(own_l1.float().cpu())
-                error[f"{prefix}other"].append(other_l1.float().cpu())
-                bar.advance(len(numbers))
-                if mask_by == "attention":
-                    for row, number in enumerate(numbers):
-                        if number in shown:
-                            kept["number"].append(np.int64(number))
-                            kept["other"].append(other_I[number])
-                            for name, value in (
-                                ("hidden", out["hidden_BN"]),
-                                ("score", out["scores_BN"]),
-                                ("own_pixels", own_BNP),
-                                ("other_pixels", other_BNP),
-                                ("own_l1", own_l1),
-                                ("other_l1", other_l1),
-                            ):
-                                value = value[row].cpu()
-                                kept[name].append((value if value.dtype == torch.bool else value.float()).numpy())
-    errors = {name: torch.cat(values).numpy() for name, values in error.items()}
+    guides = Errors.given(bench, first, other_I)
+    errors = bench.map_images(guides, "rebuild hidden patches", {"what": "errors of rebuilding", "seed": bench.options.seed})
     if not all(np.isfinite(values).all() for values in errors.values()):
         raise UserError("reconstruction: the model's errors are not finite; the checkpoint is damaged or diverged")
     numbers = {
@@ -79,7 +119,12 @@ def run_reconstruction(bench: Bench) -> Outcome:
             for name, value in gap_metrics(errors["random_own"], errors["random_other"], seed=bench.options.seed).items()
         },
     }
+    showing = Shown(guides.first, other_I, guides.key_I, guides.others, bench.shown)
+    key = {"what": "rebuilt pictures", "data": data.digest, "seed": bench.options.seed, "shown": bench.shown}
+    kept = bench.map(showing, len(bench.shown), "rebuild pictures to show", "images", key)
     chance = {"gap": 0.0, "random_gap": 0.0, "better_share": 50.0, "random_better_share": 50.0}
+    each = {f"{name}_l1": value_I for name, value_I in errors.items()}
+    each |= {f"{prefix}better_share": 100.0 * (errors[f"{prefix}own"] < errors[f"{prefix}other"]) for prefix in ("", "random_")}
     details = {
         "images": len(data),
         "hidden_patches": int(kept["hidden"][0].sum()),
@@ -87,7 +132,7 @@ def run_reconstruction(bench: Bench) -> Outcome:
         "unit": "normalised pixels",
         "interval": HOW,
     }
-    return Outcome(numbers, {}, chance, details, {"reconstruction.npz": {name: np.stack(values) for name, values in kept.items()}})
+    return Outcome(numbers, {}, chance, details, {"reconstruction.npz": kept}, each)
 
 
 TASK = Task(
@@ -112,4 +157,5 @@ TASK = Task(
     headlines=("gap", "own_l1", "other_l1", "better_share", "random_gap"),
     run=run_reconstruction,
     files=("reconstruction.npz",),
+    each=True,
 )

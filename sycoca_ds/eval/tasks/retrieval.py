@@ -105,17 +105,18 @@ class Retrieval:
         return numbers
 
     def each(self, image_of_text_T: np.ndarray) -> dict[str, np.ndarray]:
-        """mTR, mIR, i2t_r1 and t2i_r1 of each image, percent, (I,); of its captions their mean."""
+        """The recalls, mTR and mIR of each image, percent, (I,); of its captions their mean, with `t2i_captions`, how many these
+        are: the mean over captions weighs images by it."""
         images = len(self.i2t_rank_I)
         found: dict[str, np.ndarray] = {}
         for name, mean_name, rank, of in (
-            ("i2t_r1", "mTR", self.i2t_rank_I, np.arange(images)),
-            ("t2i_r1", "mIR", self.t2i_rank_T, image_of_text_T),
+            ("i2t", "mTR", self.i2t_rank_I, np.arange(images)),
+            ("t2i", "mIR", self.t2i_rank_T, image_of_text_T),
         ):
             asked_I = np.bincount(of, minlength=images)
-            at = [100.0 * np.bincount(of, rank < k, images) / asked_I for k in KS]
-            found |= {name: at[0], mean_name: np.mean(at, axis=0)}
-        return found
+            at = {f"{name}_r{k}": 100.0 * np.bincount(of, rank < k, images) / asked_I for k in KS}
+            found |= {**at, mean_name: np.mean(list(at.values()), axis=0)}
+        return {**found, "t2i_captions": asked_I.astype(np.float64)}
 
 
 def _share(found_I: np.ndarray, asked_I: np.ndarray, drawn: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval import suite
 from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.labels import load_labels
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.suite import check_options
@@ -71,7 +72,9 @@ def test_every_number_is_there_or_has_a_reason(done, world):
         "images": 24,
         "captions": 48,
         "labels": results["data"]["labels"],
+        "labels_digest": load_labels(results["data"]["labels"]).digest,
         "regions": None,
+        "regions_digest": None,
         "compositions": [],
         "images_in_training": None,
         "images_in_training_reason": "the checkpoint does not name its training data",

@@ -1,0 +1,259 @@
+"""`python -m sycoca_ds.eval compare A B [C ...]`: checkpoints side by side, with paired tests over the same pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from data_pipeline.command_line import nearest
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json, write_text
+from data_pipeline.progress import Progress
+from sycoca_ds.eval.comparison.folders import Evaluation, common_sets, different_settings
+from sycoca_ds.eval.comparison.numbers import Additive, additive_numbers
+from sycoca_ds.eval.comparison.testing import LEVEL, PERMUTATIONS, POWER, Difference, difference, holm
+from sycoca_ds.eval.intervals import HOW
+from sycoca_ds.eval.paired import KEY
+from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.report.wording import show
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Checkpoints side by side, the first one against each of the others: difference with its 95 % interval, p of a paired test
+    over the same pictures, Holm-corrected over the table, and the smallest difference that so many pictures could have shown."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Two or more folders that evaluate.py --out has left, of the same data."""
+    numbers: tuple[str, ...] = ()
+    """Which numbers, TASK.NUMBER or TASK; default the headlines of every task that all folders have."""
+    names: tuple[str, ...] = ()
+    """What the checkpoints are called, in the order of the folders; default the folders' names."""
+    out: Path | None = None
+    """Folder for comparison.json and comparison.md."""
+    seed: int = 0
+    """Of exchanges and resamples."""
+    permutations: int = PERMUTATIONS
+    """Exchanges of a permutation test: p is at least 1 / (this + 1)."""
+
+    def run(self) -> int:
+        if len(self.folders) < 2:
+            raise UserError(f"compare: expected two folders or more, got {len(self.folders)}")
+        if self.names and len(self.names) != len(self.folders):
+            raise UserError(f"--names: {len(self.names)} names for {len(self.folders)} folders; expected one each")
+        if self.permutations < 1:
+            raise UserError(f"--permutations {self.permutations}: expected at least 1")
+        wanted = wanted_numbers(self.numbers)
+        evaluations, left = common_sets(list(self.folders))
+        comparison = compare(evaluations, self.names or short_names(self.folders), wanted, self.seed, self.permutations)
+        comparison["notes"] = [*left, *comparison["notes"]]
+        if not comparison["rows"]:
+            raise UserError("compare: no number that all folders have picture by picture; evaluate again with the same --tasks")
+        print_comparison(comparison)
+        if self.out is not None:
+            write_json(self.out / "comparison.json", comparison)
+            write_text(self.out / "comparison.md", markdown(comparison))
+            print(f"numbers: {self.out / 'comparison.json'}\ntable:   {self.out / 'comparison.md'}", flush=True)
+        return 0
+
+
+def short_names(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    """The parts of the paths in which they differ."""
+    parts = [folder.resolve().parts for folder in folders]
+    differing = [depth for depth in range(max(map(len, parts))) if len({part[depth : depth + 1] for part in parts}) > 1]
+    named = tuple(
+        "/".join(part[depth] for depth in differing if depth < len(part)) or str(folder)
+        for part, folder in zip(parts, folders, strict=True)
+    )
+    return named if len(set(named)) == len(named) else tuple(map(str, folders))
+
+
+def wanted_numbers(asked: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """{task: numbers}. Raises `UserError` for one that there is not."""
+    if not asked:
+        return {name: task.headlines for name, task in TASKS.items()}
+    found: dict[str, list[str]] = {}
+    for text in asked:
+        task, _, number = text.partition(".")
+        if task not in TASKS:
+            raise UserError(f"--numbers {text}: no such task{nearest(task, TASKS)} (there are {' '.join(TASKS)})")
+        if number and number not in METRICS[task]:
+            raise UserError(f"--numbers {text}: {task} has no such number{nearest(number, METRICS[task])}")
+        found.setdefault(task, []).extend([number] if number else METRICS[task])
+    return {task: tuple(dict.fromkeys(numbers)) for task, numbers in found.items()}
+
+
+def numbers_of(evaluation: Evaluation, task: str) -> tuple[np.ndarray, dict[str, Additive]]:
+    """(names of pictures, {number: how pictures make it}); nothing where the task left nothing."""
+    each = evaluation.each(task)
+    if each is None:
+        return np.array([]), {}
+    return each[KEY], additive_numbers(task, {name: array for name, array in each.items() if name != KEY}, METRICS[task])
+
+
+def compare(
+    evaluations: list[dict[str, Evaluation]],
+    names: tuple[str, ...],
+    wanted: dict[str, tuple[str, ...]],
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+) -> dict[str, Any]:
+    """What comparison.json holds.
+
+    Args:
+        evaluations: of each checkpoint {set: evaluation}, the same sets.
+    """
+    rows: list[dict[str, Any]] = []
+    places = [(chosen, task) for chosen in evaluations[0] for task in wanted]
+    with Progress("compare", total=len(places), unit="tasks") as bar:
+        for chosen, task in places:
+            rows += rows_of([each[chosen] for each in evaluations], chosen, task, wanted[task], seed, permutations)
+            bar.advance()
+    tested = [against for row in rows for against in row["against"] if against is not None]
+    for against, p in zip(tested, holm([against["p"] for against in tested]), strict=True):
+        against["p_holm"] = p
+    notes = []
+    if len(tested) / (permutations + 1) > LEVEL:
+        notes.append(
+            f"{permutations} exchanges are too few for {len(tested)} tests: none by permutation can fall below {LEVEL:g} after Holm"
+        )
+    for number, other in enumerate(evaluations[1:], 1):
+        for chosen, evaluation in other.items():
+            settings = different_settings(evaluations[0][chosen], evaluation)
+            if settings:
+                notes.append(
+                    f"{names[number]}{f', {chosen}' if chosen else ''}: not only the weights differ, also {'; '.join(settings)}"
+                )
+    checkpoints = [
+        {"name": name, **next(iter(each.values())).results["checkpoint"], "evaluation": str(next(iter(each.values())).folder)}
+        for name, each in zip(names, evaluations, strict=True)
+    ]
+    data = {chosen: evaluation.results["data"] for chosen, evaluation in evaluations[0].items()}
+    how = {"interval": HOW, "level": LEVEL, "power": POWER, "correction": "Holm", "tests": len(tested), "seed": seed}
+    return {"checkpoints": checkpoints, "data": data, "how": {**how, "permutations": permutations}, "rows": rows, "notes": notes}
+
+
+def rows_of(
+    evaluations: list[Evaluation], chosen: str, task: str, wanted: tuple[str, ...], seed: int, permutations: int
+) -> list[dict[str, Any]]:
+    """A row a number that the first checkpoint and another one have. Raises `UserError` if pictures are others."""
+    found = [numbers_of(evaluation, task) for evaluation in evaluations]
+    keys = found[0][0]
+    for evaluation, (other, numbers) in zip(evaluations, found, strict=True):
+        if numbers and len(keys) and not np.array_equal(keys, other):
+            raise UserError(
+                f"{evaluation.folder}: {task} is of other pictures than in {evaluations[0].folder}: evaluate both on the same data"
+            )
+    rows = []
+    for number in wanted:
+        first = found[0][1].get(number)
+        if first is None:
+            continue
+        against: list[Difference | None] = [
+            difference(first, numbers[number], seed, permutations) if number in numbers else None for _, numbers in found[1:]
+        ]
+        if any(each is not None for each in against):
+            wording = TASKS[task].numbers[number]
+            rows.append(
+                {
+                    "set": chosen,
+                    "task": task,
+                    "number": number,
+                    "label": wording.label,
+                    "unit": wording.unit,
+                    "chance": evaluations[0].results["tasks"][task]["chance"].get(number),
+                    "values": [numbers[number].value if number in numbers else None for _, numbers in found],
+                    "against": [None if each is None else each.as_json() for each in against],
+                }
+            )
+    return rows
+
+
+def verdict(against: dict[str, Any]) -> str:
+    if against["p_holm"] < LEVEL:
+        return "higher" if against["difference"] > 0 else "lower"
+    return "-"
+
+
+HEADS = ("difference", "95 %", "p", "Holm", "could show", "test", "says")
+
+
+def cells(against: dict[str, Any] | None, unit: str) -> list[str]:
+    """What stands under `HEADS`."""
+    if against is None:
+        return ["-"] * len(HEADS)
+
+    def bare(value: float | None) -> str:
+        return show(value, unit).removesuffix(" %")
+
+    signed = [("+" if value > 0 else "") + bare(value) for value in (against["difference"], against["low"], against["high"])]
+    p = [f"{against[name]:.4f}" if against[name] >= 0.0001 else "<0.0001" for name in ("p", "p_holm")]
+    return [signed[0], f"{signed[1]} to {signed[2]}", *p, bare(against["smallest"]), against["test"], verdict(against)]
+
+
+def lines_of(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(heads, rows): values of all checkpoints, then one row more for each further comparison."""
+    names = [checkpoint["name"] for checkpoint in comparison["checkpoints"]]
+    several, many = len(comparison["data"]) > 1, len(names) > 2
+    heads = [*(["set"] if several else []), "number", *names, *(["of"] if many else []), *HEADS]
+    rows = []
+    for row in comparison["rows"]:
+        for place, against in enumerate(row["against"]):
+            begin = [*([row["set"]] if several else []), f"{row['task']}.{row['number']}"]
+            begin += [show(value, row["unit"]) for value in row["values"]]
+            if place > 0:
+                begin = [""] * len(begin)
+            rows.append([*begin, *([names[place + 1]] if many else []), *cells(against, row["unit"])])
+    return heads, rows
+
+
+def told(comparison: dict[str, Any]) -> list[str]:
+    how, first = comparison["how"], comparison["checkpoints"][0]["name"]
+    return [
+        f"Differences are from {first}, with intervals: {how['interval']}. p: two-sided; of a permutation test by "
+        f"{how['permutations']:,} exchanges. Holm: corrected for all {how['tests']} tests of this table; below {how['level']:g} a "
+        "difference is called one.",
+        "Could show: the smallest difference that so many pictures would have shown in 80 of 100 draws of them, by one test at "
+        f"{how['level']:g}; - where no picture tells the two apart. This is about other pictures, not about other trainings.",
+        *comparison["notes"],
+    ]
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    heads, rows = lines_of(comparison)
+    images = ", ".join(f"{name or 'data'}: {data['images']:,} images" for name, data in comparison["data"].items())
+    table = Table(title=f"Checkpoints side by side ({images})", title_justify="left")
+    for head in heads:
+        table.add_column(
+            head, justify="left" if head in ("set", "number", "test", "says") else "right", overflow="fold", no_wrap=head == "95 %"
+        )
+    for row in rows:
+        table.add_row(*row)
+    wide = Console(width=10_000)
+    console = Console(width=max(Console().width, wide.measure(table).maximum))  # a cut number would be another one
+    console.print(table)
+    console = Console()
+    for line in told(comparison):
+        console.print(line, highlight=False, markup=False)
+
+
+def markdown(comparison: dict[str, Any]) -> str:
+    heads, rows = lines_of(comparison)
+    lines = ["# Checkpoints side by side", ""]
+    lines += [
+        f"- {checkpoint['name']}: {checkpoint['path']}, step {checkpoint['step']}, digest {checkpoint['digest'][:12]}"
+        for checkpoint in comparison["checkpoints"]
+    ]
+    lines += [
+        "",
+        *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (heads, ["---"] * len(heads), *rows)),
+        "",
+    ]
+    return "\n".join([*lines, *("\n" + line for line in told(comparison))]) + "\n"

@@ -1,0 +1,109 @@
+"""Evaluation folders: which sets they have, and whether two of them are of the same data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from sycoca_ds.eval.paired import KEY, read_each
+from sycoca_ds.eval.registry import TASKS
+
+EXPECTED = "expected a folder that evaluate.py --out has left, with results.json, or sets.json and a folder a set"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One set of one checkpoint."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluation:
+        """Raises `UserError`."""
+        try:
+            results = json.loads((folder / "results.json").read_text())
+            results["data"]["manifest_digest"], results["tasks"], results["checkpoint"]["path"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder}: {type(error).__name__}: {error}; {EXPECTED}") from None
+        return cls(folder, results)
+
+    def each(self, task: str) -> dict[str, np.ndarray] | None:
+        """What pictures alone come to, in the order of their names; None where the task was not run, or leaves nothing."""
+        record = self.results["tasks"].get(task)
+        if record is None or record["status"] != "done" or not TASKS[task].each:
+            return None
+        each = read_each(self.folder, task)
+        order = np.argsort(each[KEY])
+        return {name: array[order] for name, array in each.items()}
+
+
+def read_folder(folder: Path) -> dict[str, Evaluation]:
+    """{set: evaluation}, "" for a folder of one. Raises `UserError`: it is none."""
+    if (folder / "results.json").is_file():
+        return {"": Evaluation.read(folder)}
+    try:
+        sets = json.loads((folder / "sets.json").read_text())["sets"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: {type(error).__name__}: {error}; {EXPECTED}") from None
+    found = {name: Evaluation.read(folder / record["folder"]) for name, record in sets.items() if record["status"] == "done"}
+    if not found:
+        raise UserError(f"{folder}: none of its {len(sets)} sets has numbers; {EXPECTED}")
+    return found
+
+
+def common_sets(folders: list[Path]) -> tuple[list[dict[str, Evaluation]], list[str]]:
+    """(of each folder {set: evaluation} of the sets that all have, lines on what is left out).
+
+    Raises:
+        UserError: no set in common, or one of them is of other data.
+    """
+    found = [read_folder(folder) for folder in folders]
+    names = [name for name in found[0] if all(name in other for other in found)]
+    everything = dict.fromkeys(name for each in found for name in each)
+    if not names:
+        raise UserError(
+            f"{' '.join(map(str, folders))}: no set in common; they have " + "; ".join(", ".join(each) or "one" for each in found)
+        )
+    left = [f"{name}: left out, not all folders have it" for name in everything if name not in names]
+    for name in names:
+        for folder, other in zip(folders[1:], found[1:], strict=True):
+            refuse_other_data(name, folders[0], found[0][name], folder, other[name])
+    return [{name: each[name] for name in names} for each in found], left
+
+
+def refuse_other_data(name: str, first_folder: Path, first: Evaluation, folder: Path, other: Evaluation) -> None:
+    """Raises `UserError`."""
+    own, its = first.results["data"], other.results["data"]
+    if own["manifest_digest"] != its["manifest_digest"]:
+        raise UserError(
+            f"{folder}{f', {name}' if name else ''}: evaluated on {its['folder']}, {its['images']:,} images, digest "
+            f"{its['manifest_digest'][:12]}; {first_folder} on {own['folder']}, {own['images']:,} images, digest "
+            f"{own['manifest_digest'][:12]}: other data cannot be compared picture by picture; evaluate both on the same"
+        )
+
+
+def different_settings(first: Evaluation, other: Evaluation) -> list[str]:
+    """What else differs than the weights, in words: numbers may differ by it."""
+    found = []
+    for where, names in (("provenance", ("precision", "seed", "git_sha")),):
+        for name in names:
+            own, its = first.results[where].get(name), other.results[where].get(name)
+            if own != its:
+                found.append(f"{name} {its} in place of {own}")
+    details = [{task: record["details"] for task, record in each.results["tasks"].items()} for each in (first, other)]
+    for task, name in (
+        ("captioning", "tokenizer"),
+        ("captioning", "decoding"),
+        ("captioning", "steps"),
+        ("classification", "labels_digest"),
+    ):
+        own, its = (of.get(task, {}).get(name) for of in details)
+        if own is not None and its is not None and own != its:
+            found.append(f"{task}'s {name} {its} in place of {own}")
+    return found

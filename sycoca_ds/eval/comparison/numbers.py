@@ -1,0 +1,111 @@
+"""How each number of an evaluation is made from what single pictures add to it.
+
+Every one of them is a function of sums over pictures: means and weighted means of values, BLEU and METEOR of counts, a relative gap
+of errors. Whoever exchanges or redraws pictures adds rows and asks again. Legend: I pictures, X statistics, R draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from sycoca_ds.eval.intervals import resampled
+from sycoca_ds.eval.scorers.corpus import bleu_of, meteor_of
+
+
+@dataclass(frozen=True)
+class Additive:
+    """A number of one model."""
+
+    rows_IX: np.ndarray
+    """float64, what each picture adds; 0 where it adds nothing."""
+    of: Callable[[np.ndarray], np.ndarray]
+    """Sums (R, X) -> the number (R,)."""
+    there_I: np.ndarray
+    """bool: pictures that have the number."""
+    hit_I: np.ndarray | None = None
+    """bool: of a share of pictures, each of which counts as much as the others, those that are in it."""
+
+    @property
+    def value(self) -> float:
+        return float(self.of(self.rows_IX.sum(0)[None])[0])
+
+
+def _ratio(sum_RX: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return sum_RX[:, 0] / sum_RX[:, 1]
+
+
+def _gap(sum_RX: np.ndarray) -> np.ndarray:
+    """controls.relative_gap of (own, other)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sum_RX[:, 1] == 0, 0.0, 100 * (sum_RX[:, 1] - sum_RX[:, 0]) / sum_RX[:, 1])
+
+
+def mean(value_I: np.ndarray, weight_I: np.ndarray | None = None) -> Additive:
+    """Of the finite values."""
+    value_I = np.asarray(value_I, np.float64)
+    weight_I = np.ones(len(value_I)) if weight_I is None else np.nan_to_num(np.asarray(weight_I, np.float64))
+    there_I = np.isfinite(value_I) & (weight_I > 0)
+    rows_IX = np.where(there_I[:, None], np.stack([np.nan_to_num(value_I) * weight_I, weight_I], axis=1), 0.0)
+    equal = len(np.unique(weight_I[there_I])) == 1
+    found = set(np.unique(value_I[there_I]).tolist())
+    share = equal and (found <= {0.0, 1.0} or found <= {0.0, 100.0})
+    return Additive(rows_IX, _ratio, there_I, value_I > 0 if share else None)
+
+
+def class_weights(class_I: np.ndarray) -> np.ndarray:
+    """(I,) under which a mean over pictures is the mean over classes of the means within them."""
+    weight_I, there_I = np.zeros(len(class_I)), np.isfinite(class_I)
+    number_N, count_K = np.unique(class_I[there_I], return_inverse=True, return_counts=True)[1:]
+    weight_I[there_I] = 1.0 / (len(count_K) * count_K[number_N])
+    return weight_I
+
+
+def additive_numbers(task: str, each: Mapping[str, np.ndarray], known: tuple[str, ...]) -> dict[str, Additive]:
+    """{number: how it is made} of what a task has left picture by picture.
+
+    Args:
+        each: as `paired.read_each` gives it.
+        known: the task's numbers, in their order; of others nothing is told.
+    """
+    found: dict[str, Additive] = {}
+    for name in known:
+        if name in each:
+            weight_I = each.get(f"{name}_weight", each.get(f"{name}_count"))
+            if task == "retrieval" and name.startswith(("t2i_", "mIR")):
+                weight_I = each["t2i_captions"]
+            found[name] = mean(each[name], weight_I)
+    everything = np.ones(len(next(iter(each.values()))), bool)
+    if "class" in each:
+        found["mean_per_class"] = mean(each["top1"], class_weights(each["class"]))
+    if "bleu_statistics" in each:
+        found |= {f"bleu{n}": Additive(each["bleu_statistics"], partial(bleu_of, words=n), everything) for n in (1, 2, 3, 4)}
+    if "meteor_statistics" in each:
+        found["meteor"] = Additive(each["meteor_statistics"], meteor_of, everything)
+    for prefix in ("", "random_"):
+        if f"{prefix}own_l1" in each:
+            rows_IX = np.stack([each[f"{prefix}own_l1"], each[f"{prefix}other_l1"]], axis=1).astype(np.float64)
+            found[f"{prefix}gap"] = Additive(rows_IX, _gap, everything)
+    return {name: found[name] for name in known if name in found and found[name].there_I.any()}
+
+
+def bounds(numbers: Mapping[str, Additive], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """{number: (2.5 %, 97.5 %) quantiles over resampled pictures}; those that a resample may leave without a picture are left
+    out."""
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in numbers}
+    places = {name: np.flatnonzero(number.there_I) for name, number in numbers.items()}
+    for images in {len(place) for place in places.values()}:
+        for times_RI in resampled(images, seed):
+            for name, number in numbers.items():
+                if len(places[name]) == images:
+                    drawn[name].append(number.of(times_RI @ number.rows_IX[places[name]]))
+    found = {}
+    for name, values in drawn.items():
+        low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
+        if np.isfinite([low, high]).all():
+            found[name] = (float(low), float(high))
+    return found
