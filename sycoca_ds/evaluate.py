@@ -45,9 +45,14 @@ class EvaluateConfig:
     """In place of --data: folder with a folder a set, as they are published (docs/evaluation.md;
     `python -m sycoca_ds.eval datasets` shows what is there)."""
     sets: tuple[str, ...] = ()
-    """Which of the sets in --data-root to evaluate on."""
+    """Which of the sets in --data-root to evaluate on: those of the paper, wds:NAME (WebDatasets of CLIP_benchmark and DataComp),
+    parquet:NAME (folders of Hugging Face)."""
     suite: str | None = None
-    """paper: all sets of the paper; those that are not in --data-root become null with the reason."""
+    """paper: all sets of the paper; datacomp: DataComp's 38, with their average. Those that are not in --data-root become null with
+    the reason."""
+    beside: tuple[str, ...] = ()
+    """With --suite datacomp: numbers of other models to stand beside, FILE or FILE,ROW, such as open_clip's openclip_results.csv
+    (docs/evaluation.md)."""
     prompts: str | None = None
     """JSON with class names and templates of sets, in place of those that are in their files, or known (docs/evaluation.md)."""
     labels: str | None = None
@@ -260,8 +265,8 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
 
     if config.data is None or config.data_root is not None:
         return evaluate_sets(config, options, device, resources)
-    if config.sets or config.suite or config.prompts or config.submit:
-        raise UserError("--sets, --suite, --submit and --prompts go with --data-root, not with --data")
+    if config.sets or config.suite or config.prompts or config.submit or config.beside:
+        raise UserError("--sets, --suite, --submit, --prompts and --beside go with --data-root, not with --data")
     if config.probe_labels and not config.probe_train:
         raise UserError("--probe-labels goes with --probe-train")
     requirements = [parse_requirement(text) for text in config.require]
@@ -312,7 +317,7 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     if alone:
         raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")
     with resources.team.together():
-        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit)
+        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside)
         loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
 
     def shown(results: dict) -> None:

@@ -131,7 +131,9 @@ def _source(part: Part, own: dict, tuned: dict, asked: dict | None, out: Path) -
         return {"status": "not run", "reason": "not evaluated here so far", "page": None, "notes": []}
     if record["status"] != "done":
         return {**record, "page": None, "notes": []}
-    shared = record["results"]["data"].get("images_in_training")
+    data = record["results"]["data"]
+    shared = data.get("images_in_training")
+    notes += [f"from an export of the set, {data['folder']}"] if data["page"] != SETS[part.name].page else []
     notes += [f"{shared:,} of its images were trained on: too good"] if shared else []
     return {**record, "page": f"{below}{record['folder']}/report.html", "notes": [*notes, *record["not_as_published"]]}
 
@@ -152,7 +154,7 @@ def _part(part: Part, source: dict[str, Any], printed: list[dict[str, float]], c
         "set": part.name,
         "title": part.title,
         "task": part.task,
-        "split": entry.evaluated if entry else None,
+        "split": source.get("split", entry.evaluated if entry else None),
         "images": data.get("images"),
         "page": source["page"],
         "remark": part.remark,

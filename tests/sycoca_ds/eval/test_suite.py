@@ -117,7 +117,10 @@ def test_numbers_equal_direct_calls_of_the_model(done, world):
 def test_batch_size_changes_nothing(done, world, tmp_path, batch_size):
     results = run(world, tmp_path, batch_size=batch_size, tasks=("retrieval", "classification", "reconstruction"))
     for task, record in results["tasks"].items():
-        assert record["metrics"] == pytest.approx(done[1]["tasks"][task]["metrics"], rel=1e-4, abs=1e-3)
+        expected = done[1]["tasks"][task]["metrics"]
+        there = [name for name, value in expected.items() if value is not None]
+        assert len(there) > 3 and {name for name, value in record["metrics"].items() if value is not None} == set(there)
+        assert [record["metrics"][name] for name in there] == pytest.approx([expected[name] for name in there], rel=1e-4, abs=1e-3)
 
 
 def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monkeypatch):

@@ -182,7 +182,7 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
         json.dumps({"checkpoint": "runs/tuned", "sets": {"mscoco": json.loads((out / "sets.json").read_text())["sets"]["mscoco"]}})
     )
     tuned = json.loads((out / "caption/mscoco/results.json").read_text())
-    tuned["checkpoint"]["path"] = "runs/tuned"
+    tuned["checkpoint"]["path"], tuned["data"]["page"] = "runs/tuned", "https://huggingface.co/clip-benchmark"
     tuned["tasks"]["captioning"]["metrics"]["bleu4"] = 0.25
     (out / "caption/mscoco/results.json").write_text(json.dumps(tuned))
     answers = {
@@ -198,7 +198,7 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
     rows = {(t, name, label): (row, part) for t, name, label, row, part in cells(json.loads((out / "paper.json").read_text()))}
     row, part = rows["2", "mscoco", "BLEU@4"]
     assert row["ours"] == 25.0 and part["page"] == "caption/mscoco/report.html"
-    assert part["notes"][0] == "of the checkpoint runs/tuned, fine-tuned"
+    assert part["notes"][0] == "of the checkpoint runs/tuned, fine-tuned" and part["notes"][1].startswith("from an export")
     row, part = rows["2", "vqa", "val"]
     assert (row["ours"], row["low"], row["high"], row["chance"]) == (44.5, 44.0, 45.0, 31.0)
     assert row["difference"] == pytest.approx(44.5 - 46.9) and part["notes"] == ["checkpoint runs/tuned"], (
