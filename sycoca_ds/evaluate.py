@@ -60,7 +60,8 @@ class EvaluateConfig:
     reason."""
     regions: str | None = None
     """File or folder that says where in the pictures the objects are: a drawn world's regions, Flickr30K Entities, COCO's
-    instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names."""
+    instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names, and alignment
+    whether patches and words fit each other."""
     compositions: tuple[str, ...] = ()
     """Benchmarks of captions that nearly fit, NAME=FOLDER or NAME=FOLDER,PICTURES: sugarcrepe, winoground, aro, as they are
     published (docs/evaluation.md)."""
@@ -70,6 +71,7 @@ class EvaluateConfig:
         "captioning",
         "reconstruction",
         "masking",
+        "alignment",
         "compositionality",
         "linear_probe",
     )
@@ -84,8 +86,11 @@ class EvaluateConfig:
     submit: tuple[str, ...] = ()
     """Sets in --data-root for whose server captions are written, of pictures whose own are kept back: nocaps, coco_captions."""
     similarity: tuple[str, ...] = ()
-    """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
+    """Masking scores that the tasks masking and alignment try beside the checkpoint's own: values of model.masking.similarity, with
     `:all` or `:content` behind for another value of model.masking.words than the checkpoint's."""
+    background: str = "background"
+    """What makes a pixel background in the task alignment: words with commas between, the best of which competes with the names of
+    the classes, or a probability (0 to 1) that the likeliest class has to reach."""
     require: tuple[str, ...] = ()
     """Bounds such as retrieval.i2t_r1>=40 (quote them for the shell): printed, shown in the report, status 1 if one is
     short."""
@@ -216,6 +221,7 @@ def evaluate(config: EvaluateConfig) -> int:
         config.beams,
         config.similarity,
         config.probe_features,
+        config.background,
     )
     check_options(options)
     if config.cache_gb <= 0:

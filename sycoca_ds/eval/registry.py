@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from sycoca_ds.eval.task import Task
-from sycoca_ds.eval.tasks import captioning, classification, compositionality, linear_probe, masking, reconstruction, retrieval
+from sycoca_ds.eval.tasks import (
+    alignment,
+    captioning,
+    classification,
+    compositionality,
+    linear_probe,
+    masking,
+    reconstruction,
+    retrieval,
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -13,6 +22,7 @@ TASKS: dict[str, Task] = {
         captioning.TASK,
         reconstruction.TASK,
         masking.TASK,
+        alignment.TASK,
         compositionality.TASK,
         linear_probe.TASK,
     )

@@ -13,6 +13,7 @@ from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
+from sycoca_ds.model.grad_cam import GradCam
 from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches
 from sycoca_ds.model.objectives import (
@@ -22,7 +23,7 @@ from sycoca_ds.model.objectives import (
     masked_l1,
     patch_moments,
 )
-from sycoca_ds.model.ranking import FullPass, PatchRanking, repeated
+from sycoca_ds.model.ranking import FullPass, repeated
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
@@ -34,15 +35,18 @@ TASKS = (
     "image_outputs",
     "text_features",
     "patch_sums",
+    "patch_features",
+    "token_features",
     "masking_scores",
     "token_scores",
+    "grad_cam",
     "generate",
     "caption_likelihoods",
     "reconstruct",
 )
 
 
-class SyCoCa(PatchRanking):
+class SyCoCa(GradCam):
     """The whole model of one family (`clip`, `coca` or `sycoca`).
 
     Build it on the "meta" device to count parameters without memory. `seed` None leaves the weights as allocated, for a
@@ -87,8 +91,8 @@ class SyCoCa(PatchRanking):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `image_outputs`, `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`,
-        `caption_likelihoods`, `reconstruct`."""
+        `image_outputs`, `text_features`, `patch_sums`, `patch_features`, `token_features`, `masking_scores`, `token_scores`,
+        `grad_cam`, `generate`, `caption_likelihoods`, `reconstruct`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         decoders = {"generate": self.text_decoder, "caption_likelihoods": self.text_decoder, "reconstruct": self.image_decoder}

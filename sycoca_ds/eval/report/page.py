@@ -13,6 +13,7 @@ from data_pipeline.files import write_bytes
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.wording import HOWS
 from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.report.aligned import alignment_tables, class_gallery, word_gallery
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
 from sycoca_ds.eval.report.galleries import (
     caption_gallery,
@@ -199,6 +200,9 @@ def write_report(
         reconstructions=reconstruction_gallery(results, collection, out),
         masks=masking_gallery(results, collection, out),
         mask_tables=masking_tables(results),
+        words=word_gallery(results, collection, out),
+        segments=class_gallery(results, collection, out),
+        alignment_tables=alignment_tables(results),
         composition_heads=(*HOWS, "chance"),
         compositions=composition_rows(results),
         retrievals=retrieval_gallery(results, collection),
