@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sycoca_ds.config import (
     DataConfig,
     DecoderConfig,
     ImageEncoderConfig,
+    LossConfig,
     MaskingConfig,
     ModelConfig,
     OptimConfig,
@@ -143,3 +145,36 @@ PRESETS: dict[str, TrainConfig] = {
 DEFAULT_PRESET = "930m"
 VOCABULARIES = {"tiny": 512}
 """Entries of the tokenizer that a preset is meant for, where that is not the default one (`data_pipeline tokenizer train`)."""
+
+
+# deepspeed sycoca_ds/train.py --preset 930m --task caption --run.weights runs/930m --data.train DIR
+# The recipe of open_clip's README for its CoCa, "Fine Tuning CoCa", the system that SyCoCa is built on: contrast 0, captioning 1, learning
+# rate 1e-5 after 1,000 steps of warm-up, decay 0.1, batch 128, one epoch. BLIP's (configs/caption_coco.yaml: 1e-5 without warm-up,
+# decay 0.05, 5 epochs in its paper, 384 px) is the other one in use. What differs here: the gradient is clipped at 1, as in
+# pretraining, where open_clip does not clip; the pictures stay as large as in pretraining, as open_clip's do. A text of several
+# captions gives another one each epoch: open_clip's epoch has a sample for every caption, so 5 epochs of COCO are one of its.
+def caption_recipe(config: TrainConfig) -> TrainConfig:
+    """Cross entropy of the captions alone, on whole pictures: of family coca nothing is hidden."""
+    optim = replace(
+        config.optim,
+        global_batch_size=128,
+        steps=None,
+        epochs=5.0,
+        lr=1e-5,
+        warmup_steps=1000,
+        betas=(0.9, 0.98),
+        weight_decay=0.1,
+    )
+    return replace(
+        config,
+        task="caption",
+        model=replace(config.model, family="coca", fusion=False),
+        loss=LossConfig(itc=0.0, ic=1.0, mim=0.0),
+        optim=optim,
+        data=replace(config.data, lanes=min(config.data.lanes, 128)),
+        run=replace(config.run, out=f"{config.run.out}_caption", best_metric="validation/ic"),
+    )
+
+
+RECIPES: dict[str, Callable[[TrainConfig], TrainConfig]] = {"caption": caption_recipe}
+"""What --task makes of a pretraining configuration."""

@@ -195,6 +195,9 @@ class WatchConfig:
 class TrainConfig:
     """Everything one training run depends on, saved with it as config.json."""
 
+    task: Literal["pretrain", "caption", "vqa"] = "pretrain"
+    """What is trained: pretraining; captions alone, on whole pictures (`caption`); or answers to questions (`vqa`), both from the
+    weights in run.weights. Given as --task it also brings that task's losses and optimizer (docs/finetuning.md)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -231,6 +231,12 @@ def check_before_start(config: TrainConfig) -> None:
     augmentation(config)
     find_tokenizer(config, Sources.of(config.data, check_tars=os.environ.get("LOCAL_RANK", "0") == "0"))
     check_precision(read_policy(config.run.ds_config), config)
+    if config.task != "pretrain" and config.run.weights is None:
+        raise UserError(f"--task {config.task} without run.weights: give the pretraining's run, checkpoint or exported folder")
+    if config.model.fusion != (config.task == "vqa"):
+        raise UserError(
+            f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
+        )
     if config.run.weights is not None and not Path(config.run.weights).exists():
         raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
 
