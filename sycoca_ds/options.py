@@ -138,9 +138,9 @@ def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]
 
 
 def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", others: Sequence[str] = ()) -> TrainConfig:
-    """`[--preset NAME] [--config FILE] [--task NAME] [--section.field VALUE]...` -> configuration; later ones override earlier ones.
+    """`[--preset NAME] [--config FILE] [--task NAME] [--section.field VALUE]...` -> configuration; later ones override earlier.
 
-    A task's recipe is applied where preset and file are of another task: the file may be the pretraining's, or the task's own run's.
+    A task's recipe is applied where preset and file are of another task: the file may be the pretraining's, or the task's own.
     The launcher's `--local_rank` is dropped.
 
     Args:

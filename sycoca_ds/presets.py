@@ -148,11 +148,11 @@ VOCABULARIES = {"tiny": 512}
 
 
 # deepspeed sycoca_ds/train.py --preset 930m --task caption --run.weights runs/930m --data.train DIR
-# The recipe of open_clip's README for its CoCa, "Fine Tuning CoCa", the system that SyCoCa is built on: contrast 0, captioning 1, learning
-# rate 1e-5 after 1,000 steps of warm-up, decay 0.1, batch 128, one epoch. BLIP's (configs/caption_coco.yaml: 1e-5 without warm-up,
-# decay 0.05, 5 epochs in its paper, 384 px) is the other one in use. What differs here: the gradient is clipped at 1, as in
-# pretraining, where open_clip does not clip; the pictures stay as large as in pretraining, as open_clip's do. A text of several
-# captions gives another one each epoch: open_clip's epoch has a sample for every caption, so 5 epochs of COCO are one of its.
+# The recipe of open_clip's README for its CoCa, "Fine Tuning CoCa", the system that SyCoCa is built on: contrast 0, captioning 1,
+# learning rate 1e-5 after 1,000 steps of warm-up, decay 0.1, batch 128, one epoch of a sample for every caption. Here a text of
+# several captions gives another one each epoch, so 5 epochs of COCO are one of open_clip's. BLIP's (1e-5 without warm-up, decay
+# 0.05, 384 px) is the other recipe in use. What differs: the gradient is clipped at 1, as in pretraining, where open_clip does not
+# clip. The pictures stay as large as in pretraining, as open_clip's do.
 def caption_recipe(config: TrainConfig) -> TrainConfig:
     """Cross entropy of the captions alone, on whole pictures: of family coca nothing is hidden."""
     optim = replace(
