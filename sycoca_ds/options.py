@@ -17,6 +17,7 @@ from sycoca_ds.presets import DEFAULT_PRESET, PRESETS, RECIPES
 NO_MATTER = (
     "run.out",  # the folder may have been moved
     "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by the ablations
+    *(f"data.{name}" for name in ("questions", "validation_questions")),  # part of that digest; not of the training
     *(f"data.{name}" for name in ("validation", "regions", "workers", "cache", "cache_gib")),
     *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
     *(f"run.{name}" for name in ("best_metric", "peak_tflops", "profile")),

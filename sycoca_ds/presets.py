@@ -176,5 +176,33 @@ def caption_recipe(config: TrainConfig) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[TrainConfig], TrainConfig]] = {"caption": caption_recipe}
+# deepspeed sycoca_ds/train.py --preset 930m --task vqa --run.weights runs/930m --data.train DIR --data.questions FILE
+# BLIP's recipe (configs/vqa.yaml, on 16 GPUs): learning rate 2e-5, decay 0.05, 10 epochs, batch 16 x 16, torch's default betas and
+# epsilon. What differs: 1,000 steps of warm-up, since the fusion's weights start fresh where BLIP's were pretrained; the preset's
+# crop where BLIP takes half the picture at least, and no mirroring, since answers say "left"; pictures as large as in pretraining,
+# where BLIP's have 480 px.
+def vqa_recipe(config: TrainConfig) -> TrainConfig:
+    """Answers to questions: a coca with fusion."""
+    optim = replace(
+        config.optim,
+        global_batch_size=256,
+        steps=None,
+        epochs=10.0,
+        lr=2e-5,
+        warmup_steps=1000,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.05,
+    )
+    return replace(
+        config,
+        task="vqa",
+        model=replace(config.model, family="coca", fusion=True),
+        loss=LossConfig(itc=0.0, ic=0.0, mim=0.0),
+        optim=optim,
+        run=replace(config.run, out=f"{config.run.out}_vqa", best_metric="validation/vqa_accuracy"),
+    )
+
+
+RECIPES: dict[str, Callable[[TrainConfig], TrainConfig]] = {"caption": caption_recipe, "vqa": vqa_recipe}
 """What --task makes of a pretraining configuration."""

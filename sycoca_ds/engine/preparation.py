@@ -12,6 +12,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
@@ -115,7 +116,8 @@ def same_sources(config: TrainConfig, runtime: Runtime) -> Sources:
         UserError: on all ranks together, if one cannot read it or sees other manifests.
     """
     try:
-        sources, found = Sources.of(config.data, check_tars=False), ""
+        kind = QuestionSources if config.task == "vqa" else Sources
+        sources, found = kind.of(config.data, check_tars=False), ""
     except UserError as error:
         sources, found = None, f"rank {runtime.rank}: {error}"
     everywhere = runtime.gather((found, sources and sources.digest))
@@ -228,6 +230,9 @@ def check_before_start(config: TrainConfig) -> None:
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
             "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
         )
+    if (config.task == "vqa") != bool(config.data.questions):
+        expected = "expected files with the questions on these pictures" if config.task == "vqa" else "they belong to --task vqa"
+        raise UserError(f"data.questions = {' '.join(config.data.questions) or None} with --task {config.task}: {expected}")
     augmentation(config)
     find_tokenizer(config, Sources.of(config.data, check_tars=os.environ.get("LOCAL_RANK", "0") == "0"))
     check_precision(read_policy(config.run.ds_config), config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "logit_scale")
+PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "fusion", "logit_scale")
 """Parts of the model whose gradients are measured apart; the last is one number, `SyCoCa.logit_scale`."""
 CONTROLS = ("", "other_", "no_text_")
 """Of a number of the masks: under the own caption, under another picture's, under none."""
@@ -14,7 +14,9 @@ FOUND = ("named_over_unnamed", "named_over_rest", "objects_over_background", "po
 GAPS = tuple(f"{mask}gap_{kind}" for mask in ("", "random_") for kind in ("named", "unnamed", "background", "named_background"))
 """TG-MIM's gaps by what a patch shows (eval/masking/gaps.py)."""
 RECALLS = tuple(f"{way}_r{k}" for k in (1, 5, 10) for way in ("i2t", "t2i"))
-LOSSES = ("loss", "itc", "late_interaction", "ic", "mim")
+LOSSES = ("loss", "itc", "late_interaction", "ic", "mim", "vqa")
+ANSWERED = ("vqa_accuracy", "vqa_other_picture", "vqa_majority")
+"""Of a validation on questions: the model's answers, those it gives to another picture, the most frequent answer."""
 
 TAGS = {
     "loss": "loss/total",
@@ -22,6 +24,9 @@ TAGS = {
     "late_interaction": "loss/late_interaction",
     "ic": "loss/ic",
     "mim": "loss/mim",
+    "vqa": "loss/vqa",
+    "validation/vqa": "loss_validation/vqa",
+    **{f"validation/{name}": f"validation_questions/{name}" for name in ANSWERED},
     "validation/loss": "loss_validation/total",
     "validation/itc": "loss_validation/itc",
     "validation/late_interaction": "loss_validation/late_interaction",
@@ -97,6 +102,10 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "reconstruction (TG-MIM), L1": ("mim", "validation/mim"),
         "retrieval R@1, %, beside chance": ("validation/i2t_r1", "validation/t2i_r1", "validation/chance_t2i_r1"),
         "right pair first in the batch, share": ("i2t_accuracy", "t2i_accuracy", "validation/i2t_accuracy"),
+    },
+    "Does it answer?": {
+        "cross entropy of the answers": ("vqa", "validation/vqa"),
+        "answers right, %: its own, on another picture, the most frequent": tuple(f"validation/{name}" for name in ANSWERED),
     },
     "Do the masks know the caption?": {
         "overlap of masks: other caption, other picture, chance": (
@@ -188,9 +197,10 @@ def layout(regions: bool, unasked: Collection[str] = ()) -> dict[str, dict[str, 
 def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
     """The console's line for one report."""
     losses = " ".join(f"{name} {record[name]:.3f}" for name in LOSSES if name in record)
+    scale = f"scale {record['logit_scale']:.1f} " if "logit_scale" in record else ""
     mfu = f", MFU {100 * record['mfu']:.1f} %" if "mfu" in record else ""
     return (
-        f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record['grad_norm']:.2f} lr {record['lr']:.1e} | "
+        f"step {step}/{steps} {losses} | {scale}grad {record['grad_norm']:.2f} lr {record['lr']:.1e} | "
         f"{record['samples_per_second']:.0f} samples/s{mfu}, data wait {100 * record['data_wait']:.1f} %"
     )
 
@@ -204,6 +214,11 @@ def format_validation(step: int, numbers: dict[str, float]) -> str:
     """The console's line for one validation."""
     found = {name.removeprefix("validation/"): value for name, value in numbers.items()}
     losses = " ".join(f"{name} {found[name]:.3f}" for name in LOSSES if name in found)
+    if "vqa_accuracy" in found:
+        return (
+            f"validation at step {step}: {losses} | answers right {found['vqa_accuracy']:.1f} %, on another picture "
+            f"{found['vqa_other_picture']:.1f} %, the most frequent answer {found['vqa_majority']:.1f} %"
+        )
     line = (
         f"validation at step {step}: {losses} | R@1 image to text {found['i2t_r1']:.1f} %, text to image {found['t2i_r1']:.1f} % "
         f"(chance {found['chance_t2i_r1']:.1f} %)"

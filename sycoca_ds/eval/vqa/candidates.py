@@ -11,13 +11,13 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval.vqa.normalisation import normalised
 
 LEAST = 9
-"""Questions for which an answer has to be the most frequent one (bottom-up-attention-vqa's filter, over train and val: 3,129 answers,
+"""Questions that an answer has to be the most frequent one of (bottom-up-attention-vqa's filter, over train and val: 3,129 answers,
 one of them empty; ALBEF's list is that without it)."""
 
 
 def frequent(answers: Iterable[str], least: int = LEAST) -> tuple[str, ...]:
-    """Normalised answers that occur at least so often, without the empty one, the most frequent first, equally frequent ones in order
-    of appearance. The filter's own normalisation is the official one, and then without commas.
+    """Normalised answers that occur at least so often, without the empty one, the most frequent first, equally frequent ones in
+    order of appearance. The filter's own normalisation is the official one, and then without commas.
 
     Args:
         answers: one a question, VQA's multiple_choice_answer.

@@ -68,8 +68,8 @@ OFFICIAL = {
     "no one": "no 1",
     "zero zero": "0 0",
 }
-"""What processPunctuation and then processDigitArticle of vqaEval.py give (GT-Vision-Lab/VQA, commit a013f00, run on 2026-11-27). All
-its contractions and 200,000 random texts were equal, too."""
+"""What processPunctuation and then processDigitArticle of vqaEval.py give (GT-Vision-Lab/VQA, commit a013f00, run on 2026-11-27).
+All its contractions and 200,000 random texts were equal, too."""
 
 
 @pytest.mark.parametrize("text", OFFICIAL)
