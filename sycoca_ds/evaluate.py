@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,20 @@ class EvaluateConfig:
     compositions: tuple[str, ...] = ()
     """Benchmarks of captions that nearly fit, NAME=FOLDER or NAME=FOLDER,PICTURES: sugarcrepe, winoground, aro, as they are
     published (docs/evaluation.md)."""
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality")
+    questions: str | None = None
+    """Questions for the task vqa, FILE[,ANNOTATIONS][,PICTURES]: SPLIT_questions.json of a drawn world on the pictures of --data;
+    or VQA v2's two files, on the pictures of --data or, in its place, in the folder PICTURES (docs/evaluation.md)."""
+    answers: tuple[str, ...] = ()
+    """The answers to choose from: a file with a list, or VQA v2's annotations, whose frequent answers are taken; default: those of
+    the questions' own file."""
+    answer_count: int = 9
+    """Questions that an answer has to be the most frequent one of, to be taken from annotations (9 over train and val: the 3,128 of
+    ALBEF, BLIP and SyCoCa)."""
+    answering: str = "rank"
+    """rank: the likeliest candidate; generate: token by token along the candidates, greedily or with --beams."""
+    rank_first: int = 128
+    """Candidates that are ranked to their end, those with the likeliest first token (ALBEF, BLIP: 128)."""
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality", "vqa")
     """Which tasks to run."""
     similarity: tuple[str, ...] = ()
     """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
@@ -222,7 +235,7 @@ def compositions_table(results: dict):
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
-    data: str | Path,
+    data: str | Path | None,
     labels: str | Path | None,
     out: str | Path,
     options,
@@ -231,6 +244,7 @@ def evaluate_checkpoint(
     *,
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
+    questions: Any = None,
     ema: bool = False,
 ) -> tuple[dict, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
@@ -239,6 +253,7 @@ def evaluate_checkpoint(
         options: `SuiteOptions`.
         device: `torch.device`.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks.
+        questions: `sycoca_ds.eval.vqa.items.Request`.
         ema: of the moving average of the checkpoint's weights.
 
     Raises:
@@ -250,9 +265,8 @@ def evaluate_checkpoint(
 
     label_set = load_labels(labels) if labels else None
     loaded = load_for_inference(checkpoint, device, ema=ema)
-    results, collection = evaluate_model(
-        loaded, checkpoint, data, label_set, out, options, device, command, regions=regions, compositions=compositions, ema=ema
-    )
+    asked = {"regions": regions, "compositions": compositions, "questions": questions}
+    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **asked, ema=ema)
     return results, collection, loaded
 
 
@@ -264,6 +278,7 @@ def evaluate(config: EvaluateConfig) -> int:
     from sycoca_ds.eval.report.page import write_report
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
     from sycoca_ds.eval.suite import check_options
+    from sycoca_ds.eval.vqa.items import Request
 
     device = choose_device(config.device)
     options = SuiteOptions(
@@ -277,12 +292,19 @@ def evaluate(config: EvaluateConfig) -> int:
         config.similarity,
     )
     check_options(options)
-    if config.data is None or config.data_root is not None:
+    questions = None
+    if config.questions is not None:
+        questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)
+    if questions is not None and questions.pictures is not None:
+        if config.data is not None or config.data_root is not None:
+            raise UserError(f"--questions {config.questions}: with a folder of pictures neither --data nor --data-root is taken")
+        options = replace(options, tasks=("vqa",))
+    elif config.data is None or config.data_root is not None:
         return evaluate_sets(config, options, device)
     if config.sets or config.suite or config.prompts:
         raise UserError("--sets, --suite and --prompts go with --data-root, not with --data")
     requirements = [parse_requirement(text) for text in config.require]
-    check_names(requirements, METRICS, config.tasks)
+    check_names(requirements, METRICS, options.tasks)
     out = Path(config.out)
     results, collection, loaded = evaluate_checkpoint(
         config.checkpoint,
@@ -294,6 +316,7 @@ def evaluate(config: EvaluateConfig) -> int:
         sys.argv,
         regions=config.regions,
         compositions=config.compositions,
+        questions=questions,
         ema=config.ema,
     )
     verdicts = judge(requirements, {task: record["metrics"] for task, record in results["tasks"].items()})
@@ -316,7 +339,7 @@ def evaluate_sets(config: EvaluateConfig, options, device) -> int:
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
-    alone = [name for name in ("labels", "regions", "require", "report") if getattr(config, name)]
+    alone = [name for name in ("labels", "regions", "questions", "require", "report") if getattr(config, name)]
     if alone:
         raise UserError(f"--{alone[0]} goes with --data, not with --data-root")
     asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts)

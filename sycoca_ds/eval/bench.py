@@ -17,6 +17,7 @@ from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.regions.patches import Regions
+from sycoca_ds.eval.vqa.items import Asked
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SuiteOptions:
     """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
     `EvaluateConfig`."""
 
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality")
+    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality", "vqa")
     batch_size: int = 64
     precision: str = "fp32"
     caption_tokens: int = 30
@@ -42,6 +43,7 @@ class Inputs:
     labels: LabelSet | None = None
     regions: Regions | None = None
     compositions: tuple[CompositionSet, ...] = ()
+    questions: Asked | None = None
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sycoca_ds.eval.task import Task
-from sycoca_ds.eval.tasks import captioning, classification, compositionality, masking, reconstruction, retrieval
+from sycoca_ds.eval.tasks import captioning, classification, compositionality, masking, reconstruction, retrieval, vqa
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -14,6 +14,7 @@ TASKS: dict[str, Task] = {
         reconstruction.TASK,
         masking.TASK,
         compositionality.TASK,
+        vqa.TASK,
     )
 }
 METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}

@@ -32,6 +32,7 @@ from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.task import NotApplicable, Outcome
+from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
@@ -160,7 +161,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
 def evaluate_model(
     loaded: Any,
     checkpoint: str | Path,
-    data: str | Path | PictureSet,
+    data: str | Path | PictureSet | None,
     labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
@@ -169,6 +170,7 @@ def evaluate_model(
     *,
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
+    questions: Request | None = None,
     ema: bool = False,
 ) -> tuple[dict[str, Any], PictureSet]:
     """Runs the suite; writes and returns results.json's content, with the collection.
@@ -179,6 +181,7 @@ def evaluate_model(
         data: a data set folder, or the pictures of another layout.
         regions: where in the pictures the objects are, for the task masking.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
+        questions: for the task vqa; where they name a folder of pictures, these are what is evaluated on, and `data` is None.
         ema: the weights are the moving average of the checkpoint's.
 
     Raises UserError: no or damaged data, labels or regions of another data set, benchmarks that are not there.
@@ -187,6 +190,8 @@ def evaluate_model(
     benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
     for benchmark in benchmarks:
         print(benchmark.told(), flush=True)
+    if data is None:
+        data = QuestionPictures(questions, loaded.config.model.image.image_size)
     collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
     if labels is not None and "classification" in options.tasks:
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
@@ -195,7 +200,10 @@ def evaluate_model(
         image, text = loaded.config.model.image, loaded.config.model.text
         found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
         print(found.told(), flush=True)
-    inputs = Inputs(options, labels, found, benchmarks)
+    asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
+    if asked is not None:
+        print(asked.told(), flush=True)
+    inputs = Inputs(options, labels, found, benchmarks, asked)
     bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
     threads = None
     if device.type == "cpu":
@@ -223,6 +231,7 @@ def evaluate_model(
             "labels": labels.path if labels else None,
             "regions": str(regions) if regions else None,
             "compositions": list(compositions),
+            "questions": None if questions is None else questions.questions,
             **shared_images(collection, loaded.config.data.train),
             **collection.facts,
         },

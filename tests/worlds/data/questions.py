@@ -22,7 +22,11 @@ def ask(folder: Path, out: Path, subset: str = "train2014") -> str:
     for place, number in enumerate([int(picture_number(url)) for url in urls] + [10**6, 10**6]):
         for kind in list(ANSWERS)[: 1 + place % 3 if place < len(urls) else 1]:
             question, answers = ANSWERS[kind]
-            asked = {"image_id": number, "question": f"{question} {place % 5}", "question_id": 10 * place + list(ANSWERS).index(kind)}
+            asked = {
+                "image_id": number,
+                "question": f"{question} {place % 5}",
+                "question_id": 10 * place + list(ANSWERS).index(kind),
+            }
             said = [{"answer": answer, "answer_id": at} for at, answer in enumerate(answers[place % 2 :] + answers[: place % 2], 1)]
             questions.append(asked)
             annotations.append(
