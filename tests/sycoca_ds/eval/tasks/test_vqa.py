@@ -13,6 +13,7 @@ import torch
 from data_pipeline.errors import UserError
 from data_pipeline.world.drawn.demo_scenes import questions as asked_of
 from data_pipeline.world.drawn.demo_scenes import sample_scenes
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.task import Outcome
