@@ -48,7 +48,7 @@ def run_vqa(bench: Bench) -> Outcome:
         "beams": bench.options.beams if request.how == "generate" else None,
         "submission": "complete" if wrong is None else wrong,
         "interval": HOW,
-        "told": asked.told(),
+        "told": [asked.told()],
     }
     files = {"vqa_results.json": results}
     if not asked.questions.answered:
@@ -57,6 +57,7 @@ def run_vqa(bench: Bench) -> Outcome:
     blind = answerer.answers(None, ", no picture")
     numbers, chance, more = scored(asked, said, other, blind, bench.options.seed)
     missing = {name: f"no question has the answer type {kind}" for name, kind in OFFICIAL_TYPES.items() if name not in numbers}
+    details["told"].append(told_types(more["by_answer_type"]))
     return Outcome(numbers, missing, chance, details | more, files)
 
 
@@ -113,6 +114,12 @@ def scored(
         ],
     }
     return numbers, {"accuracy": numbers["accuracy_usual"]}, more
+
+
+def told_types(types: dict[str, dict[str, float]]) -> str:
+    """One line for people: how right answers of each type are, and the usual ones in brackets."""
+    parts = (f"{kind} {of['accuracy']:.1f} % ({of['usual']:.1f})" for kind, of in types.items())
+    return f"questions by answer type, the usual answer in brackets: {', '.join(parts)}"
 
 
 def most_usual(answers: list[list[str]], forms: list[str]) -> list[str]:
