@@ -182,7 +182,8 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
-    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, config.optim, offload), config=policy)
+    optimizer = build_optimizer(model, config.optim, offload, stage)
+    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
     seed_everything(config.run.seed + runtime.rank)
     ema = Ema(engine, config.optim.ema_decay)
     session = Session(config, runtime, sources, plan, tokenizer, batches, steps, stage, validation, engine, ema, state)

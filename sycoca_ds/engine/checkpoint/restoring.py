@@ -16,6 +16,7 @@ from sycoca_ds.config import ModelConfig, OptimConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import resharding
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, for_deepspeed, newest_whole, read_state, sealed
+from sycoca_ds.engine.policy import FLAT_ORDER
 from sycoca_ds.engine.ranks.runtime import Runtime, restore_random_state
 from sycoca_ds.engine.safety.status import STATUS_FILE, read_status
 from sycoca_ds.engine.schedule import learning_rate
@@ -188,15 +189,19 @@ def restore(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> No
 
 
 def needs_resharding(state: dict[str, Any], world_size: int) -> bool:
-    """Whether a checkpoint has to be converted first. Without ZeRO every rank holds everything, at any number of ranks."""
-    return state["zero_stage"] > 0 and state["world_size"] != world_size
+    """Whether a checkpoint has to be converted first: it was cut for other ranks, or its weights lie in the order of an earlier
+    version. Without ZeRO every rank holds everything, at any number of ranks and in the model's order."""
+    return state["zero_stage"] > 0 and (state["world_size"] != world_size or state.get("flat_order", 1) != FLAT_ORDER)
 
 
 def _restore_for_other_ranks(engine, runtime: Runtime, folder: Path, state: dict[str, Any]) -> None:
     """Converts, loads and deletes the converted form, whose name is not that of a checkpoint."""
     # a name of its own: the converter of a start that was killed may still be at work
     target = folder.parent / CONVERTED / runtime.agree(f"{folder.name}.{os.getpid()}")
-    runtime.say(f"{folder} was saved by {state['world_size']} ranks: converting it for {runtime.world_size}")
+    if state["world_size"] == runtime.world_size:
+        runtime.say(f"{folder} was saved by an earlier version, which laid the weights in another order: converting it")
+    else:
+        runtime.say(f"{folder} was saved by {state['world_size']} ranks: converting it for {runtime.world_size}")
     problem = runtime.agree(resharding.convert(folder, target) if runtime.leads else None)
     if problem is not None:
         raise problem

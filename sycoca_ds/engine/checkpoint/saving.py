@@ -29,6 +29,7 @@ from sycoca_ds.engine.checkpoint.retention import Retention, delete, retire
 from sycoca_ds.engine.checkpoint.seal import remove_unsealed, sealed, step_folder, step_of
 from sycoca_ds.engine.checkpoint.snapshot import InMemory, Straight, choose_way
 from sycoca_ds.engine.checkpoint.writer import GIVEN_UP, Job, describe
+from sycoca_ds.engine.policy import FLAT_ORDER
 from sycoca_ds.engine.ranks.runtime import random_state
 from sycoca_ds.engine.start import Session
 
@@ -123,6 +124,7 @@ class Saver:
                 "samples": position.data_step * session.batches.global_batch_size,
                 "world_size": self.runtime.world_size,
                 "zero_stage": session.stage,
+                "flat_order": FLAT_ORDER,
                 "manifest_digest": session.sources.digest,
                 "config": dataclasses.asdict(session.config),
                 "extra": {**position.extra(), "guard": guard},

@@ -104,9 +104,11 @@ def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
     before = set(storages(earlier))
     model = SyCoCa(MODEL, seed=0).train()
     model.set_activation_checkpointing(case.recomputed)
-    optimizer = build_optimizer(model, dataclasses.replace(PRESETS["tiny"].optim, lr=1e-4), case.policy == "zero3_offload")
+    policy, optim = case.settings(), dataclasses.replace(PRESETS["tiny"].optim, lr=1e-4)
+    stage = policy["zero_optimization"]["stage"]
+    optimizer = build_optimizer(model, optim, case.policy == "zero3_offload", stage)
     config = {
-        **case.settings(),
+        **policy,
         "train_micro_batch_size_per_gpu": MICRO_BATCH,
         "gradient_accumulation_steps": case.accumulation_steps,
         "gradient_clipping": 1.0,

@@ -198,7 +198,7 @@ def engine_training(cell: Cell, runtime: Runtime) -> Course:
     model = SyCoCa(config.model, config.loss, seed=1).train()
     start = first_weights(model, cell.precision)
     model.set_activation_checkpointing(read_recompute(cell.recompute))
-    optimizer = build_optimizer(model, config.optim, cell.stage == "zero3_offload")
+    optimizer = build_optimizer(model, config.optim, cell.stage == "zero3_offload", policy["zero_optimization"]["stage"])
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
     if cell.buckets == "tiny" and runtime.world_size > 1 and "zero3" in cell.stage:
         assert all(p.data.numel() < p.ds_numel for p in model.parameters()), "some weights are still whole"

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.engine.checkpoint import resharding
+from sycoca_ds.engine import policy
+from sycoca_ds.engine.checkpoint import resharding, saving
 from sycoca_ds.engine.checkpoint.saving import Saver
+from sycoca_ds.engine.checkpoint.seal import read_state
 from sycoca_ds.engine.ema import Ema
 from tests.worlds.processes.launching import run_on_ranks
 from tests.worlds.trainings.training import SMALL, assert_same_run, train_here
@@ -43,7 +45,7 @@ def write_down(engine, ema: Ema, file: Path) -> None:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     state = {}
-    if engine.zero_optimization_stage() == 2:  # DeepSpeed links the getters of a second group before it has a state
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):  # DeepSpeed links the getters of a second group before it has a state
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
     for parameter_name, parameter in engine.module.named_parameters():
@@ -71,6 +73,8 @@ def write_down(engine, ema: Ema, file: Path) -> None:
 def on_a_rank(runtime: Runtime, folder: str, data: str, ranks: str, *cases: str) -> None:
     """The runs of so many ranks, in turn: state is written down at the first save, or where a run goes on."""
     plain_save, plain_restore = Saver.save, Ema.restore
+    if ranks == "earlier":  # as a version saved that laid the weights in the model's order
+        policy.FLAT_MULTIPLE, saving.FLAT_ORDER = 1, 1
     for case in cases:
         stage, precision = case.split()
         out = Path(folder, case, ranks)
@@ -124,6 +128,25 @@ def test_what_two_ranks_saved_other_numbers_of_ranks_load(stage: str, precision:
     if precision == "fp32":
         assert_same_run(folder / str(ranks), folder / "2")
     assert not (folder / str(ranks) / "checkpoints/for_other_ranks").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["zero1", *(pytest.param(stage, marks=pytest.mark.full) for stage in ("zero2", "zero3"))])
+def test_what_an_earlier_version_saved_in_another_order_goes_on(stage: str, data_set: Path, tmp_path: Path) -> None:
+    """Loaded as it lies, every moment would be that of another weight."""
+    case = f"{stage} fp32"
+    run_on_ranks(tmp_path, __name__, str(tmp_path), str(data_set), "earlier", case, ranks=2)
+    run, copy = (tmp_path / case / name for name in ("earlier", "2"))
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "checkpoints/step_00000004")
+    said = run_on_ranks(tmp_path, __name__, str(tmp_path), str(data_set), "2", case, ranks=2)
+    assert "which laid the weights in another order: converting it" in said
+    saved, restored = (torch.load(tmp_path / case / f"{name}.pt") for name in ("earlier", "2"))
+    for name, value in saved.items():
+        assert torch.equal(value, restored[name]) if torch.is_tensor(value) else value == restored[name], name
+    assert_same_run(copy, run)
+    states = [read_state(folder / "checkpoints/step_00000004") for folder in (run, copy)]
+    assert [state["flat_order"] for state in states] == [1, 2]
 
 
 def test_a_conversion_that_fails_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
