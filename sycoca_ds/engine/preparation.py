@@ -250,7 +250,9 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
     """What the run depends on, in numbers."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     forward = forward_flops(config.model, loss=config.loss)
-    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps, loss=config.loss)
+    contrasts, pieces = bool(config.loss.itc or config.loss.late_interaction), batches.accumulation_steps
+    step = step_flops(config.model, accumulation_steps=pieces if contrasts else 1, loss=config.loss)
+    contrast = ", all in the contrast" + ("" if pieces == 1 else "; the encoders run once more for it") if contrasts else ""
     recomputes = any(read_recompute(config.run.activation_checkpointing).values())
     recomputed = ", activation recomputation not counted" if recomputes else ""
     return "\n".join(
@@ -259,12 +261,13 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
             + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
             + ")",
             f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
-            f"{batches.global_batch_size}, all in the contrast"
-            + ("" if batches.accumulation_steps == 1 else "; the encoders run once more for it"),
+            f"{batches.global_batch_size}{contrast}",
             f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
             f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
             f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
-            f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
+            "compute: by the length of questions and answers, told as it comes"
+            if config.task == "vqa"
+            else f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
             f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
             *[
                 f"mixed: source {n} ({config.data.train[n - 1]}) {own / plan.lanes:.2%} = {own * plan.per_step} of every "
