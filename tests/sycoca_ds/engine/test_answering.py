@@ -19,8 +19,8 @@ from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.preparation import check_before_start
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
-from tests.worlds.data.questions import ask
 from tests.worlds.processes.launching import finish, start_warm
+from tests.worlds.published.questions import ask
 from tests.worlds.trainings.training import SMALL, in_turn, losses, run, weights
 
 pytestmark = pytest.mark.timeout(900)

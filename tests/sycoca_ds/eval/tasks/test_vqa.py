@@ -23,7 +23,7 @@ from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 from sycoca_ds.eval.vqa.submission import entries, fault
 from sycoca_ds.evaluate import EvaluateConfig, evaluate
 from sycoca_ds.model.pixels import normalise
-from tests.worlds.data.questions import ask
+from tests.worlds.published.questions import ask
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run, url_of
 
 CPU, IMAGES = torch.device("cpu"), 24
