@@ -94,6 +94,7 @@ CLOCK = (
 )
 """Keys whose values depend on the machine and on what else it does; all others are the same in every run of the same command."""
 
+OF_REGIONS, OF_ANSWERS = "Do the masks find what is named?", "Does it answer?"
 CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Does it learn?": {
         "loss, weighted sum": ("loss", "validation/loss"),
@@ -103,7 +104,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "retrieval R@1, %, beside chance": ("validation/i2t_r1", "validation/t2i_r1", "validation/chance_t2i_r1"),
         "right pair first in the batch, share": ("i2t_accuracy", "t2i_accuracy", "validation/i2t_accuracy"),
     },
-    "Does it answer?": {
+    OF_ANSWERS: {
         "cross entropy of the answers": ("vqa", "validation/vqa"),
         "answers right, %: its own, on another picture, the most frequent": tuple(f"validation/{name}" for name in ANSWERED),
     },
@@ -170,7 +171,6 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Page -> chart -> keys of its curves, in the order of the Custom Scalars tab."""
-OF_REGIONS = "Do the masks find what is named?"
 
 
 def tag_of(key: str) -> str:
@@ -178,19 +178,21 @@ def tag_of(key: str) -> str:
     return TAGS.get(key) or (f"samples/{key}" if key.startswith("epoch_of_") else key)
 
 
-def layout(regions: bool, unasked: Collection[str] = ()) -> dict[str, dict[str, list]]:
+def layout(regions: bool, unasked: Collection[str] = (), answers: bool = False) -> dict[str, dict[str, list]]:
     """`CHARTS` as `torch.utils.tensorboard` takes it. A chart's tags are regular expressions that match from the beginning.
 
     Args:
         regions: whether the run knows regions of its validation pictures; without them the page of what needs them is left out.
         unasked: numbers of `FOUND` that these regions cannot give; a chart of one of them is left out.
+        answers: whether the run learns to answer questions; another's board has no page of that.
     """
+    shown = {OF_REGIONS: regions, OF_ANSWERS: answers}
     empty = {f"masking/{name}" for name in unasked}
     empty |= {"masking/named_over_unnamed_gain"} if "named_over_unnamed" in unasked else set()
     return {
         page: {title: ["Multiline", [f"{tag_of(key)}$" for key in keys]] for title, keys in charts.items() if not empty & set(keys)}
         for page, charts in CHARTS.items()
-        if regions or page != OF_REGIONS
+        if shown.get(page, True)
     }
 
 

@@ -57,6 +57,7 @@ def test_charts_name_numbers_that_there_are() -> None:
 def test_a_board_has_no_chart_of_what_its_regions_cannot_give() -> None:
     """The demo's captions name all that their pictures show."""
     whole, page = layout(regions=True), "Do the masks find what is named?"
+    assert set(layout(regions=True, answers=True)) - set(whole) == {"Does it answer?"}
     left = layout(regions=True, unasked=("named_over_unnamed", "named_over_rest"))
     gone = list(whole.pop(page).keys() - left.pop(page).keys())
     assert left == whole and len(gone) == 3 and all("named over" in title or "own caption adds" in title for title in gone)
