@@ -1,5 +1,5 @@
-"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks, compositions. Leaves JSON, samples
-and a page.
+"""Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks, compositions, linear probes. Leaves
+JSON, samples and a page.
 
     python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
         --labels runs/demo/world/test_labels.json --out runs/demo/eval
@@ -10,6 +10,7 @@ and a page.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -67,8 +68,26 @@ class EvaluateConfig:
     """rank: the likeliest candidate; generate: token by token along the candidates, greedily or with --beams."""
     rank_first: int = 128
     """Candidates that are ranked to their end, those with the likeliest first token (ALBEF, BLIP: 128)."""
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality", "vqa")
+    tasks: tuple[str, ...] = (
+        "retrieval",
+        "classification",
+        "captioning",
+        "reconstruction",
+        "masking",
+        "compositionality",
+        "linear_probe",
+        "vqa",
+    )
     """Which tasks to run."""
+    probe_train: str | None = None
+    """Data set folder to train a linear probe on, which is tested on --data; the paper's sets have their own training splits."""
+    probe_labels: str | None = None
+    """JSON with the classes of the pictures in --probe-train; default --labels, if that has theirs, too."""
+    probe_features: str = "output"
+    """What a linear probe stands on: output (the image encoder's, before the projection, as CLIP does) or embedding (behind it,
+    of length 1)."""
+    submit: tuple[str, ...] = ()
+    """Sets in --data-root for whose server captions are written, of pictures whose own are kept back: nocaps, coco_captions."""
     similarity: tuple[str, ...] = ()
     """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
     `:all` or `:content` behind for another value of model.masking.words than the checkpoint's."""
@@ -181,7 +200,8 @@ def print_table(results: dict, verdicts: list) -> None:
         Console(width=max(console.width, 120)).print(compositions_table(results))
         for line in compositions["details"]["told"]:
             console.print(line, highlight=False, markup=False)
-    for line in results["tasks"].get("vqa", {}).get("details", {}).get("told", ()):
+    lines = (results["tasks"].get(name, {}).get("details", {}).get("told", ()) for name in ("linear_probe", "vqa"))
+    for line in itertools.chain(*lines):
         console.print(line, highlight=False, markup=False)
     for name, record in results["tasks"].items():
         for reason, told in reasons_told(TASKS[name], record).items():
@@ -246,6 +266,8 @@ def evaluate_checkpoint(
     *,
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
+    probe_train: str | Path | None = None,
+    probe_labels: str | Path | None = None,
     questions: Any = None,
     ema: bool = False,
 ) -> tuple[dict, Any, Any]:
@@ -255,6 +277,7 @@ def evaluate_checkpoint(
         options: `SuiteOptions`.
         device: `torch.device`.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks.
+        probe_train, probe_labels: folder and labels to train a linear probe on.
         questions: `sycoca_ds.eval.vqa.items.Request`.
         ema: of the moving average of the checkpoint's weights.
 
@@ -263,12 +286,29 @@ def evaluate_checkpoint(
     """
     from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.labels import load_labels
+    from sycoca_ds.eval.probe.data import own_probe_data
     from sycoca_ds.eval.suite import evaluate_model
 
     label_set = load_labels(labels) if labels else None
     loaded = load_for_inference(checkpoint, device, ema=ema)
-    asked = {"regions": regions, "compositions": compositions, "questions": questions}
-    results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **asked, ema=ema)
+    probe = None
+    if probe_train is not None and "linear_probe" in options.tasks:
+        probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
+    results, collection = evaluate_model(
+        loaded,
+        checkpoint,
+        data,
+        label_set,
+        out,
+        options,
+        device,
+        command,
+        regions=regions,
+        compositions=compositions,
+        probe=probe,
+        questions=questions,
+        ema=ema,
+    )
     return results, collection, loaded
 
 
@@ -292,6 +332,7 @@ def evaluate(config: EvaluateConfig) -> int:
         config.gallery,
         config.beams,
         config.similarity,
+        config.probe_features,
     )
     check_options(options)
     questions = None
@@ -303,8 +344,10 @@ def evaluate(config: EvaluateConfig) -> int:
         options = replace(options, tasks=("vqa",))
     elif config.data is None or config.data_root is not None:
         return evaluate_sets(config, options, device)
-    if config.sets or config.suite or config.prompts:
-        raise UserError("--sets, --suite and --prompts go with --data-root, not with --data")
+    if config.sets or config.suite or config.prompts or config.submit:
+        raise UserError("--sets, --suite, --submit and --prompts go with --data-root, not with --data")
+    if config.probe_labels and not config.probe_train:
+        raise UserError("--probe-labels goes with --probe-train")
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, options.tasks)
     out = Path(config.out)
@@ -318,6 +361,8 @@ def evaluate(config: EvaluateConfig) -> int:
         sys.argv,
         regions=config.regions,
         compositions=config.compositions,
+        probe_train=config.probe_train,
+        probe_labels=config.probe_labels,
         questions=questions,
         ema=config.ema,
     )
@@ -341,10 +386,11 @@ def evaluate_sets(config: EvaluateConfig, options, device) -> int:
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
-    alone = [name for name in ("labels", "regions", "questions", "require", "report") if getattr(config, name)]
+    names = ("labels", "regions", "questions", "require", "report", "probe_train", "probe_labels")
+    alone = [name for name in names if getattr(config, name)]
     if alone:
-        raise UserError(f"--{alone[0]} goes with --data, not with --data-root")
-    asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts)
+        raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")
+    asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit)
     loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
 
     def shown(results: dict) -> None:

@@ -18,23 +18,28 @@ from sycoca_ds.config import (
     TrainConfig,
 )
 
+# Masks of all sizes but open_clip's, by measurement (docs/masking.md, the rule for the presets): the paper's eq. 7 without words
+# that say nothing, and both encoders pooled by the mean, so that the contrast trains the very products that eq. 7 takes; with [CLS]
+# nothing does. `--preset paper-SIZE` has them as the paper prints them: [CLS], all tokens.
+MASKING = MaskingConfig(similarity="token_max", words="content")
+POOLING = "mean"
+
 # deepspeed --num_accelerators 2 sycoca_ds/train.py --preset tiny --data.train DIR
-# The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Four things differ from the
+# The demo's model: 48 px, 6 x 6 patches of 8 px; learns the demo world on 2 CPU cores in minutes. Three more things differ from the
 # paper's training. Weights start at 0.05: at this width N(0, 0.01) makes all image vectors alike and the contrast starts late
-# (benchmarks/results/2026-11-24_tiny_init.md). Masking scores are centred: plain ones prefer the background in so short a run
-# (docs/masking.md). A batch of 64 gives more steps in the same time than the paper's 2048 would. And pictures are not cropped:
-# a crop's other proportions blur which shape it is, and these few steps are not enough to see through that
-# (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
+# (benchmarks/results/2026-11-24_tiny_init.md). A batch of 64 gives more steps in the same time than the paper's 2048 would. And
+# pictures are not cropped: a crop's other proportions blur which shape it is, and so few steps are not enough to see through
+# that (benchmarks/results/2026-11-25_tiny_crop.md). The learning rate is a choice among three over three seeds
 # (benchmarks/results/2026-11-24_tiny_lr.md). Nothing is sharded or recomputed for 3 M weights: ZeRO-3 alone
 # makes a step 1.6 times as long on two ranks of a CPU (benchmarks/results/2026-11-26_engine_overhead.md).
 TINY = TrainConfig(
     model=ModelConfig(
         embed_dim=128,
-        image=ImageEncoderConfig(image_size=48, patch_size=8, layers=4, width=128, heads=4),
-        text=TextEncoderConfig(context_length=40, layers=3, width=128, heads=4),
+        image=ImageEncoderConfig(image_size=48, patch_size=8, layers=4, width=128, heads=4, pooling=POOLING),
+        text=TextEncoderConfig(context_length=40, layers=3, width=128, heads=4, pooling=POOLING),
         text_decoder=DecoderConfig(layers=2, width=128, heads=4),
         image_decoder=DecoderConfig(layers=2, width=128, heads=4),
-        masking=MaskingConfig(similarity="centred_token_max"),
+        masking=MASKING,
         init_std=0.05,
     ),
     data=DataConfig(lanes=16, window=512, workers=1, crop_scale=(1.0, 1.0)),
@@ -58,10 +63,11 @@ TINY = TrainConfig(
 SMALL = TrainConfig(
     model=ModelConfig(
         embed_dim=384,
-        image=ImageEncoderConfig(image_size=224, patch_size=16, layers=12, width=384, heads=6),
-        text=TextEncoderConfig(layers=6, width=384, heads=6),
+        image=ImageEncoderConfig(image_size=224, patch_size=16, layers=12, width=384, heads=6, pooling=POOLING),
+        text=TextEncoderConfig(layers=6, width=384, heads=6, pooling=POOLING),
         text_decoder=DecoderConfig(layers=6, width=384, heads=6),
         image_decoder=DecoderConfig(layers=4, width=384, heads=6),
+        masking=MASKING,
     ),
     data=DataConfig(lanes=64),
     optim=OptimConfig(global_batch_size=1024, accumulation_steps=4, lr=5e-4, warmup_steps=2000),
@@ -72,7 +78,12 @@ SMALL = TrainConfig(
 # open_clip's coca_base shapes (12 layers, 768 wide) at 224 px with patches of 16 px and the tokenizer's own vocabulary; the image
 # decoder like the text decoder.
 BASE = TrainConfig(
-    model=ModelConfig(embed_dim=512),
+    model=ModelConfig(
+        embed_dim=512,
+        image=ImageEncoderConfig(pooling=POOLING),
+        text=TextEncoderConfig(pooling=POOLING),
+        masking=MASKING,
+    ),
     run=RunConfig(out="runs/base"),
 )
 
@@ -82,10 +93,11 @@ BASE = TrainConfig(
 SYCOCA_930M = TrainConfig(
     model=ModelConfig(
         embed_dim=768,
-        image=ImageEncoderConfig(image_size=224, patch_size=14, layers=24, width=1024, heads=16),
-        text=TextEncoderConfig(),
+        image=ImageEncoderConfig(image_size=224, patch_size=14, layers=24, width=1024, heads=16, pooling=POOLING),
+        text=TextEncoderConfig(pooling=POOLING),
         text_decoder=DecoderConfig(),
         image_decoder=DecoderConfig(layers=12, width=1024, heads=16),
+        masking=MASKING,
     ),
     run=RunConfig(out="runs/930m"),
 )
@@ -133,17 +145,24 @@ OPEN_CLIP_L_14 = TrainConfig(
     run=RunConfig(out="runs/coca_ViT-L-14"),
 )
 
+
+def as_printed(config: TrainConfig) -> TrainConfig:
+    """The same with the paper's masks: [CLS] in both encoders, eq. 7 over all tokens."""
+    model = config.model
+    image, text = replace(model.image, pooling="cls"), replace(model.text, pooling="cls")
+    return replace(config, model=replace(model, image=image, text=text, masking=MaskingConfig()))
+
+
+SIZES = {"tiny": TINY, "small": SMALL, "base": BASE, "930m": SYCOCA_930M}
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TINY,
-    "small": SMALL,
-    "base": BASE,
-    "930m": SYCOCA_930M,
+    **SIZES,
+    **{f"paper-{name}": as_printed(config) for name, config in SIZES.items()},
     "coca_base": OPEN_CLIP_BASE,
     "coca_ViT-B-32": OPEN_CLIP_B_32,
     "coca_ViT-L-14": OPEN_CLIP_L_14,
 }
 DEFAULT_PRESET = "930m"
-VOCABULARIES = {"tiny": 512}
+VOCABULARIES = {"tiny": 512, "paper-tiny": 512}
 """Entries of the tokenizer that a preset is meant for, where that is not the default one (`data_pipeline tokenizer train`)."""
 
 

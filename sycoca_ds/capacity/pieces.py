@@ -140,8 +140,15 @@ def _encode_image(work: Work, part: Part, what: str, images: int, patches: int) 
     yield from _blocks(work, "image encoder", what, part, [(rows, image.width, whole)])
 
 
-def _read_image(work: Work, part: Part, what: str, images: int, patches: int, last_output: int | None = None) -> Piece:
-    """Norm or pooling behind the blocks; `last_output`: bytes of the blocks' output, None if it is this pass's own."""
+def _read_image(
+    work: Work, part: Part, what: str, images: int, patches: int, last_output: int | None = None, captioned: bool = True
+) -> Piece:
+    """Norm or pooling behind the blocks.
+
+    Args:
+        last_output: bytes of the blocks' output, None if it is this pass's own.
+        captioned: the text decoder reads the patches. If it does not, a mean of them is all that is kept of what comes out.
+    """
     k, image, e = work.kernels, work.model.image, work.model.embed_dim
     rows = images * (patches + 1)
     kept = k.tensor(rows, image.width) if last_output is None else last_output
@@ -149,6 +156,8 @@ def _read_image(work: Work, part: Part, what: str, images: int, patches: int, la
         queries = images * image.pooling_queries
         kept += k.norm(rows, image.width) + k.attention(queries, rows, e, image.pooling_heads)
         kept += 2 * k.tensor(queries, e) + k.norm(queries, e)  # queries in, what comes out, normalised
+    elif image.pooling == "mean" and not captioned:
+        kept += k.statistics(rows, image.width) + k.tensor(images, image.width)
     else:
         kept += k.norm(rows, image.width)
     return Piece("image encoder", f"{what}: read", "image encoder, read", numel(part.read), kept, in_backward=kept)
@@ -157,7 +166,7 @@ def _read_image(work: Work, part: Part, what: str, images: int, patches: int, la
 def _contrast(work: Work, image: Part, text: Part) -> Iterator[Piece]:
     """Both projections and the contrast of local rows with all columns, float32 (`objectives.contrastive_loss`)."""
     k, e, b, model = work.kernels, work.model.embed_dim, work.micro_batch_size, work.model
-    kept = 16 * b * e + k.norm(b, model.text.width)
+    kept = 16 * b * e + (k.norm(b, model.text.width) if model.text.pooling == "cls" else k.tensor(b, model.text.width))
     yield Piece("image encoder", "projection", "image encoder, project", numel(image.project), 8 * b * e)
     yield Piece("text encoder", "projection", "text encoder, project", numel(text.project), kept)
     if work.whole_contrast:
@@ -258,23 +267,27 @@ def forward_pieces(work: Work) -> list[Piece]:
     """`SyCoCa._train`, in its order."""
     model, masking, k, b = work.model, work.model.masking, work.kernels, work.micro_batch_size
     weights, image, text, n = parts(model), model.image, model.text, model.image.patches
+    masked = model.family == "sycoca"
+    captioned = model.captions and not (masked and masking.low_ratio > 0)
     found = [*_encode_image(work, weights["image encoder"], "all patches", b, n)]
-    found.append(_read_image(work, weights["image encoder"], "all patches", b, n))
+    found.append(_read_image(work, weights["image encoder"], "all patches", b, n, captioned=captioned))
 
-    rows, text_part = b * (text.context_length + 1), weights["text encoder"]
+    cls = text.pooling == "cls"
+    rows, text_part = b * (text.context_length + cls), weights["text encoder"]
     whole = k.self_block(rows, text.width, text.heads)
-    exact = text.attention_mask == "exact"
-    whole += k.cls_apart(rows, text.width) if exact else 4 * rows * (text.context_length + 1)
+    if cls:
+        exact = text.attention_mask == "exact"
+        whole += k.cls_apart(rows, text.width) if exact else 4 * rows * (text.context_length + 1)
     found.append(Piece("text encoder", "embedding", "text encoder, first", numel(text_part.first), 8 * rows))
     found += _blocks(work, "text encoder", "caption", text_part, [(rows, text.width, whole)])
-    # the text decoder's first block keeps a view of the same output, all but two rows of a caption
-    output = rows if not model.captions else 2 * b
-    found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width)))
+    # the text decoder's first block keeps a view of the same output, all but the last row of a caption and its [CLS]
+    output = rows if not model.captions else (1 + cls) * b
+    mean = 0 if cls else k.statistics(rows, text.width)
+    found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width) + mean))
     found += _contrast(work, weights["image encoder"], text_part)
     if work.late_interaction:
         found.append(_late_interaction(work))
 
-    masked = model.family == "sycoca"
     seen = n - (hidden_count(n, masking.low_ratio) if masked else 0)
     sets = {"captioning's patches": seen} if masked and masking.low_ratio > 0 else {}
     if model.reconstructs:

@@ -29,6 +29,7 @@ from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_poli
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
 from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
+from sycoca_ds.engine.zero3_release import release_in_one_pass
 from sycoca_ds.eval.masking.verdict import warmed_up
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
@@ -183,6 +184,7 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
     optimizer = build_optimizer(model, config.optim, offload, stage)
+    release_in_one_pass()
     engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
     seed_everything(config.run.seed + runtime.rank)
     ema = Ema(engine, config.optim.ema_decay)

@@ -15,7 +15,9 @@ import torch
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
+from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
 from sycoca_ds.eval.vqa.items import Asked
 
@@ -25,7 +27,16 @@ class SuiteOptions:
     """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
     `EvaluateConfig`."""
 
-    tasks: tuple[str, ...] = ("retrieval", "classification", "captioning", "reconstruction", "masking", "compositionality", "vqa")
+    tasks: tuple[str, ...] = (
+        "retrieval",
+        "classification",
+        "captioning",
+        "reconstruction",
+        "masking",
+        "compositionality",
+        "linear_probe",
+        "vqa",
+    )
     batch_size: int = 64
     precision: str = "fp32"
     caption_tokens: int = 30
@@ -33,6 +44,7 @@ class SuiteOptions:
     gallery: int = 6
     beams: int = 1
     similarity: tuple[str, ...] = ()
+    probe_features: str = "output"
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Inputs:
     labels: LabelSet | None = None
     regions: Regions | None = None
     compositions: tuple[CompositionSet, ...] = ()
+    probe: ProbeData | None = None
     questions: Asked | None = None
 
 
@@ -56,6 +69,8 @@ class Bench:
     collection: PictureSet
     device: torch.device
     inputs: Inputs = field(default_factory=Inputs)
+    kept: Kept = field(default_factory=lambda: Kept(None, ""))
+    """Where the task that runs leaves what it has done so far."""
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
 
     @property

@@ -71,6 +71,10 @@ class PictureSet(ABC):
             self.captions_of_image[image].append(caption)
         self.facts: dict[str, Any] = {}
         """What results say of it beside counts."""
+        self.domains: Sequence[str] | None = None
+        """The part of the set that each picture belongs to, as NoCaps has them; None: this set has no parts, or does not say."""
+        self.no_domains = "the pictures of this data are in no domains, as NoCaps' are"
+        """Why there are none."""
 
     def __len__(self) -> int:
         """I, distinct images."""
@@ -91,10 +95,11 @@ class PictureSet(ABC):
         """(S, S, 3) uint8: what the model is shown, for people."""
         return self.image(number).permute(1, 2, 0).contiguous().numpy()
 
-    def batches(self, size: int) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(numbers, (B, 3, S, S) uint8) over all images in order."""
-        for start in range(0, len(self), size):
-            numbers = list(range(start, min(start + size, len(self))))
+    def batches(self, size: int, among: range | None = None) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(numbers, (B, 3, S, S) uint8) over all images in order, or over those `among`."""
+        among = range(len(self)) if among is None else among
+        for start in range(0, len(among), size):
+            numbers = list(among[start : start + size])
             yield numbers, torch.stack([self.image(number) for number in numbers])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "deepspeed", "tokenizers", "pycocoevalcap", "numpy", "pillow", "pyarrow")
+PACKAGES = ("torch", "deepspeed", "tokenizers", "pycocoevalcap", "scikit-learn", "numpy", "pillow", "pyarrow")
 
 
 def git_sha() -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sycoca_ds.eval.task import Task
-from sycoca_ds.eval.tasks import captioning, classification, compositionality, masking, reconstruction, retrieval, vqa
+from sycoca_ds.eval.tasks import captioning, classification, compositionality, linear_probe, masking, reconstruction, retrieval, vqa
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -14,6 +14,7 @@ TASKS: dict[str, Task] = {
         reconstruction.TASK,
         masking.TASK,
         compositionality.TASK,
+        linear_probe.TASK,
         vqa.TASK,
     )
 }

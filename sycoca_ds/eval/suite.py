@@ -1,7 +1,8 @@
 """Runs the tasks on one checkpoint and one data set folder; finished tasks are kept and reused.
 
 Under OUT: results.json (everything a reader needs), tasks/<task>.json (one finished task each), samples/ (captions,
-rebuilt patches), each/<task>.npz (numbers picture by picture: eval/paired.py).
+rebuilt patches), each/<task>.npz (numbers picture by picture: eval/paired.py), kept/<task>/ (what a long task has done
+so far; may be deleted when it is finished).
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ from sycoca_ds.eval import provenance
 from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.compositions.reading import read_compositions
+from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.paired import KEY, each_file
+from sycoca_ds.eval.probe.data import ProbeData
+from sycoca_ds.eval.probe.features import FEATURES
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.task import NotApplicable, Outcome
@@ -38,7 +42,7 @@ SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingCon
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 4
+FORMAT = 5
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 
@@ -142,7 +146,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
         key = task_key(task, checkpoint, bench.collection.digest, bench.inputs)
         kept = finished_task(out, task, key)
         if kept is None:
-            start = time.monotonic()
+            start, bench.kept = time.monotonic(), Kept(out / "kept" / task, key)
             try:
                 outcome = TASKS[task].run(bench)
             except NotApplicable as reason:
@@ -170,6 +174,7 @@ def evaluate_model(
     *,
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
+    probe: ProbeData | None = None,
     questions: Request | None = None,
     ema: bool = False,
 ) -> tuple[dict[str, Any], PictureSet]:
@@ -181,6 +186,7 @@ def evaluate_model(
         data: a data set folder, or the pictures of another layout.
         regions: where in the pictures the objects are, for the task masking.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
+        probe: pictures with classes to train on, for the task linear_probe; needs `labels`.
         questions: for the task vqa; where they name a folder of pictures, these are what is evaluated on, and `data` is None.
         ema: the weights are the moving average of the checkpoint's.
 
@@ -193,7 +199,7 @@ def evaluate_model(
     if data is None:
         data = QuestionPictures(questions, loaded.config.model.image.image_size)
     collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
-    if labels is not None and "classification" in options.tasks:
+    if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
         labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
     found = None
     if regions is not None and "masking" in options.tasks:
@@ -203,7 +209,7 @@ def evaluate_model(
     asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
     if asked is not None:
         print(asked.told(), flush=True)
-    inputs = Inputs(options, labels, found, benchmarks, asked)
+    inputs = Inputs(options, labels, found, benchmarks, probe, asked)
     bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs)
     threads = None
     if device.type == "cpu":
@@ -315,6 +321,8 @@ def check_options(options: SuiteOptions) -> None:
             raise UserError(f"--similarity {name}: no such similarity; there are {' '.join(SIMILARITIES)}")
         if colon and words not in WORDS:
             raise UserError(f"--similarity {name}: behind the colon stands one of {' '.join(WORDS)} (model.masking.words)")
+    if options.probe_features not in FEATURES:
+        raise UserError(f"--probe-features {options.probe_features}: expected {' or '.join(FEATURES)}")
     for flag, value in (
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),

@@ -18,6 +18,8 @@ class Wording:
     label: str
     unit: str
     meaning: str
+    quiet: bool = False
+    """Terminal and page do not speak of it where it is null: hardly any data has it."""
 
 
 class NotApplicable(Exception):

@@ -32,6 +32,7 @@ TASKS = (
     "features",
     "contrast",
     "image_features",
+    "image_outputs",
     "text_features",
     "patch_sums",
     "masking_scores",
@@ -92,8 +93,8 @@ class SyCoCa(PatchRanking, Answering):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`, `caption_likelihoods`, `reconstruct`; or one
-        of `Answering`: `train_answers`, `rank_answers`, `generate_answers`."""
+        `image_outputs`, `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`, `caption_likelihoods`,
+        `reconstruct`; or one of `Answering`: `train_answers`, `rank_answers`, `generate_answers`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         decoders = {"generate": self.text_decoder, "caption_likelihoods": self.text_decoder, "reconstruct": self.image_decoder}
@@ -116,6 +117,11 @@ class SyCoCa(PatchRanking, Answering):
         """Global image vectors (B, E), float32, L2-normalised."""
         encoder = self.image_encoder
         return encoder.project(encoder.read(encoder(self._patches(image_BCHW)))[0])
+
+    def _image_outputs(self, image_BCHW: Tensor) -> Tensor:
+        """What the projection is given: global outputs behind the last norm, (B, D), E wide with attention pooling. CLIP's linear
+        probe stands on them (Radford et al. 2021, A.3)."""
+        return self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[0]
 
     def _text_features(self, text_BL: Tensor) -> Tensor:
         """Global text vectors (B, E), float32, L2-normalised."""

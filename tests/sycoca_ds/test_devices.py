@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import load_labels
+from sycoca_ds.eval.probe.data import Labelled, ProbeData
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.scorers import captions as captioning
@@ -191,8 +193,11 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     with fake_gpu():
         model = loaded.model.to(GPU)
         compositions = read_compositions([f"sugarcrepe={world / 'sugarcrepe'}"])
-        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), load_labels(world / "labels.json"), compositions=compositions)
-        bench = Bench(model, loaded.config, loaded.tokenizer, Collection(world / "data", size), GPU, inputs)
+        collection = Collection(world / "data", size)
+        probe = ProbeData(Labelled("train", collection, np.arange(6) % 2, ""))
+        labels = load_labels(world / "labels.json")
+        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), labels, compositions=compositions, probe=probe)
+        bench = Bench(model, loaded.config, loaded.tokenizer, collection, GPU, inputs)
         assert TASKS[task].run(bench).numbers
 
 

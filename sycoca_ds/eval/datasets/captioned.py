@@ -68,6 +68,8 @@ class CocoJson:
     """{split: pictures, with alternatives}."""
     captioned: tuple[str, ...]
     """Splits whose captions are public."""
+    grouped: str | None = None
+    """The split whose pictures have a domain."""
 
     def needs(self, split: str) -> tuple[str, ...]:
         return self.files[split], self.folders[split]
@@ -86,6 +88,8 @@ class CocoJson:
                 captions[entry["image_id"]].append(str(entry["caption"]).strip())
         except (KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{path}: not as COCO's captions ({error!r})") from error
+        without = sum(group is None for group in groups)
+        no_groups = f"{path.name} gives no domain for {without:,} of its {len(groups):,} pictures" if self.grouped == split else ""
         stray = set(captions) - set(ids)
         if stray:
             raise Damaged(f"{path}: captions of {len(stray)} images that it does not list, the first {min(map(str, stray))}")
@@ -93,7 +97,9 @@ class CocoJson:
             Split(
                 Files(root, names),
                 tuple(tuple(captions[number]) for number in ids) if split in self.captioned else None,
-                group_N=tuple(map(str, groups)) if all(groups) else None,
+                group_N=None if without else tuple(map(str, groups)),
+                no_groups=no_groups if without else "",
+                notes=(no_groups,) if without and no_groups else (),
                 ids=tuple(map(str, ids)),
             ),
             path,

@@ -59,20 +59,27 @@ class Pets:
 
     def read(self, root: Path, split: str) -> Split:
         path = root / f"annotations/{split}.txt"
-        names, labels, called = [], [], {}
+        rows, called = self._rows(path), {}
+        names, labels = [f"images/{name}.jpg" for name, _ in rows], [number - 1 for _, number in rows]
+        others = [other for other in (root / "annotations/trainval.txt", root / "annotations/test.txt") if other != path]
+        for listed in (path, *(other for other in others if other.is_file())):  # both splits have the same classes
+            for name, number in rows if listed == path else self._rows(listed):
+                if called.setdefault(number, name.rpartition("_")[0]) != name.rpartition("_")[0]:
+                    raise Damaged(f"{listed}: class {number} is {called[number]} and {name.rpartition('_')[0]}")
+        classes = tuple(called.get(number, str(number)) for number in range(1, max(called, default=0) + 1))
+        return checked(Split(Files(root, names), None, np.array(labels, np.int64), classes, classes), path)
+
+    def _rows(self, path: Path) -> list[tuple[str, int]]:
+        """(picture, class from 1) of each line."""
+        rows = []
         for line in read_lines(path):
             if line.startswith("#"):
                 continue
             try:
-                name, number = line.split()[0], int(line.split()[1])
+                rows.append((line.split()[0], int(line.split()[1])))
             except (IndexError, ValueError) as error:
                 raise Damaged(f"{path}: {line[:100]!r} is no line of picture, class, species, breed") from error
-            names.append(f"images/{name}.jpg")
-            labels.append(number - 1)
-            if called.setdefault(number, name.rpartition("_")[0]) != name.rpartition("_")[0]:
-                raise Damaged(f"{path}: class {number} is {called[number]} and {name.rpartition('_')[0]}")
-        classes = tuple(called.get(number, str(number)) for number in range(1, max(called, default=0) + 1))
-        return checked(Split(Files(root, names), None, np.array(labels, np.int64), classes, classes), path)
+        return rows
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sycoca_ds.eval.datasets.names import Prompts, labels_of
 from sycoca_ds.eval.datasets.reading import Files
 from sycoca_ds.eval.datasets.registry import OfficialSet
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.probe.data import Labelled, ProbeData
 
 
 class OfficialCollection(PictureSet):
@@ -26,22 +27,28 @@ class OfficialCollection(PictureSet):
 
     compared_by_url = False
 
-    def __init__(self, entry: OfficialSet, data_root: Path, image_size: int):
-        """image_size: S. Raises `UserError`: the evaluated split is not there (`Absent`), or not whole enough for its numbers."""
-        root, read = entry.open(data_root, entry.evaluated)
+    def __init__(self, entry: OfficialSet, data_root: Path, image_size: int, split: str | None = None):
+        """image_size: S. split: default the one that is evaluated. Raises `UserError`: it is not there (`Absent`), or not whole
+        enough for its numbers."""
+        split = split or entry.evaluated
+        root, read = entry.open(data_root, split)
         problems = problems_of(read, read.pictures.missing())
         if problems:
-            raise UserError(f"{entry.name}, split {entry.evaluated}: {'; '.join(problems)}")
+            raise UserError(f"{entry.name}, split {split}: {'; '.join(problems)}")
         self.entry, self.read, self.data_root = entry, read, data_root
         names = read.pictures.names
         pictures = [Picture(own, name, name) for own, name in zip(read.ids or names, names, strict=True)]
         own = [(caption, number) for number, captions in enumerate(read.captions or ()) for caption in captions]
         captions, image_of_text = [caption for caption, _ in own], [number for _, number in own]
         super().__init__(root, image_size, self._digest(), pictures, captions, image_of_text)
-        found, official = count_of(read), entry.counts[entry.evaluated]
+        if read.group_N is not None:
+            self.domains = read.group_N
+        elif read.no_groups:
+            self.no_domains = read.no_groups
+        found, official = count_of(read), entry.counts[split]
         self.facts = {
             "set": entry.name,
-            "split": entry.evaluated,
+            "split": split,
             "counts": asdict(found),
             "official_counts": asdict(official),
             "not_as_published": against(found, official),
@@ -54,7 +61,11 @@ class OfficialCollection(PictureSet):
         pictures' own bytes would take as long to read as the evaluation takes."""
         read, parts = self.read, hashlib.sha256()
         labels = read.label_N.tolist() if read.label_N is not None else None
-        parts.update(json.dumps([self.entry.name, list(read.pictures.names), read.captions, labels, read.keys, read.ids]).encode())
+        parts.update(
+            json.dumps(
+                [self.entry.name, list(read.pictures.names), read.captions, labels, read.keys, read.ids, read.group_N]
+            ).encode()
+        )
         if isinstance(read.pictures, Files):
             for name in read.pictures.names:
                 found = os.stat(read.pictures.root / name)
@@ -73,6 +84,21 @@ class OfficialCollection(PictureSet):
                 f"{self.entry.name}: {self.read.pictures.names[number]} in {self.folder} cannot be read ({why}); count them by: "
                 f"python -m sycoca_ds.eval datasets --data-root {self.data_root} --sets {self.entry.name} --decode"
             ) from error
+
+    def probe_data(self) -> ProbeData:
+        """Splits that a linear probe is fitted on. Raises `UserError`: one is not there (`Absent`), or has other classes."""
+        parts = []
+        for split in self.entry.fitted:
+            part = OfficialCollection(self.entry, self.data_root, self.image_size, split)
+            if part.read.keys != self.read.keys:
+                raise UserError(
+                    f"{self.entry.name}: split {split} has {len(part.read.keys)} classes that are not the {len(self.read.keys)} of "
+                    f"split {self.facts['split']}; expected the same"
+                )
+            parts.append(Labelled(split, part, part.read.label_N, part.digest))
+            self.facts["fitted"] = self.facts.get("fitted", []) + [part.facts]
+            self.facts["not_as_published"] += [f"split {split}: {line}" for line in part.facts["not_as_published"]]
+        return ProbeData(*parts)
 
     def labels(self, prompts: Prompts | None) -> LabelSet | None:
         """None for a set without classes. Raises `UserError` where nothing says what they are called."""

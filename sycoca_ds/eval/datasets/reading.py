@@ -105,6 +105,8 @@ class Split:
     """What the files call the classes (WordNet ids, folder names, numbers), in the same order."""
     group_N: tuple[str, ...] | None = None
     """The part of the split each picture belongs to: NoCaps' domain."""
+    no_groups: str = ""
+    """Why there are none, where the set has them officially."""
     ids: tuple[str, ...] = ()
     """Official ids, which results for a server have to use; empty: the pictures' names."""
     notes: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ class OfficialSet:
     name: str
     title: str
     tasks: tuple[str, ...]
-    """What it is for: retrieval, captioning, classification, probe."""
+    """What it is for: retrieval, captioning, classification, linear_probe."""
     layout: Layout
     homes: tuple[str, ...]
     """Names its folder may have in the data root; case, hyphens and underscores do not count."""
@@ -51,6 +51,10 @@ class OfficialSet:
     """Folders in it that archives bring with them, one of which may hold the files."""
     primary: str = "top1"
     """Metric of classification that papers report: mean_per_class where CLIP, SLIP and DataComp do."""
+    fitted: tuple[str, ...] = ()
+    """Splits that a linear probe is fitted on: to train, then to choose C, or only the first where there is no second."""
+    submitted: tuple[str, ...] = ()
+    """Splits whose captions the set's server takes."""
 
     def places(self, data_root: Path) -> Iterator[Path]:
         """Folders in which it may lie, the likeliest first."""
@@ -92,7 +96,8 @@ def plain(name: str) -> str:
     return re.sub(r"[-_. ]", "", name).lower()
 
 
-RETRIEVAL, CLASSIFICATION, PROBE = ("retrieval", "captioning"), ("classification",), ("probe",)
+RETRIEVAL, CLASSIFICATION, PROBE = ("retrieval", "captioning"), ("classification",), ("linear_probe",)
+COCO_CAPTIONED = ("train2014", "val2014", "train2017", "val2017")
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/ (caption_datasets.zip)"
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
 
@@ -130,11 +135,12 @@ SETS: dict[str, OfficialSet] = {
             RETRIEVAL,
             CocoJson(
                 {
-                    split: f"annotations/captions_{split}.json or captions_{split}.json"
-                    for split in ("train2014", "val2014", "train2017", "val2017")
+                    split: f"annotations/{kind}_{split}.json or {kind}_{split}.json"
+                    for kind, splits in (("captions", COCO_CAPTIONED), ("image_info", ("test2014",)))
+                    for split in splits
                 },
-                {split: f"{split}/ or images/{split}/" for split in ("train2014", "val2014", "train2017", "val2017")},
-                ("train2014", "val2014", "train2017", "val2017"),
+                {split: f"{split}/ or images/{split}/" for split in (*COCO_CAPTIONED, "test2014")},
+                COCO_CAPTIONED,
             ),
             ("coco", "mscoco", "coco2014", "coco2017", "coco_captions"),
             {
@@ -142,9 +148,11 @@ SETS: dict[str, OfficialSet] = {
                 "val2014": Count(40_504, 202_654),
                 "train2017": Count(118_287, 591_753),
                 "val2017": Count(5_000, 25_014),
+                "test2014": Count(40_775),
             },
             "val2017",
             "https://cocodataset.org/#download",
+            submitted=("val2014", "test2014"),
         ),
         OfficialSet(
             "nocaps",
@@ -157,11 +165,13 @@ SETS: dict[str, OfficialSet] = {
                 },
                 {"val": "val/ or images/", "test": "test/ or images/"},
                 ("val",),
+                grouped="val",
             ),
             ("nocaps",),
             {"val": Count(4_500, 45_000), "test": Count(10_600)},
             "val",
             "https://nocaps.org/download",
+            submitted=("test",),
         ),
         OfficialSet(
             "imagenet1k",
@@ -266,6 +276,7 @@ SETS: dict[str, OfficialSet] = {
             "test",
             f"{OXFORD}/dtd/",
             ("dtd",),
+            fitted=("train", "val"),
         ),
         OfficialSet(
             "pets",
@@ -278,6 +289,7 @@ SETS: dict[str, OfficialSet] = {
             f"{OXFORD}/pets/",
             ("oxford-iiit-pet",),
             "mean_per_class",
+            ("trainval",),
         ),
         OfficialSet(
             "dogs",
@@ -288,6 +300,7 @@ SETS: dict[str, OfficialSet] = {
             {"train": Count(12_000, classes=120), "test": Count(8_580, classes=120)},
             "test",
             "http://vision.stanford.edu/aditya86/ImageNetDogs/",
+            fitted=("train",),
         ),
         OfficialSet(
             "cub200",
@@ -299,6 +312,7 @@ SETS: dict[str, OfficialSet] = {
             "test",
             "https://www.vision.caltech.edu/datasets/cub_200_2011/",
             ("CUB_200_2011",),
+            fitted=("train",),
         ),
         OfficialSet(
             "flowers102",
@@ -311,6 +325,7 @@ SETS: dict[str, OfficialSet] = {
             f"{OXFORD}/flowers/102/",
             ("flowers-102",),
             "mean_per_class",
+            ("train", "val"),
         ),
         OfficialSet(
             "mnist",
@@ -322,6 +337,7 @@ SETS: dict[str, OfficialSet] = {
             "test",
             "http://yann.lecun.com/exdb/mnist/",
             ("MNIST/raw", "raw"),
+            fitted=("train",),
         ),
         OfficialSet(
             "food101",
@@ -333,6 +349,7 @@ SETS: dict[str, OfficialSet] = {
             "test",
             "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
             ("food-101",),
+            fitted=("train",),
         ),
     )
 }
@@ -340,11 +357,11 @@ SUITES: dict[str, tuple[str, ...]] = {"paper": tuple(name for name in SETS if na
 """Sets of the paper's Tables 1 to 7."""
 
 
-def chosen(names: tuple[str, ...]) -> list[OfficialSet]:
+def chosen(names: tuple[str, ...], option: str = "--sets") -> list[OfficialSet]:
     """Sets by name. UserError for a name that is none."""
     for name in names:
         if name not in SETS:
-            raise UserError(f"--sets {name}: no such set{nearest(name, SETS)} (there are {' '.join(SETS)})")
+            raise UserError(f"{option} {name}: no such set{nearest(name, SETS)} (there are {' '.join(SETS)})")
     return [SETS[name] for name in dict.fromkeys(names)]
 
 

@@ -23,7 +23,7 @@ from sycoca_ds.eval.report.galleries import (
     reconstruction_gallery,
     retrieval_gallery,
 )
-from sycoca_ds.eval.report.wording import FAMILIES, meaning, show, told_first
+from sycoca_ds.eval.report.wording import FAMILIES, meaning, passed_over, show, told_first
 from sycoca_ds.eval.requirements import Verdict
 
 
@@ -38,6 +38,8 @@ def result_rows(results: dict[str, Any], verdicts: Sequence[Verdict]) -> list[di
             value, verdict = record["metrics"].get(metric), required.get((name, metric))
             if verdict is None and metric.removesuffix("_low").removesuffix("_high") in task.numbers.keys() - {metric}:
                 continue  # a bound stands under its number
+            if verdict is None and passed_over(task, record, metric):
+                continue
             shown = show(value, wording.unit)
             low, high = record["metrics"].get(f"{metric}_low"), record["metrics"].get(f"{metric}_high")
             shown_range = f"{show(low)} to {show(high)}" if low is not None and high is not None else None

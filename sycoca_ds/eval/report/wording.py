@@ -26,14 +26,20 @@ def told_first(task: Task, record: Mapping[str, Any]) -> list[str]:
     """The headlines of a task. Of those that share their reason for being null with many others only the reason is told."""
     reasons = record["null_reasons"]
     shared = Counter(reasons.values())
-    return [name for name in task.headlines if shared[reasons.get(name)] <= MANY]
+    return [name for name in task.headlines if shared[reasons.get(name)] <= MANY and not passed_over(task, record, name)]
+
+
+def passed_over(task: Task, record: Mapping[str, Any], name: str) -> bool:
+    """Whether a number is null and not worth a word."""
+    return task.numbers[name].quiet and record["metrics"].get(name) is None
 
 
 def reasons_told(task: Task, record: Mapping[str, Any]) -> dict[str, str]:
     """{reason: which numbers of the task it keeps from being measured}, in words."""
     names: dict[str, list[str]] = {}
     for name, reason in record["null_reasons"].items():
-        names.setdefault(reason, []).append(name)
+        if record["status"] != "done" or not task.numbers[name].quiet:
+            names.setdefault(reason, []).append(name)
     if record["status"] != "done":
         return dict.fromkeys(names, task.title)
     return {

@@ -161,7 +161,12 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     """
     if not references:
         raise ValueError("no image to score")
-    reference_table, hypothesis_table, kind = token_tables(hypotheses, references)
+    return score_tables(*token_tables(hypotheses, references))
+
+
+def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str) -> Scores:
+    """The same of what `token_tables` returns, or of some of its images: these are then the whole corpus, whose document
+    frequencies CIDEr weighs by, as when COCOEvalCap is given their annotations only."""
     numbers, reasons = corpus_scores(reference_table, hypothesis_table), {}
     cider_I = cider_scores(reference_table, hypothesis_table)
     numbers["cider"] = _mean(cider_I)
@@ -181,3 +186,19 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     numbers["mean_words"] = math.fsum(words) / len(words)
     numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
     return Scores(numbers, reasons, kind, np.full(len(reference_table), np.nan) if cider_I is None else cider_I)
+
+
+def score_groups(
+    reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str, groups: Mapping[str, str]
+) -> dict[str, Scores]:
+    """{group: scores of its images alone}.
+
+    Args:
+        groups: {image_id: its group} of every image in the tables.
+    """
+    found = {}
+    for group in sorted(set(groups.values())):
+        mine = [image_id for image_id in reference_table if groups[image_id] == group]
+        tables = ({image_id: table[image_id] for image_id in mine} for table in (reference_table, hypothesis_table))
+        found[group] = score_tables(*tables, kind)
+    return found

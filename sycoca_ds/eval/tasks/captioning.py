@@ -2,46 +2,93 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.bench import Bench, Inputs
+from sycoca_ds.eval.kept import pieces
 from sycoca_ds.eval.scorers.caption_tokens import java_command
-from sycoca_ds.eval.scorers.captions import score_captions
+from sycoca_ds.eval.scorers.captions import Scores, score_groups, score_tables, token_tables
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 from sycoca_ds.model.generation import Decoding
 
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+"""Of NoCaps: what its pictures show is named in COCO's captions, partly, not at all."""
+PIECE = 512
+"""Captions that a kill leaves at once."""
 
-def run_captioning(bench: Bench) -> Outcome:
-    """Greedy or beam search captions of all images, scored against all their captions."""
+
+def decoding_of(bench: Bench) -> dict[str, Any]:
+    """How captions are written: steps and decoding of the model's task `generate`. Raises `NotApplicable`: no text decoder."""
     if not bench.config.model.captions:
         raise NotApplicable(f"a '{bench.config.model.family}' model has no text decoder")
-    data = bench.collection
     # a generated text has to fit the text encoder's positions, [SOT] included
     steps = min(bench.options.caption_tokens, bench.config.model.text.context_length - 1)
     # ranked by the mean over tokens, as open_clip's beam search does: by the sum, more beams would mean shorter captions
-    decoding = Decoding(beams=bench.options.beams, length_penalty=1.0)
-    captions: list[str] = []
+    return {"steps": steps, "decoding": Decoding(beams=bench.options.beams, length_penalty=1.0)}
+
+
+def write_captions(bench: Bench) -> list[str]:
+    """A greedy or beam search caption of every picture, in order. Raises `NotApplicable`."""
+    how, data, captions = decoding_of(bench), bench.collection, []
     with Progress("write captions", total=len(data), unit="images") as bar:
-        for numbers, image in bench.batches():
-            ids = bench.call("generate", image_BCHW=bench.pixels(image), steps=steps, decoding=decoding).cpu()
-            captions.extend(bench.tokenizer.decode(row.tolist()).strip() for row in ids)
-            bar.advance(len(numbers))
+        for number, among in pieces(len(data), PIECE):
+
+            def write(among: range = among) -> list[str]:
+                written = []
+                for numbers, image in data.batches(bench.options.batch_size, among):
+                    ids = bench.call("generate", image_BCHW=bench.pixels(image), **how).cpu()
+                    written += [bench.tokenizer.decode(row.tolist()).strip() for row in ids]
+                    bar.advance(len(numbers))
+                return written
+
+            captions += bench.kept.value(f"captions_{number}", write)
+            bar.set(among.stop)
+    return captions
+
+
+def by_domain(found: dict[str, Scores]) -> tuple[dict[str, float | None], dict[str, str]]:
+    """(numbers, {number that is null: why}) of NoCaps' domains."""
+    numbers: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for domain in DOMAINS:
+        for name in BY_DOMAIN:
+            own = f"{domain.replace('-', '_')}_{name}"
+            if domain in found:
+                numbers[own] = found[domain].numbers[name]
+                reasons |= {own: found[domain].reasons[name]} if name in found[domain].reasons else {}
+            else:
+                numbers[own], reasons[own] = None, f"no picture is {domain}"
+    return numbers, reasons
+
+
+def run_captioning(bench: Bench) -> Outcome:
+    """Captions of all images, scored against all their captions, and those of each of NoCaps' domains."""
+    captions, data = write_captions(bench), bench.collection
     keys = [picture.image_id for picture in data.pictures]
     with Progress("score captions", total=len(data), unit="images") as bar:
-        numbers, reasons, kind, cider_I = score_captions(
-            dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True))
-        )
+        tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
+        numbers, reasons, kind, cider_I = score_tables(*tables)
         bar.set(len(data))
+    if data.domains is None:
+        own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
+    else:
+        with Progress("score captions by domain", total=len(data), unit="images") as bar:
+            own, why = by_domain(score_groups(*tables, dict(zip(keys, data.domains, strict=True))))
+            bar.set(len(data))
     details = {
         "images": len(data),
         "references": len(data.captions),
         "tokenizer": kind,
         "decoding": "greedy" if bench.options.beams == 1 else f"beam search, {bench.options.beams} beams",
-        "steps": steps,
+        "steps": decoding_of(bench)["steps"],
         "empty": sum(not caption for caption in captions),
+        "domains": {domain: list(data.domains).count(domain) for domain in sorted(set(data.domains))} if data.domains else None,
     }
     return Outcome(
-        numbers,
-        reasons,
+        numbers | own,
+        reasons | why,
         {},
         details,
         {"captions.json": [{"image_id": key, "caption": caption} for key, caption in zip(keys, captions, strict=True)]},
@@ -55,32 +102,53 @@ def depends(inputs: Inputs) -> dict[str, int | bool]:
     return {"caption_tokens": options.caption_tokens, "beams": options.beams, "java": java_command() is not None}
 
 
+NUMBERS = {
+    "bleu4": Wording("BLEU-4", "", "runs of four words shared with a reference, 0 to 1"),
+    "cider": Wording("CIDEr", "", "agreement in the words that tell images apart, 0 to 10; papers print it times 100"),
+    "meteor": Wording("METEOR", "", "shared words with stems and paraphrases, 0 to 1"),
+    "rouge_l": Wording("ROUGE-L", "", "longest common word sequence, 0 to 1"),
+    "spice": Wording("SPICE", "", "shared objects, attributes and relations, 0 to 1"),
+    "cider_shuffled": Wording(
+        "CIDEr, captions shuffled",
+        "",
+        "control: each caption judged against the next image. Close to the line above would mean the model ignores the image",
+    ),
+    "bleu1": Wording("BLEU-1", "", "single words shared with a reference, 0 to 1"),
+    "bleu2": Wording("BLEU-2", "", "runs of two words"),
+    "bleu3": Wording("BLEU-3", "", "runs of three words"),
+    "mean_words": Wording("Words a caption", "", "length of the generated captions"),
+    "distinct": Wording(
+        "Distinct captions",
+        "%",
+        "different captions among all that were written; low means the model repeats itself",
+    ),
+}
+BY_DOMAIN = ("cider", "bleu4", "meteor", "spice", "rouge_l", "bleu1", "bleu2", "bleu3")
+"""What NoCaps' server gives for each domain."""
+DOMAIN_NUMBERS = {
+    f"{domain.replace('-', '_')}_{name}": replace(
+        NUMBERS[name],
+        label=f"{NUMBERS[name].label}, {domain}",
+        meaning=f"the same on the images of NoCaps that are {domain}, as a set of their own",
+        quiet=True,
+    )
+    for domain in DOMAINS
+    for name in BY_DOMAIN
+}
 TASK = Task(
     name="captioning",
     title="Captioning",
     meaning="The model writes a caption for every image, word by word. It is compared with what people (or the generator) wrote.",
-    numbers={
-        "bleu4": Wording("BLEU-4", "", "runs of four words shared with a reference, 0 to 1"),
-        "cider": Wording("CIDEr", "", "agreement in the words that tell images apart, 0 to 10; papers print it times 100"),
-        "meteor": Wording("METEOR", "", "shared words with stems and paraphrases, 0 to 1"),
-        "rouge_l": Wording("ROUGE-L", "", "longest common word sequence, 0 to 1"),
-        "spice": Wording("SPICE", "", "shared objects, attributes and relations, 0 to 1"),
-        "cider_shuffled": Wording(
-            "CIDEr, captions shuffled",
-            "",
-            "control: each caption judged against the next image. Close to the line above would mean the model ignores the image",
-        ),
-        "bleu1": Wording("BLEU-1", "", "single words shared with a reference, 0 to 1"),
-        "bleu2": Wording("BLEU-2", "", "runs of two words"),
-        "bleu3": Wording("BLEU-3", "", "runs of three words"),
-        "mean_words": Wording("Words a caption", "", "length of the generated captions"),
-        "distinct": Wording(
-            "Distinct captions",
-            "%",
-            "different captions among all that were written; low means the model repeats itself",
-        ),
-    },
-    headlines=("cider", "cider_shuffled", "bleu4", "meteor", "rouge_l", "spice"),
+    numbers={**NUMBERS, **DOMAIN_NUMBERS},
+    headlines=(
+        "cider",
+        "cider_shuffled",
+        "bleu4",
+        "meteor",
+        "rouge_l",
+        "spice",
+        *(f"{domain.replace('-', '_')}_cider" for domain in DOMAINS),
+    ),
     run=run_captioning,
     files=("captions.json",),
     each=True,

@@ -81,12 +81,13 @@ def run_classification(bench: Bench) -> Outcome:
         "classes_without_image": int((count == 0).sum()),
         "largest_class_percent": 100.0 * float(count.max()) / float(labelled.sum()),
         "primary": labels.primary,
-        "confusions": _confusions(label_I[labelled], guess, labels.classes),
+        "confusions": confusions(label_I[labelled], guess, labels.classes),
     }
     return Outcome(numbers, reasons, chance, details, each={"top1": top1_I})
 
 
-def _confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
+def confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
+    """The pairs of classes that are mistaken most: class, taken_for, images."""
     pairs, counts = np.unique(np.stack([label_N, guess_N])[:, label_N != guess_N], axis=1, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [{"class": classes[pairs[0, o]], "taken_for": classes[pairs[1, o]], "images": int(counts[o])} for o in order]

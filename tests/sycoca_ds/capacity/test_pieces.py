@@ -87,15 +87,17 @@ FULL = pytest.mark.full
 @pytest.mark.parametrize(
     "pooling, precision",
     [
+        ("mean", "fp32"),
         ("cls", "fp32"),
         ("attention", "bf16"),
-        *(pytest.param(*cell, marks=FULL) for cell in (("cls", "bf16"), ("attention", "fp32"))),
+        *(pytest.param(*cell, marks=FULL) for cell in (("mean", "bf16"), ("cls", "bf16"), ("attention", "fp32"))),
     ],
 )
 @pytest.mark.parametrize("checkpointing", [{}, ALL], ids=["none", "full"])
 def test_kept_bytes_of_every_family(family: str, pooling: str, precision: str, checkpointing: Checkpointing) -> None:
     image = dataclasses.replace(TINY.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
-    model = dataclasses.replace(TINY, family=family, image=image)
+    text = dataclasses.replace(TINY.text, pooling="mean" if pooling == "mean" else "cls")
+    model = dataclasses.replace(TINY, family=family, image=image, text=text)
     assert counted(model, 4, precision, checkpointing) == pytest.approx(saved(model, 4, precision, checkpointing), rel=0.01)
 
 

@@ -19,6 +19,7 @@ from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.suite import check_options
+from sycoca_ds.eval.tasks.captioning import DOMAIN_NUMBERS
 from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate, evaluate_checkpoint
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
@@ -48,7 +49,7 @@ def run(world, out, **options):
     return evaluate_checkpoint(world / "run", world / "data", labels, out, SuiteOptions(gallery=4, **options), CPU)[0]
 
 
-def test_every_number_is_there_or_has_a_reason(done):
+def test_every_number_is_there_or_has_a_reason(done, world):
     status, results = done
     assert status == 1  # CIDEr 9 is out of reach of an untrained model
     assert [(r["requirement"], r["passed"]) for r in results["requirements"]] == [
@@ -60,7 +61,10 @@ def test_every_number_is_there_or_has_a_reason(done):
         record = results["tasks"][task]
         assert tuple(record["metrics"]) == names
         assert set(record["null_reasons"]) == {name for name, value in record["metrics"].items() if value is None}
-    assert set(results["tasks"]["captioning"]["null_reasons"]) == {"meteor", "spice"}
+    reasons = results["tasks"]["captioning"]["null_reasons"]
+    assert {name for name in reasons if "domain" not in name} == {"meteor", "spice"}
+    assert {reasons[name] for name in DOMAIN_NUMBERS} == {"the pictures of this data are in no domains, as NoCaps' are"}
+    assert "domain" not in (world / "out" / "report.html").read_text(), "what only NoCaps has is not missed elsewhere"
     assert results["data"] | {"folder": ""} == {
         "folder": "",
         "manifest_digest": Collection(results["data"]["folder"], 48).digest,
@@ -203,8 +207,9 @@ def test_what_the_model_lacks_is_null_with_the_reason(world, tmp_path):
     status = evaluate(EvaluateConfig(str(tmp_path / "clip"), str(world / "data"), out=str(out), device="cpu", gallery=2))
     tasks = json.loads((out / "results.json").read_text())["tasks"]
     assert status == 0
-    assert [tasks[t]["status"] for t in METRICS] == ["done", "not run", "not run", "not run", "done", "not run", "not run"]
+    assert [tasks[t]["status"] for t in METRICS] == ["done", *["not run"] * 3, "done", *["not run"] * 3]
     assert tasks["classification"]["null_reasons"]["top1"] == "no --labels FILE was given"
+    assert tasks["linear_probe"]["null_reasons"]["top1"] == "no --probe-train FOLDER was given"
     assert "'clip' model has no text decoder" in tasks["captioning"]["null_reasons"]["cider"]
     assert "no image decoder" in tasks["reconstruction"]["null_reasons"]["gap"]
     page = (out / "report.html").read_text()

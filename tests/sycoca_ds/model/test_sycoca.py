@@ -158,6 +158,18 @@ def test_what_a_model_cannot_do_is_refused_in_words() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("pooling", "width"), [("cls", 32), ("mean", 32), ("attention", 24)])
+def test_image_outputs_are_what_is_projected(pooling: str, width: int) -> None:
+    image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
+    model = SyCoCa(dataclasses.replace(SMALL_MODEL, image=image), seed=1).eval()
+    pixels = random_inputs()["image_BCHW"]
+    out_BD = model("image_outputs", image_BCHW=pixels)
+    assert out_BD.shape == (4, width)
+    expected = F.normalize(out_BD @ model.image_encoder.proj.weight.T, dim=-1)
+    assert torch.allclose(model("image_features", image_BCHW=pixels), expected, atol=1e-6)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("pooling", ["cls", "attention"])
 @pytest.mark.parametrize("mask_at", ["input", "embedding"])
 def test_the_training_losses_equal_a_slow_reference(mask_at: str, pooling: str) -> None:

@@ -69,6 +69,21 @@ def write_coco_captions(root: Path) -> Path:
     return folder
 
 
+def write_coco_2014(root: Path) -> Path:
+    """What COCO's server takes captions of: val2014, two pictures with captions, and test2014, three whose captions nobody has."""
+    folder = root / "coco"
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for split, numbers, kind in (("val2014", (391895, 42), "captions"), ("test2014", (7, 581929, 9), "image_info")):
+        images = [{"id": number, "file_name": f"COCO_{split}_{number:012d}.jpg"} for number in numbers]
+        for image in images:
+            write_picture(folder / split / image["file_name"], 60 + image["id"] % 100)
+        content = {"info": {}, "licenses": [], "images": images}
+        if kind == "captions":
+            content["annotations"] = [{"id": number, "image_id": number, "caption": f"number {number}"} for number in numbers]
+        (folder / f"annotations/{kind}_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
 def write_nocaps(root: Path) -> Path:
     folder = root / "nocaps"
     domains = ("in-domain", "out-domain", "near-domain", "out-domain")

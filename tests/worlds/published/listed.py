@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,21 @@ def write_food(root: Path) -> Path:
     lists = {"train": "apple_pie/1\n", "test": "waffles/7\napple_pie/1005649\n", "classes": "apple_pie\nbaby_back_ribs\nwaffles\n"}
     write_lists(folder, {f"meta/{name}.txt": text for name, text in lists.items()})
     return folder
+
+
+def write_textures(root: Path, counts: dict[str, int] | None = None, kinds: int = 5) -> Path:
+    """DTD's layout with a colour a class, by split so many pictures of each class, their names mixed up."""
+    folder, counts = root / "dtd", counts or {"train": 3, "val": 2, "test": 4}
+    lists: dict[str, list[str]] = {split: [] for split in counts}
+    for kind in range(kinds):
+        for split, count in counts.items():
+            for number in range(count):
+                name = f"kind_{kind}/{split}_{number}.jpg"
+                write_picture(folder / "images" / name, 50 * kind)
+                lists[split].append(name)
+    write_lists(folder, {f"labels/{split}1.txt": "\n".join(sorted(names, key=hash_of)) for split, names in lists.items()})
+    return folder
+
+
+def hash_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()

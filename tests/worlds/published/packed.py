@@ -60,3 +60,18 @@ def write_mnist(root: Path, packed: bool) -> Path:
         ):
             (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
     return folder
+
+
+def write_digits(root: Path, train: int = 300, test: int = 200) -> Path:
+    """Handwritten digits in MNIST's files: those of 8 x 8 that scikit-learn brings along, each point as 3 x 3."""
+    from sklearn.datasets import load_digits
+
+    folder = root / "MNIST/raw"
+    folder.mkdir(parents=True)
+    digits = load_digits()
+    pixels = np.pad(np.kron(digits.images, np.ones((1, 3, 3))) * 15.9, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    for start, places in (("train", range(train)), ("t10k", range(train, train + test))):
+        chosen, labels = pixels[places], digits.target[places].astype(np.uint8)
+        (folder / f"{start}-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, len(places), 28, 28) + chosen.tobytes())
+        (folder / f"{start}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, len(places)) + labels.tobytes())
+    return folder

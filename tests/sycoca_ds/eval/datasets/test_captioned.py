@@ -89,6 +89,18 @@ def test_nocaps_has_domains_and_keeps_the_captions_of_test_back(tmp_path):
     _, read = SETS["nocaps"].open(tmp_path, "val")
     assert read.group_N == ("in-domain", "out-domain", "near-domain", "out-domain") and read.ids == ("0", "1", "2", "3")
     assert read.captions[2] == tuple(f"thing 2 said {n}" for n in range(10))
+    assert read.no_groups == "" and read.notes == ()
     _, hidden = SETS["nocaps"].open(tmp_path, "test")
+    assert hidden.no_groups == "" and hidden.notes == ()
     assert hidden.captions is None and hidden.group_N is None and hidden.ids == ("4500", "4501")
     assert colours(hidden) == [colour(35), colour(36)]
+
+
+def test_nocaps_with_pictures_of_no_domain_has_none_and_says_so(tmp_path):
+    path = write_nocaps(tmp_path) / "nocaps_val_4500_captions.json"
+    content = json.loads(path.read_text())
+    del content["images"][2]["domain"]
+    path.write_text(json.dumps(content))
+    _, read = SETS["nocaps"].open(tmp_path, "val")
+    assert read.group_N is None
+    assert read.notes == ("nocaps_val_4500_captions.json gives no domain for 1 of its 4 pictures",) == (read.no_groups,)

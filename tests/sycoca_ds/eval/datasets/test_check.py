@@ -41,7 +41,7 @@ def test_official_counts():
         "imagenet1k imagenet_v2 imagenet_a imagenet_r cifar10 cifar100 stl10 caltech101".split()
     )
     assert [
-        name for name, entry in SETS.items() if "probe" in entry.tasks
+        name for name, entry in SETS.items() if "linear_probe" in entry.tasks
     ] == "dtd pets dogs cub200 flowers102 mnist food101".split()
     assert all(entry.evaluated in entry.counts for entry in SETS.values())
 

@@ -120,7 +120,7 @@ def test_what_is_missing_is_null_with_its_reason(run, tmp_path, capsys):
     assert records["stl10"]["status"] == "not here" and "expected stl10/ with test_X.bin" in records["stl10"]["reason"]
     assert records["stl10"]["metrics"] == {"classification": dict.fromkeys(METRICS["classification"])}
     assert set(records["stl10"]["null_reasons"]["classification"].values()) == {records["stl10"]["reason"]}
-    assert records["dtd"]["status"] == "not run" and "linear probe" in records["dtd"]["reason"]
+    assert records["dtd"]["status"] == "not run" and "is for linear_probe, which is none of --tasks" in records["dtd"]["reason"]
     assert records["nocaps"]["status"] == "not run" and "none of --tasks retrieval classification" in records["nocaps"]["reason"]
     assert set(records) == set(SETS) - {"coco_captions"} and "stl10: no numbers" in capsys.readouterr().out
 
@@ -155,6 +155,10 @@ def test_the_collection_is_the_set(tmp_path):
         ({"suite": "papers"}, "no such suite"),
         ({"sets": ("mnist",), "labels": "x.json"}, "--labels goes with --data"),
         ({"sets": ("mnist",), "require": ("retrieval.t2i_r1>=1",)}, "--require goes with --data"),
+        ({"sets": ("mnist",), "probe_train": "x"}, "--probe-train goes with --data"),
+        ({"submit": ("flickr30k",)}, "no server takes captions of it (there are coco_captions nocaps)"),
+        ({"submit": ("nocap",)}, "--submit nocap: no such set; did you mean nocaps"),
+        ({"submit": ("nocaps",), "data_root": None, "data": "x"}, "go with --data-root"),
         ({"sets": ("mnist",), "data": "x"}, "one of them"),
         ({"sets": ("mnist",), "data_root": None}, "one of them"),
         ({"sets": ("mnist",), "data_root": None, "data": "x"}, "go with --data-root"),

@@ -8,7 +8,7 @@ import pytest
 from sycoca_ds.eval.scorers import caption_tokens
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.scorers.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
-from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions
+from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions, score_groups, token_tables
 
 needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 
@@ -178,3 +178,38 @@ def test_what_the_package_gives(monkeypatch):
 def test_meteor_that_hangs_is_stopped():
     with pytest.raises(RuntimeError, match="METEOR stopped early"):
         meteor_score({"a": ["b"]}, {"a": ["b"]}, timeout=0.05)
+
+
+@needs_java
+@pytest.mark.parametrize("meteor", [False, pytest.param(True, marks=pytest.mark.full)], ids=["without METEOR", "with METEOR"])
+def test_a_group_is_scored_as_the_package_scores_its_annotations_alone(monkeypatch, meteor):
+    """As NoCaps' domains are: COCOEvalCap's steps on a COCO object that holds the group's images only."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    references = REFERENCES | {"d": ["A cat on a mat."], "e": ["Three red apples, and a dog"]}
+    hypotheses = HYPOTHESES | {"d": "a dog on a mat", "e": "a red tree"}
+    group = {"a": "in-domain", "b": "out-domain", "c": "in-domain", "d": "out-domain", "e": "in-domain"}
+    tables = token_tables(hypotheses, references)
+    if not meteor:  # whose start takes seconds
+        monkeypatch.setattr(captioning, "java_command", lambda: None)
+    found = score_groups(*tables, group)
+    assert list(found) == ["in-domain", "out-domain"]
+    all_gts = PTBTokenizer().tokenize({key: [{"caption": caption} for caption in references[key]] for key in references})
+    all_res = PTBTokenizer().tokenize({key: [{"caption": hypotheses[key]}] for key in references})
+    for name, scores in found.items():
+        mine = [key for key in references if group[key] == name]
+        gts, res = ({key: table[key] for key in mine} for table in (all_gts, all_res))
+        bleu = Bleu(4).compute_score(gts, res, verbose=0)[0]
+        expected = {
+            **{f"bleu{n}": value for n, value in enumerate(bleu, 1)},
+            "cider": Cider().compute_score(gts, res)[0],
+            "rouge_l": Rouge().compute_score(gts, res)[0],
+            **({"meteor": Meteor().compute_score(gts, res)[0]} if meteor else {}),
+        }
+        assert {key: scores.numbers[key] for key in expected} == pytest.approx(expected)
+    cut = [value for key, value in zip(references, cider_scores(*tables[:2]), strict=True) if group[key] == "in-domain"]
+    assert found["in-domain"].numbers["cider"] != pytest.approx(sum(cut) / 3), "document frequencies are the group's own"

@@ -1,0 +1,90 @@
+"""Captions for a set's server, of pictures whose own captions are kept back: NoCaps' test split, COCO's test2014.
+
+    captions_SPLIT_FAMILY_results.json: [{"image_id": 4500, "caption": "..."}]      a row an image of the split, ids as numbers
+
+The form of cocodataset.org (format-results), which NoCaps' challenge on EvalAI takes, too; COCO's server also wants the name, and
+the files of val2014 and test2014 in one zip.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json
+from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.datasets.check import count_of
+from sycoca_ds.eval.datasets.official import OfficialCollection
+from sycoca_ds.eval.datasets.reading import read_json, some
+from sycoca_ds.eval.tasks.captioning import write_captions
+
+
+def result_rows(ids: Sequence[str], captions: Sequence[str]) -> list[dict[str, Any]]:
+    """What a server takes. UserError for an id that is no number."""
+    strange = [own for own in ids if not own.isdecimal()]
+    if strange:
+        raise UserError(f"ids that are no numbers, which servers take only: {some(strange)}")
+    return [{"image_id": int(own), "caption": caption} for own, caption in zip(ids, captions, strict=True)]
+
+
+def check_results(path: Path, ids: Sequence[str]) -> int:
+    """Reads such a file as a server would; returns how many captions are empty.
+
+    Args:
+        ids: of every image of the split, as its list has them.
+
+    Raises:
+        UserError: rows other than {image_id: whole number, caption: text}, images twice, images missing or of no such split.
+    """
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a JSON list, found {type(rows).__name__}")
+    for row in rows:
+        if (
+            not isinstance(row, dict)
+            or set(row) != {"image_id", "caption"}
+            or type(row["image_id"]) is not int
+            or not isinstance(row["caption"], str)
+        ):
+            raise UserError(f"{path}: expected rows of image_id, a whole number, and caption, a text; found {str(row)[:100]}")
+    given, wanted = Counter(row["image_id"] for row in rows), {int(own) for own in ids}
+    for what, wrong in (
+        ("are in it twice", [own for own, times in given.items() if times > 1]),
+        ("are missing", wanted - set(given)),
+        ("are not of this split", set(given) - wanted),
+    ):
+        if wrong:
+            raise UserError(f"{path}: {len(wrong):,} of {len(wanted):,} images {what}: {some([str(own) for own in sorted(wrong)])}")
+    return sum(not row["caption"].strip() for row in rows)
+
+
+def submit(bench: Bench, place: Path) -> dict[str, Any]:
+    """Writes PLACE/captions_SPLIT_FAMILY_results.json of an `OfficialCollection`, and checks it.
+
+    Returns:
+        file, images, empty (captions without a word), official (how many images there should be), beams, caption_tokens.
+
+    Raises:
+        UserError: see `check_results`. NotApplicable: a model without a text decoder.
+    """
+    data = bench.collection
+    if not isinstance(data, OfficialCollection):
+        raise TypeError("expected a split of an official set")
+    split, ids = data.facts["split"], [picture.image_id for picture in data.pictures]
+    path = place / f"captions_{split}_{bench.config.model.family}_results.json"
+    write_json(path, result_rows(ids, write_captions(bench)))
+    empty = check_results(path, ids)
+    return {
+        "file": path.name,
+        "images": len(ids),
+        "empty": empty,
+        "counts": asdict(count_of(data.read)),
+        "official_counts": data.facts["official_counts"],
+        "not_as_published": data.facts["not_as_published"],
+        "beams": bench.options.beams,
+        "caption_tokens": bench.options.caption_tokens,
+    }
