@@ -24,7 +24,7 @@ from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 PAIRS_AT_ONCE = 2048
-"""Most pairs of question and candidate that go through the text decoder together."""
+"""Most pairs of question and candidate that go through the text decoder together; at least all of one question."""
 
 
 class Fusion(nn.Module):
@@ -67,11 +67,6 @@ class Answering(nn.Module):
             valid_QS = torch.cat([valid_QS, valid_QS[:, :1]], dim=1)
         return self.fusion(token_QLD), valid_QS, global_BD, text_QD
 
-    def _losses(self, answer_AL: Tensor, seen_ASD: Tensor, valid_AS: Tensor, token_ALD: Tensor, at_M: Tensor) -> Tensor:
-        """Cross entropy of every real token of some answers, [EOT] included: (M,) float32."""
-        label_M = answer_AL[:, 1:].flatten().index_select(0, at_M)
-        return self.text_decoder(token_ALD[:, :-1], seen_ASD, at_M, label_M, each=True, valid_BS=valid_AS)
-
     def _train_answers(
         self,
         image_BCHW: Tensor,
@@ -98,7 +93,8 @@ class Answering(nn.Module):
         seen_QSD, valid_QS, global_BD, text_QD = self._read_questions(image_BCHW, text_BL)
         at_M = label_places(answer_AL, self.config.text.eot_id) if label_at_M is None else label_at_M
         seen_ASD, valid_AS = seen_QSD.index_select(0, question_of_A), valid_QS.index_select(0, question_of_A)
-        loss_M = self._losses(answer_AL, seen_ASD, valid_AS, self.text_encoder(answer_AL)[1], at_M)
+        label_M, token_ALD = answer_AL[:, 1:].flatten().index_select(0, at_M), self.text_encoder(answer_AL)[1]
+        loss_M = self.text_decoder(token_ALD[:, :-1], seen_ASD, at_M, label_M, each=True, valid_BS=valid_AS)
         weight_M = weight_A.index_select(0, at_M // (answer_AL.shape[1] - 1))
         vqa = (loss_M * weight_M).sum() / len(text_BL)
         # What the contrast alone trains has a gradient of zero, not none: DeepSpeed's partitions expect one of every weight.
@@ -127,17 +123,16 @@ class Answering(nn.Module):
             start_Q1D = token_CLD[:1, :1].expand(questions, -1, -1)
             first_QV = self.text_decoder(start_Q1D, seen_QSD, valid_BS=valid_QS)[:, 0].float()
             candidate_QK = largest(first_QV.index_select(1, answer_CL[:, 1]), keep)
-        pair_P = candidate_QK.flatten()
-        question_P = torch.arange(questions, device=pair_P.device).repeat_interleave(candidate_QK.shape[1])
-        found = []
-        for pairs, of in zip(pair_P.split(PAIRS_AT_ONCE), question_P.split(PAIRS_AT_ONCE), strict=True):
-            answer_PL = answer_CL.index_select(0, pairs)
+        found, size = [], max(1, PAIRS_AT_ONCE // candidate_QK.shape[1])
+        for chosen_QK, seen, valid in zip(candidate_QK.split(size), seen_QSD.split(size), valid_QS.split(size), strict=True):
+            answer_PL, token_PLD = (x.index_select(0, chosen_QK.flatten()) for x in (answer_CL, token_CLD))
             at_M = label_places(answer_PL, self.config.text.eot_id)
-            seen_PSD, valid_PS = seen_QSD.index_select(0, of), valid_QS.index_select(0, of)
-            loss_M = self._losses(answer_PL, seen_PSD, valid_PS, token_CLD.index_select(0, pairs), at_M)
-            loss_PL = loss_M.new_zeros(answer_PL[:, 1:].numel()).index_copy(0, at_M, loss_M).view(len(pairs), -1)
-            found.append(-loss_PL.sum(dim=1))
-        return {"candidate_QK": candidate_QK, "likelihood_QK": torch.cat(found).view(candidate_QK.shape)}
+            x_PLD = self.text_decoder.run_many(token_PLD[:, :-1], self.text_decoder.keys_values(seen), valid)
+            label_M = answer_PL[:, 1:].flatten().index_select(0, at_M)
+            loss_M = self.text_decoder.head(x_PLD.flatten(0, 1).index_select(0, at_M), label_M, True)
+            loss_PL = loss_M.new_zeros(answer_PL[:, 1:].numel()).index_copy(0, at_M, loss_M).view(len(answer_PL), -1)
+            found.append(-loss_PL.sum(dim=1).view(chosen_QK.shape))
+        return {"candidate_QK": candidate_QK, "likelihood_QK": torch.cat(found)}
 
     def _generate_answers(
         self,

@@ -112,13 +112,21 @@ class TextDecoder(Decoder):
         """What the layers need of the image, for `step`."""
         return [block.keys_values(image_BSD) for block in self.cross_blocks]
 
-    def step(
-        self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None
-    ) -> Tensor:
-        """Logits after one more token of each of R texts, R / B for each of B images in a row: (R, V).
+    def run_many(self, x_RLD: Tensor, image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None) -> Tensor:
+        """What the head takes, of R whole texts, R / B for each of B images in a row: (R, L, D).
 
         The texts of one image stand in the query axis of the cross-attention, so its keys and values are not repeated.
         """
+        images = len(image[0][0])
+        for self_block, cross_block, keys_values in zip(self.self_blocks, self.cross_blocks, image, strict=True):
+            x_BQD = self_block(x_RLD).reshape(images, -1, x_RLD.shape[2])
+            x_RLD = cross_block.attend_to(x_BQD, keys_values, valid_BS).reshape(x_RLD.shape)
+        return self.ln_final(x_RLD)
+
+    def step(
+        self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None
+    ) -> Tensor:
+        """Logits after one more token of each of R texts, which stand as in `run_many`: (R, V)."""
         rows, images = len(x_R1D), len(image[0][0])
         for self_block, cross_block, cache, keys_values in zip(self.self_blocks, self.cross_blocks, past, image, strict=True):
             x_BKD = self_block(x_R1D, None, cache).reshape(images, rows // images, -1)
