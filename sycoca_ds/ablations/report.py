@@ -24,6 +24,9 @@ LABELS = {"top1": "top-1", "cider": "CIDEr"} | {name: name.replace("_", " ") for
 """How the tables call a metric of evaluate.py, where not by its own name."""
 NOT_AVERAGED = ("CIDEr", *(LABELS[name] for name in METRICS["masking"]))
 """In another unit than percent, or no measure of the model: shown, but no part of avg."""
+PAPER_MODELS = (
+    "The paper's: models of CoCa-Base's size trained on CC3M, printed without a spread; its avg is the mean of eight columns."
+)
 FEWEST_RANKED = 3
 """Rows below which a rank correlation says nothing."""
 
@@ -209,15 +212,17 @@ def missing_lines(record: dict[str, Any], names: Sequence[str]) -> list[str]:
 def markdown(record: dict[str, Any]) -> str:
     """ablations.md: the paper's tables with ours beside. Depends on the numbers alone, not on when they were made."""
     columns, made = record["columns"], record["tables"]
+    papers, own = ([table for table in made if (table in PAPER_TITLES) == printed] for printed in (True, False))
+    named = [f"table{'s' * (len(papers) > 1)} {', '.join(papers)} of {SOURCE}"] if papers else []
+    named += [f"{TITLES[table]}, a table of our own" for table in own]
     text = [
-        f"# Ablations: table{'s' * (len(made) > 1)} {', '.join(made)} of {SOURCE}",
+        f"# Ablations: {'; '.join(named)}",
         "",
         f"Ours: {record['training']}. A number is the mean over n seeds +- the sample standard deviation between them, in percent. "
         f"mTR (image to text) and mIR (text to image) are means of R@1, R@5 and R@10; avg is the plain mean of "
         f"{', '.join(averaged(columns))}.",
         "",
-        "The paper's: models of CoCa-Base's size trained on CC3M, printed without a spread; its avg is the mean of eight columns.",
-        "",
+        *([PAPER_MODELS, ""] if papers else []),
         *(f"- {line}" for line in record["evaluated"]),
     ]
     for table, content in made.items():

@@ -158,6 +158,10 @@ def pooled(by: str) -> tuple:
     return ("model.image.pooling", by), ("model.text.pooling", by)
 
 
+def unmasked(name: str, title: str, pooling: str) -> Row:
+    return Row("masking", f"masking.{name}", title, (*objective("coca"), *pooled(pooling), ("loss.late_interaction", 0.0)))
+
+
 def masks(
     name: str,
     title: str,
@@ -183,8 +187,8 @@ def masks(
 LATE = 0.1
 """Weight of the late interaction where there is one."""
 TABLE_MASKING = (
-    Row("masking", "masking.none", "no masks: CoCa", objective("coca")),
-    Row("masking", "masking.none_mean", "no masks: CoCa, pooling by the mean", (*objective("coca"), *pooled("mean"))),
+    unmasked("none", "no masks: CoCa", "cls"),
+    unmasked("none_mean", "no masks: CoCa, pooling by the mean", "mean"),
     masks("random", "random masks", mask_by="random"),
     masks("random_mean", "random masks, pooling by the mean", mask_by="random", pooling="mean"),
     masks("random_late", "random masks, late interaction", mask_by="random", late=LATE),

@@ -160,10 +160,10 @@ class GuardConfig:
     """What is kept from the weights, and what then happens (engine/safety/guard.py)."""
 
     spike_sigma: float = 6.0
-    """A step whose loss or gradient norm is above the mean of the last good steps by so many standard deviations is skipped
+    """A step whose loss or gradient norm is above the mean of the last steps by so many standard deviations is skipped
     (OLMo-core: 6); 0: none is."""
     spike_window: int = 128
-    """How many good steps that mean is taken over; before so many are done no step is a spike (OLMo-core: 128)."""
+    """How many steps that mean is taken over; before so many are done no step is a spike (OLMo-core: 128)."""
     recompute: bool = False
     """Compute a step that was skipped again: equal numbers mean the data, different ones a faulty device, whose rank is named.
     Costs a norm of every gradient on every rank, and a step a spike."""

@@ -1,8 +1,10 @@
 """What must not reach the weights: gradients that are not finite, spikes, and what a faulty device computed.
 
-A spike is a loss or a gradient norm beyond the mean of the last good steps by some standard deviations. It is decided on the
-device, between the backward pass and the update, from numbers that are the same on all ranks: torch's fused AdamW leaves weights
-and moments alone where its `found_inf` is 1, so no host has to wait for the answer.
+A spike is a loss or a gradient norm beyond the mean of the last steps by some standard deviations. Those of a spike itself count
+there as the most that is none: a level that has risen for good becomes the usual one within some steps, and one huge number does
+not blind the guard to those that follow. It is decided on the device, between backward pass and update, from numbers that are the
+same on all ranks: torch's fused AdamW leaves weights and moments alone where its `found_inf` is 1, so no host has to wait for the
+answer.
 """
 
 from __future__ import annotations
@@ -24,6 +26,27 @@ SKIPPED_FILE = "skipped.jsonl"
 HARDWARE = 1e-3
 """Relative difference between two computations of one step above which a device is to blame: sums in another order differ by some
 1e-6, bf16 included, since the same kernels run on the same numbers."""
+
+
+SPIKE = "spike"
+
+
+def most(history: torch.Tensor, sigma: float, window: int) -> torch.Tensor:
+    """The largest loss and gradient norm that are no spike: infinite before `window` steps are done, and with `sigma` 0.
+
+    Args:
+        history: float32 (2, steps), what `remember` has kept.
+    """
+    if sigma <= 0 or history.shape[1] < window:
+        return history.new_full((2,), torch.inf)
+    deviation, mean = torch.std_mean(history, dim=1)
+    return mean + sigma * deviation
+
+
+def remember(history: torch.Tensor, values: torch.Tensor, sigma: float, window: int) -> torch.Tensor:
+    """The last `window` steps' loss and gradient norm with those of one more, a spike's as the most that is none."""
+    newest = torch.minimum(values, most(history, sigma, window))
+    return torch.cat([history, newest.unsqueeze(1)], dim=1)[:, -window:]
 
 
 class FaultyDevice(RuntimeError):
@@ -103,13 +126,19 @@ class Guard:
                 self._accept()
                 return
         self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
+        if reason.startswith(SPIKE):
+            self._remember()
         self._log(step, reason, batches, told)
 
     def _accept(self) -> None:
-        """This step was taken: it is one of those that later ones are held against."""
+        """This step was taken."""
         self.in_row = 0
-        newest = torch.stack([self._loss, self._norm]).unsqueeze(1)
-        self._history = torch.cat([self._history, newest], dim=1)[:, -self.config.spike_window :]
+        self._remember()
+
+    def _remember(self) -> None:
+        """The step is one of those that later ones are held against."""
+        values = torch.stack([self._loss, self._norm])
+        self._history = remember(self._history, values, self.config.spike_sigma, self.config.spike_window)
 
     def wants_to_go_back(self, saver: Saver) -> bool:
         """Whether to rewind; where the run goes back to is saved.
@@ -185,10 +214,7 @@ class Guard:
         bad = ~torch.isfinite(values).all() | (self._norm == 0)
         if self._hold:
             bad = torch.ones_like(bad)
-        if self.config.spike_sigma > 0 and self._history.shape[1] >= self.config.spike_window:
-            deviation, mean = torch.std_mean(self._history, dim=1)
-            bad = bad | (values > mean + self.config.spike_sigma * deviation).any()
-        return bad.float()
+        return (bad | (values > most(self._history, self.config.spike_sigma, self.config.spike_window)).any()).float()
 
     def _outcome(self) -> str:
         """Why this step was skipped, "" if it was not. Reading waits for the device, as DeepSpeed's own step has just done."""
@@ -206,7 +232,7 @@ class Guard:
             return f"not finite: loss {loss}, gradient norm {norm}"
         deviation, mean = (part.tolist() for part in torch.std_mean(self._history, dim=1))
         return (
-            f"spike: loss {loss:.4g} (of late {mean[0]:.4g} +- {deviation[0]:.2g}), gradient norm {norm:.4g} "
+            f"{SPIKE}: loss {loss:.4g} (of late {mean[0]:.4g} +- {deviation[0]:.2g}), gradient norm {norm:.4g} "
             f"({mean[1]:.4g} +- {deviation[1]:.2g})"
         )
 

@@ -26,7 +26,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 def test_parameter_counts_are_open_clips() -> None:
     """open_clip's docs/model_profile.csv gives coca_base 440.34 M; its parts by hand: ViT 86.395, text 134.661, decoder 219.281."""
-    base = with_vocabulary(PRESETS["base"].model, 64000)
+    base = with_vocabulary(PRESETS["paper-base"].model, 64000)
     image = dataclasses.replace(base.image, image_size=288, patch_size=18)
     parts = parameters(dataclasses.replace(base, family="coca", image=image))
     assert {name: round(count / 1e6, 3) for name, count in parts.items()} == {
