@@ -40,8 +40,8 @@ def test_every_key_has_its_curve_and_the_losses_come_first(tmp_path: Path) -> No
     tags = board.Tags()["scalars"]
     assert sorted({tag.split("/")[0] for tag in tags})[:2] == ["loss", "loss_validation"]
     assert sorted(tag for tag in tags if tag.startswith("loss")) == [
-        *("loss/ic", "loss/itc", "loss/late_interaction", "loss/mim", "loss/total"),
-        *(f"loss_validation/{name}" for name in ("ic", "itc", "late_interaction", "mim", "total")),
+        *("loss/ic", "loss/itc", "loss/late_interaction", "loss/mim", "loss/total", "loss/vqa"),
+        *(f"loss_validation/{name}" for name in ("ic", "itc", "late_interaction", "mim", "total", "vqa")),
     ]
     assert len(tags) == len(record) and all("/" in tag for tag in tags), "no curve is a group of its own"
     values = {tag: board.Scalars(tag)[0].value for tag in tags}
@@ -57,6 +57,7 @@ def test_charts_name_numbers_that_there_are() -> None:
 def test_a_board_has_no_chart_of_what_its_regions_cannot_give() -> None:
     """The demo's captions name all that their pictures show."""
     whole, page = layout(regions=True), "Do the masks find what is named?"
+    assert set(layout(regions=True, answers=True)) - set(whole) == {"Does it answer?"}
     left = layout(regions=True, unasked=("named_over_unnamed", "named_over_rest"))
     gone = list(whole.pop(page).keys() - left.pop(page).keys())
     assert left == whole and len(gone) == 3 and all("named over" in title or "own caption adds" in title for title in gone)
