@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_REGIONS, TAGS, layout
+from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_ANSWERS, OF_REGIONS, TAGS, layout
 from sycoca_ds.engine.monitoring.journal import EVENTS, Journal
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.event_files import points
@@ -76,7 +76,7 @@ def test_the_layout_is_in_the_event_files(regions: bool, tmp_path: Path) -> None
     board.Reload()
     (event,) = board.Tensors(".", "custom_scalars__config__")[-1:]
     found = Layout.FromString(event.tensor_proto.string_val[0])
-    pages = [page for page in CHARTS if regions or page != OF_REGIONS]
+    pages = [page for page in CHARTS if page != OF_ANSWERS and (regions or page != OF_REGIONS)]
     assert [category.title for category in found.category] == list(layout(regions)) == pages
     first = found.category[0]
     assert [chart.title for chart in first.chart] == list(CHARTS["Does it learn?"])
