@@ -26,6 +26,7 @@ from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
 from sycoca_ds.eval.regions.segments import Segments
 from sycoca_ds.eval.team import Team, Work
+from sycoca_ds.eval.vqa.items import Asked
 
 PROBLEM = "problem"
 """Array of texts that say why a sample has no answer; "" where it has. Such samples are asked again by the next start."""
@@ -49,6 +50,7 @@ class SuiteOptions:
         "alignment",
         "compositionality",
         "linear_probe",
+        "vqa",
     )
     batch_size: int = 64
     precision: str = "fp32"
@@ -71,6 +73,7 @@ class Inputs:
     compositions: tuple[CompositionSet, ...] = ()
     probe: ProbeData | None = None
     segments: Segments | None = None
+    questions: Asked | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sycoca_ds.eval.tasks import (
     masking,
     reconstruction,
     retrieval,
+    vqa,
 )
 
 TASKS: dict[str, Task] = {
@@ -25,6 +26,7 @@ TASKS: dict[str, Task] = {
         alignment.TASK,
         compositionality.TASK,
         linear_probe.TASK,
+        vqa.TASK,
     )
 }
 METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}

@@ -40,12 +40,13 @@ from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.numbers import rows_of, write_csv
 from sycoca_ds.eval.task import NotApplicable, Outcome
+from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 6
+FORMAT = 7
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 
@@ -180,7 +181,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
 def evaluate_model(
     loaded: Any,
     checkpoint: str | Path,
-    data: str | Path | PictureSet,
+    data: str | Path | PictureSet | None,
     labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
@@ -190,6 +191,7 @@ def evaluate_model(
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
     probe: ProbeData | None = None,
+    questions: Request | None = None,
     ema: bool = False,
     resources: Resources | None = None,
 ) -> tuple[dict[str, Any] | None, PictureSet]:
@@ -203,6 +205,7 @@ def evaluate_model(
         regions: where in the pictures the objects are, for the tasks masking and alignment.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         probe: pictures with classes to train on, for the task linear_probe; needs `labels`.
+        questions: for the task vqa; where they name a folder of pictures, these are what is evaluated on, and `data` is None.
         ema: the weights are the moving average of the checkpoint's.
         resources: default one rank, nothing kept but finished tasks.
 
@@ -215,6 +218,8 @@ def evaluate_model(
         benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
         for benchmark in benchmarks:
             print(benchmark.told(), flush=True)
+        if data is None:
+            data = QuestionPictures(questions, loaded.config.model.image.image_size)
         collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
         if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
             labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
@@ -225,7 +230,10 @@ def evaluate_model(
             print(found.told(), flush=True)
         if regions is not None and "alignment" in options.tasks:
             segments = read_segments(regions, collection)
-        inputs = Inputs(options, labels, found, benchmarks, probe, segments)
+        asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
+        if asked is not None:
+            print(asked.told(), flush=True)
+        inputs = Inputs(options, labels, found, benchmarks, probe, segments, asked)
         bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
     if not team.leads:
         team.serve(bench)
@@ -259,6 +267,7 @@ def evaluate_model(
             "regions": str(regions) if regions else None,
             "regions_digest": found.digest if found else None,
             "compositions": list(compositions),
+            "questions": None if questions is None else questions.questions,
             **shared_images(collection, loaded.config.data.train),
             **collection.facts,
         },

@@ -8,20 +8,21 @@ from pathlib import Path
 from data_pipeline.files import write_json
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.datasets.check import ABSENT, BROKEN, Finding, look
-from sycoca_ds.eval.datasets.registry import SETS, Count, OfficialSet, chosen, folder_of
+from sycoca_ds.eval.datasets.registry import Count, OfficialSet, folder_of
+from sycoca_ds.eval.exports.finding import all_sets, sets_of
 
 WIDTH = 118
 
 
 @dataclass(frozen=True)
 class DatasetsCommand:
-    """Shows which of the paper's sets are there, counted and checked against the official counts. Status 0 where all that is there
-    is whole, 1 where something is broken."""
+    """Shows which of the paper's sets and which exports (WebDatasets, parquet folders) are there, counted and checked against the
+    official counts. Status 0 where all that is there is whole, 1 where something is broken."""
 
     data_root: str
     """Folder with a folder a set."""
     sets: tuple[str, ...] = ()
-    """Which sets to look at; default all."""
+    """Which sets to look at, wds:NAME and parquet:NAME among them; default all."""
     decode: bool = False
     """Open and decode every picture, too, on all cores; else only that it is there is checked."""
     json: str | None = None
@@ -29,7 +30,7 @@ class DatasetsCommand:
 
     def run(self) -> int:
         root = folder_of(self.data_root)
-        entries = chosen(self.sets) if self.sets else list(SETS.values())
+        entries = sets_of(self.sets, root) if self.sets else all_sets(root)
         findings = [(entry, split, self._look(entry, root, split)) for entry in entries for split in entry.counts]
         there = {entry.name for entry, _, finding in findings if finding.state != ABSENT}
         print_findings([row for row in findings if row[0].name in there or row[1] == row[0].evaluated])

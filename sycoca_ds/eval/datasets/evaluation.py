@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,20 @@ from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
-from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
+from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
+from sycoca_ds.eval.exports import winogavil
+from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
+from sycoca_ds.eval.exports.finding import sets_of
+from sycoca_ds.eval.exports.published import Published, read_beside
+from sycoca_ds.eval.exports.tasklist import Listed
+from sycoca_ds.eval.paper.page import write_paper
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.suite import evaluate_model
 from sycoca_ds.eval.task import NotApplicable
 
-DONE, MISSING, FAILED, UNKNOWN = "done", "not here", "failed", "not run"
+DONE, FAILED, UNKNOWN = "done", "failed", "not run"
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,48 @@ class Asked:
     prompts: dict[str, Prompts]
     submissions: tuple[OfficialSet, ...] = ()
     """Those for whose server captions are written."""
+    listed: dict[str, Listed] = field(default_factory=dict)
+    """{set: its row in DataComp's list}, where its average is asked for."""
+    beside: tuple[Published, ...] = ()
+    """Published numbers to stand beside."""
+    suite: str | None = None
 
     @classmethod
     def parse(
-        cls, data_root: str, sets: Sequence[str], suite: str | None, prompts: str | None, submit: Sequence[str] = ()
+        cls,
+        data_root: str,
+        sets: Sequence[str],
+        suite: str | None,
+        prompts: str | None,
+        submit: Sequence[str] = (),
+        beside: Sequence[str] = (),
     ) -> Asked:
-        """Raises `UserError`: nothing asked for, no such set or suite, no such folder, bad prompts."""
-        if suite is not None and suite not in SUITES:
-            raise UserError(f"--suite {suite}: no such suite (there are {' '.join(SUITES)})")
+        """Raises `UserError`: nothing asked for, no such set or suite, no such folder, bad prompts or published numbers."""
+        if suite is not None and suite not in (*SUITES, SUITE):
+            raise UserError(f"--suite {suite}: no such suite (there are {' '.join((*SUITES, SUITE))})")
+        if beside and suite != SUITE:
+            raise UserError(f"--beside goes with --suite {SUITE}")
         submissions = chosen(tuple(submit), "--submit")
         for entry in submissions:
             if not entry.submitted:
                 takers = [name for name, other in SETS.items() if other.submitted]
                 raise UserError(f"--submit {entry.name}: no server takes captions of it (there are {' '.join(takers)})")
         if not sets and suite is None and not submissions:
-            raise UserError("--data-root: name sets by --sets, or --suite paper (python -m sycoca_ds.eval datasets shows them)")
-        entries = chosen((*sets, *(SUITES[suite] if suite else ())))
+            shows = "python -m sycoca_ds.eval datasets shows what is there"
+            raise UserError(f"--data-root: name sets by --sets, or --suite paper or datacomp ({shows})")
+        root = folder_of(data_root)
+        named = sets_of((*sets, *SUITES.get(suite, ())), root)
+        listed = suite_of(root) if suite == SUITE else {}
+        entries = {entry.name: entry for entry in named} | {name: entry for name, (entry, _) in listed.items()}
         return cls(
-            folder_of(data_root), tuple(entries), frozenset(sets), read_prompts(prompts) if prompts else {}, tuple(submissions)
+            root,
+            tuple(entries.values()),
+            frozenset(entry.name for entry in named[: len(dict.fromkeys(sets))]),
+            read_prompts(prompts) if prompts else {},
+            tuple(submissions),
+            {name: row for name, (_, row) in listed.items()},
+            tuple(map(read_beside, beside)),
+            suite,
         )
 
 
@@ -70,8 +100,9 @@ def evaluate_official(
     ema: bool = False,
     resources: Resources | None = None,
 ) -> int:
-    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
-    for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
+    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, of the
+    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's
+    scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema, resources: as of `suite.evaluate_model`.
@@ -81,20 +112,25 @@ def evaluate_official(
         0, or 1 if a set was named and has no numbers, or is there and cannot be used.
     """
     out, records, short, resources = Path(out), {}, False, resources or Resources()
-    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records}
+    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root)}
+    content |= {"trained_on": list(loaded.config.data.train), "sets": records}
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
-        if tasks:
+        if entry.tasks == (winogavil.TASK,):  # which no other set is for
+            record = _associate(loaded, asked, entry, options, device, ema, resources)
+        elif tasks:
             record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema, resources)
         else:
             told = f"{entry.name} is for {', '.join(entry.tasks)}, which is none of --tasks {' '.join(options.tasks)}"
             record = _without(entry, UNKNOWN, told, ())
         records[entry.name] = record
         short |= record["status"] == FAILED or (record["status"] != DONE and entry.name in asked.named)
-        if record["status"] != DONE:
+        if record["status"] != DONE and not (record["status"] == MISSING and entry.name in asked.listed):
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
         if resources.team.leads:
             write_json(out / "sets.json", content)
+            if asked.suite == PAPER:
+                write_paper(out)
     for entry in asked.submissions:
         for split in entry.submitted:
             record = _submit(loaded, asked, entry, split, out, options, device, ema, resources)
@@ -102,7 +138,13 @@ def evaluate_official(
             short |= record["status"] != DONE
             if resources.team.leads:
                 write_json(out / "sets.json", content)
+    if asked.listed and resources.team.leads:
+        averaged = summary(records, asked.listed, str(checkpoint), asked.beside)
+        write_json(out / "datacomp.json", averaged)
+        print_summary(averaged)
     print(f"numbers: {out / 'sets.json'}", flush=True)
+    if asked.suite == PAPER:
+        print(f"beside the paper: {out / 'paper.html'}", flush=True)
     return int(short)
 
 
@@ -120,7 +162,7 @@ def _evaluate_one(
     ema: bool,
     resources: Resources,
 ) -> dict[str, Any]:
-    place = out / entry.name
+    place = out / entry.folder
     print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
     try:
         with resources.team.together():
@@ -166,6 +208,36 @@ def _evaluate_one(
     }
 
 
+def _associate(
+    loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOptions, device: Any, ema: bool, resources: Resources
+) -> dict[str, Any]:
+    """WinoGAViL's numbers; they are in sets.json only."""
+    print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
+    team, weights = resources.team, f"{loaded.digest}{' ema' if ema else ''}"
+    try:
+        with team.together():
+            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources, weights)
+        if not team.leads:
+            team.serve(bench)
+            return {"status": DONE}
+        with team.conducting():
+            numbers, chance = winogavil.associate(bench, collection.read.questions)
+    except UserError as error:
+        return _without(entry, MISSING if isinstance(error, Absent) else FAILED, str(error), ())
+    print(f"{entry.name}: {', '.join(collection.facts['notes'])}", flush=True)
+    return {
+        "status": DONE,
+        "split": entry.evaluated,
+        "primary": entry.primary,
+        "counts": collection.facts["counts"],
+        "not_as_published": [note for note in collection.facts["notes"] if "officially" in note],
+        "metrics": {winogavil.TASK: numbers},
+        "chance": {winogavil.TASK: chance},
+        "null_reasons": {winogavil.TASK: {name: "no question has so many pictures" for name in numbers if numbers[name] is None}},
+    }
+
+
 def _submit(
     loaded: Any,
     asked: Asked,
@@ -178,7 +250,7 @@ def _submit(
     resources: Resources,
 ) -> dict[str, Any]:
     """A file for the server of a set, and what is told of it."""
-    place, team = out / entry.name, resources.team
+    place, team = out / entry.folder, resources.team
     print(f"{entry.name}: captions for its server, split {split}", flush=True)
     try:
         with team.together():

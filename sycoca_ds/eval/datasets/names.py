@@ -20,6 +20,8 @@ from sycoca_ds.eval.datasets.registry import SETS, OfficialSet
 from sycoca_ds.eval.labels import LabelSet, tell_namesakes
 
 PLAIN = ("a photo of a {c}.",)
+EXPORTS = ("wds:", "parquet:")
+"""How names of exports begin; which of them there are the data root tells."""
 
 
 def both_articles(*templates: str) -> tuple[str, ...]:
@@ -85,8 +87,9 @@ def read_prompts(path: str | Path) -> dict[str, Prompts]:
         content = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict) or not set(content) <= set(SETS):
-        wrong = sorted(set(content) - set(SETS)) if isinstance(content, dict) else type(content).__name__
+    known = {name for name in content if name in SETS or name.startswith(EXPORTS)} if isinstance(content, dict) else set()
+    if not isinstance(content, dict) or set(content) != known:
+        wrong = sorted(set(content) - known) if isinstance(content, dict) else type(content).__name__
         raise UserError(f"--prompts {path}: expected a JSON object by names of sets ({' '.join(SETS)}); found {wrong}")
     return {name: _prompts(f"--prompts {path}: {name}", str(path), entry) for name, entry in content.items()}
 
@@ -115,7 +118,7 @@ def labels_of(entry: OfficialSet, root: Path, split: Split, data_root: Path, pro
         UserError: nothing says what the classes are called; what does is of other classes.
     """
     classes, named_by = _classes(entry, split, data_root, prompts)
-    templates, worded_by = _templates(entry, prompts)
+    templates, worded_by = _templates(entry, split, prompts)
     tell_namesakes(entry.name, classes)
     labels = dict(zip(split.pictures.names, split.label_N.tolist(), strict=True))
     parts = json.dumps([entry.name, classes, templates, labels], sort_keys=True)
@@ -127,12 +130,16 @@ def labels_of(entry: OfficialSet, root: Path, split: Split, data_root: Path, pro
 def _classes(entry: OfficialSet, split: Split, data_root: Path, prompts: Prompts | None) -> tuple[tuple[str, ...], str]:
     if prompts is not None and prompts.classes is not None:
         return _given(entry, split, prompts), prompts.path
+    if split.named_by:
+        return split.classes, split.named_by
     if entry.name.startswith("imagenet"):
         return _of_imagenet(entry, split, data_root)
     if entry.name == "caltech101":
         return tuple(
             CALTECH.get(name, _spaced(name)) for name in split.classes
         ), "folders, as openai/CLIP data/prompts.md mends them"
+    if split.nameless and entry.tasks != ("linear_probe",):  # which asks for no names
+        raise UserError(f"{entry.name}: {split.nameless}; give the classes' names by --prompts")
     return tuple(map(_spaced, split.classes)), "the set's files"
 
 
@@ -172,6 +179,8 @@ def _of_imagenet(entry: OfficialSet, split: Split, data_root: Path) -> tuple[tup
         return split.classes, "WordNet's first names, from the set's files"
     if all(key in wordnet for key in split.keys):
         return tuple(wordnet[key] for key in split.keys), "WordNet's first names, from ImageNet's files"
+    if by_number and not any(key.isdecimal() for key in split.keys):
+        return tuple(name.split(",")[0] for name in split.classes), "the set's files, the first of each class's names"
     raise UserError(
         f"{entry.name}: nothing here says what its classes are called; install open_clip_torch (and for -A and -R have ImageNet's "
         "val/ or LOC_synset_mapping.txt in the data root), or give the names by --prompts"
@@ -200,13 +209,17 @@ def open_clip_metadata() -> Any:
     return zero_shot_metadata
 
 
-def _templates(entry: OfficialSet, prompts: Prompts | None) -> tuple[tuple[str, ...], str]:
+def _templates(entry: OfficialSet, split: Split, prompts: Prompts | None) -> tuple[tuple[str, ...], str]:
     if prompts is not None and prompts.templates is not None:
         return prompts.templates, prompts.path
+    if split.templates:
+        return split.templates, "the set's files"
     kind = "cifar" if entry.name.startswith("cifar") else entry.name
     if kind in TEMPLATES:
         return TEMPLATES[kind], "openai/CLIP data/prompts.md"
     metadata = open_clip_metadata() if entry.name.startswith("imagenet") else None
     if metadata is not None:
         return tuple(template("{c}") for template in metadata.OPENAI_IMAGENET_TEMPLATES), "open_clip"
-    return PLAIN, "one plain template: open_clip, which has ImageNet's 80, is not installed"
+    if entry.name.startswith("imagenet"):
+        return PLAIN, "one plain template: open_clip, which has ImageNet's 80, is not installed"
+    return PLAIN, "one plain template"

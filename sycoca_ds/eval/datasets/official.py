@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from data_pipeline.pictures import FetchError
 from sycoca_ds.eval.collection import Picture, PictureSet
 from sycoca_ds.eval.datasets.check import against, count_of, notes_of, problems_of
 from sycoca_ds.eval.datasets.names import Prompts, labels_of
-from sycoca_ds.eval.datasets.reading import Files
 from sycoca_ds.eval.datasets.registry import OfficialSet
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.probe.data import Labelled, ProbeData
@@ -57,8 +55,7 @@ class OfficialCollection(PictureSet):
         }
 
     def _digest(self) -> str:
-        """Of lists and of the pictures' sizes and times, or of their pixels where they lie in arrays: what results depend on. The
-        pictures' own bytes would take as long to read as the evaluation takes."""
+        """Of lists and the pictures' stamp: what results depend on."""
         read, parts = self.read, hashlib.sha256()
         labels = read.label_N.tolist() if read.label_N is not None else None
         parts.update(
@@ -66,13 +63,10 @@ class OfficialCollection(PictureSet):
                 [self.entry.name, list(read.pictures.names), read.captions, labels, read.keys, read.ids, read.group_N]
             ).encode()
         )
-        if isinstance(read.pictures, Files):
-            for name in read.pictures.names:
-                found = os.stat(read.pictures.root / name)
-                parts.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
-        else:
-            for number in range(len(read)):
-                parts.update(read.pictures.pixels(number).tobytes())
+        if read.questions:
+            parts.update(repr(read.questions).encode())
+        for piece in read.pictures.stamp():
+            parts.update(piece)
         return parts.hexdigest()
 
     def pixels(self, number: int) -> np.ndarray:

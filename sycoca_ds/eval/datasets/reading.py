@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ MOST_PIXELS = 100_000_000
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HERE = "./"
 """Need of a layout whose set is told by its folder's name alone."""
+MOST_CLASSES = 100_000
+"""Where nothing in a set's files names them."""
 MOST_NAMED = 3
 """Names that a message lists."""
 
@@ -33,6 +35,10 @@ class Damaged(UserError):
 
 class Absent(UserError):
     """A set, or a split of it, that is not here; says what is expected where."""
+
+
+class Unused(Absent):
+    """A set that is here, and that no task takes; says why."""
 
 
 class Pictures(Protocol):
@@ -46,6 +52,10 @@ class Pictures(Protocol):
 
     def missing(self) -> list[int]:
         """Numbers of pictures that are listed and not there."""
+
+    def stamp(self) -> Iterator[bytes]:
+        """Other bytes where a picture is another one: sizes and times of files, or pixels that are in memory. The pictures' own
+        bytes would take as long to read as the evaluation takes."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class Files:
                 gone.append(number)
         return gone
 
+    def stamp(self) -> Iterator[bytes]:
+        for name in self.names:
+            found = os.stat(self.root / name)
+            yield f"{found.st_size} {found.st_mtime_ns}\n".encode()
+
 
 @dataclass(frozen=True)
 class Arrays:
@@ -88,6 +103,23 @@ class Arrays:
 
     def missing(self) -> list[int]:
         return []
+
+    def stamp(self) -> Iterator[bytes]:
+        for number in range(len(self.names)):
+            yield self.pixels(number).tobytes()
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of some pictures go with a word?"""
+
+    cue: str
+    first: int
+    """Number of the first picture."""
+    candidates: int
+    """How many there are."""
+    right: tuple[int, ...]
+    """Places of the right ones among them, from 0."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,14 @@ class Split:
     """Official ids, which results for a server have to use; empty: the pictures' names."""
     notes: tuple[str, ...] = ()
     """What is there and was left out, or is not as expected, a line each."""
+    named_by: str = ""
+    """The file whose names of classes stand in prompts as they are; empty: names are mended where folders' names need it."""
+    nameless: str = ""
+    """Why `classes` are numbers, where nothing in the files names them."""
+    templates: tuple[str, ...] = ()
+    """Those that the set's files bring with them, each with {c}."""
+    questions: tuple[Question, ...] = ()
+    """Those that are asked of its pictures, as WinoGAViL's are."""
 
     def __len__(self) -> int:
         """N."""
@@ -122,7 +162,7 @@ class Layout(Protocol):
 
     def needs(self, split: str) -> tuple[str, ...]:
         """Paths below the set's folder without which the split cannot be read, the one that tells the set first; folders end with
-        `/`, any of those around ` or ` will do."""
+        `/`, any of those around ` or ` will do, and `*` is anything in a name."""
 
     def read(self, root: Path, split: str) -> Split:
         """Raises `Damaged`."""
@@ -130,9 +170,12 @@ class Layout(Protocol):
 
 def present(root: Path, need: str) -> Path | None:
     """The first of a need's alternatives that is there."""
-    paths = [root / name for name in need.split(" or ")]
-    kinds = [Path.is_dir if name.endswith("/") else Path.is_file for name in need.split(" or ")]
-    return next((path for path, is_there in zip(paths, kinds, strict=True) if is_there(path)), None)
+    for name in need.split(" or "):
+        is_there = Path.is_dir if name.endswith("/") else Path.is_file
+        found = next((path for path in (sorted(root.glob(name)) if "*" in name else (root / name,)) if is_there(path)), None)
+        if found is not None:
+            return found
+    return None
 
 
 def needed(root: Path, need: str) -> Path:
@@ -171,6 +214,14 @@ def checked(split: Split, where: Path) -> Split:
         if values is not None and len(values) != count:
             raise Damaged(f"{where}: {what} for {len(values)} of {count} pictures")
     return split
+
+
+def numbered(label_N: np.ndarray, where: Path) -> tuple[str, ...]:
+    """ "0", "1", ... in place of classes' names. Raises `Damaged` for a label beyond all sets that there are."""
+    count = int(label_N.max(initial=-1)) + 1
+    if count > MOST_CLASSES:
+        raise Damaged(f"{where}: class {count - 1:,} and no names of classes, expected at most {MOST_CLASSES:,}")
+    return tuple(map(str, range(count)))
 
 
 def some(names: Sequence[str]) -> str:

@@ -25,7 +25,8 @@ from sycoca_ds.eval.datasets.reading import HERE, Absent, Damaged, Layout, Split
 class Count:
     """How much there is of a split."""
 
-    pictures: int
+    pictures: int | None = None
+    """None: not known, as of the next two where the set has them."""
     captions: int | None = None
     """None: the set has none, or keeps them back."""
     classes: int | None = None
@@ -55,6 +56,11 @@ class OfficialSet:
     """Splits that a linear probe is fitted on: to train, then to choose C, or only the first where there is no second."""
     submitted: tuple[str, ...] = ()
     """Splits whose captions the set's server takes."""
+
+    @property
+    def folder(self) -> str:
+        """What its folder of results is called."""
+        return re.sub(r"[^\w.-]", "_", self.name)
 
     def places(self, data_root: Path) -> Iterator[Path]:
         """Folders in which it may lie, the likeliest first."""
@@ -353,7 +359,8 @@ SETS: dict[str, OfficialSet] = {
         ),
     )
 }
-SUITES: dict[str, tuple[str, ...]] = {"paper": tuple(name for name in SETS if name != "coco_captions")}
+PAPER = "paper"
+SUITES: dict[str, tuple[str, ...]] = {PAPER: tuple(name for name in SETS if name != "coco_captions")}
 """Sets of the paper's Tables 1 to 7."""
 
 

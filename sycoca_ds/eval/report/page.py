@@ -155,8 +155,8 @@ def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
     ]
 
 
-def render(**content: Any) -> str:
-    """The page from its content. UserError names the extra if jinja2 is missing."""
+def render(template: str = "report.html.j2", **content: Any) -> str:
+    """A page from its content. UserError names the extra if jinja2 is missing."""
     try:
         import jinja2
     except ImportError as error:
@@ -169,7 +169,7 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**content)
+    return environment.get_template(template).render(**content)
 
 
 def write_report(

@@ -58,7 +58,7 @@ def print_table(results: dict, verdicts: list) -> None:
         Console(width=max(console.width, 120)).print(compositions_table(results))
         for line in compositions["details"]["told"]:
             console.print(line, highlight=False, markup=False)
-    for task in ("alignment", "linear_probe"):
+    for task in ("alignment", "linear_probe", "vqa"):
         for line in results["tasks"].get(task, {}).get("details", {}).get("told", ()):
             console.print(line, highlight=False, markup=False)
     for name, record in results["tasks"].items():

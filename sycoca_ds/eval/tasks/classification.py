@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sycoca_ds.eval.bench import Bench, digest_of_texts
+from sycoca_ds.eval.scorers.groups import macro_f1, worst_group
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 
 
@@ -73,7 +74,10 @@ def run_classification(bench: Bench) -> Outcome:
         "mean_per_class": 100.0 / len(labels.classes),
     }
     guess = logit_NK.argmax(dim=1).numpy()
-    details = {
+    more, groups, why = by_group(logit_NK, label_I[labelled], bench.collection.domains, labelled)
+    numbers |= {"macro_f1": macro_f1(guess, label_I[labelled])} | more
+    reasons |= why
+    details = groups | {
         "set": labels.name,
         "classes": len(labels.classes),
         "templates": len(labels.templates),
@@ -84,9 +88,38 @@ def run_classification(bench: Bench) -> Outcome:
         "classes_without_image": int((count == 0).sum()),
         "largest_class_percent": 100.0 * float(count.max()) / float(labelled.sum()),
         "primary": labels.primary,
+        "each_class": class_rows(top1_I[labelled] > 0, label_I[labelled], labels.classes),
         "confusions": confusions(label_I[labelled], guess, labels.classes),
     }
     return Outcome(numbers, reasons, chance, details, each={"top1": top1_I, "top5": top5_I, "class": label_of_I})
+
+
+def class_rows(right_N: np.ndarray, label_N: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row a class: images, and percent right, None where there is none."""
+    count_K = np.bincount(label_N, minlength=len(classes))
+    right_K = np.bincount(label_N, weights=right_N, minlength=len(classes))
+    return [
+        {"class": name, "images": int(count_K[k]), "right": 100.0 * float(right_K[k] / count_K[k]) if count_K[k] else None}
+        for k, name in enumerate(classes)
+    ]
+
+
+def by_group(
+    logit_NK: torch.Tensor, label_N: np.ndarray, groups: Sequence[str] | None, labelled_I: np.ndarray
+) -> tuple[dict[str, float | None], dict[str, Any], dict[str, str]]:
+    """(numbers, details, {number that is null: why}) of the group that is classified worst.
+
+    groups: of all I pictures, of which the labelled are N.
+    """
+    names = ("worst_group_top1", "worst_group_top5")
+    if groups is None:
+        return dict.fromkeys(names), {}, dict.fromkeys(names, "the pictures of this data are in no groups, as WILDS' are")
+    group_N, rank = np.asarray(groups)[labelled_I], own_class_ranks(logit_NK, label_N)
+    top1, worst = worst_group(rank == 0, group_N)
+    details = {"groups": len(np.unique(group_N)), "worst_group": worst}
+    if logit_NK.shape[1] < 5:
+        return {names[0]: top1, names[1]: None}, details, {names[1]: f"only {logit_NK.shape[1]} classes"}
+    return {names[0]: top1, names[1]: worst_group(rank < 5, group_N)[0]}, details, {}
 
 
 def confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
@@ -104,6 +137,9 @@ TASK = Task(
         "top1": Wording("Top-1 accuracy", "%", "images whose own class, of {classes}, scores highest"),
         "top5": Wording("Top-5 accuracy", "%", "images whose own class is among the five highest"),
         "mean_per_class": Wording("Mean per class", "%", "top-1 within each class, averaged over the classes that have an image"),
+        "macro_f1": Wording("Macro F1", "%", "F1 within each class, averaged over the classes that have an image", quiet=True),
+        "worst_group_top1": Wording("Top-1, worst group", "%", "top-1 in the group of images where it is lowest", quiet=True),
+        "worst_group_top5": Wording("Top-5, worst group", "%", "top-5 in the group of images where it is lowest", quiet=True),
     },
     headlines=("top1", "top5", "mean_per_class"),
     run=run_classification,

@@ -156,12 +156,21 @@ needs_open_clip = pytest.mark.skipif(
 )
 
 
-def ask(jobs: list[dict], folder: Path) -> None:
-    """Lets open_clip do the jobs; fails with its words, or when it takes longer than `LIMIT`."""
+def has_benchmark() -> bool:
+    """Whether CLIP_benchmark lies beside open_clip."""
+    found = peer()
+    return found is not None and (Path(found[1].get("PYTHONPATH", "")) / "clip_benchmark").is_dir()
+
+
+def ask(jobs: list[dict], folder: Path, script: str = "peer.py") -> None:
+    """Lets open_clip do the jobs; fails with its words, or when it takes longer than `LIMIT`.
+
+    script: benchmark.py for jobs of CLIP_benchmark.
+    """
     python, environment = peer()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
     process = subprocess.Popen(
-        [python, str(Path(__file__).with_name("peer.py")), str(folder / "jobs.json")],
+        [python, str(Path(__file__).with_name(script)), str(folder / "jobs.json")],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
