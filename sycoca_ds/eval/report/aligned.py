@@ -17,6 +17,8 @@ from sycoca_ds.eval.report.wording import show
 
 NAMES = {"score": "scores of the words", **dict(zip(TARGETS, ("Grad-CAM", "Grad-CAM, log-probability"), strict=True))}
 BACKGROUND, UNSAID = (33, 37, 43), (200, 204, 210)
+MOST_NAMED = 10
+"""Classes in a picture's legend: the annotated ones, then those that most pixels were given."""
 TURN = 0.618034
 """Of the circle of hues between two classes: neighbours differ, and so do any few."""
 
@@ -57,7 +59,9 @@ def class_gallery(results: dict[str, Any], collection: PictureSet, out: Path) ->
     rows = []
     for row, number in enumerate(kept["labelled"].tolist()):
         label, guess = kept["label"][row], kept["guess"][row]
-        there = [int(k) for k in np.unique([label, guess]) if k > 0]
+        guessed, pixels = np.unique(guess[guess > 0], return_counts=True)
+        known = [int(k) for k in np.unique(label) if k > 0]
+        there = [*known, *(int(k) for k in guessed[np.argsort(-pixels, kind="stable")] if k not in known)][:MOST_NAMED]
         cells = [("picture", collection.picture(number)), ("annotated", paint(label)), ("by names", paint(guess))]
         legend = [{"name": str(kept["class_name"][k - 1]), "colour": f"rgb{colour(k)}"} for k in there]
         rows.append({"legend": legend, "cells": [{"name": name, "picture": data_uri(picture)} for name, picture in cells]})
