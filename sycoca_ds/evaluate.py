@@ -60,18 +60,34 @@ class EvaluateConfig:
     reason."""
     regions: str | None = None
     """File or folder that says where in the pictures the objects are: a drawn world's regions, Flickr30K Entities, COCO's
-    instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names."""
+    instances, PASCAL VOC (docs/masking.md). With it masking also tells whether scores find what the caption names, and alignment
+    whether patches and words fit each other."""
     compositions: tuple[str, ...] = ()
     """Benchmarks of captions that nearly fit, NAME=FOLDER or NAME=FOLDER,PICTURES: sugarcrepe, winoground, aro, as they are
     published (docs/evaluation.md)."""
+    questions: str | None = None
+    """Questions for the task vqa, FILE[,ANNOTATIONS][,PICTURES]: SPLIT_questions.json of a drawn world on the pictures of --data;
+    or VQA v2's two files, on the pictures of --data or, in its place, in the folder PICTURES (docs/evaluation.md)."""
+    answers: tuple[str, ...] = ()
+    """The answers to choose from: a file with a list, or VQA v2's annotations, whose frequent answers are taken; default: those of
+    the questions' own file."""
+    answer_count: int = 9
+    """Questions that an answer has to be the most frequent one of, to be taken from annotations (9 over train and val: the 3,128 of
+    ALBEF, BLIP and SyCoCa)."""
+    answering: str = "rank"
+    """rank: the likeliest candidate; generate: token by token along the candidates, greedily or with --beams."""
+    rank_first: int = 128
+    """Candidates that are ranked to their end, those with the likeliest first token (ALBEF, BLIP: 128)."""
     tasks: tuple[str, ...] = (
         "retrieval",
         "classification",
         "captioning",
         "reconstruction",
         "masking",
+        "alignment",
         "compositionality",
         "linear_probe",
+        "vqa",
     )
     """Which tasks to run."""
     probe_train: str | None = None
@@ -84,8 +100,11 @@ class EvaluateConfig:
     submit: tuple[str, ...] = ()
     """Sets in --data-root for whose server captions are written, of pictures whose own are kept back: nocaps, coco_captions."""
     similarity: tuple[str, ...] = ()
-    """Masking scores that the task masking tries beside the checkpoint's own: values of model.masking.similarity, with
+    """Masking scores that the tasks masking and alignment try beside the checkpoint's own: values of model.masking.similarity, with
     `:all` or `:content` behind for another value of model.masking.words than the checkpoint's."""
+    background: str = "background"
+    """What makes a pixel background in the task alignment: words with commas between, the best of which competes with the names of
+    the classes, or a probability (0 to 1) that the likeliest class has to reach."""
     require: tuple[str, ...] = ()
     """Bounds such as retrieval.i2t_r1>=40 (quote them for the shell): printed, shown in the report, status 1 if one is
     short."""
@@ -156,7 +175,7 @@ def choose_precision(name: str, device) -> str:
 
 def evaluate_checkpoint(
     checkpoint: str | Path,
-    data: str | Path,
+    data: str | Path | None,
     labels: str | Path | None,
     out: str | Path,
     options,
@@ -167,6 +186,7 @@ def evaluate_checkpoint(
     compositions: Sequence[str] = (),
     probe_train: str | Path | None = None,
     probe_labels: str | Path | None = None,
+    questions: Any = None,
     ema: bool = False,
     resources=None,
 ) -> tuple[dict | None, Any, Any]:
@@ -177,6 +197,7 @@ def evaluate_checkpoint(
         device: `torch.device`.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks.
         probe_train, probe_labels: folder and labels to train a linear probe on.
+        questions: `sycoca_ds.eval.vqa.items.Request`.
         ema: of the moving average of the checkpoint's weights.
         resources: `Resources`; default one rank, nothing kept but finished tasks.
 
@@ -194,7 +215,14 @@ def evaluate_checkpoint(
         probe = None
         if probe_train is not None and "linear_probe" in options.tasks:
             probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
-    more = {"regions": regions, "compositions": compositions, "probe": probe, "ema": ema, "resources": resources}
+    more = {
+        "regions": regions,
+        "compositions": compositions,
+        "probe": probe,
+        "questions": questions,
+        "ema": ema,
+        "resources": resources,
+    }
     results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **more)
     return results, collection, loaded
 
@@ -216,6 +244,7 @@ def evaluate(config: EvaluateConfig) -> int:
         config.beams,
         config.similarity,
         config.probe_features,
+        config.background,
     )
     check_options(options)
     if config.cache_gb <= 0:
@@ -262,15 +291,23 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.report.page import write_report
     from sycoca_ds.eval.report.terminal import print_table
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
+    from sycoca_ds.eval.vqa.items import Request
 
-    if config.data is None or config.data_root is not None:
+    questions = None
+    if config.questions is not None:
+        questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)
+    if questions is not None and questions.pictures is not None:
+        if config.data is not None or config.data_root is not None:
+            raise UserError(f"--questions {config.questions}: with a folder of pictures neither --data nor --data-root is taken")
+        options = dataclasses.replace(options, tasks=("vqa",))
+    elif config.data is None or config.data_root is not None:
         return evaluate_sets(config, options, device, resources)
     if config.sets or config.suite or config.prompts or config.submit or config.beside:
         raise UserError("--sets, --suite, --submit, --prompts and --beside go with --data-root, not with --data")
     if config.probe_labels and not config.probe_train:
         raise UserError("--probe-labels goes with --probe-train")
     requirements = [parse_requirement(text) for text in config.require]
-    check_names(requirements, METRICS, config.tasks)
+    check_names(requirements, METRICS, options.tasks)
     out = Path(config.out)
     results, collection, loaded = evaluate_checkpoint(
         config.checkpoint,
@@ -284,6 +321,7 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
         compositions=config.compositions,
         probe_train=config.probe_train,
         probe_labels=config.probe_labels,
+        questions=questions,
         ema=config.ema,
         resources=resources,
     )
@@ -313,7 +351,8 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
-    alone = [name for name in ("labels", "regions", "require", "report", "probe_train", "probe_labels") if getattr(config, name)]
+    names = ("labels", "regions", "questions", "require", "report", "probe_train", "probe_labels")
+    alone = [name for name in names if getattr(config, name)]
     if alone:
         raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")
     with resources.team.together():

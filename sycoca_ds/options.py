@@ -12,11 +12,12 @@ from typing import Any
 from data_pipeline.command_line import nearest, parse_command
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
-from sycoca_ds.presets import DEFAULT_PRESET, PRESETS
+from sycoca_ds.presets import DEFAULT_PRESET, PRESETS, RECIPES
 
 NO_MATTER = (
     "run.out",  # the folder may have been moved
     "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by the ablations
+    *(f"data.{name}" for name in ("questions", "validation_questions")),  # part of that digest; not of the training
     *(f"data.{name}" for name in ("validation", "regions", "workers", "cache", "cache_gib")),
     *(f"run.{name}" for name in ("log_every", "picture_every", "pictures", "validation_samples", "max_skipped_steps")),
     *(f"run.{name}" for name in ("best_metric", "peak_tflops", "profile")),
@@ -138,8 +139,9 @@ def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]
 
 
 def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", others: Sequence[str] = ()) -> TrainConfig:
-    """`[--preset NAME] [--config FILE] [--section.field VALUE]...` -> configuration; later ones override earlier ones.
+    """`[--preset NAME] [--config FILE] [--task NAME] [--section.field VALUE]...` -> configuration; later ones override earlier.
 
+    A task's recipe is applied where preset and file are of another task: the file may be the pretraining's, or the task's own.
     The launcher's `--local_rank` is dropped.
 
     Args:
@@ -159,9 +161,17 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", oth
     file, arguments = take_option(arguments, "config")
     if file is not None:
         config = from_dict(TrainConfig, read_json_object(Path(file), "--config file"), file, config)
+    task, arguments = take_option(arguments, "task")
+    tasks = ["pretrain", *RECIPES]
+    if task is not None and task not in tasks:
+        raise UserError(f"--task {task}: no such task{nearest(task, tasks)} (expected one of {', '.join(tasks)})")
+    if task is not None and task != config.task:
+        if task == "pretrain":
+            raise UserError(f"--task pretrain: {file} is a run of --task {config.task}; give a pretraining's file, or a preset")
+        config = RECIPES[task](config)
     description = (
-        f"Pretrains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes "
-        "a run's config.json."
+        f"Trains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes "
+        "a run's config.json; --task caption or vqa fine-tunes the weights of --run.weights."
     )
     config, unknown = parse_command(
         TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from sycoca_ds.config import (
     DataConfig,
     DecoderConfig,
     ImageEncoderConfig,
+    LossConfig,
     MaskingConfig,
     ModelConfig,
     OptimConfig,
@@ -162,3 +164,64 @@ PRESETS: dict[str, TrainConfig] = {
 DEFAULT_PRESET = "930m"
 VOCABULARIES = {"tiny": 512, "paper-tiny": 512}
 """Entries of the tokenizer that a preset is meant for, where that is not the default one (`data_pipeline tokenizer train`)."""
+
+
+# deepspeed sycoca_ds/train.py --preset 930m --task caption --run.weights runs/930m --data.train DIR
+# The recipe of open_clip's README for its CoCa, "Fine Tuning CoCa", the system that SyCoCa is built on: contrast 0, captioning 1,
+# learning rate 1e-5 after 1,000 steps of warm-up, decay 0.1, batch 128, one epoch of a sample for every caption. Here a text of
+# several captions gives another one each epoch, so 5 epochs of COCO are one of open_clip's. BLIP's (1e-5 without warm-up, decay
+# 0.05, 384 px) is the other recipe in use. What differs: the gradient is clipped at 1, as in pretraining, where open_clip does not
+# clip. The pictures stay as large as in pretraining, as open_clip's do.
+def caption_recipe(config: TrainConfig) -> TrainConfig:
+    """Cross entropy of the captions alone, on whole pictures: of family coca nothing is hidden."""
+    optim = replace(
+        config.optim,
+        global_batch_size=128,
+        steps=None,
+        epochs=5.0,
+        lr=1e-5,
+        warmup_steps=1000,
+        betas=(0.9, 0.98),
+        weight_decay=0.1,
+    )
+    return replace(
+        config,
+        task="caption",
+        model=replace(config.model, family="coca", fusion=False),
+        loss=LossConfig(itc=0.0, ic=1.0, mim=0.0),
+        optim=optim,
+        data=replace(config.data, lanes=min(config.data.lanes, 128)),
+        run=replace(config.run, out=f"{config.run.out}_caption", best_metric="validation/ic"),
+    )
+
+
+# deepspeed sycoca_ds/train.py --preset 930m --task vqa --run.weights runs/930m --data.train DIR --data.questions FILE
+# BLIP's recipe (configs/vqa.yaml, on 16 GPUs): learning rate 2e-5, decay 0.05, 10 epochs, batch 16 x 16, torch's default betas and
+# epsilon. What differs: 1,000 steps of warm-up, since the fusion's weights start fresh where BLIP's were pretrained; the preset's
+# crop where BLIP takes half the picture at least, and no mirroring, since answers say "left"; pictures as large as in pretraining,
+# where BLIP's have 480 px.
+def vqa_recipe(config: TrainConfig) -> TrainConfig:
+    """Answers to questions: a coca with fusion."""
+    optim = replace(
+        config.optim,
+        global_batch_size=256,
+        steps=None,
+        epochs=10.0,
+        lr=2e-5,
+        warmup_steps=1000,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.05,
+    )
+    return replace(
+        config,
+        task="vqa",
+        model=replace(config.model, family="coca", fusion=True),
+        loss=LossConfig(itc=0.0, ic=0.0, mim=0.0),
+        optim=optim,
+        run=replace(config.run, out=f"{config.run.out}_vqa", best_metric="validation/vqa_accuracy"),
+    )
+
+
+RECIPES: dict[str, Callable[[TrainConfig], TrainConfig]] = {"caption": caption_recipe, "vqa": vqa_recipe}
+"""What --task makes of a pretraining configuration."""

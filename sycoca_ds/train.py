@@ -2,6 +2,7 @@
 
 Without arguments this means the 930M preset under ds_configs/zero3.json. The same command resumes a run from its newest
 checkpoint. Options: `--preset tiny|small|base|930m`, `--config RUN/config.json`, `--section.field VALUE`; `--help` lists all.
+`--task caption` and `--task vqa` fine-tune what a pretraining has left (docs/finetuning.md).
 """
 
 from __future__ import annotations

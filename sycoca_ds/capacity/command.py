@@ -186,6 +186,8 @@ def plan(arguments: list[str]) -> list[str]:
     vocabulary = VOCABULARIES.get(preset, TrainTokenizerCommand.vocab_size)
     config = replace(config, model=with_vocabulary(config.model, vocabulary))
     check_model(config.model)
+    if config.model.fusion:
+        raise UserError("--task vqa: what questions cost is not planned here; --task caption and pretraining are")
     check_ema_decay(config.optim.ema_decay)
     machine, words = machine_of(options)
     search = Search(config, machine, policies_for(config.run.ds_config))

@@ -103,6 +103,9 @@ def parts(model: ModelConfig) -> dict[str, Part]:
         first = [*linear(image.width, width), (width,), (image.patches, width)]
         guide = text.width if model.masking.mim == "text_guided" else None
         found["image decoder"] = _decoder(model.image_decoder, guide, first, linear(width, image.patch_values))
+    if model.fusion:
+        blocks = [cross_block(text.width, model.image_token_width) for _ in range(text.layers)]
+        found["fusion"] = Part([], blocks, [*norm(text.width), *linear(text.width, model.image_token_width)], [])
     found["logit scale"] = Part([], [], [], [(1,)])
     return found
 

@@ -31,6 +31,10 @@ def check_model(model: ModelConfig) -> None:
             raise UserError(f"model.text.{name} = {value}: expected an id of its own, at least 1{most} (0 is padding)")
     if text.pooling == "mean" and text.attention_mask == "open_clip":
         raise UserError("model.text.pooling = mean: expected model.text.attention-mask = exact; the other is for open_clip's [CLS]")
+    if model.fusion and model.family != "coca":
+        raise UserError(
+            f"model.fusion = True with model.family = {model.family}: expected coca, the text decoder gives the answers"
+        )
     masking, similarity = model.masking, f"model.masking.similarity = {model.masking.similarity}"
     if masking.similarity == "cross_attention" and (not model.captions or image.pooling == "attention"):
         why = "a text decoder" if not model.captions else "model.image.pooling = cls or mean: the decoder sees queries, no patches"

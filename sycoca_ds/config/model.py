@@ -155,6 +155,9 @@ class ModelConfig:
     text_decoder: DecoderConfig = field(default_factory=DecoderConfig)
     image_decoder: DecoderConfig = field(default_factory=DecoderConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    fusion: bool = False
+    """Whether the text encoder can read a picture, too, by a part of its own with a cross-attention block behind each of its
+    blocks: for questions (--task vqa sets it; docs/finetuning.md). Of family coca only."""
     init_std: float = 0.01
     """Standard deviation of every weight matrix and embedding at the start (paper: N(0, 0.01))."""
     max_logit_scale: float = 100.0

@@ -38,6 +38,11 @@ class DataConfig:
     prints what they came to. Each folder has epochs of its own."""
     validation: str | None = None
     """Data set folder for the validation losses, pictures and captions in TensorBoard; optional."""
+    questions: tuple[str, ...] = ()
+    """With --task vqa: the questions on these pictures, one or several files: SPLIT_questions.json of a drawn world, or VQA v2's
+    QUESTIONS.json,ANNOTATIONS.json (docs/finetuning.md)."""
+    validation_questions: str | None = None
+    """The same of the pictures in `validation`, one file."""
     regions: str | None = None
     """File or folder that says where in the validation pictures the objects are (docs/masking.md): every validation then tells
     whether the masks find what the caption names; optional."""
@@ -195,6 +200,9 @@ class WatchConfig:
 class TrainConfig:
     """Everything one training run depends on, saved with it as config.json."""
 
+    task: Literal["pretrain", "caption", "vqa"] = "pretrain"
+    """What is trained: pretraining; captions alone, on whole pictures (`caption`); or answers to questions (`vqa`), both from the
+    weights in run.weights. Given as --task it also brings that task's losses and optimizer (docs/finetuning.md)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -7,8 +7,9 @@ import os
 import signal
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,20 +143,24 @@ class Batch:
     stand_ins: int
     lost: str | None = None
 
+    SENT = ("pixels", "text_BL", "label_at_M", "key_B")
+    """Tensors that go to the device."""
+
     def pin_memory(self) -> Batch:
-        pinned = {name: getattr(self, name).pin_memory() for name in ("pixels", "text_BL", "label_at_M", "key_B")}
-        return replace(self, **pinned)
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in self.SENT})
 
     def to_device(self, device: torch.device, size: int) -> dict[str, Tensor]:
         """What the model's `train` takes: image_BCHW (uint8, size x size, which it normalises itself), text_BL, label_at_M and
         key_B. The host waits for no copy."""
-        names = ("pixels", "text_BL", "label_at_M", "key_B")
-        there = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        there = {name: getattr(self, name).to(device, non_blocking=True) for name in self.SENT}
         return {"image_BCHW": resize_crops(there.pop("pixels"), self.size_B2, size), **there}
 
 
 class TrainSet(Dataset):
     """(epoch, global id) -> augmented sample, not yet resized: a function of (seed, epoch, id) alone, not of the worker."""
+
+    NOTHING: Any = ""
+    """What is said of the black picture in the place of a lost sample."""
 
     def __init__(
         self,
@@ -179,34 +184,42 @@ class TrainSet(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
         if self._tokenizer is None:  # built where it is used: the Rust object is not worth pickling
             self._tokenizer = Tokenizer(self.tokenizer_path)
-        pixels, sizes, captions, stand_ins, lost = Pixels(self._room), [], [], 0, None
+        pixels, sizes, said, stand_ins, lost = Pixels(self._room), [], [], 0, None
         shards, positions = (values.tolist() for values in self.plan.locate(np.array([sample for _, sample in wanted])))
         for (epoch, sample), shard, position in zip(wanted, shards, positions, strict=True):
             random = self.random.at(epoch, sample)
             try:
                 if lost:  # this step will not be saved: nothing more is read for it
                     raise LostSample(lost)
-                image, caption, replaced = self._read_or_stand_in(epoch, sample, shard, position)
+                image, words, replaced = self._read_or_stand_in(epoch, sample, shard, position)
             except LostSample as reason:
                 # not raised: this rank would leave, and the others would wait for it in a collective; the loop stops all
                 size = self.augmentation.size
-                image, caption, replaced, lost = np.zeros((size, size, 3), np.uint8), "", 1, str(reason)
+                image, words, replaced, lost = np.zeros((size, size, 3), np.uint8), self.NOTHING, 1, str(reason)
             stand_ins += replaced
             crop = self.augmentation(image, random)
             pixels.append(crop)
             sizes.append(crop.shape[:2])
-            captions.append(caption)
-        text_BL = torch.from_numpy(trim(self._tokenizer.encode(captions, self.context_length)))
-        label_at_M = label_places(text_BL, self._tokenizer.eot_id)
+            said.append(words)
         self._room = max(self._room, pixels.used)
         keys = [((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample) % (1 << 62) for epoch, sample in wanted]
-        return Batch(pixels.tensor(), torch.tensor(sizes), text_BL, label_at_M, torch.tensor(keys), stand_ins, lost)
+        more = {"key_B": torch.tensor(keys), "stand_ins": stand_ins, "lost": lost}
+        return self._batch(pixels.tensor(), torch.tensor(sizes), said, **more)
 
-    def _read(self, epoch: int, shard: int, position: int) -> tuple[np.ndarray, str]:
+    def _batch(self, pixels: Tensor, size_B2: Tensor, said: Sequence[Any], **more: Any) -> Batch:
+        """What `_read` gave of each sample, as a micro-batch."""
+        text_BL = torch.from_numpy(trim(self._tokenizer.encode(said, self.context_length)))
+        return Batch(pixels, size_B2, text_BL, label_places(text_BL, self._tokenizer.eot_id), **more)
+
+    def _tar(self, shard: int) -> int:
+        """The tar that a shard of the plan is read from."""
+        return shard
+
+    def _read(self, epoch: int, shard: int, position: int) -> tuple[np.ndarray, Any]:
         data, caption = self.reader.read(shard, position, epoch)
         return load_image(data, at_least=self.augmentation.size), caption
 
-    def _read_or_stand_in(self, epoch: int, sample: int, shard: int, position: int) -> tuple[np.ndarray, str, int]:
+    def _read_or_stand_in(self, epoch: int, sample: int, shard: int, position: int) -> tuple[np.ndarray, Any, int]:
         """(picture, caption, 0), or the next readable sample in its place, the same one on every run, and 1.
 
         Raises:
@@ -220,8 +233,9 @@ class TrainSet(Dataset):
             try:
                 return *self._read(epoch, shard, position), int(number != sample)
             except UNREADABLE as error:
-                name, reason = self.reader.sources.name(shard), error
-                if isinstance(error, OSError) and self.reader.sources.remote(shard):
+                tar, reason = self._tar(shard), error
+                name = self.reader.sources.name(tar)
+                if isinstance(error, OSError) and self.reader.sources.remote(tar):
                     raise LostSample(f"{error}; look at the store, the credentials and data.cache") from error
             log.warning("sample %d (position %d of %s) replaced by the next one: %s", number, position, name, reason)
         raise LostSample(

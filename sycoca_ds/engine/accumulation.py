@@ -17,7 +17,8 @@ from sycoca_ds.model.text_encoder import real_tokens
 
 
 def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> list[dict[str, Any]]:
-    """What each micro-batch's `train` call needs to know of the whole step; one empty dict for a step of one.
+    """What each micro-batch's `train` call needs to know of the whole step; empty dicts for a step of one, and for
+    questions.
 
     Every rank calls it at every step, with equally many micro-batches of equal sizes.
 
@@ -26,15 +27,19 @@ def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> l
         micro_batches: the step's `image_BCHW`, `text_BL` and `key_B` on the device.
     """
     k = len(micro_batches)
-    if k == 1:
-        return [{}]
+    if k == 1 or "answer_AL" in micro_batches[0]:  # a mean over questions, of which all have equally many, is one over their means
+        return [{} for _ in micro_batches]
+    labelled = torch.stack([real_tokens(micro["text_BL"], eot_id)[:, 1:].sum() for micro in micro_batches]).sum()
+    share = label_count(labelled, k)
+    model = getattr(engine, "module", engine)
+    if not (model.loss.itc or model.loss.late_interaction or model._looks_at_others):
+        # captions alone: no pair matters to another; the contrast that weighs nothing is told of each micro-batch
+        return [{"labels_a_share": share} for _ in micro_batches]
     with torch.no_grad():
         found = [engine("features", image_BCHW=micro["image_BCHW"], text_BL=micro["text_BL"]) for micro in micro_batches]
         sums = [features.pop("total_E") for features in found if "total_E" in features]
         features = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         contrast = engine("contrast", **features, key_B=torch.cat([micro["key_B"] for micro in micro_batches]))
-    labelled = torch.stack([real_tokens(micro["text_BL"], eot_id)[:, 1:].sum() for micro in micro_batches]).sum()
-    share = label_count(labelled, k)
     more = {"labels_a_share": share}
     if sums:
         pictures = world_size() * sum(len(micro["text_BL"]) for micro in micro_batches)

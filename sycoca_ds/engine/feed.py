@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.question_sources import QuestionSet
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.storage import Prefetcher
 from sycoca_ds.data.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ def start_feed(
 ) -> Iterator[Batch]:
     """Starts the loader processes and yields the plan's micro-batches from `first_step` to `last_step`."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-    training_set = TrainSet(
+    training_set = (QuestionSet if config.task == "vqa" else TrainSet)(
         sources,
         plan,
         tokenizer,

@@ -52,6 +52,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
     profile = Profile(config.run.profile, run, runtime, position.step, steps)
     status = RunStatus(run, steps, enabled=runtime.leads)
     feed, ended, save_due = session.feed(), "completed", False
+    forward = "train_answers" if config.task == "vqa" else "train"
     status.write("running", position.step, saver.last_sealed)
     if position.step == 0:
         session.validated(monitor.look(watchdog))
@@ -70,7 +71,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
             for _ in guard.attempts(loaded):
                 told, shared = [], shared_inputs(engine, micro_batches, config.model.text.eot_id)
                 for micro, more in zip(micro_batches, shared, strict=True):
-                    told.append(engine("train", **micro, mask_by=session.mask_by, **more))
+                    told.append(engine(forward, **micro, mask_by=session.mask_by, **more))
                     engine.backward(told[-1]["loss"])
                     if engine.is_gradient_accumulation_boundary():
                         guard.before_step(told)

@@ -12,6 +12,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
@@ -115,7 +116,8 @@ def same_sources(config: TrainConfig, runtime: Runtime) -> Sources:
         UserError: on all ranks together, if one cannot read it or sees other manifests.
     """
     try:
-        sources, found = Sources.of(config.data, check_tars=False), ""
+        kind = QuestionSources if config.task == "vqa" else Sources
+        sources, found = kind.of(config.data, check_tars=False), ""
     except UserError as error:
         sources, found = None, f"rank {runtime.rank}: {error}"
     everywhere = runtime.gather((found, sources and sources.digest))
@@ -228,9 +230,18 @@ def check_before_start(config: TrainConfig) -> None:
             "data.train is not set: build a data set with `python -m data_pipeline build --source SOURCE --metadata FILES "
             "--out DIR` and give it as --data.train DIR (`make demo` shows the whole way on a small drawn world)"
         )
+    if (config.task == "vqa") != bool(config.data.questions):
+        expected = "expected files with the questions on these pictures" if config.task == "vqa" else "they belong to --task vqa"
+        raise UserError(f"data.questions = {' '.join(config.data.questions) or None} with --task {config.task}: {expected}")
     augmentation(config)
     find_tokenizer(config, Sources.of(config.data, check_tars=os.environ.get("LOCAL_RANK", "0") == "0"))
     check_precision(read_policy(config.run.ds_config), config)
+    if config.task != "pretrain" and config.run.weights is None:
+        raise UserError(f"--task {config.task} without run.weights: give the pretraining's run, checkpoint or exported folder")
+    if config.model.fusion != (config.task == "vqa"):
+        raise UserError(
+            f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
+        )
     if config.run.weights is not None and not Path(config.run.weights).exists():
         raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
 
@@ -239,7 +250,9 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
     """What the run depends on, in numbers."""
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     forward = forward_flops(config.model, loss=config.loss)
-    step = step_flops(config.model, accumulation_steps=batches.accumulation_steps, loss=config.loss)
+    contrasts, pieces = bool(config.loss.itc or config.loss.late_interaction), batches.accumulation_steps
+    step = step_flops(config.model, accumulation_steps=pieces if contrasts else 1, loss=config.loss)
+    contrast = ", all in the contrast" + ("" if pieces == 1 else "; the encoders run once more for it") if contrasts else ""
     recomputes = any(read_recompute(config.run.activation_checkpointing).values())
     recomputed = ", activation recomputation not counted" if recomputes else ""
     return "\n".join(
@@ -248,12 +261,13 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
             + ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in parts.items())
             + ")",
             f"batch: micro {batches.micro_batch_size} x accumulation {batches.accumulation_steps} x {batches.world_size} ranks = "
-            f"{batches.global_batch_size}, all in the contrast"
-            + ("" if batches.accumulation_steps == 1 else "; the encoders run once more for it"),
+            f"{batches.global_batch_size}{contrast}",
             f"data: {plan.samples} samples, {plan.steps_per_epoch} steps an epoch "
             f"({plan.samples - plan.steps_per_epoch * plan.global_batch_size} samples left over, others each epoch); "
             f"{steps} steps = {steps / plan.steps_per_epoch:.2f} epochs = {steps * plan.global_batch_size} samples",
-            f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
+            "compute: by the length of questions and answers, told as it comes"
+            if config.task == "vqa"
+            else f"compute: {forward / 1e9:.3g} GFLOP a sample forward, {step / 1e9:.3g} a training step; "
             f"{step * steps * plan.global_batch_size:.3g} FLOP for the run (captions at full length{recomputed})",
             *[
                 f"mixed: source {n} ({config.data.train[n - 1]}) {own / plan.lanes:.2%} = {own * plan.per_step} of every "

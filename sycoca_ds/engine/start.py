@@ -14,6 +14,7 @@ from data_pipeline.files import write_text
 from sycoca_ds.config import OptimConfig, TrainConfig
 from sycoca_ds.data.loader import Batch
 from sycoca_ds.data.plan import Plan
+from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.batches import BatchPlan, plan_batches
@@ -22,6 +23,7 @@ from sycoca_ds.engine.checkpoint.initial_weights import initialise_from
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE
 from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.feed import start_feed
+from sycoca_ds.engine.monitoring.question_validation import QuestionValidation
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
@@ -148,11 +150,14 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     batches = plan_batches(config, runtime.world_size)
     sources = same_sources(config, runtime)
     tokenizer, plan = find_tokenizer(config, sources), make_plan(config, sources, batches)
+    if isinstance(sources, QuestionSources):
+        runtime.say(sources.told())
     check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)
     stage = policy["zero_optimization"]["stage"]
-    validation = Validation.of(config, tokenizer, runtime, batches.micro_batch_size)
+    kind = QuestionValidation if config.task == "vqa" else Validation
+    validation = kind.of(config, tokenizer, runtime, batches.micro_batch_size)
 
     # ---- 2. where to start. The order is important. ---------------------------------------------------------------------------
     # 1. A finished run stays finished.

@@ -7,6 +7,7 @@ Out: OUT/results.json, OUT/tasks/, OUT/samples/, report.html.
     suite ── registry ── tasks/<task> ──┬── bench      the model on the pictures
       │                     │           ├── scorers/   captions against references
       │                     task        ├── masking/   what masks have to do with the caption
+      │                                 ├── alignment/   what patches and words have to do with each other
       │                                 ├── regions/   where in a picture the objects are
       │                                 ├── compositions/   captions that nearly fit
       │                                 └── controls, intervals

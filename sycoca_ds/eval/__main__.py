@@ -1,5 +1,5 @@
-"""Two commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), and checkpoints side by
-side (`python -m sycoca_ds.eval compare A B`)."""
+"""Three commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), checkpoints side by
+side (`compare A B`), and numbers beside the paper's (`paper --out DIR`)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ def main() -> int:
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
         raise UserError(
-            f"expected: {PROGRAM} datasets --data-root DIR, or {PROGRAM} compare A B (--help after it lists its options)"
+            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, or {PROGRAM} paper --out DIR (--help after it "
+            "lists its options)"
         )
     if words[0] == "datasets":
         from sycoca_ds.eval.datasets.command import DatasetsCommand as Command
     elif words[0] == "compare":
         from sycoca_ds.eval.comparison.command import CompareCommand as Command
+    elif words[0] == "paper":
+        from sycoca_ds.eval.paper.command import PaperCommand as Command
     else:
-        raise no_such_command(words, ["datasets", "compare"], f"{PROGRAM} datasets")
+        raise no_such_command(words, ["datasets", "compare", "paper"], f"{PROGRAM} datasets")
     return parse_command(Command, words[1:], f"{PROGRAM} {words[0]}").run()
 
 

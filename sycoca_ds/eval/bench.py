@@ -24,7 +24,9 @@ from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
+from sycoca_ds.eval.regions.segments import Segments
 from sycoca_ds.eval.team import Team, Work
+from sycoca_ds.eval.vqa.items import Asked
 
 PROBLEM = "problem"
 """Array of texts that say why a sample has no answer; "" where it has. Such samples are asked again by the next start."""
@@ -45,8 +47,10 @@ class SuiteOptions:
         "captioning",
         "reconstruction",
         "masking",
+        "alignment",
         "compositionality",
         "linear_probe",
+        "vqa",
     )
     batch_size: int = 64
     precision: str = "fp32"
@@ -56,6 +60,7 @@ class SuiteOptions:
     beams: int = 1
     similarity: tuple[str, ...] = ()
     probe_features: str = "output"
+    background: str = "background"
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class Inputs:
     regions: Regions | None = None
     compositions: tuple[CompositionSet, ...] = ()
     probe: ProbeData | None = None
+    segments: Segments | None = None
+    questions: Asked | None = None
 
 
 @dataclass(frozen=True)
@@ -126,16 +133,19 @@ class Bench:
     def options(self) -> SuiteOptions:
         return self.inputs.options
 
-    def call(self, task: str, model: torch.nn.Module | None = None, exact: bool = False, **inputs: Any) -> Any:
+    def call(
+        self, task: str, model: torch.nn.Module | None = None, exact: bool = False, gradient: bool = False, **inputs: Any
+    ) -> Any:
         """One forward without gradient, under bf16 autocast if asked for.
 
         Args:
             model: another one in place of this bench's.
             exact: in full precision whatever was asked for: in bf16 the scores of many patches are equal.
+            gradient: the task takes gradients itself, which inference mode forbids.
         """
         bf16 = self.options.precision == "bf16" and not exact
         cast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        with torch.inference_mode(), cast:
+        with torch.inference_mode(not gradient), cast:
             return (model or self.model)(task, **inputs)
 
     def others(self, similarity: str | None = None, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, int] | None:

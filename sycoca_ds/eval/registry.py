@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from sycoca_ds.eval.task import Task
-from sycoca_ds.eval.tasks import captioning, classification, compositionality, linear_probe, masking, reconstruction, retrieval
+from sycoca_ds.eval.tasks import (
+    alignment,
+    captioning,
+    classification,
+    compositionality,
+    linear_probe,
+    masking,
+    reconstruction,
+    retrieval,
+    vqa,
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -13,8 +23,10 @@ TASKS: dict[str, Task] = {
         captioning.TASK,
         reconstruction.TASK,
         masking.TASK,
+        alignment.TASK,
         compositionality.TASK,
         linear_probe.TASK,
+        vqa.TASK,
     )
 }
 METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}

@@ -25,6 +25,7 @@ from data_pipeline.files import atomic_path, write_json
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
+from sycoca_ds.eval.alignment.naming import background_of
 from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds
@@ -35,9 +36,11 @@ from sycoca_ds.eval.paired import KEY, each_file
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.probe.features import FEATURES
 from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.numbers import rows_of, write_csv
 from sycoca_ds.eval.task import NotApplicable, Outcome
+from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
@@ -178,7 +181,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
 def evaluate_model(
     loaded: Any,
     checkpoint: str | Path,
-    data: str | Path | PictureSet,
+    data: str | Path | PictureSet | None,
     labels: LabelSet | None,
     out: str | Path,
     options: SuiteOptions,
@@ -188,6 +191,7 @@ def evaluate_model(
     regions: str | Path | None = None,
     compositions: Sequence[str] = (),
     probe: ProbeData | None = None,
+    questions: Request | None = None,
     ema: bool = False,
     resources: Resources | None = None,
 ) -> tuple[dict[str, Any] | None, PictureSet]:
@@ -198,9 +202,10 @@ def evaluate_model(
         loaded: model, config, tokenizer, state, folder, digest and ema_decay of a checkpoint, as its opener returns them.
         checkpoint: as given by the user.
         data: a data set folder, or the pictures of another layout.
-        regions: where in the pictures the objects are, for the task masking.
+        regions: where in the pictures the objects are, for the tasks masking and alignment.
         compositions: NAME=FOLDER[,PICTURES] of benchmarks, for the task compositionality.
         probe: pictures with classes to train on, for the task linear_probe; needs `labels`.
+        questions: for the task vqa; where they name a folder of pictures, these are what is evaluated on, and `data` is None.
         ema: the weights are the moving average of the checkpoint's.
         resources: default one rank, nothing kept but finished tasks.
 
@@ -213,15 +218,22 @@ def evaluate_model(
         benchmarks = read_compositions(compositions) if "compositionality" in options.tasks else ()
         for benchmark in benchmarks:
             print(benchmark.told(), flush=True)
+        if data is None:
+            data = QuestionPictures(questions, loaded.config.model.image.image_size)
         collection = data if isinstance(data, PictureSet) else Collection(data, loaded.config.model.image.image_size)
         if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
             labels.of([picture.url for picture in collection.pictures])  # a foreign label file is told before any work
-        found = None
-        if regions is not None and "masking" in options.tasks:
+        found = segments = None
+        if regions is not None and {"masking", "alignment"} & set(options.tasks):
             image, text = loaded.config.model.image, loaded.config.model.text
             found = read_regions(regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
             print(found.told(), flush=True)
-        inputs = Inputs(options, labels, found, benchmarks, probe)
+        if regions is not None and "alignment" in options.tasks:
+            segments = read_segments(regions, collection)
+        asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
+        if asked is not None:
+            print(asked.told(), flush=True)
+        inputs = Inputs(options, labels, found, benchmarks, probe, segments, asked)
         bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
     if not team.leads:
         team.serve(bench)
@@ -255,6 +267,7 @@ def evaluate_model(
             "regions": str(regions) if regions else None,
             "regions_digest": found.digest if found else None,
             "compositions": list(compositions),
+            "questions": None if questions is None else questions.questions,
             **shared_images(collection, loaded.config.data.train),
             **collection.facts,
         },
@@ -343,6 +356,7 @@ def check_options(options: SuiteOptions) -> None:
             raise UserError(f"--similarity {name}: behind the colon stands one of {' '.join(WORDS)} (model.masking.words)")
     if options.probe_features not in FEATURES:
         raise UserError(f"--probe-features {options.probe_features}: expected {' or '.join(FEATURES)}")
+    background_of(options.background)
     for flag, value in (
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),

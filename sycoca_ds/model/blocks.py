@@ -8,7 +8,8 @@ pattern "causal_cls_shifted" needs a (B, 1, L, L) mask.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -280,15 +281,28 @@ def recomputes(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def run_blocks(blocks: Iterable[nn.Module], x_BLD: Tensor, *others: Tensor | None, recompute: int) -> tuple[Tensor, Tensor]:
+def run_blocks(
+    blocks: Sequence[nn.Module],
+    x_BLD: Tensor,
+    *others: Tensor | None,
+    recompute: int,
+    between: tuple[Iterable[nn.Module], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Runs blocks one after another; `others` go to each of them, `recompute` as in `recomputes`.
+
+    Args:
+        between: a cross block behind each block, and what all of these attend to.
 
     Returns:
         (the last block's output, its input).
     """
     last_BLD = x_BLD
-    for number, block in enumerate(blocks):
-        last_BLD, x_BLD = x_BLD, run_block(block, x_BLD, *others, recompute=recomputes(number, recompute))
+    crosses, other = between or (itertools.repeat(None, len(blocks)), None)
+    for number, (block, cross) in enumerate(zip(blocks, crosses, strict=True)):
+        again = recomputes(number, recompute)
+        last_BLD, x_BLD = x_BLD, run_block(block, x_BLD, *others, recompute=again)
+        if cross is not None:
+            x_BLD = run_block(cross, x_BLD, other, recompute=again)
     return x_BLD, last_BLD
 
 

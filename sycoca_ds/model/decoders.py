@@ -77,6 +77,7 @@ class TextDecoder(Decoder):
         at_M: Tensor | None = None,
         target_M: Tensor | None = None,
         each: bool = False,
+        valid_BS: Tensor | None = None,
     ) -> Tensor:
         """Logits of the next token at every position, or the captioning loss at some.
 
@@ -86,11 +87,12 @@ class TextDecoder(Decoder):
                 most of a padded caption needs no row of the vocabulary. Default all.
             target_M: int64, the next token at those positions, in order.
             each: with `target_M`, one cross entropy a position.
+            valid_BS: bool, the image tokens that may be seen; default all. Questions in their place have padding.
 
         Returns:
             (B, L, V), or (M, V) with `at_M`, or with `target_M` the summed cross entropy, 0-dim float32, or with `each` (M,).
         """
-        x_BLD = self.run(token_BLD, image_BSD, None)
+        x_BLD = self.run(token_BLD, image_BSD, valid_BS)
         return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M, each)
 
     def looks(self, token_BLD: Tensor, image_BSD: Tensor) -> Tensor:
@@ -110,15 +112,25 @@ class TextDecoder(Decoder):
         """What the layers need of the image, for `step`."""
         return [block.keys_values(image_BSD) for block in self.cross_blocks]
 
-    def step(self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Logits after one more token of each of R texts, R / B for each of B images in a row: (R, V).
+    def run_many(self, x_RLD: Tensor, image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None) -> Tensor:
+        """What the head takes, of R whole texts, R / B for each of B images in a row: (R, L, D).
 
         The texts of one image stand in the query axis of the cross-attention, so its keys and values are not repeated.
         """
+        images = len(image[0][0])
+        for self_block, cross_block, keys_values in zip(self.self_blocks, self.cross_blocks, image, strict=True):
+            x_BQD = self_block(x_RLD).reshape(images, -1, x_RLD.shape[2])
+            x_RLD = cross_block.attend_to(x_BQD, keys_values, valid_BS).reshape(x_RLD.shape)
+        return self.ln_final(x_RLD)
+
+    def step(
+        self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None
+    ) -> Tensor:
+        """Logits after one more token of each of R texts, which stand as in `run_many`: (R, V)."""
         rows, images = len(x_R1D), len(image[0][0])
         for self_block, cross_block, cache, keys_values in zip(self.self_blocks, self.cross_blocks, past, image, strict=True):
             x_BKD = self_block(x_R1D, None, cache).reshape(images, rows // images, -1)
-            x_R1D = cross_block.attend_to(x_BKD, keys_values).reshape(rows, 1, -1)
+            x_R1D = cross_block.attend_to(x_BKD, keys_values, valid_BS).reshape(rows, 1, -1)
         return self.head(self.ln_final(x_R1D[:, 0]))
 
 

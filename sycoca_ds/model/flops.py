@@ -145,6 +145,30 @@ def _scores(model: ModelConfig, n: int, length: int) -> Pass:
     return Pass("masking", f"scores: {similarity}", f"{n} x {compared}", flops, 0, trained=False)
 
 
+def answer_passes(model: ModelConfig, question: float, answer: float, answers: float, labels: float) -> list[Pass]:
+    """Everything that one question of a model with fusion goes through when it is trained.
+
+    Args:
+        question, answer: tokens of the padded texts; answers: distinct ones a question; labels: their tokens that are scored.
+    """
+    text, decoder, keys = model.text, model.text_decoder, model.image.patches
+    if model.image.pooling == "attention":
+        keys = model.image.pooling_queries - 1
+    with_cls, answered = round(question) + (text.pooling == "cls"), round(answer) + (text.pooling == "cls")
+    cross = text.layers * _cross_block(with_cls, keys, text.width, model.image_token_width)
+    cross += 2 * with_cls * text.width * model.image_token_width
+    again = text.layers * _self_block(answered, text.width, True)
+    said = round(answer) - 1
+    blocks = _self_block(said, decoder.width, True) + _cross_block(said, with_cls, decoder.width, model.image_token_width)
+    return [
+        *passes(replace(model, family="clip", fusion=False), round(question)),
+        Pass("fusion", "blocks", f"{with_cls} on {keys} image tokens", cross, 0),
+        Pass("text encoder", "answers", f"{answers:g} of {answered}", round(answers * again), 0),
+        Pass("text decoder", "answers", f"{answers:g} of {said}", round(answers * decoder.layers * blocks), 0),
+        Pass("text decoder", "vocabulary head", f"{labels:g} labelled", round(2 * labels * decoder.width * text.vocab_size), 0),
+    ]
+
+
 def forward_flops(
     model: ModelConfig, text_tokens: int | None = None, labels: float | None = None, loss: LossConfig | None = None
 ) -> int:

@@ -150,9 +150,10 @@ class Choices:
 class Captioner:
     """Text encoder and text decoder, one token at a time, for B images and any number of texts an image."""
 
-    def __init__(self, text_encoder: TextEncoder, text_decoder: TextDecoder, image_BSD: Tensor):
-        """`image_BSD`: image tokens as `ImageEncoder.read` gives them; their keys and values are computed here, once."""
-        self.text_encoder, self.text_decoder = text_encoder, text_decoder
+    def __init__(self, text_encoder: TextEncoder, text_decoder: TextDecoder, image_BSD: Tensor, valid_BS: Tensor | None = None):
+        """`image_BSD`: image tokens as `ImageEncoder.read` gives them; their keys and values are computed here, once. `valid_BS`:
+        those that may be seen, default all."""
+        self.text_encoder, self.text_decoder, self.valid_BS = text_encoder, text_decoder, valid_BS
         self.image = text_decoder.keys_values(image_BSD)
         self.images, self.device = len(image_BSD), image_BSD.device
         self.encoder_past = [KeyValues() for _ in text_encoder.blocks]
@@ -163,7 +164,7 @@ class Captioner:
         """Logits (R, V), float32, of what follows one more token a text: [SOT] at first. R is the same at every call."""
         x_R1D = self.text_encoder(token_R[:, None], self.encoder_past, self.place)[1]
         self.place += 1
-        return self.text_decoder.step(x_R1D, self.decoder_past, self.image).float()
+        return self.text_decoder.step(x_R1D, self.decoder_past, self.image, self.valid_BS).float()
 
     def reorder(self, index_R: Tensor) -> None:
         """Text r goes on as text `index_R[r]` of the same image was."""

@@ -94,6 +94,21 @@ class PatchRanking(nn.Module):
         text_BD, token_BLD, *alone = self.text_encoder(text_BL, alone=similarity == "value_path")
         return FullPass(text_BL, image[0], text_BD, token_BLD, image[1], *alone)
 
+    def _shared_patches(self, image_BSD: Tensor, alone_BND: Tensor | None) -> Tensor:
+        """Patches in the shared space, (B, N, E) float32, L2-normalised; by the value path if `alone_BND` is what that gave."""
+        encoder = self.image_encoder
+        return encoder.project_patches(image_BSD) if alone_BND is None else encoder.project(encoder.ln_post(alone_BND))
+
+    def _patch_features(self, image_BCHW: Tensor, similarity: str | None = None) -> Tensor:
+        """Patches as that similarity compares them with texts: (B, N, E) float32, L2-normalised."""
+        return self._shared_patches(*self._read_image(self._patches(image_BCHW), similarity))
+
+    def _token_features(self, text_BL: Tensor, similarity: str | None = None) -> Tensor:
+        """Tokens as that similarity compares them with patches: (B, L, E) float32, L2-normalised; what pads have means nothing."""
+        alone = similarity == "value_path"
+        found = self.text_encoder(text_BL, alone=alone)
+        return self.text_encoder.project(found[2] if alone else found[1])
+
     @torch.no_grad()
     def _by_token(self, full: FullPass, similarity: str, others: tuple[Tensor, int] | None = None) -> Tensor:
         """Each token's scores of each patch, (B, L, N) float32, before any maximum.
@@ -102,16 +117,13 @@ class PatchRanking(nn.Module):
             others: (sum over the patches of all pictures, these included, and the number of pictures), for `centred_over_pictures`;
                 default the pass's own, on all ranks.
         """
-        encoder, image_BSD = self.image_encoder, full.image_BSD.detach()
+        image_BSD = full.image_BSD.detach()
         if similarity == "cross_attention":  # the decoder says token j + 1 at place j
-            seen_BND = full.a_caption(encoder.read(image_BSD)[1])
+            seen_BND = full.a_caption(self.image_encoder.read(image_BSD)[1])
             return F.pad(self.text_decoder.looks(full.token_BLD[:, :-1].detach(), seen_BND), (0, 0, 1, 0))
         alone = similarity == "value_path"
         token_BLE = self.text_encoder.project(full.token_alone_BLD if alone else full.token_BLD.detach())
-        if alone and full.patch_alone_BND is not None:
-            patch_BNE = encoder.project(encoder.ln_post(full.patch_alone_BND))
-        else:
-            patch_BNE = encoder.project_patches(image_BSD)
+        patch_BNE = self._shared_patches(image_BSD, full.patch_alone_BND if alone else None)
         score_BLN = products(token_BLE, full.a_caption(patch_BNE))
         if similarity == "centred_token_max":
             return centred_over_patches(score_BLN)

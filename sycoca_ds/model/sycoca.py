@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
+from sycoca_ds.model.answering import Answering, Fusion
 from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
 from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
+from sycoca_ds.model.grad_cam import GradCam
 from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches
 from sycoca_ds.model.objectives import (
@@ -22,7 +24,7 @@ from sycoca_ds.model.objectives import (
     masked_l1,
     patch_moments,
 )
-from sycoca_ds.model.ranking import FullPass, PatchRanking, repeated
+from sycoca_ds.model.ranking import FullPass, repeated
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 LOGIT_SCALE_START = math.log(1 / 0.07)
@@ -34,15 +36,21 @@ TASKS = (
     "image_outputs",
     "text_features",
     "patch_sums",
+    "patch_features",
+    "token_features",
     "masking_scores",
     "token_scores",
+    "grad_cam",
     "generate",
     "caption_likelihoods",
     "reconstruct",
+    "train_answers",
+    "rank_answers",
+    "generate_answers",
 )
 
 
-class SyCoCa(PatchRanking):
+class SyCoCa(GradCam, Answering):
     """The whole model of one family (`clip`, `coca` or `sycoca`).
 
     Build it on the "meta" device to count parameters without memory. `seed` None leaves the weights as allocated, for a
@@ -60,12 +68,14 @@ class SyCoCa(PatchRanking):
         self.text_encoder = TextEncoder(text, config.embed_dim)
         # shape [1]: DeepSpeed's stages crash on a 0-dim parameter when it is broadcast
         self.logit_scale = nn.Parameter(torch.full((1,), LOGIT_SCALE_START))
-        self.text_decoder = self.image_decoder = None
+        self.text_decoder = self.image_decoder = self.fusion = None
         if config.captions:
             self.text_decoder = TextDecoder(config.text_decoder, config.image_token_width, text.vocab_size)
         if config.reconstructs:
             guide_width = text.width if config.masking.mim == "text_guided" else None
             self.image_decoder = ImageDecoder(config.image_decoder, image.width, guide_width, image.patches, image.patch_values)
+        if config.fusion:
+            self.fusion = Fusion(config)  # behind all others: their first weights are those of a model without it
         left_out_V = torch.zeros(text.vocab_size, dtype=torch.bool)
         if config.masking.words == "content":
             if config.masking.left_out_ids is None:
@@ -87,15 +97,17 @@ class SyCoCa(PatchRanking):
 
     def forward(self, task: str, **inputs) -> dict[str, Tensor] | Tensor:
         """Runs one task, a method below: `train`; `features` and `contrast` for accumulated micro-batches; `image_features`,
-        `image_outputs`, `text_features`, `patch_sums`, `masking_scores`, `token_scores`, `generate`,
-        `caption_likelihoods`, `reconstruct`."""
+        `image_outputs`, `text_features`, `patch_sums`, `patch_features`, `token_features`, `masking_scores`, `token_scores`,
+        `grad_cam`, `generate`, `caption_likelihoods`, `reconstruct`; or one of `Answering`: `train_answers`, `rank_answers`,
+        `generate_answers`."""
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
         decoders = {"generate": self.text_decoder, "caption_likelihoods": self.text_decoder, "reconstruct": self.image_decoder}
-        part = decoders.get(task, self)
+        part = self.fusion if task.endswith("_answers") else decoders.get(task, self)
         if part is None:
-            family, mim = self.config.family, self.config.masking.mim
-            raise ValueError(f"task {task!r}: a model of family {family} with masking.mim = {mim} has no decoder for it")
+            family, mim, fusion = self.config.family, self.config.masking.mim, self.config.fusion
+            what = f"family {family} with masking.mim = {mim} and fusion = {fusion}"
+            raise ValueError(f"task {task!r}: a model of {what} has no decoder for it")
         return getattr(self, f"_{task}")(**inputs)
 
     def _scale(self, logit_scale: Tensor) -> Tensor:

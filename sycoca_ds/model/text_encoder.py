@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,12 @@ class TextEncoder(nn.Module):
         self.recompute = 0
 
     def forward(
-        self, text_BL: Tensor, past: list[KeyValues] | None = None, place: int = 0, alone: bool = False
+        self,
+        text_BL: Tensor,
+        past: list[KeyValues] | None = None,
+        place: int = 0,
+        alone: bool = False,
+        fused: tuple[Iterable[nn.Module], Tensor] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Encodes captions of any padded length up to the context length; the padding changes no result.
 
@@ -56,6 +63,7 @@ class TextEncoder(nn.Module):
             text_BL: int64 ids, `[SOT] w.. [EOT]` and padding. With `past`: (B, 1), the token at `place` of each text.
             past: a cache a block, which grows by the token; there is no global output then.
             alone: also return what [CLS] would be if the last block had shown it one token alone (`SelfBlock.alone`).
+            fused: a cross block behind each block, and the image tokens (B, S, D) that they attend to; not with `past`.
 
         Returns:
             (global output (B, D) or None, token outputs (B, L, D) before the last norm, as the decoders take them); with `alone`
@@ -78,14 +86,14 @@ class TextEncoder(nn.Module):
                 x_BLD = block(x_BLD, None, cache)
             return None, x_BLD
         if self.cls_embedding is None:
-            x_BLD = run_blocks(self.blocks, x_BLD, None, recompute=self.recompute)[0]
+            x_BLD = run_blocks(self.blocks, x_BLD, None, recompute=self.recompute, between=fused)[0]
             real_BL1 = real_tokens(text_BL, self.config.eot_id)[:, :, None]
             # the mean of what `project` norms, so that the products of patches and tokens are what the contrast trains
             return (self.ln_final(x_BLD) * real_BL1).sum(dim=1) / real_BL1.sum(dim=1), x_BLD
         # [CLS] keeps the last position whatever the padded length, as if the caption were padded to the context length.
         cls = (self.cls_embedding + self.position_embedding[-1]).expand(len(x_BLD), 1, -1)
         valid_BL = real_tokens(text_BL, self.config.eot_id) if self.config.attention_mask == "exact" else text_BL != PAD_ID
-        x, last = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute)
+        x, last = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute, between=fused)
         found = x[:, -1], x[:, :given]
         if alone:
             with torch.no_grad():

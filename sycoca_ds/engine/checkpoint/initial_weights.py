@@ -21,6 +21,7 @@ _SHAPES: dict[str, str] = {
     "text_encoder": "embed_dim text.context_length text.vocab_size text.layers text.width text.heads text.sot_id text.eot_id",
     "text_decoder": "text_decoder.layers text_decoder.width text_decoder.heads",
     "image_decoder": "image_decoder.layers image_decoder.width image_decoder.heads masking.mim",
+    "fusion": "embed_dim text.layers text.width text.heads image.width image.pooling",
 }
 """The fields on which each part depends. Those that change no shape are among them: heads cut a matrix differently, other special
 ids make other captions."""

@@ -100,6 +100,10 @@ def check_resumable(
             f"resume with --data.tokenizer {folder / 'tokenizer.json'}, or choose another --run.out"
         )
     saved = state["config"]
+    if saved.get("task", "pretrain") != config.task:
+        raise UserError(
+            f"checkpoint {folder} is of --task {saved.get('task', 'pretrain')}, this run of {config.task}: use another --run.out"
+        )
     for section, key in (
         ("data", "weights"),
         ("data", "lanes"),

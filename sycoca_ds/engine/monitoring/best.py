@@ -16,14 +16,17 @@ from sycoca_ds.engine.monitoring.curves import RECALLS
 log = logging.getLogger(__name__)
 
 FILE = "best.json"
-LARGER = tuple(f"validation/{name}" for name in (*RECALLS, "i2t_accuracy", "t2i_accuracy"))
-SMALLER = tuple(f"validation/{name}" for name in ("loss", "itc", "ic", "mim"))
+LARGER = tuple(f"validation/{name}" for name in (*RECALLS, "i2t_accuracy", "t2i_accuracy", "vqa_accuracy"))
+SMALLER = tuple(f"validation/{name}" for name in ("loss", "itc", "ic", "mim", "vqa"))
+OF_ANSWERS = ("validation/vqa_accuracy", "validation/vqa", "validation/loss")
+"""All that a validation on questions has."""
 
 
 def check_best_metric(config: TrainConfig) -> None:
     """Raises `UserError` for a metric that no validation of this model has."""
     lacks = {"validation/ic": not config.model.captions, "validation/mim": not config.model.reconstructs}
-    known = [name for name in (*LARGER, *SMALLER) if not lacks.get(name)]
+    known = [name for name in (*LARGER, *SMALLER) if not lacks.get(name) and "vqa" not in name]
+    known = OF_ANSWERS if config.model.fusion else known
     metric = config.run.best_metric
     if metric is not None and metric not in known:
         raise UserError(

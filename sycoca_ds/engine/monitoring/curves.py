@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "logit_scale")
+PARTS = ("image_encoder", "text_encoder", "text_decoder", "image_decoder", "fusion", "logit_scale")
 """Parts of the model whose gradients are measured apart; the last is one number, `SyCoCa.logit_scale`."""
 CONTROLS = ("", "other_", "no_text_")
 """Of a number of the masks: under the own caption, under another picture's, under none."""
@@ -14,7 +14,9 @@ FOUND = ("named_over_unnamed", "named_over_rest", "objects_over_background", "po
 GAPS = tuple(f"{mask}gap_{kind}" for mask in ("", "random_") for kind in ("named", "unnamed", "background", "named_background"))
 """TG-MIM's gaps by what a patch shows (eval/masking/gaps.py)."""
 RECALLS = tuple(f"{way}_r{k}" for k in (1, 5, 10) for way in ("i2t", "t2i"))
-LOSSES = ("loss", "itc", "late_interaction", "ic", "mim")
+LOSSES = ("loss", "itc", "late_interaction", "ic", "mim", "vqa")
+ANSWERED = ("vqa_accuracy", "vqa_other_picture", "vqa_majority")
+"""Of a validation on questions: the model's answers, those it gives to another picture, the most frequent answer."""
 
 TAGS = {
     "loss": "loss/total",
@@ -22,6 +24,9 @@ TAGS = {
     "late_interaction": "loss/late_interaction",
     "ic": "loss/ic",
     "mim": "loss/mim",
+    "vqa": "loss/vqa",
+    "validation/vqa": "loss_validation/vqa",
+    **{f"validation/{name}": f"validation_questions/{name}" for name in ANSWERED},
     "validation/loss": "loss_validation/total",
     "validation/itc": "loss_validation/itc",
     "validation/late_interaction": "loss_validation/late_interaction",
@@ -89,6 +94,7 @@ CLOCK = (
 )
 """Keys whose values depend on the machine and on what else it does; all others are the same in every run of the same command."""
 
+OF_REGIONS, OF_ANSWERS = "Do the masks find what is named?", "Does it answer?"
 CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Does it learn?": {
         "loss, weighted sum": ("loss", "validation/loss"),
@@ -97,6 +103,10 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "reconstruction (TG-MIM), L1": ("mim", "validation/mim"),
         "retrieval R@1, %, beside chance": ("validation/i2t_r1", "validation/t2i_r1", "validation/chance_t2i_r1"),
         "right pair first in the batch, share": ("i2t_accuracy", "t2i_accuracy", "validation/i2t_accuracy"),
+    },
+    OF_ANSWERS: {
+        "cross entropy of the answers": ("vqa", "validation/vqa"),
+        "answers right, %: its own, on another picture, the most frequent": tuple(f"validation/{name}" for name in ANSWERED),
     },
     "Do the masks know the caption?": {
         "overlap of masks: other caption, other picture, chance": (
@@ -161,7 +171,6 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Page -> chart -> keys of its curves, in the order of the Custom Scalars tab."""
-OF_REGIONS = "Do the masks find what is named?"
 
 
 def tag_of(key: str) -> str:
@@ -169,28 +178,31 @@ def tag_of(key: str) -> str:
     return TAGS.get(key) or (f"samples/{key}" if key.startswith("epoch_of_") else key)
 
 
-def layout(regions: bool, unasked: Collection[str] = ()) -> dict[str, dict[str, list]]:
+def layout(regions: bool, unasked: Collection[str] = (), answers: bool = False) -> dict[str, dict[str, list]]:
     """`CHARTS` as `torch.utils.tensorboard` takes it. A chart's tags are regular expressions that match from the beginning.
 
     Args:
         regions: whether the run knows regions of its validation pictures; without them the page of what needs them is left out.
         unasked: numbers of `FOUND` that these regions cannot give; a chart of one of them is left out.
+        answers: whether the run learns to answer questions; another's board has no page of that.
     """
+    shown = {OF_REGIONS: regions, OF_ANSWERS: answers}
     empty = {f"masking/{name}" for name in unasked}
     empty |= {"masking/named_over_unnamed_gain"} if "named_over_unnamed" in unasked else set()
     return {
         page: {title: ["Multiline", [f"{tag_of(key)}$" for key in keys]] for title, keys in charts.items() if not empty & set(keys)}
         for page, charts in CHARTS.items()
-        if regions or page != OF_REGIONS
+        if shown.get(page, True)
     }
 
 
 def format_record(step: int, steps: int, record: dict[str, Any]) -> str:
     """The console's line for one report."""
     losses = " ".join(f"{name} {record[name]:.3f}" for name in LOSSES if name in record)
+    scale = f"scale {record['logit_scale']:.1f} " if "logit_scale" in record else ""
     mfu = f", MFU {100 * record['mfu']:.1f} %" if "mfu" in record else ""
     return (
-        f"step {step}/{steps} {losses} | scale {record['logit_scale']:.1f} grad {record['grad_norm']:.2f} lr {record['lr']:.1e} | "
+        f"step {step}/{steps} {losses} | {scale}grad {record['grad_norm']:.2f} lr {record['lr']:.1e} | "
         f"{record['samples_per_second']:.0f} samples/s{mfu}, data wait {100 * record['data_wait']:.1f} %"
     )
 
@@ -204,6 +216,11 @@ def format_validation(step: int, numbers: dict[str, float]) -> str:
     """The console's line for one validation."""
     found = {name.removeprefix("validation/"): value for name, value in numbers.items()}
     losses = " ".join(f"{name} {found[name]:.3f}" for name in LOSSES if name in found)
+    if "vqa_accuracy" in found:
+        return (
+            f"validation at step {step}: {losses} | answers right {found['vqa_accuracy']:.1f} %, on another picture "
+            f"{found['vqa_other_picture']:.1f} %, the most frequent answer {found['vqa_majority']:.1f} %"
+        )
     line = (
         f"validation at step {step}: {losses} | R@1 image to text {found['i2t_r1']:.1f} %, text to image {found['t2i_r1']:.1f} % "
         f"(chance {found['chance_t2i_r1']:.1f} %)"

@@ -29,11 +29,19 @@ class Journal:
 
     Args:
         step: what is kept of an earlier start: everything up to this step; at 0 nothing, the run begins anew.
-        regions, unasked: what the board shows of what needs regions (`curves.layout`).
+        regions, unasked, answers: what the board shows of what only some runs have (`curves.layout`).
     """
 
-    def __init__(self, run: Path, step: int, enabled: bool, regions: bool = False, unasked: Collection[str] = ()):
-        self.layout = layout(regions, unasked)
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        enabled: bool,
+        regions: bool = False,
+        unasked: Collection[str] = (),
+        answers: bool = False,
+    ):
+        self.layout = layout(regions, unasked, answers)
         self.path, self.folder, self.enabled = run / "metrics.jsonl", run / "tensorboard", enabled
         self._file = self._board = None
         self._told = False

@@ -13,8 +13,9 @@ import torch
 
 from sycoca_ds.config import LossConfig, ModelConfig
 from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.question_sources import QuestionBatch
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.model.flops import step_flops
+from sycoca_ds.model.flops import answer_passes, step_flops
 from sycoca_ds.model.text_encoder import real_tokens
 
 
@@ -76,7 +77,10 @@ class Meter:
         """What a step's micro-batches hold: stand-ins and work."""
         for batch in loaded:
             self._stand_ins += batch.stand_ins
-            self._tflops += batch_tflops(self.model, batch.text_BL, self.loss)
+            if isinstance(batch, QuestionBatch):
+                self._tflops += question_tflops(self.model, batch)
+            else:
+                self._tflops += batch_tflops(self.model, batch.text_BL, self.loss)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -117,3 +121,10 @@ def batch_tflops(model: ModelConfig, text_BL: torch.Tensor, loss: LossConfig | N
     batch, length = text_BL.shape
     labels = real_tokens(text_BL, model.text.eot_id)[:, 1:].sum().item() / batch
     return batch * step_flops(model, text_tokens=length, labels=labels, loss=loss) / 1e12
+
+
+def question_tflops(model: ModelConfig, batch: QuestionBatch) -> float:
+    """The same of a micro-batch of questions."""
+    questions, (answers, length) = len(batch.text_BL), batch.answer_AL.shape
+    each = answers / questions, len(batch.label_at_M) / questions
+    return questions * 3 * sum(part.forward for part in answer_passes(model, batch.text_BL.shape[1], length, *each)) / 1e12

@@ -41,7 +41,8 @@ class Monitor:
         run, leads = Path(config.run.out), runtime.leads
         regions = session.validation.regions if session.validation is not None else None
         without = unasked(regions) if regions is not None else ()
-        self.journal = Journal(run, step, enabled=leads, regions=regions is not None, unasked=without)
+        shown = {"regions": regions is not None, "unasked": without, "answers": config.model.fusion}
+        self.journal = Journal(run, step, enabled=leads, **shown)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
         self.pace = Pace(runtime)

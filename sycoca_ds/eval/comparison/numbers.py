@@ -73,6 +73,8 @@ def additive_numbers(task: str, each: Mapping[str, np.ndarray], known: tuple[str
         known: the task's numbers, in their order; of others nothing is told.
     """
     found: dict[str, Additive] = {}
+    if not each:
+        return found
     for name in known:
         if name in each:
             weight_I = each.get(f"{name}_weight", each.get(f"{name}_count"))

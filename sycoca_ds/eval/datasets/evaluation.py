@@ -15,13 +15,14 @@ from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
-from sycoca_ds.eval.datasets.registry import SETS, SUITES, OfficialSet, chosen, folder_of
+from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import result_rows, submit
 from sycoca_ds.eval.exports import winogavil
 from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
 from sycoca_ds.eval.exports.tasklist import Listed
+from sycoca_ds.eval.paper.page import write_paper
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.suite import evaluate_model
@@ -45,6 +46,7 @@ class Asked:
     """{set: its row in DataComp's list}, where its average is asked for."""
     beside: tuple[Published, ...] = ()
     """Published numbers to stand beside."""
+    suite: str | None = None
 
     @classmethod
     def parse(
@@ -81,6 +83,7 @@ class Asked:
             tuple(submissions),
             {name: row for name, (_, row) in listed.items()},
             tuple(map(read_beside, beside)),
+            suite,
         )
 
 
@@ -97,8 +100,9 @@ def evaluate_official(
     ema: bool = False,
     resources: Resources | None = None,
 ) -> int:
-    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each; of captions
-    for which a set has official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
+    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, of the
+    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's
+    scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema, resources: as of `suite.evaluate_model`.
@@ -108,7 +112,8 @@ def evaluate_official(
         0, or 1 if a set was named and has no numbers, or is there and cannot be used.
     """
     out, records, short, resources = Path(out), {}, False, resources or Resources()
-    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "sets": records}
+    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root)}
+    content |= {"trained_on": list(loaded.config.data.train), "sets": records}
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if entry.tasks == (winogavil.TASK,):  # which no other set is for
@@ -124,6 +129,8 @@ def evaluate_official(
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
         if resources.team.leads:
             write_json(out / "sets.json", content)
+            if asked.suite == PAPER:
+                write_paper(out)
     for entry in asked.submissions:
         for split in entry.submitted:
             record = _submit(loaded, asked, entry, split, out, options, device, ema, resources)
@@ -136,6 +143,8 @@ def evaluate_official(
         write_json(out / "datacomp.json", averaged)
         print_summary(averaged)
     print(f"numbers: {out / 'sets.json'}", flush=True)
+    if asked.suite == PAPER:
+        print(f"beside the paper: {out / 'paper.html'}", flush=True)
     return int(short)
 
 

@@ -359,7 +359,8 @@ SETS: dict[str, OfficialSet] = {
         ),
     )
 }
-SUITES: dict[str, tuple[str, ...]] = {"paper": tuple(name for name in SETS if name != "coco_captions")}
+PAPER = "paper"
+SUITES: dict[str, tuple[str, ...]] = {PAPER: tuple(name for name in SETS if name != "coco_captions")}
 """Sets of the paper's Tables 1 to 7."""
 
 

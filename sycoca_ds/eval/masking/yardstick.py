@@ -15,7 +15,6 @@ These values are those of `tests/sycoca_ds/eval/masking/test_yardstick.py`. Lege
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,37 +23,14 @@ from torch import Tensor
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.eval.intervals import resampled
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap, position_overlap, scores_higher
-from sycoca_ds.eval.masking.finding import auc, chance_iou, pointing, word_iou
+from sycoca_ds.eval.masking.finding import auc
+from sycoca_ds.eval.masking.phrases import phrase_means
+from sycoca_ds.eval.means import Mean, mean_intervals, mean_of
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, PictureRegions, Regions
 
 PREFIXES = ("", "other_", "no_text_")
 """Of the numbers under the conditions of `scoring.CONDITIONS`."""
 PATCH_MEASURES = ("named_over_unnamed", "named_over_rest", "objects_over_background")
-PHRASE_MEASURES = ("pointing", "word_iou")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A number that is a mean over what pictures hold: a sum and a count of each picture, 0 where it holds nothing."""
-
-    sum_I: np.ndarray
-    count_I: np.ndarray
-
-    @property
-    def value(self) -> float | None:
-        """None where no picture counts."""
-        return float(self.sum_I.sum() / self.count_I.sum()) if self.count_I.sum() else None
-
-    @property
-    def value_I(self) -> np.ndarray:
-        """Of each picture alone, NaN where it does not count. Pictures of many phrases weigh more in `value` than in their mean."""
-        return np.divide(self.sum_I, self.count_I, out=np.full(len(self.sum_I), math.nan), where=self.count_I > 0)
-
-
-def mean_of(value_I: np.ndarray) -> Mean:
-    """Of the finite ones."""
-    there_I = np.isfinite(value_I)
-    return Mean(np.where(there_I, value_I, 0.0), there_I.astype(np.float64))
 
 
 def patch_measures(score_N: np.ndarray, picture: PictureRegions) -> tuple[float, float, float]:
@@ -93,31 +69,15 @@ def means(score_ICRN: np.ndarray, regions: Regions | None, masking: MaskingConfi
     }
     if regions is None:
         return found
-    there = [(number, picture) for number, picture in enumerate(regions.pictures) if picture is not None]
     for condition, prefix in enumerate(PREFIXES):
         value_IX = np.full((len(score_ICRN), len(PATCH_MEASURES)), math.nan)
-        for number, picture in there:
+        for number, picture in regions.there:
             value_IX[number] = patch_measures(score_ICRN[number, condition, 0], picture)
         found |= {f"{prefix}{name}": mean_of(value_I) for name, value_I in zip(PATCH_MEASURES, value_IX.T, strict=True)}
     own, other = found["named_over_unnamed"], found["other_named_over_unnamed"]
     found["named_over_unnamed_gain"] = Mean(own.sum_I - other.sum_I, own.count_I)
-    if score_ICRN.shape[2] == 1:
-        return found
-    count_I = np.zeros(len(score_ICRN))
-    for number, picture in there:
-        count_I[number] = len(picture.phrases)
-    for name, measure, chance in (
-        ("pointing", pointing, lambda region_N: float(region_N.mean())),
-        ("word_iou", word_iou, lambda region_N: chance_iou(len(region_N), int(region_N.sum()))),
-    ):
-        sum_CI = np.zeros((len(PREFIXES) + 1, len(score_ICRN)))
-        for number, picture in there:
-            for phrase, of in enumerate(picture.phrases, 1):
-                for condition in range(len(PREFIXES)):
-                    sum_CI[condition, number] += measure(score_ICRN[number, condition, phrase], of.region_N)
-                sum_CI[-1, number] += chance(of.region_N)
-        names = [*(f"{prefix}{name}" for prefix in PREFIXES), f"chance_{name}"]
-        found |= {name: Mean(sum_I, count_I) for name, sum_I in zip(names, sum_CI, strict=True)}
+    if score_ICRN.shape[2] > 1:
+        found |= phrase_means(score_ICRN[:, :, 1:], regions, PREFIXES)
     return found
 
 
@@ -146,14 +106,9 @@ def numbers(score_ICRN: Tensor, regions: Regions | None, masking: MaskingConfig)
 def intervals(score_ICRN: Tensor, found: dict[str, Mean], masking: MaskingConfig, seed: int = 0) -> dict[str, float]:
     """NAME_low and NAME_high, 95 % over resampled pictures, of all means that two pictures at least count for, and of
     position_overlap."""
-    names = [name for name, mean in found.items() if (mean.count_I > 0).sum() > 1 and not name.startswith("chance_")]
-    sum_IX, count_IX = (np.stack([getattr(found[name], part) for name in names], axis=1) for part in ("sum_I", "count_I"))
     hidden_IN = hidden_sets(score_ICRN[:, 0, 0].float().cpu(), masking)
     drawn = []
-    for times_RI in resampled(len(sum_IX), seed):
-        with np.errstate(invalid="ignore"):  # a resample may hold no picture that counts
-            value_RX = (times_RI @ sum_IX) / (times_RI @ count_IX)
-        drawn.append(np.column_stack([value_RX, position_overlap(hidden_IN, torch.from_numpy(times_RI)).numpy()]))
-    low_X, high_X = np.nanquantile(np.concatenate(drawn), [0.025, 0.975], axis=0).tolist()
-    named = zip([*names, "position_overlap"], low_X, high_X, strict=True)
-    return {f"{name}_{side}": value for name, low, high in named for side, value in (("low", low), ("high", high))}
+    for times_RI in resampled(len(hidden_IN), seed):
+        drawn.append(position_overlap(hidden_IN, torch.from_numpy(times_RI)).numpy())
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975]).tolist()
+    return mean_intervals(found, seed) | {"position_overlap_low": low, "position_overlap_high": high}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sycoca_ds.eval.intervals import bootstrap_interval
-from sycoca_ds.eval.tasks.classification import classification_metrics
+from sycoca_ds.eval.tasks.classification import class_rows, classification_metrics
 
 
 def accuracies(logit_NK: np.ndarray, label_N: np.ndarray) -> dict[str, float | None]:
@@ -39,16 +39,10 @@ def bounds(right_N: np.ndarray, label_N: np.ndarray, seed: int) -> dict[str, flo
 
 def each_class(right_N: np.ndarray, label_N: np.ndarray, train_N: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
     """A row a class: pictures to train (with those to validate) and to test on, and percent right, None where none is tested."""
-    trained, tested = (np.bincount(labels, minlength=len(classes)) for labels in (train_N, label_N))
-    right = np.bincount(label_N, weights=right_N, minlength=len(classes))
+    trained_K = np.bincount(train_N, minlength=len(classes))
     return [
-        {
-            "class": name,
-            "train": int(trained[k]),
-            "test": int(tested[k]),
-            "right": 100.0 * float(right[k] / tested[k]) if tested[k] else None,
-        }
-        for k, name in enumerate(classes)
+        {"class": row["class"], "train": int(trained), "test": row["images"], "right": row["right"]}
+        for row, trained in zip(class_rows(right_N, label_N, classes), trained_K, strict=True)
     ]
 
 

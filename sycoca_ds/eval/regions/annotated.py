@@ -21,6 +21,9 @@ from sycoca_ds.eval.collection import Picture
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+UNSAID = -1
+"""Label of a pixel of which nothing is said."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -66,12 +69,17 @@ class Layout(Protocol):
 
     kind: str
     """For people."""
+    classes: tuple[str, ...]
+    """Names of the classes that its pixels are of; empty: it has none."""
 
     def find(self, picture: Picture) -> Hashable | None:
         """What `load` takes for a picture; None: it is not annotated."""
 
     def load(self, found: Any, caption: str) -> Annotated:
         """Raises `OtherCaption`, and `UserError` for what is damaged."""
+
+    def labels(self, found: Any) -> np.ndarray:
+        """int16 (H, W): `UNSAID`, 0 at the background, k at the k-th of `classes`, counted from 1. Errors as of `load`."""
 
 
 def names_of(picture: Picture) -> list[str]:

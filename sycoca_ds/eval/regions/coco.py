@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Coco:
                 raise UserError(f"regions {path}: not as COCO's instances ({error!r})") from error
             synonyms |= read_synonyms(path.parent / "synonyms.txt")
         self.names = Names(self.categories.values(), synonyms)
+        self.classes = tuple(dict.fromkeys(self.categories[number] for number in sorted(self.categories)))
 
     def find(self, picture: Picture) -> int | None:
         names = [SPLIT.sub("", name) for name in names_of(picture)]
@@ -56,18 +58,30 @@ class Coco:
         return found
 
     def load(self, found: int, caption: str) -> Annotated:
+        shape, masks = self.images[found]["shape"], {}
+        for name, mask_HW in self.instances(found):
+            masks[name] = masks[name] | mask_HW if name in masks else mask_HW
+        said = self.names.find(caption)
+        things = tuple(Thing(name, mask_HW, name in said) for name, mask_HW in masks.items())
+        phrases = tuple(Phrase(said[thing.name], (number,)) for number, thing in enumerate(things) if thing.named)
+        return Annotated(things, phrases, caption, uncovered(things, shape))
+
+    def instances(self, found: int) -> Iterator[tuple[str, np.ndarray]]:
+        """(category, bool (H, W)) of each annotation."""
         image = self.images[found]
-        masks: dict[str, np.ndarray] = {}
         for entry in self.annotations[found]:
             try:
                 mask_HW, name = decode(entry["segmentation"], *image["shape"]), self.categories[entry["category_id"]]
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"regions {image['path']}: an annotation of image {found} is not as COCO's ({error!r})") from error
-            masks[name] = masks[name] | mask_HW if name in masks else mask_HW
-        said = self.names.find(caption)
-        things = tuple(Thing(name, mask_HW, name in said) for name, mask_HW in masks.items())
-        phrases = tuple(Phrase(said[thing.name], (number,)) for number, thing in enumerate(things) if thing.named)
-        return Annotated(things, phrases, caption, uncovered(things, image["shape"]))
+            yield name, mask_HW
+
+    def labels(self, found: int) -> np.ndarray:
+        """Where instances overlap, the smallest counts: it lies in front more often than not."""
+        label_HW = np.zeros(self.images[found]["shape"], np.int16)
+        for name, mask_HW in sorted(self.instances(found), key=lambda pair: -int(pair[1].sum())):
+            label_HW[mask_HW] = self.classes.index(name) + 1
+        return label_HW
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:

@@ -56,6 +56,7 @@ class Flickr:
     """Pictures by file name."""
 
     kind = "Flickr30K Entities"
+    classes = ()
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -79,6 +80,9 @@ class Flickr:
         things = tuple(Thing(chain, box_mask(boxes[chain], shape), chain in mentioned) for chain in chains)
         shown = tuple(Phrase((span,), (chains.index(chain),)) for span, chain in phrases if chain in boxes)
         return Annotated(things, shown, plain, uncovered(things, shape), bool(scenes & mentioned))
+
+    def labels(self, found: str) -> np.ndarray:
+        raise ValueError("boxes of phrases are no classes of pixels")
 
 
 def box_mask(boxes: list[tuple[int, int, int, int]], shape: tuple[int, int]) -> np.ndarray:

@@ -69,6 +69,11 @@ class Regions:
         """Most phrases of one picture."""
         return max((len(picture.phrases) for picture in self.pictures if picture is not None), default=0)
 
+    @property
+    def there(self) -> list[tuple[int, PictureRegions]]:
+        """The pictures that have regions, with their numbers."""
+        return [(number, picture) for number, picture in enumerate(self.pictures) if picture is not None]
+
     def shows(self, *kinds: int) -> bool:
         """Whether any picture has a patch of these kinds."""
         return any(picture is not None and picture.has(*kinds).any() for picture in self.pictures)

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.collection import Picture
-from sycoca_ds.eval.regions.annotated import Annotated, Phrase, Thing, names_of, read_labels
+from sycoca_ds.eval.regions.annotated import UNSAID, Annotated, Phrase, Thing, names_of, read_labels
 from sycoca_ds.eval.regions.names import Names, read_synonyms
 
 CLASSES = (
@@ -33,20 +33,25 @@ class Voc:
         self.known = {path.stem for path in self.folder.glob("*.png")}
         lists = [path for path in (folder / "class_names.txt", folder / "labels.txt") if path.is_file()]
         lines = lists[0].read_text(encoding="utf-8").split("\n") if lists else CLASSES
-        self.classes = [line.strip() for line in lines if line.strip() and line.strip() != "__ignore__"]
-        self.names = Names(self.classes[1:], read_synonyms(folder / "synonyms.txt"))
+        self.classes = tuple(line.strip() for line in lines if line.strip() and line.strip() != "__ignore__")[1:]
+        self.names = Names(self.classes, read_synonyms(folder / "synonyms.txt"))
 
     def find(self, picture: Picture) -> str | None:
         return next((name for name in names_of(picture) if name in self.known), None)
 
     def load(self, found: str, caption: str) -> Annotated:
-        path, said = self.folder / f"{found}.png", self.names.find(caption)
-        label_HW = read_labels(path)
-        there = [int(label) for label in np.unique(label_HW) if label not in (0, UNKNOWN)]
-        if there and there[-1] >= len(self.classes):
-            raise UserError(
-                f"regions {path}: class {there[-1]}, but there are {len(self.classes) - 1}; list them in class_names.txt"
-            )
-        things = tuple(Thing(self.classes[label], label_HW == label, self.classes[label] in said) for label in there)
+        label_HW, said = self.labels(found), self.names.find(caption)
+        there = [(label, self.classes[label - 1]) for label in map(int, np.unique(label_HW)) if label > 0]
+        things = tuple(Thing(name, label_HW == label, name in said) for label, name in there)
         phrases = tuple(Phrase(said[thing.name], (number,)) for number, thing in enumerate(things) if thing.named)
         return Annotated(things, phrases, caption, label_HW == 0)
+
+    def labels(self, found: str) -> np.ndarray:
+        path = self.folder / f"{found}.png"
+        label_HW = read_labels(path).astype(np.int16)
+        label_HW[label_HW == UNKNOWN] = UNSAID
+        if label_HW.max() > len(self.classes):
+            raise UserError(
+                f"regions {path}: class {label_HW.max()}, but there are {len(self.classes)}; list them in class_names.txt"
+            )
+        return label_HW

@@ -13,9 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.collection import Picture
-from sycoca_ds.eval.regions.annotated import Annotated, OtherCaption, Phrase, Thing, read_labels, same_caption
+from sycoca_ds.eval.regions.annotated import UNSAID, Annotated, OtherCaption, Phrase, Thing, read_labels, same_caption
 
 FORMAT = 1
 
@@ -32,6 +34,12 @@ class World:
             if content.get("format") != FORMAT or not isinstance(content["pictures"], dict):
                 raise UserError(f"regions {path}: format {content.get('format')!r}, expected {FORMAT}; draw the world again")
             self.records |= {url: (path, record) for url, record in content["pictures"].items()}
+        try:
+            named = {entry["name"] for _, record in self.records.values() for entry in record["objects"]}
+        except (KeyError, TypeError) as error:
+            raise UserError(f"regions {path}: a record is not as expected ({error!r})") from error
+        self.classes = tuple(sorted(named))
+        self.class_of = {name: number for number, name in enumerate(self.classes, 1)}
 
     def find(self, picture: Picture) -> str | None:
         return picture.url if picture.url in self.records else None
@@ -52,3 +60,15 @@ class World:
             return Annotated(things, phrases, record["caption"], label_HW == 0, bool(record["background"]["named"]))
         except (KeyError, TypeError) as error:
             raise UserError(f"regions {path}: the record of {found} is not as expected ({error!r})") from error
+
+    def labels(self, found: str) -> np.ndarray:
+        path, record = self.records[found]
+        try:
+            label_HW = read_labels(path.parent / record["mask"])
+            class_V = np.full(256, UNSAID, np.int16)
+            class_V[0] = 0
+            for entry in record["objects"]:
+                class_V[entry["label"]] = self.class_of[entry["name"]]
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f"regions {path}: the record of {found} is not as expected ({error!r})") from error
+        return class_V[label_HW]

@@ -13,6 +13,7 @@ from data_pipeline.files import write_bytes
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.wording import HOWS
 from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.report.aligned import alignment_tables, class_gallery, word_gallery
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
 from sycoca_ds.eval.report.galleries import (
     caption_gallery,
@@ -154,8 +155,8 @@ def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
     ]
 
 
-def render(**content: Any) -> str:
-    """The page from its content. UserError names the extra if jinja2 is missing."""
+def render(template: str = "report.html.j2", **content: Any) -> str:
+    """A page from its content. UserError names the extra if jinja2 is missing."""
     try:
         import jinja2
     except ImportError as error:
@@ -168,7 +169,7 @@ def render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(**content)
+    return environment.get_template(template).render(**content)
 
 
 def write_report(
@@ -199,6 +200,9 @@ def write_report(
         reconstructions=reconstruction_gallery(results, collection, out),
         masks=masking_gallery(results, collection, out),
         mask_tables=masking_tables(results),
+        words=word_gallery(results, collection, out),
+        segments=class_gallery(results, collection, out),
+        alignment_tables=alignment_tables(results),
         composition_heads=(*HOWS, "chance"),
         compositions=composition_rows(results),
         retrievals=retrieval_gallery(results, collection),

@@ -58,8 +58,9 @@ def print_table(results: dict, verdicts: list) -> None:
         Console(width=max(console.width, 120)).print(compositions_table(results))
         for line in compositions["details"]["told"]:
             console.print(line, highlight=False, markup=False)
-    for line in results["tasks"].get("linear_probe", {}).get("details", {}).get("told", ()):
-        console.print(line, highlight=False, markup=False)
+    for task in ("alignment", "linear_probe", "vqa"):
+        for line in results["tasks"].get(task, {}).get("details", {}).get("told", ()):
+            console.print(line, highlight=False, markup=False)
     for name, record in results["tasks"].items():
         for reason, told in reasons_told(TASKS[name], record).items():
             console.print(f"{told}: not measured, {reason}", highlight=False, markup=False)

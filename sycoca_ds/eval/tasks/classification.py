@@ -88,9 +88,20 @@ def run_classification(bench: Bench) -> Outcome:
         "classes_without_image": int((count == 0).sum()),
         "largest_class_percent": 100.0 * float(count.max()) / float(labelled.sum()),
         "primary": labels.primary,
+        "each_class": class_rows(top1_I[labelled] > 0, label_I[labelled], labels.classes),
         "confusions": confusions(label_I[labelled], guess, labels.classes),
     }
     return Outcome(numbers, reasons, chance, details, each={"top1": top1_I, "top5": top5_I, "class": label_of_I})
+
+
+def class_rows(right_N: np.ndarray, label_N: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A row a class: images, and percent right, None where there is none."""
+    count_K = np.bincount(label_N, minlength=len(classes))
+    right_K = np.bincount(label_N, weights=right_N, minlength=len(classes))
+    return [
+        {"class": name, "images": int(count_K[k]), "right": 100.0 * float(right_K[k] / count_K[k]) if count_K[k] else None}
+        for k, name in enumerate(classes)
+    ]
 
 
 def by_group(

@@ -6,27 +6,27 @@ Legend: I images, C conditions, R = 1 + most phrases of a picture, N patches, M 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import check_model
 from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.intervals import HOW
+from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
-from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
+from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
-from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, PHRASE_MEASURES, Mean, gain_chance, intervals, means, unasked
+from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, gain_chance, intervals, means, unasked
+from sycoca_ds.eval.means import Mean
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import Guides
 
@@ -36,57 +36,6 @@ ALL_NAMED = "the captions name all that their pictures show"
 OF_UNNAMED_OBJECTS = ("named_over_unnamed", "named_over_unnamed_gain", "gap_unnamed")
 OF_WHAT_IS_LEFT_OUT = (*OF_UNNAMED_OBJECTS, "named_over_rest", "gap_background")
 """Numbers that compare with, or are of, what captions leave out."""
-
-
-@contextmanager
-def counting(bench: Bench, model: torch.nn.Module, words: str) -> Iterator[None]:
-    """In it the model's scores count the tokens of this value of `masking.words`; "" leaves it as it is."""
-    if not words:
-        yield
-        return
-    kept, left_out_V = model.left_out_V, torch.zeros_like(model.left_out_V)
-    if words == "content":
-        left_out_V[list(bench.tokenizer.meaningless_ids(bench.config.model.masking.common_words))] = True
-    model.left_out_V = left_out_V
-    try:
-        yield
-    finally:
-        model.left_out_V = kept
-
-
-@dataclass(frozen=True)
-class PatchScores:
-    first: list[str]
-    other_I: np.ndarray
-    named: str
-    untrained: bool
-    others: tuple[torch.Tensor, int] | None
-
-    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        similarity, _, words = self.named.partition(":")
-        model = bench.untrained if self.untrained else bench.model
-        scorer = Scorer(self.first, self.other_I, bench.inputs.regions, bench.ids, bench.config.model.text.eot_id)
-        call, others = partial(bench.call, model=model, exact=True), self.others
-        if others is not None:
-            others = (others[0].to(bench.device), others[1])
-        with counting(bench, model, words):
-            by_token = similarity not in WITHOUT_WORDS
-            score_BCRN = scorer(call, numbers, bench.images(numbers), by_token, similarity=similarity, others=others)
-        return {"score": score_BCRN.cpu().numpy()}
-
-
-def scores(bench: Bench, first: list[str], other_I: np.ndarray, named: str, model: torch.nn.Module) -> torch.Tensor:
-    """(I, C, R, N) float32 on the host. Args: named: SIMILARITY or SIMILARITY:WORDS."""
-    untrained, others = model is not bench.model, bench.others(named.partition(":")[0], model)
-    regions = bench.inputs.regions
-    key = {"what": "scores of patches", "named": named, "untrained": untrained, "precision": "fp32"}
-    key["regions"] = regions.digest if regions is not None else None
-    what = f"score patches: {named}{', untrained' if untrained else ''}"
-    work = PatchScores(first, other_I, named, untrained, others and (others[0].cpu(), others[1]))
-    score_ICRN = torch.from_numpy(bench.map_images(work, what, key)["score"])
-    if not torch.isfinite(score_ICRN[:, :, 0]).all():
-        raise UserError("masking: the model's scores are not finite; the checkpoint is damaged or diverged")
-    return score_ICRN
 
 
 def means_of(bench: Bench, score_ICRN: torch.Tensor) -> dict[str, Mean]:
@@ -127,15 +76,8 @@ def run_masking(bench: Bench) -> Outcome:
     numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
         numbers |= gaps(bench, first, other_I)
-    table, left_out = {own: numbers}, {}
-    for named in dict.fromkeys(bench.options.similarity):
-        if named == own:
-            continue
-        try:
-            check_model(replace(config, masking=replace(config.masking, similarity=named.partition(":")[0])))
-        except UserError as error:
-            left_out[named] = str(error)
-            continue
+    table, (others, left_out) = {own: numbers}, compared(bench)
+    for named in others:
         trained, fresh = (scores(bench, first, other_I, named, model) for model in (bench.model, untrained))
         table[named] = measured(bench, trained, means_of(bench, trained), bounds=False)
         table[named] |= measured(bench, fresh, means_of(bench, fresh), "untrained_", bounds=False)

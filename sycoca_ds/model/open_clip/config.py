@@ -20,6 +20,8 @@ def check_held(config: ModelConfig) -> None:
     Heads never stand in the way: open_clip takes the image encoder's as a width a head and the others' as a number.
     """
     check_model(config)
+    if config.fusion:
+        raise UserError("model.fusion = True: open_clip has no model that answers questions; export with --layout sycoca")
     if config.captions and config.text_decoder.width != config.image_token_width:
         source = "model.embed-dim" if config.image.pooling == "attention" else "model.image.width"
         raise UserError(

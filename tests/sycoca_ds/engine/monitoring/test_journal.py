@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_REGIONS, TAGS, layout
+from sycoca_ds.engine.monitoring.curves import CHARTS, CLOCK, OF_ANSWERS, OF_REGIONS, TAGS, layout
 from sycoca_ds.engine.monitoring.journal import EVENTS, Journal
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.event_files import points
@@ -40,8 +40,8 @@ def test_every_key_has_its_curve_and_the_losses_come_first(tmp_path: Path) -> No
     tags = board.Tags()["scalars"]
     assert sorted({tag.split("/")[0] for tag in tags})[:2] == ["loss", "loss_validation"]
     assert sorted(tag for tag in tags if tag.startswith("loss")) == [
-        *("loss/ic", "loss/itc", "loss/late_interaction", "loss/mim", "loss/total"),
-        *(f"loss_validation/{name}" for name in ("ic", "itc", "late_interaction", "mim", "total")),
+        *("loss/ic", "loss/itc", "loss/late_interaction", "loss/mim", "loss/total", "loss/vqa"),
+        *(f"loss_validation/{name}" for name in ("ic", "itc", "late_interaction", "mim", "total", "vqa")),
     ]
     assert len(tags) == len(record) and all("/" in tag for tag in tags), "no curve is a group of its own"
     values = {tag: board.Scalars(tag)[0].value for tag in tags}
@@ -57,6 +57,7 @@ def test_charts_name_numbers_that_there_are() -> None:
 def test_a_board_has_no_chart_of_what_its_regions_cannot_give() -> None:
     """The demo's captions name all that their pictures show."""
     whole, page = layout(regions=True), "Do the masks find what is named?"
+    assert set(layout(regions=True, answers=True)) - set(whole) == {"Does it answer?"}
     left = layout(regions=True, unasked=("named_over_unnamed", "named_over_rest"))
     gone = list(whole.pop(page).keys() - left.pop(page).keys())
     assert left == whole and len(gone) == 3 and all("named over" in title or "own caption adds" in title for title in gone)
@@ -75,7 +76,7 @@ def test_the_layout_is_in_the_event_files(regions: bool, tmp_path: Path) -> None
     board.Reload()
     (event,) = board.Tensors(".", "custom_scalars__config__")[-1:]
     found = Layout.FromString(event.tensor_proto.string_val[0])
-    pages = [page for page in CHARTS if regions or page != OF_REGIONS]
+    pages = [page for page in CHARTS if page != OF_ANSWERS and (regions or page != OF_REGIONS)]
     assert [category.title for category in found.category] == list(layout(regions)) == pages
     first = found.category[0]
     assert [chart.title for chart in first.chart] == list(CHARTS["Does it learn?"])

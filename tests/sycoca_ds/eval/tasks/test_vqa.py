@@ -1,0 +1,242 @@
+"""The task on questions in miniature: a model that knows all, one that never looks, a real one, VQA v2's files and submissions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipeline.errors import UserError
+from data_pipeline.world.drawn.demo_scenes import questions as asked_of
+from data_pipeline.world.drawn.demo_scenes import sample_scenes
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.task import Outcome
+from sycoca_ds.eval.tasks.vqa import NUMBERS, most_usual, run_vqa
+from sycoca_ds.eval.vqa.answering import Answerer
+from sycoca_ds.eval.vqa.items import QuestionPictures, Request
+from sycoca_ds.eval.vqa.submission import entries, fault
+from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.model.pixels import normalise
+from tests.worlds.published.questions import ask
+from tests.worlds.trainings.eval_world import SMALL, make_data, make_run, url_of
+
+CPU, IMAGES = torch.device("cpu"), 24
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn scenes, their questions, an untrained run of a model that answers, and one of a model that does not."""
+    folder = tmp_path_factory.mktemp("vqa")
+    make_data(folder / "data", images=IMAGES)
+    scenes = enumerate(sample_scenes(IMAGES, seed=5))
+    entries = [{"url": url_of(number), **entry} for number, scene in scenes for entry in asked_of(scene, 0)]
+    (folder / "questions.json").write_text(json.dumps({"name": "small", "questions": entries}))
+    make_run(folder / "run", dataclasses.replace(SMALL, family="coca", fusion=True, init_std=0.3))
+    make_run(folder / "pretrained")
+    return folder
+
+
+class Knowing(torch.nn.Module):
+    """Says the right answer to what it has seen, the first candidate to anything else.
+
+    Args:
+        looks: False: it is told the question alone, and says what is right for the first picture with it.
+    """
+
+    def __init__(self, bench: Bench, looks: bool = True):
+        super().__init__()
+        self.looks, self.answer = looks, {}
+        asked = bench.inputs.questions
+        for row, number in zip(asked.table.to_pylist(), asked.picture_Q.tolist(), strict=True):
+            key = self._key(normalise(bench.collection.image(number)[None])[0], bench.ids([row["question"]])[0])
+            self.answer.setdefault(key, asked.candidates.index(row["answers"][0]))
+
+    def _key(self, image_CHW: torch.Tensor, ids_L: torch.Tensor) -> tuple:
+        return (image_CHW.numpy().tobytes() if self.looks else b"", ids_L.numpy().tobytes())
+
+    def forward(self, task, image_BCHW, text_QL, answer_CL, keep, image_of_Q):
+        assert task == "rank_answers"
+        chosen = [self.answer.get(self._key(image_BCHW[of], ids), 0) for of, ids in zip(image_of_Q.tolist(), text_QL, strict=True)]
+        likelihood = torch.full((len(text_QL), len(answer_CL)), -9.0).scatter(1, torch.tensor(chosen)[:, None], -1.0)
+        return {"candidate_QK": torch.arange(len(answer_CL)).expand(len(text_QL), -1), "likelihood_QK": likelihood}
+
+
+def bench_of(world: Path, request: Request, batch_size: int = 16, beams: int = 1) -> Bench:
+    loaded = load_for_inference(world / "run")
+    with torch.no_grad():  # as drawn they hardly look, and say one thing to everything
+        for block in (*loaded.model.text_decoder.cross_blocks, *loaded.model.fusion.blocks):
+            block.attention.out.weight *= 30
+    collection = Collection(world / "data", SMALL.image.image_size)
+    options = SuiteOptions(tasks=("vqa",), batch_size=batch_size, beams=beams)
+    inputs = Inputs(options, questions=request.open(collection))
+    return Bench(loaded.model, loaded.config, loaded.tokenizer, collection, CPU, inputs)
+
+
+def outcome_of(world: Path, looks: bool) -> Outcome:
+    bench = bench_of(world, Request(str(world / "questions.json")))
+    bench.model = Knowing(bench, looks)
+    return run_vqa(bench)
+
+
+def test_who_knows_everything_gets_all_of_it_and_the_controls_do_not(world: Path) -> None:
+    found = outcome_of(world, looks=True).numbers
+    assert found["accuracy"] == found["accuracy_low"] == found["accuracy_high"] == found["accuracy_ceiling"] == 100
+    for control in ("other_picture", "blind", "majority", "shuffled"):
+        assert found[f"accuracy_{control}"] < 40, control
+    assert found["accuracy_blind"] < found["accuracy_usual"] < 70 and found["looked"] > 50
+
+
+def test_who_never_looks_gets_the_same_on_another_picture_and_on_none(world: Path) -> None:
+    outcome = outcome_of(world, looks=False)
+    found = outcome.numbers
+    assert found["accuracy"] == found["accuracy_other_picture"] == found["accuracy_blind"] and found["looked"] == 0
+    assert found["accuracy"] < 70 and outcome.chance == {"accuracy": found["accuracy_usual"]}
+
+
+def test_numbers_of_types_that_the_questions_do_not_have_say_so(world: Path) -> None:
+    outcome = outcome_of(world, looks=True)
+    assert set(outcome.numbers) | set(outcome.reasons) == set(NUMBERS)
+    assert outcome.reasons == {
+        f"accuracy_{name}": f"no question has the answer type {kind}"
+        for name, kind in (("yes_no", "yes/no"), ("number", "number"), ("other", "other"))
+    }
+    types = outcome.details["by_answer_type"]
+    assert set(types) == {"color", "shape", "place", "count", "background", "exists"} and types["exists"]["usual"] == 50
+    assert sum(of["questions"] for of in types.values()) == outcome.details["questions"]
+    assert outcome.details["submission"] == "these questions are no VQA v2"
+
+
+def test_the_usual_answer_by_type() -> None:
+    answers = [["a"] * 10, ["b"] * 10, ["b"] * 10, ["c"] * 10]
+    assert most_usual(answers, ["x", "x", "x", "y"]) == ["b", "b", "b", "c"]
+
+
+@pytest.mark.parametrize("how", ["rank", "generate"])
+def test_batches_change_no_answer(how: str, world: Path) -> None:
+    said = []
+    for size in (1, 7, 64):
+        bench = bench_of(world, Request(str(world / "questions.json"), how=how), size)
+        asked = bench.inputs.questions
+        said.append(Answerer(bench, asked).answers(asked.picture_Q, ""))
+        assert set(said[-1]) <= set(asked.candidates)
+    assert said[0] == said[1] == said[2] and len(set(said[0])) > 1
+
+
+def test_as_many_beams_as_candidates_say_what_ranking_says(world: Path) -> None:
+    bench = bench_of(world, Request(str(world / "questions.json")))
+    asked = bench.inputs.questions
+    ranked = Answerer(bench, asked).answers(asked.picture_Q, "")
+    beams = bench_of(world, Request(str(world / "questions.json"), how="generate"), beams=len(asked.candidates))
+    assert Answerer(beams, beams.inputs.questions).answers(asked.picture_Q, "") == ranked
+
+
+def official(world: Path, tmp_path: Path, subset: str) -> tuple[str, Path]:
+    """(QUESTIONS,ANNOTATIONS on the world's pictures, a folder with these pictures as COCO names them)."""
+    files, pictures = ask(world / "data", tmp_path / "questions.json", subset), tmp_path / "pictures" / subset
+    content = [json.loads(Path(file).read_text()) for file in files.split(",")]
+    for part, name in zip(content, ("questions", "annotations"), strict=True):
+        part[name] = part[name][:-2]  # on pictures that are not there
+    for file, part in zip(files.split(","), content, strict=True):
+        Path(file).write_text(json.dumps(part))
+    pictures.mkdir(parents=True)
+    collection = Collection(world / "data", SMALL.image.image_size)
+    for number, picture in enumerate(collection.pictures):
+        with open(collection.pictures[number].shard, "rb") as file:
+            file.seek(picture.offset)
+            (pictures / f"COCO_{subset}_{number:012d}.jpg").write_bytes(file.read(picture.size))
+    return files, pictures
+
+
+def test_vqa_v2_from_its_files_and_from_a_data_set_are_the_same(world: Path, tmp_path: Path) -> None:
+    files, pictures = official(world, tmp_path, "val2014")
+    found = []
+    for name, words in (
+        ("folder", {"questions": f"{files},{pictures.parent}"}),
+        ("data", {"questions": files, "data": str(world / "data")}),
+    ):
+        out = tmp_path / name
+        more = {"answers": (files.split(",")[1],), "answer_count": 3, "device": "cpu", "tasks": ("vqa",)}
+        assert evaluate(EvaluateConfig(str(world / "run"), out=str(out), **words, **more)) == 0
+        results = json.loads((out / "results.json").read_text())["tasks"]["vqa"]
+        found.append((results["metrics"], json.loads((out / "samples/vqa_results.json").read_text())))
+        details = results["details"]
+        assert details["submission"] == "complete" and details["candidates"] == 3 and details["left_out"] == 0
+    assert found[0] == found[1]
+    metrics, said = found[0]
+    assert all(metrics[f"accuracy_{kind}"] is not None for kind in ("yes_no", "number", "other")) and metrics[
+        "accuracy_number"
+    ] in (0, 100)
+    assert {entry["answer"] for entry in said} <= {"yes", "2", "dog"} and len(said) == 2 * IMAGES
+
+
+def test_questions_whose_answers_are_kept_back_are_answered(world: Path, tmp_path: Path) -> None:
+    files, pictures = official(world, tmp_path, "test2015")
+    (tmp_path / "answers.txt").write_text("yes\nno\n")
+    more = {"answers": (str(tmp_path / "answers.txt"),), "device": "cpu"}
+    config = EvaluateConfig(str(world / "run"), out=str(tmp_path / "out"), questions=f"{files.split(',')[0]},{pictures}", **more)
+    assert evaluate(config) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())["tasks"]["vqa"]
+    assert set(results["null_reasons"].values()) == {"the answers of these questions are kept back"}
+    assert results["details"]["submission"].startswith("48 questions; the server takes all 447,793 of test2015")
+    said = json.loads((tmp_path / "out/samples/vqa_results.json").read_text())
+    assert len(said) == 48 and all(set(entry) == {"question_id", "answer"} for entry in said)
+    with pytest.raises(UserError, match="has no answers: give those to choose from"):
+        evaluate(dataclasses.replace(config, answers=(), out=str(tmp_path / "none")))
+
+
+def test_what_is_wrong_with_a_submission_is_named(world: Path, tmp_path: Path) -> None:
+    files, _ = official(world, tmp_path, "val2014")
+    asked = Request(files).read()
+    whole = entries(asked.table["id"].to_pylist(), ["yes"] * len(asked))
+    assert fault(whole, asked) is None and fault(list(reversed(whole)), asked) is None
+    assert fault(whole[1:], asked) == f"1 questions are not answered, the first is {whole[0]['question_id']}"
+    assert "answered twice" in fault([*whole, whole[3]], asked) and "not asked" in fault(
+        [*whole, {"question_id": 7**9, "answer": ""}], asked
+    )
+    for bad in ({"question_id": "1", "answer": "a"}, {"question_id": 1, "answer": 2}, {"question_id": True, "answer": "a"}):
+        assert "is not {" in fault([*whole, bad], asked)
+
+
+def test_a_model_that_was_not_fine_tuned_says_how_it_would_be(world: Path, tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        str(world / "pretrained"), str(world / "data"), out=str(tmp_path), questions=str(world / "questions.json")
+    )
+    assert evaluate(dataclasses.replace(config, tasks=("vqa",), device="cpu")) == 0
+    reasons = json.loads((tmp_path / "results.json").read_text())["tasks"]["vqa"]["null_reasons"]
+    assert set(reasons.values()) == {"the model answers no questions: fine-tune it, train.py --task vqa"}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda q, a: q["questions"].append(q["questions"][0]), "stands there 2 times"),
+        (lambda q, a: a["annotations"].pop(), "has no annotation of 1 questions"),
+        (lambda q, a: q["questions"][3].pop("image_id"), "is not as VQA v2's"),
+        (lambda q, a: q.update(questions=[]), "expected an object with a list of questions"),
+        (lambda q, a: [entry.update(image_id=10**9) for entry in q["questions"]], "none of 48 questions is on a picture of"),
+    ],
+)
+def test_files_that_are_not_as_published_are_named(change, said: str, world: Path, tmp_path: Path) -> None:
+    files, _ = official(world, tmp_path, "val2014")
+    contents = [json.loads(Path(file).read_text()) for file in files.split(",")]
+    change(*contents)
+    for file, content in zip(files.split(","), contents, strict=True):
+        Path(file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        Request(files).open(Collection(world / "data", SMALL.image.image_size))
+
+
+def test_pictures_that_are_not_there_are_named(world: Path, tmp_path: Path) -> None:
+    files, pictures = official(world, tmp_path, "val2014")
+    (pictures / "COCO_val2014_000000000003.jpg").unlink()
+    with pytest.raises(UserError, match="1 of 24 pictures are not in .*, the first is COCO_val2014_000000000003.jpg"):
+        QuestionPictures(Request(f"{files},{pictures}"), 48)
+    shutil.rmtree(pictures)
+    with pytest.raises(UserError, match="24 of 24 pictures are not in"):
+        QuestionPictures(Request(f"{files},{pictures}"), 48)
