@@ -114,7 +114,7 @@ def test_fields_of_parts_that_are_not_shared_do_not_matter(tmp_path: Path) -> No
 
 def test_the_documented_way_from_open_clips_largest_model_to_sycoca() -> None:
     """docs/open_clip.md's options make `930m` share every part of coca_ViT-L-14."""
-    words = "--preset 930m --model.image.pooling attention --model.text.sot-id 49406 --model.text.eot-id 49407"
+    words = "--preset paper-930m --model.image.pooling attention --model.text.sot-id 49406 --model.text.eot-id 49407"
     ours = parse_options([*words.split(), "--model.text.attention-mask", "open_clip"]).model
     ours = with_vocabulary(ours, 49408)  # of the tokenizer that the command names
     theirs = PRESETS["coca_ViT-L-14"].model
