@@ -183,7 +183,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("alignment", "vqa")])  # need sets of their own
 def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     task: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,11 @@ LINES = 3
 """Most lines of one caption."""
 
 
+def in_a_cell(text: str) -> str:
+    """A text for a table in Markdown: on one line, whatever a model has made up that ends one, and without bars."""
+    return " ".join(text.replace("|", " ").split())
+
+
 def card(panels: list[tuple[str, np.ndarray]], words: list[str]) -> np.ndarray:
     """uint8 (H, W, 3): pictures two a row, each with its label, and lines of text below.
 

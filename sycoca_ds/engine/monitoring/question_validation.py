@@ -11,7 +11,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.questions import read_questions, weighted_answers
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.engine.monitoring.pictures import card
+from sycoca_ds.engine.monitoring.pictures import card, in_a_cell
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
@@ -115,7 +115,5 @@ class QuestionValidation(Validation):
             given = ", ".join(dict.fromkeys(self.answers[row]))
             panel = [("picture", self.collection.picture(number))]
             cards[f"pictures/{number:02d}"] = card(panel, [asked["question"], f"answers: {given}", f"model: {words}"])
-            lines.append(
-                " | ".join([f"| {number}", *(text.replace("|", " ") for text in (asked["question"], given, words))]) + " |"
-            )
+            lines.append(" | ".join([f"| {number}", *map(in_a_cell, (asked["question"], given, words))]) + " |")
         return cards, {"answers": "\n".join(lines)}

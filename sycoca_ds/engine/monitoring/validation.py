@@ -16,7 +16,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.engine.monitoring.curves import RECALLS
-from sycoca_ds.engine.monitoring.pictures import card
+from sycoca_ds.engine.monitoring.pictures import card, in_a_cell
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.controls import wrong_captions
@@ -240,7 +240,7 @@ class Validation:
         texts = {}
         if said:
             rows = [
-                f"| {number} | {self.caption(number).replace('|', ' ')} | {words.replace('|', ' ')} |"
+                f"| {number} | {in_a_cell(self.caption(number))} | {in_a_cell(words)} |"
                 for number, words in zip(self.shown, said, strict=True)
             ]
             texts["captions"] = "\n".join(["| picture | caption | generated |", "|---|---|---|", *rows])

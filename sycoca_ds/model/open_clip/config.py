@@ -22,6 +22,12 @@ def check_held(config: ModelConfig) -> None:
     check_model(config)
     if config.fusion:
         raise UserError("model.fusion = True: open_clip has no model that answers questions; export with --layout sycoca")
+    for part in ("image", "text"):
+        if getattr(config, part).pooling == "mean":
+            raise UserError(
+                f"model.{part}.pooling = mean: open_clip's CoCa reads [CLS], so its vectors would be others; export with --layout "
+                "sycoca, or train a preset that open_clip can hold (paper-base, coca_base, ...)"
+            )
     if config.captions and config.text_decoder.width != config.image_token_width:
         source = "model.embed-dim" if config.image.pooling == "attention" else "model.image.width"
         raise UserError(

@@ -106,7 +106,8 @@ def test_every_number_has_each_step_once_after_a_resume(watched: Path) -> None:
 def test_every_curve_of_the_layout_is_there_but_for_the_gpu(watched: Path) -> None:
     found = set(board(watched).Tags()["scalars"])
     wanted = {TAGS[key] for page, charts in CHARTS.items() if page != OF_REGIONS for keys in charts.values() for key in keys}
-    assert wanted - found == {"speed/max_memory_gib"}
+    answers = {tag for tag in wanted if "vqa" in tag or tag.endswith("fusion")}  # of a run that learns to answer
+    assert wanted - found == {"speed/max_memory_gib"} | answers and len(answers) == 6
     assert not [tag for tag in found if tag.startswith("masking_regions/")]
 
 
