@@ -27,7 +27,7 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
     sys.path[0] = str(ROOT)
 
-from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
+from data_pipeline.errors import UserError, in_the_environment, one_line, run_command  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -421,9 +421,11 @@ def main() -> int:
                 raise
             time.sleep(FIRST_WORD_SECONDS)
             return 2
-        except Exception:
+        except Exception as error:
             if rank == 0:
                 traceback.print_exc()
+            else:  # it may be this rank's alone; rank 0's traceback says more where it is not
+                print(f"rank {rank}: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
             return 1
         leave()
         return status

@@ -147,10 +147,11 @@ OPEN_CLIP_L_14 = TrainConfig(
 
 
 def as_printed(config: TrainConfig) -> TrainConfig:
-    """The same with the paper's masks: [CLS] in both encoders, eq. 7 over all tokens."""
-    model = config.model
+    """The same with the paper's masks: [CLS] in both encoders, eq. 7 over all tokens; in a run folder of its own."""
+    model, out = config.model, config.run.out.replace("runs/", "runs/paper-")
     image, text = replace(model.image, pooling="cls"), replace(model.text, pooling="cls")
-    return replace(config, model=replace(model, image=image, text=text, masking=MaskingConfig()))
+    model = replace(model, image=image, text=text, masking=MaskingConfig())
+    return replace(config, model=model, run=replace(config.run, out=out))
 
 
 SIZES = {"tiny": TINY, "small": SMALL, "base": BASE, "930m": SYCOCA_930M}
