@@ -208,8 +208,12 @@ class Bench:
 
     def map_images(self, work: Work, what: str, key: dict[str, Any]) -> Arrays:
         """`map` over the collection's images."""
+        return self.map_of_images(work, len(self.collection), what, "images", key)
+
+    def map_of_images(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any]) -> Arrays:
+        """`map` over what hangs on the collection's images."""
         of = {"data": self.collection.digest, "image_size": self.collection.image_size, "transform": TRANSFORM}
-        return self.map(work, len(self.collection), what, "images", {**of, **key})
+        return self.map(work, total, what, unit, {**of, **key})
 
     def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:
         from sycoca_ds.model.pixels import normalise

@@ -5,13 +5,16 @@ Legend: Q questions, C candidates, B a batch of questions, L tokens.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.data.tokenizer import trim
 from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.vqa.items import Asked
 from sycoca_ds.model.generation import Choices, Decoding
 
@@ -47,26 +50,40 @@ class Answerer:
         Args:
             picture_Q: int64, the picture that each question is asked on; None: none at all, a picture of the mean colour.
         """
-        bench, size = self.bench, self.bench.options.batch_size
-        texts, found = self.asked.table["question"].to_pylist(), []
-        with Progress(f"answer questions{what}", total=len(texts), unit="questions") as bar:
-            for first in range(0, len(texts), size):
-                text_QL, numbers = bench.tokens(texts[first : first + size]), None
-                if picture_Q is not None:
-                    numbers, image_of_Q = np.unique(picture_Q[first : first + size], return_inverse=True)
-                    image = bench.pixels(torch.stack([bench.collection.image(number) for number in numbers.tolist()]))
-                else:
-                    image_of_Q = np.zeros(len(text_QL), dtype=np.int64)
-                    side = bench.collection.image_size
-                    image = torch.zeros(1, 3, side, side, device=bench.device)  # normalised: 0 is the mean
-                asked = {"image_BCHW": image, "text_QL": text_QL, "image_of_Q": torch.from_numpy(image_of_Q).to(bench.device)}
-                found += self._chosen(asked)
-                bar.advance(len(text_QL))
-        return [self.asked.candidates[number] for number in found]
+        bench, asked = self.bench, self.asked
+        work = Answers(picture_Q, self.ids_CL, self.choices, self.candidate_of)
+        pictures = None if picture_Q is None else hashlib.sha256(picture_Q.astype("<i8").tobytes()).hexdigest()
+        key = {"what": "answers", "questions": asked.digest, "pictures": pictures, "precision": "fp32"}
+        key |= {"beams": bench.options.beams} if asked.request.how == "generate" else {}
+        found = bench.map_of_images(work, len(asked.table), f"answer questions{what}", "questions", key)["candidate"]
+        return [asked.candidates[number] for number in found.tolist()]
 
-    def _chosen(self, asked: dict[str, torch.Tensor]) -> list[int]:
-        """The candidate of each question of a batch. In full precision whatever was asked for: likelihoods are sums."""
-        request, bench = self.asked.request, self.bench
+
+@dataclass(frozen=True)
+class Answers:
+    """The candidate of each question, for `Bench.map`; as of `Answerer`."""
+
+    picture_Q: np.ndarray | None
+    ids_CL: torch.Tensor
+    choices: Choices
+    candidate_of: dict[tuple[int, ...], int]
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        table = bench.inputs.questions.table["question"]
+        text_Q = [table[number].as_py() for number in numbers]
+        if self.picture_Q is not None:
+            pictures, image_of_Q = np.unique(self.picture_Q[numbers], return_inverse=True)
+            image = bench.images(pictures.tolist())
+        else:
+            image_of_Q, side = np.zeros(len(text_Q), dtype=np.int64), bench.collection.image_size
+            image = torch.zeros(1, 3, side, side, device=bench.device)  # normalised: 0 is the mean
+        asked = {"image_BCHW": image, "text_QL": bench.tokens(text_Q)}
+        asked["image_of_Q"] = torch.from_numpy(image_of_Q).to(bench.device)
+        return {"candidate": np.array(self._chosen(bench, asked), dtype=np.int64)}
+
+    def _chosen(self, bench: Bench, asked: dict[str, torch.Tensor]) -> list[int]:
+        """In full precision whatever was asked for: likelihoods are sums."""
+        request = bench.inputs.questions.request
         if request.how == "rank":
             keep = min(request.keep, len(self.ids_CL))
             out = bench.call("rank_answers", exact=True, answer_CL=self.ids_CL.to(bench.device), keep=keep, **asked)

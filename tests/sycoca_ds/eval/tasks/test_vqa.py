@@ -14,7 +14,8 @@ from data_pipeline.errors import UserError
 from data_pipeline.world.drawn.demo_scenes import questions as asked_of
 from data_pipeline.world.drawn.demo_scenes import sample_scenes
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
+from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
+from sycoca_ds.eval.cache import Cache
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.task import Outcome
 from sycoca_ds.eval.tasks.vqa import NUMBERS, most_usual, run_vqa
@@ -23,6 +24,8 @@ from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 from sycoca_ds.eval.vqa.submission import entries, fault
 from sycoca_ds.evaluate import EvaluateConfig, evaluate
 from sycoca_ds.model.pixels import normalise
+from tests.worlds import REPOSITORY
+from tests.worlds.processes.launching import finish, start_warm
 from tests.worlds.published.questions import ask
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run, url_of
 
@@ -67,11 +70,17 @@ class Knowing(torch.nn.Module):
         return {"candidate_QK": torch.arange(len(answer_CL)).expand(len(text_QL), -1), "likelihood_QK": likelihood}
 
 
-def bench_of(world: Path, request: Request, batch_size: int = 16, beams: int = 1) -> Bench:
-    loaded = load_for_inference(world / "run")
-    with torch.no_grad():  # as drawn they hardly look, and say one thing to everything
+def load_looking(*given, **named):
+    """An untrained model as drawn hardly looks, and says one thing to everything."""
+    loaded = load_for_inference(*given, **named)
+    with torch.no_grad():
         for block in (*loaded.model.text_decoder.cross_blocks, *loaded.model.fusion.blocks):
             block.attention.out.weight *= 30
+    return loaded
+
+
+def bench_of(world: Path, request: Request, batch_size: int = 16, beams: int = 1) -> Bench:
+    loaded = load_looking(world / "run")
     collection = Collection(world / "data", SMALL.image.image_size)
     options = SuiteOptions(tasks=("vqa",), batch_size=batch_size, beams=beams)
     inputs = Inputs(options, questions=request.open(collection))
@@ -134,6 +143,56 @@ def test_as_many_beams_as_candidates_say_what_ranking_says(world: Path) -> None:
     ranked = Answerer(bench, asked).answers(asked.picture_Q, "")
     beams = bench_of(world, Request(str(world / "questions.json"), how="generate"), beams=len(asked.candidates))
     assert Answerer(beams, beams.inputs.questions).answers(asked.picture_Q, "") == ranked
+
+
+@pytest.mark.parametrize("how", ["rank", "generate"])
+def test_answers_go_on_where_they_were_killed(how: str, world: Path, tmp_path: Path) -> None:
+    """Of 5 batches 3 are there: the other two are asked for, and the answers are those of one go."""
+    whole = bench_of(world, Request(str(world / "questions.json"), how=how))
+    asked, size = whole.inputs.questions, -(-len(whole.inputs.questions.table) // 5)
+    expected = Answerer(whole, asked).answers(asked.picture_Q, "")
+    calls: list[int] = []
+
+    def stopped(most: int) -> Bench:
+        bench = bench_of(world, Request(str(world / "questions.json"), how=how), size)
+        bench.resources, bench.weights = Resources(cache=Cache(tmp_path)), "these"
+        call = bench.call
+
+        def counted(task, **inputs):
+            if len(calls) == most:
+                raise KeyboardInterrupt
+            calls.append(len(inputs["text_QL"]))
+            return call(task, **inputs)
+
+        bench.call = counted
+        return bench
+
+    with pytest.raises(KeyboardInterrupt):
+        Answerer(stopped(3), asked).answers(asked.picture_Q, "")
+    calls.clear()
+    assert Answerer(stopped(9), asked).answers(asked.picture_Q, "") == expected and len(calls) == 2
+    blind = Answerer(stopped(9), asked).answers(None, "")
+    assert len(calls) == 7 and blind != expected, "other pictures are another question"
+
+
+@pytest.mark.slow
+def test_two_ranks_say_what_one_says(world: Path, tmp_path: Path) -> None:
+    given = {"checkpoint": world / "run", "data": world / "data", "questions": world / "questions.json"}
+    words = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    words += ["--tasks", "vqa", "--device", "cpu", "--batch-size", "7"]
+    script, found = tmp_path / "evaluate.py", []
+    script.write_text(
+        f"import sys\nsys.path[0] = {str(REPOSITORY)!r}\nfrom sycoca_ds.engine.checkpoint import weights\n"
+        f"from {__name__} import load_looking\nweights.load_for_inference = load_looking\n"
+        "from sycoca_ds.evaluate import main\nsys.exit(main())\n"
+    )
+    for ranks in (0, 2):
+        out = tmp_path / str(ranks)
+        status, said = finish(start_warm([*words, "--out", str(out)], ranks=ranks, script=script))
+        assert status == 0, said[-2000:]
+        answers = json.loads((out / "samples/vqa_results.json").read_text())
+        found.append((answers, json.loads((out / "results.json").read_text())["tasks"]["vqa"]["metrics"]))
+    assert found[0] == found[1] and len({answer["answer"] for answer in found[0][0]}) > 1
 
 
 def official(world: Path, tmp_path: Path, subset: str) -> tuple[str, Path]:
