@@ -127,6 +127,16 @@ def test_a_spike_is_skipped_as_a_gradient_that_is_not_finite_is(stage: str, rank
     assert spiky == [value for step, value in curve(outs["nan"]) if step != 6]
 
 
+def test_a_level_that_has_risen_for_good_does_not_end_the_run(data_set: Path, tmp_path: Path) -> None:
+    guard = ["--guard.spike-window", "3", "--guard.spike-sigma", "20", "--guard.rewind-after", "0"]
+    guard += ["--run.ds-config", "ds_configs/zero0.json"]
+    script = hurt(tmp_path, "report['loss'] = report['loss'] * (1e4 if n >= 6 else 1)")
+    code, output = finish(start_warm(options(data_set, tmp_path / "run", *guard, steps=18), ranks=0, script=script))
+    assert code == 0, output[-3000:]
+    skipped = [json.loads(line)["step"] for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    assert skipped == list(range(6, 6 + len(skipped))) and 2 <= len(skipped) <= 8, "then it is the usual level"
+
+
 def test_a_gradient_of_exactly_zero_is_an_error(data_set: Path, tmp_path: Path) -> None:
     script = hurt(tmp_path, "report['loss'] = report['loss'] * (0 if n == 3 else 1)")
     code, output = finish(start_warm(options(data_set, tmp_path / "run"), ranks=2, script=script))

@@ -45,9 +45,8 @@ def write_down(engine, ema: Ema, file: Path) -> None:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     state = {}
-    if hasattr(
-        engine.optimizer, "_hp_optimizer_states_linked"
-    ):  # DeepSpeed links the getters of a second group before it has a state
+    # DeepSpeed links the getters of a second group before it has a state
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
     for parameter_name, parameter in engine.module.named_parameters():
