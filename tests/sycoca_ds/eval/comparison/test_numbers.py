@@ -10,11 +10,11 @@ import pytest
 from sycoca_ds.eval.comparison.folders import Evaluation
 from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds, class_weights, mean
 from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
-from sycoca_ds.eval.intervals import bootstrap_interval
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import meteor_score
 from sycoca_ds.eval.scorers.corpus import bleu_of, bleu_statistics, meteor_of
+from sycoca_ds.eval.stats.intervals import bootstrap_interval
 
 WORDS = "a the red big dog dogs cat runs running ran fast quickly on in street road horse man person".split()
 
