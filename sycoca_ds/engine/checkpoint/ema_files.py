@@ -4,7 +4,6 @@ piece."""
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,10 +47,3 @@ def fill(folder: Path, files: Sequence[str], pieces: Mapping[str, Piece]) -> Non
         if not missing:
             return
     raise RuntimeError(f"{folder}: {missing} numbers of the EMA are in none of {', '.join(files)}")
-
-
-def read(folder: Path, files: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The whole EMA of parameters of these shapes, float32."""
-    whole = {name: Piece(0, torch.empty(math.prod(shape))) for name, shape in shapes.items()}
-    fill(folder, files, whole)
-    return {name: whole[name].values.view(shape) for name, shape in shapes.items()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import ema_files, exported
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, for_deepspeed, newest_whole, read_state
-from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+from sycoca_ds.engine.checkpoint.reading import StoredWeights, checkpoint_weights, ema_weights
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
+from sycoca_ds.engine.master_weights import Piece
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -29,8 +29,8 @@ class Stored:
 
     config: TrainConfig
     """The run's; of an exported folder only `model` is known, the rest are defaults."""
-    weights: dict[str, torch.Tensor]
-    """Every parameter, in the precision it is stored in."""
+    files: StoredWeights
+    """Every parameter, in the precision it is stored in; of a checkpoint float32. Read when it is asked for."""
     tokenizer: Path | None
     state: dict[str, Any]
     """state.json of a checkpoint, `source` of an exported folder; step and samples are None where nobody knows."""
@@ -39,6 +39,11 @@ class Stored:
     """sha256 of state.json or config.json, which itself covers every other file."""
     ema_decay: float | None = None
     """Of the moving average that the weights are; None: they are a run's as they are."""
+
+    @functools.cached_property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All of them."""
+        return self.files.all()
 
 
 def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
@@ -58,7 +63,9 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
         state = {"step": None, "samples": None, **record["source"]}
         digest, decay = sha256_file(path / exported.CONFIG_FILE), record["source"].get("ema_decay")
-        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, digest, decay)
+        shapes = {name: tuple(value.shape) for name, value in weights.items()}
+        files = StoredWeights(lambda name: [Piece(0, weights[name].reshape(-1))], shapes)
+        return Stored(TrainConfig(model=model), files, tokenizer, state, path, digest, decay)
     look = functools.partial(damage, patterns=(ema_files.PATTERN, exported.TOKENIZER_FILE)) if ema else damage
     if (path / STATE_FILE).is_file():
         problem = look(path)
@@ -79,9 +86,9 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         files, decay = ema_files.names(state), config.optim.ema_decay
         if not files:
             raise UserError(f"--ema: checkpoint {folder} was saved without optim.ema-decay and has no average: leave --ema out")
-        weights = ema_files.read(folder, files, our_shapes(config.model))
+        weights = ema_weights(folder, files, our_shapes(config.model))
     else:
-        weights, decay = _weights(folder, state["zero_stage"]), None
+        weights, decay = checkpoint_weights(folder, state["zero_stage"], our_shapes(config.model)), None
     return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
 
 
@@ -110,52 +117,27 @@ class Loaded:
         return self.known_tokenizer
 
 
-def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, ema: bool = False) -> Loaded:
-    """A model from whatever `open_weights` opens.
+def load_for_inference(
+    path: str | Path | Stored,
+    device: str | torch.device = "cpu",
+    *,
+    ema: bool = False,
+    build: Callable[[Stored], SyCoCa] | None = None,
+) -> Loaded:
+    """A model from whatever `open_weights` opens, or has opened.
+
+    Args:
+        build: makes the model, on its device; default one that holds all weights.
 
     Raises:
         UserError: as there.
     """
-    stored = open_weights(path, ema=ema)
-    model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
-    model.load_state_dict(stored.weights)
-    tokenizer = None if stored.tokenizer is None else Tokenizer(stored.tokenizer)
-    model = model.to(device).eval()
+    stored = path if isinstance(path, Stored) else open_weights(path, ema=ema)
+    if build is None:
+        model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
+        model.load_state_dict(stored.weights)
+        model = model.to(device)
+    else:
+        model = build(stored)
+    tokenizer, model = None if stored.tokenizer is None else Tokenizer(stored.tokenizer), model.eval()
     return Loaded(model, stored.config, tokenizer, stored.state, stored.folder, stored.digest, stored.ema_decay)
-
-
-def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
-    """All weights in float32 from the shards of every rank."""
-    if zero_stage == 0:
-        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-        return {name: value.float() for name, value in saved.items()}
-    prepare_deepspeed()
-    if zero_stage == 1 and list(folder.glob("bf16_zero_pp_rank_*")):
-        return _weights_of_bf16_zero_1(folder)
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        with for_deepspeed(folder) as (above, name):
-            return get_fp32_state_dict_from_zero_checkpoint(above, tag=name)
-
-
-def _weights_of_bf16_zero_1(folder: Path) -> dict[str, torch.Tensor]:
-    """ZeRO-1 in bf16 has an optimizer class of its own, whose files DeepSpeed 0.19.8's zero_to_fp32 does not read.
-
-    Every rank holds an equal piece of each parameter group's float32 weights laid end to end, padded at the end.
-    """
-    shapes = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["param_shapes"]
-    ranks = len(list(folder.glob("bf16_zero_pp_rank_*_mp_rank_00_optim_states.pt")))
-    pieces = [
-        torch.load(folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", map_location="cpu", weights_only=False)[
-            "optimizer_state_dict"
-        ]["single_partition_of_fp32_groups"]
-        for rank in range(ranks)
-    ]
-    weights = {}
-    for number, group in enumerate(shapes):
-        flat, place = torch.cat([piece[number] for piece in pieces]), 0
-        for name, shape in group.items():
-            weights[name] = flat[place : place + shape.numel()].view(shape).clone()
-            place += shape.numel()
-    return weights

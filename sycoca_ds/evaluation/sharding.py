@@ -1,0 +1,134 @@
+"""A model whose weights the ranks share: each holds a part of every parameter, and a module's are whole while it computes.
+
+DeepSpeed's ZeRO-3 without an optimizer. What it computes is what the whole model computes, bit for bit; every rank has to call it
+as often, with the same task, which the evaluation's `Team` sees to.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import partial
+from typing import Any
+
+import torch
+
+from data_pipeline.errors import UserError
+from sycoca_ds.config import LossConfig, ModelConfig
+from sycoca_ds.engine.checkpoint.weights import Loaded, Stored, load_for_inference, open_weights
+from sycoca_ds.eval.runner.bench import fresh_model
+from sycoca_ds.eval.runner.team import Team
+from sycoca_ds.model.blocks import initialise
+from sycoca_ds.model.shapes import our_shapes
+from sycoca_ds.model.sycoca import SyCoCa
+
+CHOICES = ("auto", "yes", "no")
+WHOLE_NUMBERS = 100_000_000
+"""Most numbers of other ranks' parts that a rank holds at once: 0.4 GB."""
+SMALL_NUMBERS = 100_000
+"""Parameters that small stay whole everywhere: DeepSpeed's own default."""
+SHARE_OF_MEMORY = 0.8
+"""Of what is free, that weights may take; the rest is for what a batch needs."""
+POLICY: dict[str, Any] = {
+    "train_micro_batch_size_per_gpu": 1,
+    "zero_optimization": {
+        "stage": 3,
+        "memory_efficient_linear": False,  # it would replace torch's linear in the whole process
+        "stage3_max_live_parameters": WHOLE_NUMBERS,
+        "stage3_max_reuse_distance": 0,
+        "stage3_prefetch_bucket_size": WHOLE_NUMBERS // 2,
+        "stage3_param_persistence_threshold": SMALL_NUMBERS,
+    },
+}
+
+
+def open_checkpoint(checkpoint: Any, device: torch.device, team: Team, *, ema: bool, shard: str) -> Loaded:
+    """On every rank: a checkpoint's model, whole, or a part of it.
+
+    Args:
+        shard: yes, no, or auto: where a rank has no room for all of it. One rank alone holds it whole.
+
+    Raises:
+        UserError: as of `open_weights`; no such choice, or `yes` of a rank alone.
+    """
+    if shard not in CHOICES:
+        raise UserError(f"--shard-weights {shard}: expected {', '.join(CHOICES)}")
+    if team.size == 1:
+        if shard == "yes":
+            raise UserError("--shard-weights yes: one process has nobody to share with; start several by deepspeed or torchrun")
+        return load_for_inference(checkpoint, device, ema=ema)
+    with team.together():
+        stored = open_weights(checkpoint, ema=ema)
+    if shard == "no" or (shard == "auto" and team.all(fits(stored.config.model, device))):
+        with team.together():
+            return load_for_inference(stored, device)
+    if team.leads:
+        print(f"weights: shared among {team.size} ranks", flush=True)
+    team.lockstep = True
+    with team.together():
+        return load_for_inference(stored, device, build=sharded)
+
+
+def fits(config: ModelConfig, device: torch.device) -> bool:
+    """Whether this rank has room for all weights twice, in float32: the checkpoint's, and the untrained ones beside it."""
+    from sycoca_ds.engine.ranks.host_memory import SPARE_MEMORY, available
+
+    needed = 2 * 4 * sum(map(math.prod, our_shapes(config).values()))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        here = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
+        free = max(0, available() - SPARE_MEMORY) // here
+    return needed <= SHARE_OF_MEMORY * free
+
+
+def sharded(stored: Stored) -> SyCoCa:
+    """On every rank. The rank reads its own part of each parameter from the files."""
+    import torch.distributed as dist
+
+    model = _parted(stored.config.model, stored.config.loss)
+    for name, parameter in model.named_parameters():
+        part = parameter.ds_tensor
+        start = dist.get_rank() * part.numel()
+        stop = min(start + part.numel(), parameter.ds_numel)
+        if start < stop:
+            part[: stop - start].copy_(stored.files.part(name, start, stop))
+    return _ready(model)
+
+
+def fresh_sharded(config: ModelConfig, seed: int) -> SyCoCa:
+    """On every rank: untrained weights, those that the seed gives a whole model."""
+    import deepspeed
+
+    model = _parted(config, None)
+    initialise(model, config.init_std, seed, whole=partial(deepspeed.zero.GatheredParameters, modifier_rank=0))
+    return _ready(model).eval()
+
+
+def fresh_weights(team: Team, config: ModelConfig, seed: int) -> torch.nn.Module:
+    """Untrained weights, shared where the checkpoint's are."""
+    return fresh_sharded(config, seed) if team.lockstep else fresh_model(config, seed)
+
+
+def _parted(config: ModelConfig, loss: LossConfig | None) -> SyCoCa:
+    """Parameters are parted module by module as they are made. No `dtype`: given one, DeepSpeed 0.19.8 takes another on CPUs."""
+    import deepspeed
+
+    with deepspeed.zero.Init(config_dict_or_path=POLICY):
+        return SyCoCa(config, loss, seed=None)
+
+
+def _ready(model: SyCoCa) -> SyCoCa:
+    """With DeepSpeed's hooks, which gather and let go."""
+    import deepspeed
+    from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+    from sycoca_ds.engine.zero3_release import release_in_one_pass
+
+    release_in_one_pass()
+    model.requires_grad_(False)
+    deepspeed.initialize(model=model, config=POLICY)  # the hooks hold what they need
+    FWD_MODULE_STACK.pop()  # it would hold the model for as long as the process lives
+    with deepspeed.zero.GatheredParameters([model.logit_scale]):
+        model.whole_logit_scale = float(model.logit_scale.detach())  # rank 0 reads it alone
+    return model
