@@ -130,6 +130,8 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
     from sycoca_ds.eval.vqa.items import Request
 
+    if config.dry_run and config.data_root is None:
+        raise UserError("--dry-run goes with --data-root")
     questions = None
     if config.questions is not None:
         questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)
@@ -186,6 +188,7 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.report.numbers import rows_of, write_scalars
     from sycoca_ds.eval.report.terminal import print_table
     from sycoca_ds.eval.vqa.items import Request
+    from sycoca_ds.evaluation.estimate import dry_run
     from sycoca_ds.evaluation.sharding import open_checkpoint
 
     if config.data is not None or config.data_root is None:
@@ -198,6 +201,9 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
         request = Request("", config.answers, config.answer_count, config.answering, config.rank_first)
         asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside, request)
     loaded = open_checkpoint(config.checkpoint, device, resources.team, ema=config.ema, shard=config.shard_weights)
+
+    if config.dry_run:
+        return dry_run(loaded, asked, Path(config.out), options, device, resources)
 
     def shown(results: dict) -> None:
         print_table(results, [])
