@@ -6,6 +6,8 @@ as often, with the same task, which the evaluation's `Team` sees to.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
 from functools import partial
@@ -23,23 +25,28 @@ from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 
 CHOICES = ("auto", "yes", "no")
-WHOLE_NUMBERS = 100_000_000
-"""Most numbers of other ranks' parts that a rank holds at once: 0.4 GB."""
+WHOLE_SHARE, WHOLE_NUMBERS = 16, 100_000_000
+"""Weights that a rank holds whole at once, in or before their turn: one in so many, at most so many (0.4 GB)."""
+M_MMAP_THRESHOLD, LARGE_BYTES = -3, 1 << 18
+"""glibc's number of that option, and from how many bytes on a piece is large."""
 SMALL_NUMBERS = 100_000
 """Parameters that small stay whole everywhere: DeepSpeed's own default."""
 SHARE_OF_MEMORY = 0.8
 """Of what is free, that weights may take; the rest is for what a batch needs."""
-POLICY: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": 1,
-    "zero_optimization": {
+
+
+def policy(numbers: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for a model of so many weights."""
+    whole = min(WHOLE_NUMBERS, numbers // WHOLE_SHARE)
+    zero = {
         "stage": 3,
         "memory_efficient_linear": False,  # it would replace torch's linear in the whole process
-        "stage3_max_live_parameters": WHOLE_NUMBERS,
+        "stage3_max_live_parameters": whole,
         "stage3_max_reuse_distance": 0,
-        "stage3_prefetch_bucket_size": WHOLE_NUMBERS // 2,
+        "stage3_prefetch_bucket_size": whole // 2,
         "stage3_param_persistence_threshold": SMALL_NUMBERS,
-    },
-}
+    }
+    return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
 
 
 def open_checkpoint(checkpoint: Any, device: torch.device, team: Team, *, ema: bool, shard: str) -> Loaded:
@@ -73,13 +80,17 @@ def fits(config: ModelConfig, device: torch.device) -> bool:
     """Whether this rank has room for all weights twice, in float32: the checkpoint's, and the untrained ones beside it."""
     from sycoca_ds.engine.ranks.host_memory import SPARE_MEMORY, available
 
-    needed = 2 * 4 * sum(map(math.prod, our_shapes(config).values()))
+    needed = 2 * 4 * weights_of(config)
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
         here = int(os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
         free = max(0, available() - SPARE_MEMORY) // here
     return needed <= SHARE_OF_MEMORY * free
+
+
+def weights_of(config: ModelConfig) -> int:
+    return sum(map(math.prod, our_shapes(config).values()))
 
 
 def sharded(stored: Stored) -> SyCoCa:
@@ -110,16 +121,25 @@ def fresh_weights(team: Team, config: ModelConfig, seed: int) -> torch.nn.Module
     return fresh_sharded(config, seed) if team.lockstep else fresh_model(config, seed)
 
 
+def give_memory_back() -> None:
+    """From now on glibc gives large pieces back when they are let go. By itself it takes ever larger ones out of its heap, where
+    weights that come and go leave holes: a rank would hold as much as without sharing."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+
+
 def _parted(config: ModelConfig, loss: LossConfig | None) -> SyCoCa:
     """Parameters are parted module by module as they are made. No `dtype`: given one, DeepSpeed 0.19.8 takes another on CPUs."""
     import deepspeed
 
-    with deepspeed.zero.Init(config_dict_or_path=POLICY):
+    with deepspeed.zero.Init(config_dict_or_path=policy(weights_of(config))):
         return SyCoCa(config, loss, seed=None)
 
 
 def _ready(model: SyCoCa) -> SyCoCa:
     """With DeepSpeed's hooks, which gather and let go."""
+    if next(model.parameters()).device.type == "cpu":
+        give_memory_back()
     import deepspeed
     from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
@@ -127,7 +147,7 @@ def _ready(model: SyCoCa) -> SyCoCa:
 
     release_in_one_pass()
     model.requires_grad_(False)
-    deepspeed.initialize(model=model, config=POLICY)  # the hooks hold what they need
+    deepspeed.initialize(model=model, config=policy(weights_of(model.config)))  # the hooks hold what they need
     FWD_MODULE_STACK.pop()  # it would hold the model for as long as the process lives
     with deepspeed.zero.GatheredParameters([model.logit_scale]):
         model.whole_logit_scale = float(model.logit_scale.detach())  # rank 0 reads it alone

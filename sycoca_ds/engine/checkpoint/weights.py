@@ -135,7 +135,9 @@ def load_for_inference(
     stored = path if isinstance(path, Stored) else open_weights(path, ema=ema)
     if build is None:
         model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
-        model.load_state_dict(stored.weights)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():  # one after another: no second copy of all
+                parameter.copy_(stored.files.whole(name))
         model = model.to(device)
     else:
         model = build(stored)

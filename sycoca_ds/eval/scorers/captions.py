@@ -125,10 +125,10 @@ class Meteor:
                 if line not in self._known:
                     self._known[line] = self._ask(line)
                 statistics.append(self._known[line])
-            rows = meteor_rows([[float(word) for word in line.split()] for line in statistics])
             # EVAL answers with a line for every image, then one for the corpus
             answer = [self._ask("EVAL ||| " + " ||| ".join(statistics))]
-            answer += [process.stdout.readline().decode().strip() for _ in statistics]
+            answer += [self._answer() for _ in statistics]
+            rows = meteor_rows([[float(word) for word in line.split()] for line in statistics])
             return float(answer[-1]), rows
         except (OSError, ValueError) as error:
             self._stop()
@@ -153,7 +153,13 @@ class Meteor:
     def _ask(self, line: str) -> str:
         self._process.stdin.write((line + "\n").encode())
         self._process.stdin.flush()
-        return self._process.stdout.readline().decode().strip()
+        return self._answer()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError("it ended")
+        return line.decode().strip()
 
     def _stop(self) -> None:
         if self._process is not None:

@@ -60,8 +60,13 @@ def odd_pictures() -> list[tuple[bytes, str]]:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with odd pictures: one set of captions, one of classes, and a run."""
     folder, pictures = tmp_path_factory.mktemp("traps"), odd_pictures()
-    said = [Shown(data, 0, captions, extension=kind) for (data, kind), captions in zip(pictures, CAPTIONS, strict=True)]
-    write_wds(folder / "sets/wds_odd_captions", said, kind="retrieval")
+    images = folder / "sets/flickr30k/flickr30k-images"
+    images.mkdir(parents=True)
+    entries = []
+    for number, ((data, kind), captions) in enumerate(zip(pictures, CAPTIONS, strict=True)):
+        (images / f"{number}.{kind}").write_bytes(data)
+        entries.append({"filename": f"{number}.{kind}", "split": "test", "sentences": [{"raw": caption} for caption in captions]})
+    (images.parent / "dataset_flickr30k.json").write_text(json.dumps({"images": entries}))
     labelled = [Shown(data, number % 3, (), extension=kind) for number, (data, kind) in enumerate(pictures)]
     write_wds(folder / "sets/wds_odd_classes", labelled, CLASSES, ("a {c}", "{c}"))
     make_run(folder / "run")
@@ -87,7 +92,7 @@ def everything_is_there(tasks: dict) -> None:
 def evaluated(root: Path, out: Path, **more) -> dict:
     """{set: its record's tasks}."""
     words = {"device": "cpu", "precision": "fp32", "gallery": 2, "caption_tokens": 4, "cache": "off", **more}
-    sets = ("wds:odd_captions", "wds:odd_classes")
+    sets = ("flickr30k", "wds:odd_classes")
     assert evaluate(EvaluateConfig(str(root / "run"), out=str(out), data_root=str(root / "sets"), sets=sets, **words)) == 0
     return {path.parent.name: json.loads(path.read_text())["tasks"] for path in out.glob("*/results.json")}
 
@@ -96,13 +101,13 @@ def test_odd_captions_pictures_and_classes(root: Path, tmp_path: Path, capsys: p
     found = evaluated(root, tmp_path / "one")
     for tasks in found.values():
         everything_is_there(tasks)
-    captions, classes = found["wds_odd_captions"], found["wds_odd_classes"]
-    results = json.loads((tmp_path / "one/wds_odd_captions/results.json").read_text())
+    captions, classes = found["flickr30k"], found["wds_odd_classes"]
+    results = json.loads((tmp_path / "one/flickr30k/results.json").read_text())
     assert results["data"]["images"] == 5 and results["data"]["captions"] == 7, "an empty caption is one"
     # fewer candidates than k: everything is among the first ten, and five pictures are the first five
     assert captions["retrieval"]["metrics"]["i2t_r10"] == captions["retrieval"]["metrics"]["t2i_r5"] == 100
     assert captions["retrieval"]["chance"]["t2i_r5"] == captions["retrieval"]["chance"]["i2t_r10"] == 100
-    written = json.loads((tmp_path / "one/wds_odd_captions/samples/captions.json").read_text())
+    written = json.loads((tmp_path / "one/flickr30k/samples/captions.json").read_text())
     assert len(written) == 5 and len({row["image_id"] for row in written}) == 5
     details = classes["classification"]["details"]
     assert details["classes"] == 4 and details["classes_without_image"] == 1
@@ -144,7 +149,7 @@ def test_hardly_any_pictures(root: Path, tmp_path: Path, images: int) -> None:
 
 def test_a_locale_with_decimal_commas(root: Path, tmp_path: Path) -> None:
     """Numbers and files are as elsewhere: nothing goes through the locale, and Java is told its own."""
-    words = ["--checkpoint", str(root / "run"), "--data-root", str(root / "sets"), "--sets", "wds:odd_captions", "--device", "cpu"]
+    words = ["--checkpoint", str(root / "run"), "--data-root", str(root / "sets"), "--sets", "flickr30k", "--device", "cpu"]
     words += ["--tasks", "retrieval", "captioning", "--caption-tokens", "4", "--cache", "off", "--precision", "fp32"]
     script = tmp_path / "script.py"
     script.write_text(
@@ -159,8 +164,8 @@ def test_a_locale_with_decimal_commas(root: Path, tmp_path: Path) -> None:
         command = [sys.executable, str(script), *words, "--out", str(tmp_path / name)]
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
-        tasks = json.loads((tmp_path / name / "wds_odd_captions/results.json").read_text())["tasks"]
+        tasks = json.loads((tmp_path / name / "flickr30k/results.json").read_text())["tasks"]
         found.append({task: record["metrics"] for task, record in tasks.items()})
-        rows = (tmp_path / name / "wds_odd_captions/results.csv").read_text().splitlines()
+        rows = (tmp_path / name / "flickr30k/results.csv").read_text().splitlines()
         assert len({row.count(",") for row in rows if '"' not in row}) == 1
     assert found[0] == found[1]

@@ -53,7 +53,7 @@ def test_a_dry_run_measures_and_evaluates_nothing(tmp_path: Path, capsys: pytest
     assert {part["name"] for part in found["parts"]} == set(SUITES[PAPER]) - {"vqa_v2"}, "this model answers no questions"
     assert all(value > 0 for value in found["rates"].values()) and found["rates"]["width"] == 32
     (textures,) = [part for part in found["parts"] if part["name"] == "dtd"]
-    assert not textures["official"] and textures["counted"].startswith("35 images") is not None
+    assert not textures["official"] and 0 < int(textures["counted"].split()[0]) < 100
     assert f"dry run: {found['seconds'] / 3600:.2f} hours on 1 rank (cpu, fp32, batches of 4)" in said
     assert "are counted as their pages say" in said
     with pytest.raises(UserError, match="--dry-run goes with --data-root"):

@@ -53,12 +53,11 @@ def visit(
     picture: Path | None = None,
     size: tuple[int, int] = (1400, 1000),
     log: Path | None = None,
-    requests: Path | None = None,
 ) -> str:
     """The page's elements after its scripts have run, or, where there is a picture to write, nothing.
 
     Args:
-        log: gets what scripts say, a line with CONSOLE each. requests: gets the browser's log of the network, JSON.
+        log: gets what scripts say, a line with CONSOLE each.
     """
     what = ["--dump-dom"] if picture is None else [f"--screenshot={picture}"]
     flags = [
@@ -71,7 +70,6 @@ def visit(
     ]
     flags += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=20000"]
     flags += ["--enable-logging=stderr"] if log is not None else []
-    flags += [f"--log-net-log={requests}"] if requests is not None else []
     done = subprocess.run([browser, *flags, *what, address], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]
     if log is not None:
