@@ -12,7 +12,6 @@ from data_pipeline.catalogue.curate import CurateOptions, curate
 from data_pipeline.download.job import check_options, download, most_frequent
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
-from data_pipeline.report.command import report
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
@@ -79,6 +78,8 @@ def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> in
 
 def _finish(folder: Path, processes: int, mend: str) -> int:
     """Verifies and reports; returns the status: 1 if tars were left out."""
+    from data_pipeline.report.writing import report  # with pyarrow, which asking for help need not wait for
+
     summary = verify(folder, processes)
     print_summary(folder, summary)
     report(folder)

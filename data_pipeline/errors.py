@@ -37,13 +37,29 @@ def nobody_reads(pipe: int) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+PYTHONS = (3, 10), (3, 12)
+"""The oldest and the newest Python that this runs on."""
+
+
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
+    """Raises `UserError` on a Python that is too old or too new, which would stop at some import without a word of that."""
+    oldest, newest = (".".join(map(str, known)) for known in PYTHONS)
+    if not PYTHONS[0] <= version <= PYTHONS[1]:
+        why = " (img2dataset 1.47 imports imghdr, which 3.13 no longer has)" if version > PYTHONS[1] else ""
+        raise UserError(
+            f"Python {version[0]}.{version[1]} ({sys.executable}): expected {oldest} to {newest}{why}; make an environment with "
+            f"one of these: `python{newest} -m venv .venv`"
+        )
+
+
 def in_the_environment(main: Callable[[], Result]) -> Result:
     """What `main` returns.
 
     Raises:
-        UserError: a distribution that pyproject.toml requires is not installed for the Python that runs this, most often since the
-            environment is not active. That any other module is missing is an error of the program and passes.
+        UserError: a Python that is too old or too new; a distribution that pyproject.toml requires is not installed for it, most
+            often since the environment is not active. That any other module is missing is an error of the program and passes.
     """
+    check_python()
     try:
         return main()
     except ModuleNotFoundError as error:
