@@ -14,7 +14,8 @@ Result = TypeVar("Result")
 
 
 REQUIRED = frozenset(
-    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 PIL cv2 img2dataset webdataset duckdb urllib3 idna "
+    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 packaging "
+    "PIL cv2 img2dataset webdataset duckdb urllib3 idna "
     "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy".split()
 )
 """Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
@@ -22,6 +23,27 @@ REQUIRED = frozenset(
 
 class UserError(ValueError):
     """Bad input from the outside (a flag, a file, a row). Entry points print it on one line and exit with status 2."""
+
+
+def check_format(found: object, known: int, where: object, mend: str, oldest: int | None = None) -> None:
+    """Holds the number of a file's format against those that this version reads.
+
+    Args:
+        found: what the file says.
+        known: what this version writes.
+        where: the file, for the error.
+        mend: what to do about one that is too old.
+        oldest: the oldest that is still read; default: `known`.
+
+    Raises:
+        UserError: it is newer, or older than `oldest`, or no number.
+    """
+    oldest = known if oldest is None else oldest
+    reads = f"{oldest} to {known}" if oldest < known else str(known)
+    if not isinstance(found, int) or found < oldest:
+        raise UserError(f"{where}: format {found}, this version reads {reads}; {mend}")
+    if found > known:
+        raise UserError(f"{where}: format {found}, written by a newer version; this one reads {reads}: update it (CHANGELOG.md)")
 
 
 def one_line(error: Exception) -> str:

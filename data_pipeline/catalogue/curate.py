@@ -35,7 +35,7 @@ from data_pipeline.catalogue.sources import (
 )
 from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
 from data_pipeline.command_line import other_options
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
@@ -325,6 +325,7 @@ def read_curate(folder: Path) -> dict:
     path = Path(folder) / "canonical" / "curate.json"
     try:
         record = json.loads(path.read_text())
+        check_format(record.get("format", FORMAT), FORMAT, path, f"delete {path.parent} and curate again", oldest=1)
         return {key: record[key] for key in record} | {
             "rows_in": int(record["rows_in"]),
             "rows_out": int(record["rows_out"]),
@@ -333,5 +334,7 @@ def read_curate(folder: Path) -> dict:
         raise UserError(
             f"{path}: not there; run first: python -m data_pipeline curate --metadata CATALOGUE --out {folder}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; delete {path.parent} and curate again") from None

@@ -24,7 +24,7 @@ from data_pipeline.catalogue.hosts import parse_allowed_hosts
 from data_pipeline.command_line import other_options
 from data_pipeline.download.options import DownloadOptions, chosen_proxies
 from data_pipeline.download.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress, format_seconds
@@ -208,9 +208,12 @@ def _until_done(
 def _read_state(path: Path) -> dict | None:
     try:
         state = json.loads(path.read_text())
-        return state if state["format"] == FORMAT and isinstance(state["shards"], dict) and state["settings"] else None
+        check_format(state["format"], FORMAT, path, f"delete it and {path.parent / 'shards'} and download again")
+        return state if isinstance(state["shards"], dict) and state["settings"] else None
     except FileNotFoundError:
         return None
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; delete it and {path.parent / 'shards'} and download again") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
 from data_pipeline.world.drawn.canvas import encode_jpeg, encode_mask
@@ -226,8 +226,12 @@ def _read_world(out: Path) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        return json.loads((out / "world.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((out / "world.json").read_text())
+        check_format(found["format"], FORMAT, out / "world.json", "draw it anew in another --out")
+        return found
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"--out {out}: exists and is no finished world (no world.json); choose another folder or delete it"
         ) from None

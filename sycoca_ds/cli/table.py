@@ -64,7 +64,9 @@ def module(name: str, says: str, example: str) -> Command:
 TABLE: dict[str, dict[str, Command]] = {
     "begin": {
         "demo": module("demo.command", "the whole way, small: URLs in, a trained and evaluated model out", "--out runs/demo"),
-        "doctor": module("doctor.command", "what this machine has and lacks, and what to do", "--for train"),
+        "doctor": Command(
+            "sycoca_ds.doctor.command:main", "what this machine has and lacks, and what to do", "--for train", "sycoca doctor"
+        ),
     },
     "data": {
         **{f"data {name}": data(name) for name in DATA_COMMANDS},
@@ -104,7 +106,7 @@ TABLE: dict[str, dict[str, Command]] = {
             "-- deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train /data/cc12m",
         ),
         "ablations": module(
-            "ablations.options",
+            "ablations.__main__",
             "the paper's Tables 5 to 7",
             "--table 5 --seeds 0 1 2 --evaluate flickr30k=/data/flickr30k -- --preset base --data.train /data/cc3m",
         ),

@@ -17,6 +17,8 @@ EXTRAS = {"data": ("", "data"), "train": ("", "train"), "eval": ("", "train", "e
 """Purpose -> extras of pyproject.toml whose packages it needs."""
 LEAST_FILES, FEW_FILES = 256, 1024
 """Open files of a process: below the first a loader's workers cannot start, below the second many shards or hosts do not fit."""
+ANY = -1
+"""No limit, as `resource` says it."""
 LEAST_MEMORY_GIB, LITTLE_MEMORY_GIB = 1.0, 4.0
 
 
@@ -74,9 +76,8 @@ def accelerator(facts: dict[str, Any]) -> Iterator[Line]:
     elif cards:
         kinds = ", ".join(dict.fromkeys(f"{name}, {memory / 1024:.0f} GiB" for name, memory, _ in cards))
         yield Line("CUDA", "ok", f"{found['cuda']}; {len(cards)} GPUs ({kinds})")
-        busy = [
-            f"GPU {n}: {used} of {total} MiB" for n, (_, total, used) in enumerate(cards) if used > judgement.BUSY_SHARE * total
-        ]
+        share = judgement.BUSY_SHARE
+        busy = [f"GPU {n}: {used} of {total} MiB" for n, (_, total, used) in enumerate(cards) if used > share * total]
         if busy:
             yield Line("GPU memory", "warn", f"in use: {', '.join(busy[:4])}", "end what runs there (`nvidia-smi` names it)")
     else:
@@ -140,16 +141,13 @@ def room(facts: dict[str, Any], disk_gib: float) -> Iterator[Line]:
     mend = "end other programs, or raise the limit of the container; fewer --data.workers take less" if state != "ok" else ""
     yield Line("memory", state, f"{left:.1f} GiB can be had", mend)
     soft, hard = facts["files"]
-    few = soft != -1 and soft < FEW_FILES
-    state = "ok" if not few else "fail" if soft < LEAST_FILES else "warn"
-    mend = (
-        f"`ulimit -n {FEW_FILES if hard == -1 else min(hard, 65536)}` before the start, or in /etc/security/limits.conf"
-        if few
-        else ""
-    )
-    yield Line(
-        "open files", state, f"{'any number' if soft == -1 else soft} a process (at most {'any' if hard == -1 else hard})", mend
-    )
+    said = f"{'any number' if soft == ANY else soft} a process (at most {'any' if hard == ANY else hard})"
+    if soft == ANY or soft >= FEW_FILES:
+        yield Line("open files", "ok", said)
+    else:
+        wanted = FEW_FILES if hard == ANY else min(hard, FEW_FILES)
+        mend = f"`ulimit -n {wanted}` before the start; for good in /etc/security/limits.conf"
+        yield Line("open files", "fail" if soft < LEAST_FILES else "warn", said, mend)
 
 
 def all_lines(facts: dict[str, Any], purposes: tuple[str, ...], disk_gib: float) -> list[Line]:
