@@ -27,7 +27,10 @@ OPTION = re.compile(r"(?:-\w, )?(--[a-zA-Z][\w.-]*)(?:, (--[\w.-]+))?(?:[ ,]|$)(
 CHOICES = re.compile(r"\[?\{([^}]*)\}")
 NO_CHOICE = {"None"}
 FRAME = re.compile("[\u2500-\u257f\n]")
-WIDE = "240"
+INDENT = 4
+"""Columns by which options are indented at most; what is said of them begins further right."""
+WIDTH = "100"
+"""Of the help that is read, columns: from some width on frames stand side by side, and without lines between them."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class CompletionOptions:
 def options_in(text: str) -> dict[str, tuple[str, ...]]:
     """{option: its choices, where it has some} from a command's --help."""
     found: dict[str, tuple[str, ...]] = {}
-    for part in FRAME.split(text):  # where there is room, tyro's frames stand side by side
+    for part in FRAME.split(text):
         match = OPTION.match(part.strip())
-        if not match:
+        if not match or len(part) - len(part.lstrip()) > INDENT:
             continue
         choices = CHOICES.match(match[3].strip())
         values = [value for value in choices[1].split(",") if value not in NO_CHOICE] if choices else []
@@ -60,7 +63,7 @@ def options_in(text: str) -> dict[str, tuple[str, ...]]:
 
 def options_of(name: str) -> dict[str, tuple[str, ...]]:
     """`options_in` of a command."""
-    before, os.environ["COLUMNS"] = (list(sys.argv), os.environ.get("COLUMNS")), WIDE
+    before, os.environ["COLUMNS"] = (list(sys.argv), os.environ.get("COLUMNS")), WIDTH
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
@@ -165,9 +168,6 @@ _sycoca() {{
     [[ -z "$option" && " ${{next[@]%%:*}} " == *" $word "* ]] && so_far="${{so_far:+$so_far }}$word"
     [[ "$word" == -* ]] && option="$word"
   done
-  case "$so_far $option" in
-{values}
-  esac
   case "$so_far" in
 {known}
   esac
@@ -175,6 +175,9 @@ _sycoca() {{
     compadd -- $options --help
     return
   fi
+  case "$so_far $option" in
+{values}
+  esac
   next=()
   [[ -z "$option" ]] && _sycoca_next "$so_far"
   if (( ${{#next}} )); then _describe command next; else _files; fi
@@ -201,11 +204,12 @@ def fish(after: dict[str, dict[str, str]], options: dict[str, dict[str, tuple[st
         "    set plain $plain $word",
         "  end",
         '  set -l so_far (string join " " -- $plain)',
-        '  test "$so_far" = "$argv[1]"; or string match -q -- "$argv[1] *" "$so_far"; and test "$argv[2]" = below',
+        '  test "$so_far" = "$argv[1]"; or string match -q -- "$argv[1] *" "$so_far"',
         "end",
         "function __sycoca_next",
         "  set -l words (commandline -opc)[2..-1]",
-        '  test (string join " " -- $words) = "$argv[1]"',
+        '  set -l so_far (string join " " -- $words)',
+        '  test "$so_far" = "$argv[1]"',
         "end",
     ]
     for so_far, words in after.items():
@@ -213,7 +217,7 @@ def fish(after: dict[str, dict[str, str]], options: dict[str, dict[str, tuple[st
             condition = shlex.quote(f"__sycoca_next {shlex.quote(so_far)}")
             lines.append(f"complete -c sycoca -f -n {condition} -a {shlex.quote(word)} -d {shlex.quote(says)}")
     for name, found in options.items():
-        condition = shlex.quote(f"__sycoca_at {shlex.quote(name)} below")
+        condition = shlex.quote(f"__sycoca_at {shlex.quote(name)}")
         for option, choices in found.items():
             value = f" -x -a {shlex.quote(' '.join(choices))}" if choices else ""
             lines.append(f"complete -c sycoca -n {condition} -l {option[2:]}{value}")

@@ -15,6 +15,8 @@ ROOMS = {
     "launch": "a launch on several hosts, looked at before it starts",
 }
 """First words that are no command themselves."""
+FEW = 5
+"""Commands of a room that are named in the line of the room."""
 HELP = {"-h", "--help"}
 
 
@@ -28,7 +30,8 @@ def overview() -> str:
         for word in first_words:
             says = ROOMS[word] if word in ROOMS else COMMANDS[word].says
             inner = list(dict.fromkeys(name.split()[0] for name in below(word)))
-            lines.append(f"  {word:<{width}}{says}" + (f" ({', '.join(inner)})" if inner else ""))
+            listed = ", ".join(inner) if len(inner) <= FEW else f"{len(inner)} commands: sycoca {word}"
+            lines.append(f"  {word:<{width}}{says}" + (f" ({listed})" if inner else ""))
     lines += ["", "sycoca COMMAND --help says all of one; sycoca --version. docs/command_line.md has exit statuses."]
     return "\n".join(lines)
 
