@@ -103,7 +103,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "supervise": module(
             "supervise.command",
             "keep a training going: restarts, verdicts, where the time went",
-            "-- deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train /data/cc12m",
+            "-- sycoca train --hostfile hostfiles/a100x16 --data.train /data/cc12m",
         ),
         "ablations": module(
             "ablations.__main__",

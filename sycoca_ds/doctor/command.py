@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class DoctorOptions:
     """Print all that was found as JSON."""
 
 
-def text(lines: Sequence[Line], colour: bool, width: int) -> str:
+def text(lines: Sequence[Line], colour: bool) -> str:
     """A line each, what to do below it, and the sum."""
     first = max(len(line.name) for line in lines)
     shown = []
@@ -66,5 +65,5 @@ def main() -> int:
     if options.json:
         print(json.dumps({"ok": not red, "lines": [dataclasses.asdict(line) for line in lines]}, indent=2))
     else:
-        print(text(lines, sys.stdout.isatty(), shutil.get_terminal_size((132, 24)).columns))
+        print(text(lines, sys.stdout.isatty()))
     return int(red)

@@ -113,9 +113,17 @@ def test_all_options_of_a_training_are_known() -> None:
     assert {"--hostfile", "--num_accelerators", "--config", "--dry-run"} <= known.keys()
 
 
+HELP = """
+  -h, --help
+  --one {None}|INT  Text.
+        --not-this is text
+  --two {a,b}
+  --json, --no-json  More.
+"""
+
+
 def test_options_are_told_from_what_is_said_of_them() -> None:
-    text = "  -h, --help\n  --one {None}|INT  Text.\n        --not-this is text\n  --two {a,b}\n  --json, --no-json  More.\n | --three [{x,y} [{x,y} ...]]"
-    assert options_in(text) == {"--help": (), "--one": (), "--two": ("a", "b"), "--json": (), "--no-json": ()}
+    assert options_in(HELP) == {"--help": (), "--one": (), "--two": ("a", "b"), "--json": (), "--no-json": ()}
 
 
 def test_the_command_prints_a_script() -> None:

@@ -76,7 +76,18 @@ def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_pat
     assert Path(launcher).name == "deepspeed" and os.access(launcher, os.X_OK)
 
 
-@pytest.mark.slow
+def test_the_launcher_takes_the_place_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its signals and its status are its own."""
+    started: list = []
+    monkeypatch.setattr(sys, "argv", ["sycoca train", "--data.train", "a b", "", "--num_gpus", "3"])
+    monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
+    train.main()
+    ((program, words, environment),) = started
+    assert words == [program, "--num_gpus", "3", train.train_script(), "--data.train", "a b", ""]
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+@pytest.mark.full
 def test_the_launcher_is_started_and_its_status_is_that_of_the_ranks(data_set: Path, tmp_path: Path) -> None:
     words = ["train", "--num_accelerators", "1", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
