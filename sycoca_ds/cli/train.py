@@ -32,7 +32,7 @@ REFUSED = {
 """Options of the launcher that have no place here: why."""
 HELP = """\
 Trains or fine-tunes a model: DeepSpeed's launcher starts sycoca_ds/train.py on every GPU of this machine, or on a file's hosts. The
-same command resumes. Ctrl-C and SIGTERM save first (status 75 after SIGTERM); what the last whole checkpoint holds is kept.
+same command resumes. Ctrl-C, SIGTERM and SIGUSR1 save first (status 75); after a crash all up to the last checkpoint is kept.
 
 options of the launcher (deepspeed --help describes all):
   --hostfile FILE         hosts to train on, `NAME slots=GPUS` a line (default: this machine)
