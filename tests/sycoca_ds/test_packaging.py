@@ -93,7 +93,7 @@ def test_the_command_works_from_any_folder_without_the_checkout(installed: Path,
         return done.stdout
 
     assert "sycoca_ds" not in os.listdir(tmp_path) and "supervise" in sycoca("--help")
-    assert "fastest that fits" in sycoca("plan", "--preset", "tiny")
+    assert "fastest that fits" in sycoca("plan", "--preset", "tiny", "--gpus", "2")
     templates = sycoca("launch", "files", "--out", "templates").split()
     assert {Path(path).name for path in templates} == {
         *("a100x16", "deepspeed_env.example", "slurm.sbatch"),
@@ -129,7 +129,7 @@ def test_an_empty_environment_with_pip(version: str, wheel: Path, tmp_path: Path
         return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     assert sycoca("--version").stdout == f"sycoca {__version__}\n"
-    assert "fastest that fits" in sycoca("plan", "--preset", "tiny").stdout
+    assert "fastest that fits" in sycoca("plan", "--preset", "tiny", "--gpus", "2").stdout
     drawn = sycoca("data", "scenes", "--out", "world", "--train", "12", "--val", "4", "--test", "4", "--no-serve")
     assert drawn.returncode == 0 and (tmp_path / "world/world.json").is_file(), drawn.stderr
     doctor = sycoca("doctor", "--for", "data")
@@ -171,6 +171,8 @@ PROGRAMS = {
         if path.parts[len(REPOSITORY.parts)] in ("data_pipeline", "sycoca_ds")
     },
     "-m data_pipeline": ("report",),
+    "-m sycoca_ds": ("plan", "--help"),
+    "-m sycoca_ds.launch": ("check",),
     "-m sycoca_ds.data": ("inspect",),
     "-m sycoca_ds.eval": ("datasets",),
     **{f"sycoca_ds/{name}.py": () for name in ("train", "evaluate", "export")},
