@@ -63,6 +63,8 @@ def packages(requirements: list[str] | None = None) -> list[Package]:
         extra = re.search(r'extra == ["\'](\w+)["\']', str(wanted.marker or ""))
         if wanted.name == DISTRIBUTION:  # `eval` takes `train` along
             continue
+        if wanted.marker and not wanted.marker.evaluate({"extra": extra[1] if extra else ""}):  # for another Python
+            continue
         try:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:

@@ -134,6 +134,7 @@ def test_requirements_are_held_against_what_is_installed() -> None:
             'torch<2; extra == "train"',
             'no-such-package>=7; extra == "data"',
             'sycoca-ds[train]; extra == "eval"',
+            'for-the-past>=1; python_version < "3" and extra == "data"',
         ]
     )
     assert [(package.name, package.extra, package.fits) for package in found] == [
