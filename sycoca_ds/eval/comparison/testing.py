@@ -14,7 +14,7 @@ import numpy as np
 
 from sycoca_ds.eval.comparison import PERMUTATIONS
 from sycoca_ds.eval.comparison.numbers import Additive
-from sycoca_ds.eval.intervals import RESAMPLES, resampled
+from sycoca_ds.eval.stats.intervals import RESAMPLES, resampled
 
 POWER, LEVEL = 0.8, 0.05
 AT_ONCE = 1 << 24
