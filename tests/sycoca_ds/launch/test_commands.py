@@ -181,7 +181,7 @@ def test_pdshs_own_letters_are_named() -> None:
     [
         (
             ["chek"],
-            r"^command 'chek': no such command; did you mean check\? \(expected one of check, files, print; see python -m sycoca_ds",
+            r"^command 'chek': no such command; did you mean check\? \(expected one of check, files, print; see python -m ",
         ),
         (["prnt", "--hostfile", "x"], r"^command 'prnt': no such command; did you mean print\?"),
         (["zzz"], r"^command 'zzz': no such command \(expected"),
