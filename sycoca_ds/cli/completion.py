@@ -12,12 +12,13 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from data_pipeline.command_line import parse_command
+from data_pipeline.command_line import CALLED, parse_command
 from sycoca_ds.cli.dispatch import ROOMS, start
 from sycoca_ds.cli.table import COMMANDS
 
@@ -61,19 +62,25 @@ def options_in(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
+@contextlib.contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """The block may change what a command's start changes in this process, and the terminal's width."""
+    words, names, environment = list(sys.argv), dict(CALLED), dict(os.environ)
+    try:
+        yield
+    finally:
+        sys.argv = words
+        for known, before in ((CALLED, names), (os.environ, environment)):
+            known.clear()
+            known.update(before)
+
+
 def options_of(name: str) -> dict[str, tuple[str, ...]]:
     """`options_in` of a command."""
-    before, os.environ["COLUMNS"] = (list(sys.argv), os.environ.get("COLUMNS")), WIDTH
     said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            start(name, COMMANDS[name], ["--help"])
-    finally:
-        sys.argv = before[0]
-        if before[1] is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before[1]
+    with left_as_it_was(), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        os.environ["COLUMNS"] = WIDTH
+        start(name, COMMANDS[name], ["--help"])
     return options_in(said.getvalue().rsplit("\nexample:", 1)[0])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline.command_line import CALLED
 from sycoca_ds.cli.completion import SHELLS, options_in, options_of, words_after
 from sycoca_ds.cli.table import COMMANDS
 from sycoca_ds.config import TrainConfig
@@ -107,7 +108,9 @@ def test_fish_completes(scripts: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_all_options_of_a_training_are_known() -> None:
+    before = dict(CALLED), list(sys.argv), dict(os.environ)
     known = options_of("train")
+    assert (CALLED, sys.argv, dict(os.environ)) == before
     assert {f"--{name}" for name in field_names(TrainConfig)} <= known.keys()
     assert known["--preset"] == tuple(PRESETS) and known["--run.precision"] == ("auto", "bf16", "fp32")
     assert {"--hostfile", "--num_accelerators", "--config", "--dry-run"} <= known.keys()
