@@ -3,8 +3,8 @@
     python benchmarks/evaluation_parts.py                                    # METEOR on 1,000 pictures, a probe of 8,000
     python benchmarks/evaluation_parts.py --rows 75750 --width 1024          # Food-101's training pictures, ViT-L/14's width
 
-METEOR: NoCaps' four corpora (all pictures and three domains) by one process that remembers pictures, and by one each. Probe: what an
-iteration of L-BFGS takes, and a whole search for C.
+METEOR: NoCaps' four corpora (all pictures and three domains) by one process that remembers pictures, and by one each. Probe: what
+an iteration of L-BFGS takes, and a whole search for C.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def probe(rows: int, width: int, classes: int) -> None:
     best, tried = search(score)
     print(
         f"probe, {rows:,} x {width} in {classes} classes: {len(tried)} fits of {min(iterations)} to {max(iterations)} iterations, "
-        f"mean {np.mean(iterations):.0f}, in {sum(spent):.0f} s, {sum(spent) / sum(iterations):.3f} s an iteration; C = {GRID[best]:.3g}"
+        f"mean {np.mean(iterations):.0f}, in {sum(spent):.0f} s, {sum(spent) / sum(iterations):.3f} s an iteration, "
+        f"C = {GRID[best]:.3g}"
     )
 
 
