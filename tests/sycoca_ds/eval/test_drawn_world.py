@@ -108,11 +108,16 @@ def write_nocaps(folder: Path, shown: Sequence[Shown]) -> None:
     (folder / "nocaps_val_4500_captions.json").write_text(json.dumps(content))
 
 
-def write_caltech(folder: Path, shown: Sequence[Shown], classes: Sequence[str]) -> None:
+def write_wnids(folder: Path, shown: Sequence[Shown]) -> None:
+    """ImageNet-R's folders: a WordNet id a class."""
     for number, picture in enumerate(shown):
-        place = folder / "101_ObjectCategories" / classes[picture.label]
+        place = folder / wnid(picture.label)
         place.mkdir(parents=True, exist_ok=True)
         (place / f"image_{number:04d}.jpg").write_bytes(picture.picture)
+
+
+def wnid(label: int) -> str:
+    return f"n{label:08d}"
 
 
 def write_dtd(folder: Path, splits: dict[str, Sequence[Shown]], classes: Sequence[str]) -> None:
@@ -138,14 +143,15 @@ def found(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     taught = pictures_of(hard, "train", TAUGHT + CHOSEN)
     write_karpathy(sets / "flickr30k", shown)
     write_nocaps(sets / "nocaps", few)
-    write_caltech(sets / "caltech101", few, classes)
+    write_wnids(sets / "imagenet-r", few)
     write_dtd(sets / "dtd", {"train": taught[:TAUGHT], "val": taught[TAUGHT:], "test": few}, classes)
     write_wds(sets / "wds_hard", few, classes, templates, per_shard=100)
-    write_parquet(sets / "hard_captions", shown)
-    (folder / "prompts.json").write_text(json.dumps({"caltech101": {"classes": {c: c for c in classes}, "templates": templates}}))
+    write_parquet(sets / "hard_captions", shown, captioned=True, per_group=100)
+    names = {wnid(label): name for label, name in enumerate(classes)}
+    (folder / "prompts.json").write_text(json.dumps({"imagenet_r": {"classes": names, "templates": templates}}))
     words = {"device": "cpu", "precision": "fp32", "batch_size": 100, "cache": str(folder / "cache")}
-    names = ("flickr30k", "nocaps", "caltech101", "dtd", "wds:hard", "parquet:hard_captions")
-    more = {"sets": names, "prompts": str(folder / "prompts.json"), "data_root": str(sets)}
+    asked = ("flickr30k", "nocaps", "imagenet_r", "dtd", "wds:hard", "parquet:hard_captions")
+    more = {"sets": asked, "prompts": str(folder / "prompts.json"), "data_root": str(sets)}
     assert evaluate(EvaluateConfig(str(hard / "run"), out=str(out), **more, **words)) == 0
     crepe = f"sugarcrepe={hard / 'world/test_sugarcrepe'},{hard / 'world/images/test'}"
     more = {"regions": str(hard / "world/test_regions.json"), "tasks": ("alignment", "compositionality", "masking")}
@@ -167,7 +173,7 @@ def test_retrieval(found: dict[str, dict]) -> None:
 
 def test_classification(found: dict[str, dict]) -> None:
     """Ten shapes; chance 10 %."""
-    numbers = found["caltech101"]["classification"]["metrics"]
+    numbers = found["imagenet_r"]["classification"]["metrics"]
     assert numbers["top1"] > 30 and numbers["mean_per_class"] > 30
     assert found["wds_hard"]["classification"]["metrics"]["top1"] == pytest.approx(numbers["top1"])
 

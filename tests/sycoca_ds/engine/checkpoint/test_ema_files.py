@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sycoca_ds.engine.checkpoint import ema_files
+from sycoca_ds.engine.checkpoint.reading import ema_weights
 from sycoca_ds.engine.master_weights import Piece
 
 SHAPES = {"matrix": (7, 5), "bias": (3,), "scale": (), "vector": (16,), "large": (10, 13)}
@@ -43,7 +44,7 @@ def write(folder: Path, stage: int, ranks: int) -> list[str]:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_any_number_of_ranks_reads_what_any_other_has_written(stage: int, ranks: int, tmp_path: Path) -> None:
     files = write(tmp_path, stage, ranks)
-    read = ema_files.read(tmp_path, files, SHAPES)
+    read = ema_weights(tmp_path, files, SHAPES).all()
     assert list(read) == list(WHOLE) and all(torch.equal(read[name], value) for name, value in WHOLE.items())
     for others in (1, 2, 3, 4):
         for wanted in cut(stage, others):
