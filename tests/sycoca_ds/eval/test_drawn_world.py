@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,11 @@ RETRIEVED, SHOWN = 500, 300
 """Test pictures for retrieval, and for what takes longer."""
 TAUGHT, CHOSEN = 600, 200
 """Training pictures of the probe, and those that C is chosen on."""
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def python(*words: object) -> None:
@@ -57,7 +63,7 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     server = subprocess.Popen([*scenes, "--port", str(PORT)], cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert wait_until(lambda: (folder / "world/world.json").exists(), 600)
+        assert wait_until(lambda: answers(PORT), 600)
         for split in ("train", "test"):
             where = ["--metadata", folder / f"world/catalogue/{split}.parquet", "--out", folder / split]
             how = ["--allow-host", f"127.0.0.1:{PORT}", "--proxy", "none", "--image-size", 64, "--shard-size", 1000, "--timeout", 3]
@@ -167,40 +173,39 @@ def found(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
 def test_retrieval(found: dict[str, dict]) -> None:
     """Of 500; chance 0.2 %. The same pictures in a parquet folder give the same numbers."""
     numbers = found["flickr30k"]["retrieval"]["metrics"]
-    assert numbers["i2t_r1"] > 15 and numbers["t2i_r1"] > 15 and numbers["i2t_r10"] > 50
+    assert numbers["i2t_r1"] > 25 and numbers["t2i_r1"] > 25 and numbers["i2t_r10"] > 70
     assert found["parquet_hard_captions"]["retrieval"]["metrics"] == pytest.approx(numbers)
 
 
 def test_classification(found: dict[str, dict]) -> None:
     """Ten shapes; chance 10 %."""
     numbers = found["imagenet_r"]["classification"]["metrics"]
-    assert numbers["top1"] > 30 and numbers["mean_per_class"] > 30
+    assert numbers["top1"] > 20 and numbers["mean_per_class"] > 20
     assert found["wds_hard"]["classification"]["metrics"]["top1"] == pytest.approx(numbers["top1"])
 
 
 def test_a_linear_probe(found: dict[str, dict]) -> None:
     numbers = found["dtd"]["linear_probe"]["metrics"]
-    assert numbers["top1"] > 30 > 20 > numbers["top1_shuffled"]
+    assert numbers["top1"] > 40 > 20 > numbers["top1_shuffled"]
 
 
 def test_captions(found: dict[str, dict]) -> None:
     """Above what another picture's captions would get, in every domain."""
     numbers = found["nocaps"]["captioning"]["metrics"]
-    assert numbers["cider"] > 0.3 and numbers["cider"] > 1.5 * numbers["cider_shuffled"]
-    assert all(numbers[f"{domain}_domain_cider"] > 0.2 for domain in ("in", "near", "out"))
+    assert numbers["cider"] > 0.8 and numbers["cider"] > 1.5 * numbers["cider_shuffled"]
+    assert all(numbers[f"{domain}_domain_cider"] > 0.6 for domain in ("in", "near", "out"))
 
 
 def test_compositions(found: dict[str, dict]) -> None:
-    """Chance 50 %."""
+    """Chance 50 %. Relations and swapped objects, which differ by where things lie, are not learned in so few steps."""
     numbers = found["own"]["compositionality"]["metrics"]
-    replaced = [numbers[f"sugarcrepe_replace_{what}_cosine"] for what in ("att", "obj")]
-    swapped = [numbers[f"sugarcrepe_swap_{what}_cosine"] for what in ("att", "obj")]
-    assert min(replaced) > 60 and max(swapped) > 55, (replaced, swapped)
+    for kind, cosine, gain in (("replace_att", 85, 75), ("replace_obj", 70, 55), ("swap_att", 62, 62), ("add_obj", 75, 75)):
+        assert numbers[f"sugarcrepe_{kind}_cosine"] > cosine and numbers[f"sugarcrepe_{kind}_gain"] > gain, kind
 
 
 def test_pointing(found: dict[str, dict]) -> None:
     """At what the own words name, more than another caption's words and than chance."""
     record = found["own"]["alignment"]
     numbers = record["metrics"]
-    assert numbers["pointing"] > 2 * record["chance"]["pointing"] and numbers["pointing"] > 1.2 * numbers["other_pointing"]
-    assert numbers["objects_miou"] > 2 * numbers["shuffled_objects_miou"]
+    assert numbers["pointing"] > 3 * record["chance"]["pointing"] and numbers["pointing"] > 1.5 * numbers["other_pointing"]
+    assert numbers["objects_miou"] > 5 * numbers["shuffled_objects_miou"]
