@@ -56,7 +56,7 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         if k > 1:  # both encoders without gradient, and what is fetched ahead for the order of another call
             once = sum(numel(part.shapes()) for name, part in parts(step.model).items() if "encoder" in name)
             numbers += k * once + engine.total
-        launches = 8 * k * len(step.pieces) if cut else 0  # one a linear layer, each way; fetched ahead, several at once
+        launches = 2 * k * len(step.pieces) if cut else 0  # one a block, each way; fetched ahead, several at once
         if k == 1 and sharding.prefetch:
             launches = min(launches, math.ceil(numbers * cut / sharding.prefetch))
         yield Traffic("weights", "all_gather", round(w * numbers * cut), launches, True)

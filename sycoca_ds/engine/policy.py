@@ -140,3 +140,23 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig, offload: bool, s
 
         return DeepSpeedCPUAdam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, adamw_mode=True)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine of a model, with what is done otherwise here under ZeRO-3; the one place that makes one.
+
+    Args:
+        config: of `deepspeed_config`, or another dict of DeepSpeed's.
+    """
+    import deepspeed
+    from deepspeed.utils import nvtx
+
+    from sycoca_ds.engine.ranks.compiler import import_muon
+    from sycoca_ds.engine.zero3_blocks import gather_whole_blocks
+    from sycoca_ds.engine.zero3_release import release_in_one_pass
+
+    nvtx.enable_nvtx = False  # two calls for every range of a profile that is not made here
+    import_muon()
+    release_in_one_pass()
+    gather_whole_blocks()
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]

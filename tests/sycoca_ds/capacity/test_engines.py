@@ -23,7 +23,7 @@ from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.checkpoint.contents import Contents
 from sycoca_ds.engine.checkpoint.contents import measure as size_of
 from sycoca_ds.engine.ema import Ema
-from sycoca_ds.engine.policy import build_optimizer, read_policy
+from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
@@ -97,7 +97,6 @@ def inputs(model: ModelConfig, rank: int) -> dict[str, torch.Tensor]:
 
 def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
     """Bytes held between two steps, the most on top of them within one, what its collectives carried and its checkpoint takes."""
-    import deepspeed
     from deepspeed.comm.comm import comms_logger
 
     earlier = tensors_alive()  # held, so that no new one takes the place of one of them
@@ -115,7 +114,7 @@ def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
         "bf16": {"enabled": case.precision == "bf16"},
         "comms_logger": {"enabled": True, "prof_all": True},
     }
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    engine = build_engine(model, optimizer, config)
     ema = Ema(engine, 0.9 if case.ema else None)
     micro_batches = [inputs(MODEL, runtime.rank)] * case.accumulation_steps
 

@@ -64,7 +64,7 @@ def test_a_seal_that_is_none_is_named_and_an_older_checkpoint_taken(content: str
 def test_a_seal_of_another_format_says_so(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
     (folder / STATE_FILE).write_text(json.dumps({"format": 1, "step": 4, "files": {}}))
-    assert "has format 1, expected 2" in damage(folder)
+    assert "has format 1, expected 3" in damage(folder)
 
 
 def test_the_step_is_that_of_the_folder(tmp_path: Path) -> None:
