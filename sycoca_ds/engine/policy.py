@@ -149,14 +149,15 @@ def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
         config: of `deepspeed_config`, or another dict of DeepSpeed's.
     """
     import deepspeed
-    from deepspeed.utils import nvtx
 
     from sycoca_ds.engine.ranks.compiler import import_muon
     from sycoca_ds.engine.zero3_blocks import gather_whole_blocks
     from sycoca_ds.engine.zero3_release import release_in_one_pass
+    from sycoca_ds.engine.zero3_upkeep import ask_less, gather_small_weights_at_once
 
-    nvtx.enable_nvtx = False  # two calls for every range of a profile that is not made here
     import_muon()
-    release_in_one_pass()
-    gather_whole_blocks()
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    for way in (ask_less, release_in_one_pass, gather_whole_blocks):
+        way()
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    gather_small_weights_at_once(engine)
+    return engine

@@ -1,18 +1,22 @@
 """torch's compiler is imported when something is compiled. Nothing of a training is, and the import takes longer than torch's own.
 
-Three things ask for it without need: the first optimizer and every hook of ZeRO-3, which mark functions as not to be compiled, and
-a function of an optimizer that DeepSpeed knows, Muon, which is compiled as its module is imported.
+Four things ask for it without need: ZeRO-3's hooks, activation checkpointing and optimizers, which mark functions as not to be
+compiled; optimizers again, whose step says where a compiler is to cut; checkpointing again, which looks up one of its settings and
+does not use it; and an optimizer that DeepSpeed knows, Muon, which compiles as it is imported.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _use_grad_for_differentiable
+from torch.utils import checkpoint as checkpointing
 
 COMPILER = "torch._dynamo"
 
@@ -24,10 +28,17 @@ def import_compiler_late() -> None:
     """
     if hasattr(torch.compiler.disable, "own"):
         return
-    marks = torch._disable_dynamo(len).__code__
-    for name, method in list(vars(torch.optim.Optimizer).items()):
-        if getattr(method, "__code__", None) is marks:  # marked at torch's own import
-            setattr(torch.optim.Optimizer, name, _once_there(method.__wrapped__, functools.partial(_same, method)))
+    marked, cut = torch._disable_dynamo(len).__code__, _use_grad_for_differentiable(len).__code__
+    for owner in (checkpointing, *(one for one in vars(torch.optim).values() if isinstance(one, type))):
+        for name, function in list(vars(owner).items()):  # as they are since torch's own import
+            code = getattr(function, "__code__", None)
+            if code is marked:
+                _mark_late(function)
+            elif code is cut:
+                step = _with_own_gradients(function.__wrapped__)
+                setattr(owner, name, _once_there(step, functools.partial(_same, function)))
+    if COMPILER not in sys.modules:
+        torch._dynamo = _Absent(COMPILER, config=_Absent(f"{COMPILER}.config", error_on_nested_fx_trace=True))
     torch.compiler.disable = _late(torch.compiler.disable)
     torch._disable_dynamo = _late(torch._disable_dynamo)
 
@@ -42,8 +53,37 @@ def import_muon() -> None:
         torch.compile = own
 
 
+def _mark_late(marked: Callable[..., Any]) -> None:
+    """Of a function that is marked: torch does so at its first call, and keeps what has come of it in this attribute."""
+    own = inspect.getclosurevars(marked).nonlocals
+    fn, recursive = own["fn"], own["recursive"]
+    setattr(fn, "__dynamo_disable", _once_there(fn, lambda: torch._dynamo.disable(fn, recursive, wrapping=False)))
+
+
+class _Absent:
+    """In place of a module that has not been imported: it is as soon as anything else of it is asked for, and then stands there."""
+
+    def __init__(self, name: str, **known: Any) -> None:
+        self._name = name
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
 def _same(value: Any) -> Any:
     return value
+
+
+def _with_own_gradients(step: Callable[..., Any]) -> Callable[..., Any]:
+    """An optimizer's step as torch wraps it, less what is for a compiler."""
+
+    @functools.wraps(step)
+    def wrapped(optimizer: torch.optim.Optimizer, *arguments: Any, **named: Any) -> Any:
+        with torch.set_grad_enabled(optimizer.defaults["differentiable"]):
+            return step(optimizer, *arguments, **named)
+
+    return wrapped
 
 
 def _late(own: Callable[..., Any]) -> Callable[..., Any]:
