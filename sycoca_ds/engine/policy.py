@@ -147,6 +147,9 @@ def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
 
     Args:
         config: of `deepspeed_config`, or another dict of DeepSpeed's.
+
+    Raises:
+        UserError: of `check_weights`.
     """
     import deepspeed
 
@@ -160,4 +163,21 @@ def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
         way()
     engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
     gather_small_weights_at_once(engine)
+    check_weights(model, config)
     return engine
+
+
+def check_weights(model: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Raises `UserError` if the weights of an engine do not compute in the precision that its configuration says: products take the
+    type of their weights, and a step in float32 in place of bf16 takes a GPU at least twice as long, without another sign."""
+    import torch
+
+    precision, expected = ("bf16", torch.bfloat16) if config.get("bf16", {}).get("enabled") is True else ("fp32", torch.float32)
+    types = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    wrong = [name for name, dtype in types.items() if dtype != expected]
+    if wrong:
+        raise UserError(
+            f"run.precision = {precision}, and {len(wrong)} of {len(types)} weights compute in another type ({wrong[0]}: "
+            f"{types[wrong[0]]}): expected {expected} for all; a module that was changed makes them so, or another DeepSpeed than "
+            "pyproject.toml names"
+        )

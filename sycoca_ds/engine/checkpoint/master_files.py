@@ -62,7 +62,7 @@ def _opened(folder: Path, state: Mapping[str, Any], pattern: str) -> list[Verifi
 def _of_model(folder: Path, state: Mapping[str, Any], module: Mapping[str, Extent]) -> dict[str, Tensor]:
     found = {name: torch.empty(extent.shape, dtype=extent.dtype) for name, extent in module.items()}
     file = _opened(folder, state, MODEL)[0]
-    file.read(Wanted(extent.start, found[name].view(-1)) for name, extent in module.items())
+    file.read(Wanted(extent.record, extent.start, found[name].view(-1)) for name, extent in module.items())
     return {name: value.float() for name, value in found.items()}
 
 
@@ -74,7 +74,7 @@ def _end_to_end(extents: Sequence[tuple[int, Extent]], first: int, target: Tenso
         start, end = max(first, begin), min(first + target.numel(), begin + extent.numel)
         if start < end:
             place = extent.start + (start - begin) * extent.dtype.itemsize
-            yield file, Wanted(place, target[start - first : end - first])
+            yield file, Wanted(extent.record, place, target[start - first : end - first])
         begin += extent.numel
 
 

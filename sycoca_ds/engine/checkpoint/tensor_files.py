@@ -5,6 +5,7 @@ A checkpoint's files hold AdamW's moments beside the weights, twice their size, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
@@ -27,8 +28,10 @@ class Damaged(Exception):
 class Extent(NamedTuple):
     """In place of a tensor: where it lies."""
 
+    record: int
+    """Where the header of its part of the file begins."""
     start: int
-    """Place of its first byte in the file."""
+    """Place of its first byte behind that header."""
     dtype: torch.dtype
     shape: tuple[int, ...]
 
@@ -40,8 +43,9 @@ class Extent(NamedTuple):
 class Wanted(NamedTuple):
     """Numbers that lie one behind the other in a file, and what they are to be read into."""
 
+    record: int
     start: int
-    """Place of the first byte."""
+    """Place of the first byte, as an extent has it."""
     target: Tensor
     """1-D and contiguous, of the type that is stored, on the CPU."""
 
@@ -65,6 +69,7 @@ class Verified:
         if path.stat().st_size != facts["bytes"] or ("blocks" not in facts and not is_as_written(path, facts)):
             raise self._damaged()
         self._known: tuple[int, bytes] = (-1, b"")
+        self._behind = functools.cache(self._behind)
 
     def _damaged(self) -> Damaged:
         return Damaged(f"{self.path} is damaged (its size or sha256 is not what state.json says)")
@@ -91,29 +96,24 @@ class Verified:
 
     def read(self, wanted: Iterable[Wanted]) -> None:
         """Fills the targets; in the order of their places every block is read once."""
-        for start, target in sorted(wanted, key=lambda one: one.start):
+        for record, start, target in sorted(wanted, key=lambda one: one[:2]):
             found, at = target.view(torch.uint8).numpy(), 0
-            for part in self.spans(start, len(found)):
+            for part in self.spans(self._behind(record) + start, len(found)):
                 found[at : at + len(part)] = part
                 at += len(part)
 
     def content(self) -> Any:
         """What `torch.save` was given, with an `Extent` in place of every tensor."""
-        records = self._records()
-        begins = {name.split("/", 1)[1]: place for name, place in records.items()}
-        start, size = begins["data.pkl"]
-        data = b"".join(self.spans(start, size))
-        return _Extents(io.BytesIO(data), {key: place for key, (place, _) in begins.items()}).load()
+        with zipfile.ZipFile(_Seekable(self)) as archive:  # the list of its records is its end
+            records = {record.filename.split("/", 1)[1]: record for record in archive.infolist()}
+        structure = records["data.pkl"]
+        data = b"".join(self.spans(self._behind(structure.header_offset), structure.file_size))
+        return _Extents(io.BytesIO(data), {name: record.header_offset for name, record in records.items()}).load()
 
-    def _records(self) -> dict[str, tuple[int, int]]:
-        """Of the archive, by name: where each record begins and its size. Its ends say so, which are verified like all else."""
-        with zipfile.ZipFile(_Seekable(self)) as archive:
-            found = {}
-            for record in archive.infolist():
-                header = b"".join(self.spans(record.header_offset, 30))
-                name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-                found[record.filename] = record.header_offset + 30 + name + extra, record.file_size
-        return found
+    def _behind(self, record: int) -> int:
+        """Where a record begins behind its header, which is filled up so that this is a multiple of 64."""
+        header = b"".join(self.spans(record, 30))
+        return record + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
 
 
 class _Seekable(io.RawIOBase):
@@ -147,22 +147,34 @@ class _Seekable(io.RawIOBase):
 class _Extents(pickle.Unpickler):
     """Reads the structure of a file that has been verified, so that its classes are those that a run has put in."""
 
-    def __init__(self, file: io.BytesIO, begins: dict[str, int]) -> None:
+    def __init__(self, file: io.BytesIO, records: dict[str, int]) -> None:
         super().__init__(file)
-        self.begins = begins
+        self.records = records
 
     def persistent_load(self, saved_id: tuple[Any, ...]) -> tuple[int, torch.dtype]:
-        _, storage, key, *_ = saved_id
-        return self.begins[f"data/{key}"], storage.dtype
+        _, dtype, key, *_ = saved_id
+        return self.records[f"data/{key}"], dtype
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _extent
-        return super().find_class(module, name)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return REBUILT.get((module, name)) or super().find_class(module, name)
 
 
 def _extent(storage: tuple[int, torch.dtype], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Extent:
-    begin, dtype = storage
+    record, dtype = storage
     if not torch.empty_strided(size, stride, device="meta").is_contiguous():
         raise ValueError(f"a tensor of shape {tuple(size)} with strides {tuple(stride)}: expected one that lies in one piece")
-    return Extent(begin + offset * dtype.itemsize, dtype, tuple(size))
+    return Extent(record, offset * dtype.itemsize, dtype, tuple(size))
+
+
+STORAGES = {f"{kind}Storage": dtype for kind, dtype in {
+    "Float": torch.float32, "BFloat16": torch.bfloat16, "Half": torch.float16, "Double": torch.float64, "Long": torch.int64,
+    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+}.items()}  # fmt: skip
+REBUILT = {
+    ("torch._utils", "_rebuild_tensor_v2"): _extent,
+    ("torch._utils", "_rebuild_parameter"): lambda extent, *_: extent,
+    ("torch._tensor", "_rebuild_from_type_v2"): lambda rebuild, kind, arguments, state: rebuild(*arguments),
+}
+"""What a file names to make tensors of: here extents."""

@@ -37,9 +37,10 @@ def import_compiler_late() -> None:
             elif code is cut:
                 step = _with_own_gradients(function.__wrapped__)
                 setattr(owner, name, _once_there(step, functools.partial(_same, function)))
-    if COMPILER not in sys.modules:
-        torch._dynamo = _Absent(COMPILER, config=_Absent(f"{COMPILER}.config", error_on_nested_fx_trace=True))
     torch.compiler.disable = _late(torch.compiler.disable)
+    if COMPILER not in sys.modules:
+        config = _Absent(f"{COMPILER}.config", error_on_nested_fx_trace=True)  # its default
+        torch._dynamo = _Absent(COMPILER, config=config, disable=torch.compiler.disable)
     torch._disable_dynamo = _late(torch._disable_dynamo)
 
 
