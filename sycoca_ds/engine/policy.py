@@ -154,9 +154,9 @@ def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None
     import deepspeed
 
     from sycoca_ds.engine.ranks.compiler import import_muon
-    from sycoca_ds.engine.zero3_blocks import gather_whole_blocks
-    from sycoca_ds.engine.zero3_release import release_in_one_pass
-    from sycoca_ds.engine.zero3_upkeep import ask_less, gather_small_weights_at_once
+    from sycoca_ds.engine.zero3.blocks import gather_whole_blocks
+    from sycoca_ds.engine.zero3.release import release_in_one_pass
+    from sycoca_ds.engine.zero3.upkeep import ask_less, gather_small_weights_at_once
 
     import_muon()
     for way in (ask_less, release_in_one_pass, gather_whole_blocks):

@@ -192,7 +192,7 @@ class Mlp(nn.Module):
 
 class Block(nn.Module):
     """A transformer block: whatever is asked of it goes through its `forward`, for ZeRO-3 gathers the weights of a block as one
-    (engine/zero3_blocks.py), by the hooks around that."""
+    (engine/zero3/blocks.py), by the hooks around that."""
 
     def forward(self, *inputs, way: str = "_run"):
         """The block's answer to `inputs`: by `_run`, or by another of its methods, which the method that is called names."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine import zero3_release
+from sycoca_ds.engine.zero3 import release as zero3_release
 from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.processes.launching import run_on_ranks
 from tests.worlds.trainings.training import SMALL, train_here, with_validation
