@@ -64,7 +64,7 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         yield Traffic("gradients", "reduce_scatter", k * reduced * ranks * engine.part, launches, sharding.overlap)
         if engine.persistent:
             whole = sum(-(-n // ranks) * ranks for n in engine.persistent)
-            yield Traffic("small weights", "all_gather", w * whole, len(engine.persistent), False)
+            yield Traffic("small weights", "all_gather", w * whole, 1, False)  # engine/zero3/upkeep.py
 
 
 def traffic(step: Step) -> list[Traffic]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.zero3 import release
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.zero3 import release
 from tests.worlds.processes.launching import run_on_ranks
 from tests.worlds.trainings.training import SMALL, train_here, with_validation
 
