@@ -55,7 +55,8 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         numbers = k * gathers(step.pieces, sharding, traced=k == 1).gathered
         if k > 1:  # both encoders without gradient, and what is fetched ahead for the order of another call
             once = sum(numel(part.shapes()) for name, part in parts(step.model).items() if "encoder" in name)
-            numbers += k * once + engine.total
+            kept = sharding.reuse_distance >= 2 * engine.total  # within a call, measured
+            numbers = k * (engine.total + once) if kept else numbers + k * once + engine.total
         launches = 2 * k * len(step.pieces) if cut else 0  # one a block, each way; fetched ahead, several at once
         if k == 1 and sharding.prefetch:
             launches = min(launches, math.ceil(numbers * cut / sharding.prefetch))

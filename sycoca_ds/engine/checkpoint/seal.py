@@ -25,7 +25,7 @@ from data_pipeline.paths import PlainPaths
 FORMAT = 3
 READABLE = (2, FORMAT)
 """2 has one sha256 for every file, whatever its size."""
-BLOCK = 8 << 20
+BLOCK = 2 << 20
 """Bytes of a file that have a sha256 of their own, where it has more of them; the last block may be shorter."""
 STATE_FILE = "state.json"
 STEP_NAME = re.compile(r"step_(\d{8,})")

@@ -25,6 +25,7 @@ from sycoca_ds.engine.checkpoint.contents import measure as size_of
 from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.model.blocks import has_bf16_products
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages, tensors_alive
@@ -205,6 +206,8 @@ def test_bytes_between_two_steps(measured: Measured, ranks: int, name: str) -> N
 def test_the_highest_moment_of_a_step(measured: Measured, ranks: int, name: str) -> None:
     """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %."""
     step = CASES[name].step(ranks)
+    if name == "3 bf16, nothing kept" and not has_bf16_products():
+        pytest.skip("a processor with bf16 products: without them a linear layer keeps no view of a weight that is let go")
     expected = max(sum(numbers) for _, numbers in moments(step)) - held(step)
     assert 0.98 * measured[ranks, name]["most"] < expected < 1.15 * measured[ranks, name]["most"]
 
