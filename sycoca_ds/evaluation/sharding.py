@@ -17,7 +17,9 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import LossConfig, ModelConfig
-from sycoca_ds.engine.checkpoint.weights import Loaded, Stored, load_for_inference, open_weights
+from sycoca_ds.engine.checkpoint import weights
+from sycoca_ds.engine.checkpoint.weights import Loaded, Stored, loaded, open_weights
+from sycoca_ds.engine.master_weights import NOTHING, Share
 from sycoca_ds.eval.runner.bench import fresh_model
 from sycoca_ds.eval.runner.team import Team
 from sycoca_ds.model.blocks import initialise
@@ -63,17 +65,18 @@ def open_checkpoint(checkpoint: Any, device: torch.device, team: Team, *, ema: b
     if team.size == 1:
         if shard == "yes":
             raise UserError("--shard-weights yes: one process has nobody to share with; start several by deepspeed or torchrun")
-        return load_for_inference(checkpoint, device, ema=ema)
+        return weights.load_for_inference(checkpoint, device, ema=ema)
     with team.together():
-        stored = open_weights(checkpoint, ema=ema)
-    if shard == "no" or (shard == "auto" and team.all(fits(stored.config.model, device))):
+        found = open_weights(checkpoint, ema=ema, share=NOTHING)
+    if shard == "no" or (shard == "auto" and team.all(fits(found.config.model, device))):
         with team.together():
-            return load_for_inference(stored, device)
+            return weights.load_for_inference(found.folder, device, ema=ema)
     if team.leads:
         print(f"weights: shared among {team.size} ranks", flush=True)
     team.lockstep = True
     with team.together():
-        return load_for_inference(stored, device, build=sharded)
+        stored = open_weights(found.folder, ema=ema, share=Share(team.rank, team.size))
+    return loaded(stored, sharded(stored))
 
 
 def fits(config: ModelConfig, device: torch.device) -> bool:
@@ -94,16 +97,11 @@ def weights_of(config: ModelConfig) -> int:
 
 
 def sharded(stored: Stored) -> SyCoCa:
-    """On every rank. The rank reads its own part of each parameter from the files."""
-    import torch.distributed as dist
-
+    """On every rank, of its own share of the weights."""
     model = _parted(stored.config.model, stored.config.loss)
     for name, parameter in model.named_parameters():
-        part = parameter.ds_tensor
-        start = dist.get_rank() * part.numel()
-        stop = min(start + part.numel(), parameter.ds_numel)
-        if start < stop:
-            part[: stop - start].copy_(stored.files.part(name, start, stop))
+        own = stored.weights.pop(name)
+        parameter.ds_tensor[: len(own)].copy_(own)
     return _ready(model)
 
 
@@ -143,11 +141,10 @@ def _ready(model: SyCoCa) -> SyCoCa:
     import deepspeed
     from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
-    from sycoca_ds.engine.zero3_release import release_in_one_pass
+    from sycoca_ds.engine.policy import build_engine
 
-    release_in_one_pass()
     model.requires_grad_(False)
-    deepspeed.initialize(model=model, config=policy(weights_of(model.config)))  # the hooks hold what they need
+    build_engine(model, None, policy(weights_of(model.config)))  # the hooks hold what they need
     FWD_MODULE_STACK.pop()  # it would hold the model for as long as the process lives
     with deepspeed.zero.GatheredParameters([model.logit_scale]):
         model.whole_logit_scale = float(model.logit_scale.detach())  # rank 0 reads it alone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,10 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.engine.checkpoint import ema_files, exported
-from sycoca_ds.engine.checkpoint.reading import StoredWeights, checkpoint_weights, ema_weights
+from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
-from sycoca_ds.engine.master_weights import Piece
+from sycoca_ds.engine.checkpoint.tensor_files import Damaged
+from sycoca_ds.engine.master_weights import WHOLE, Share
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -29,8 +27,8 @@ class Stored:
 
     config: TrainConfig
     """The run's; of an exported folder only `model` is known, the rest are defaults."""
-    files: StoredWeights
-    """Every parameter, in the precision it is stored in; of a checkpoint float32. Read when it is asked for."""
+    weights: dict[str, torch.Tensor]
+    """Every parameter, in the precision it is stored in; of a share the flat piece of each."""
     tokenizer: Path | None
     state: dict[str, Any]
     """state.json of a checkpoint, `source` of an exported folder; step and samples are None where nobody knows."""
@@ -40,17 +38,15 @@ class Stored:
     ema_decay: float | None = None
     """Of the moving average that the weights are; None: they are a run's as they are."""
 
-    @functools.cached_property
-    def weights(self) -> dict[str, torch.Tensor]:
-        """All of them."""
-        return self.files.all()
 
-
-def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
+def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -> Stored:
     """Opens the newest whole checkpoint of a run folder or checkpoints folder, one step's folder, or an exported folder.
 
+    Of a checkpoint the weights are read and verified, as they are read, and nothing of the optimizer's state beside them.
+
     Args:
-        ema: the moving average of a checkpoint's weights; reads and verifies no other weights.
+        ema: the moving average of a checkpoint's weights, and no other weights.
+        share: how much of each weight is read.
 
     Raises:
         UserError: nothing there, or damaged, naming the file; `ema` of what has none.
@@ -63,10 +59,22 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
         state = {"step": None, "samples": None, **record["source"]}
         digest, decay = sha256_file(path / exported.CONFIG_FILE), record["source"].get("ema_decay")
-        shapes = {name: tuple(value.shape) for name, value in weights.items()}
-        files = StoredWeights(lambda name: [Piece(0, weights[name].reshape(-1))], shapes)
-        return Stored(TrainConfig(model=model), files, tokenizer, state, path, digest, decay)
-    look = functools.partial(damage, patterns=(ema_files.PATTERN, exported.TOKENIZER_FILE)) if ema else damage
+        if share != WHOLE:
+            flat = {name: value.reshape(-1)[slice(*share.bounds(value.numel()))].clone() for name, value in weights.items()}
+            weights = flat
+        return Stored(TrainConfig(model=model), weights, tokenizer, state, path, digest, decay)
+    read: dict[Path, dict[str, torch.Tensor]] = {}
+
+    def look(folder: Path) -> str | None:
+        """What is wrong with what is needed of a checkpoint, or None. Weights are read here: verifying them is reading them."""
+        problem = damage(folder, patterns=(exported.TOKENIZER_FILE, *([ema_files.PATTERN] if ema else [])))
+        if problem is None and not ema:
+            try:
+                read[folder] = master_files.read(folder, read_state(folder), share)
+            except (Damaged, OSError) as error:
+                problem = str(error)
+        return problem
+
     if (path / STATE_FILE).is_file():
         problem = look(path)
         if problem is not None:
@@ -86,9 +94,9 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         files, decay = ema_files.names(state), config.optim.ema_decay
         if not files:
             raise UserError(f"--ema: checkpoint {folder} was saved without optim.ema-decay and has no average: leave --ema out")
-        weights = ema_weights(folder, files, our_shapes(config.model))
+        weights = ema_files.read(folder, files, our_shapes(config.model), share)
     else:
-        weights, decay = checkpoint_weights(folder, state["zero_stage"], our_shapes(config.model)), None
+        weights, decay = read[folder], None
     return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
 
 
@@ -117,29 +125,19 @@ class Loaded:
         return self.known_tokenizer
 
 
-def load_for_inference(
-    path: str | Path | Stored,
-    device: str | torch.device = "cpu",
-    *,
-    ema: bool = False,
-    build: Callable[[Stored], SyCoCa] | None = None,
-) -> Loaded:
-    """A model from whatever `open_weights` opens, or has opened.
-
-    Args:
-        build: makes the model, on its device; default one that holds all weights.
+def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, ema: bool = False) -> Loaded:
+    """A model from whatever `open_weights` opens.
 
     Raises:
         UserError: as there.
     """
-    stored = path if isinstance(path, Stored) else open_weights(path, ema=ema)
-    if build is None:
-        model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():  # one after another: no second copy of all
-                parameter.copy_(stored.files.whole(name))
-        model = model.to(device)
-    else:
-        model = build(stored)
+    stored = open_weights(path, ema=ema)
+    model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
+    model.load_state_dict(stored.weights)
+    return loaded(stored, model.to(device))
+
+
+def loaded(stored: Stored, model: SyCoCa) -> Loaded:
+    """What is known of a model that has these weights."""
     tokenizer, model = None if stored.tokenizer is None else Tokenizer(stored.tokenizer), model.eval()
     return Loaded(model, stored.config, tokenizer, stored.state, stored.folder, stored.digest, stored.ema_decay)
