@@ -145,5 +145,5 @@ class Answering(nn.Module):
     ) -> Tensor:
         """Answers token by token, freely or among choices: int64 (Q, steps), [SOT] left out, pads after [EOT]."""
         seen_QSD, valid_QS, *_ = self._read_questions(image_BCHW, text_QL, image_of_Q)
-        captioner = Captioner(self.text_encoder, self.text_decoder, seen_QSD, valid_QS)
+        captioner = Captioner(self.text_encoder, self.text_decoder, seen_QSD, valid_QS, steps)
         return generate(captioner, steps, self.config.text, decoding or Decoding(), choices=choices)

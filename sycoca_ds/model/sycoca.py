@@ -322,7 +322,7 @@ class SyCoCa(GradCam, Answering):
         """
         decoding = decoding or Decoding()
         image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
-        captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD)
+        captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD, steps=steps)
         return generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
 
     def _caption_likelihoods(self, image_BCHW: Tensor, text_TL: Tensor, image_of_T: Tensor) -> Tensor:
