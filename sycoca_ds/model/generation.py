@@ -400,8 +400,7 @@ def generate(
                 key_B = None if key_B is None else key_B[live_B]
                 rows = (live_B[:, None] * beams + torch.arange(beams, device=device)).flatten()
                 token_R, out_RT, ended_R, words_R, node_R, score_R, prompt_RT, prompt_R = (
-                    x.index_select(0, rows)
-                    for x in (token_R, out_RT, ended_R, words_R, node_R, score_R, prompt_RT, prompt_R)
+                    x.index_select(0, rows) for x in (token_R, out_RT, ended_R, words_R, node_R, score_R, prompt_RT, prompt_R)
                 )
     found_BT[image_B] = out_RT[::beams]
     return found_BT
