@@ -30,15 +30,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-PARTS = {
-    "training": "training",
-    "engine": "engine",
-    "input": "data_input",
-    "generation": "generation",
-    "retrieval": "retrieval",
-    "checkpoint": "checkpoint",
-    "data": "data_build",
-}
+from benchmarks.parts import PARTS
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:

@@ -5,8 +5,8 @@ ours        what a loader process does for a batch: index, read, decode, cut, to
  + resize   the same with bicubic resizing in the loader process, as torch does it on bytes, instead of on the training device
 open_clip   open_clip 3.3's own `get_wds_dataset` with its training transform and tokenizer: webdataset, PIL, torchvision
 
-All in one process and thread each, in turns, with the same BPE. `--photos` takes a folder of JPEGs, brought to a short side of 256 px
-at quality 95; without it, noise with the spectrum of photographs. Run as a script this is open_clip's process.
+All in one process and thread each, in turns, with the same BPE. `--photos` takes a folder of JPEGs, brought to a short side of 256
+px at quality 95; without it, noise with the spectrum of photographs. Run as a script this is open_clip's process.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tests.worlds.open_clip.peer import import_open_clip, skip_initialisation  # noqa: E402
 
+
 class Peer:
     def __init__(self) -> None:
         self.open_clip = import_open_clip()

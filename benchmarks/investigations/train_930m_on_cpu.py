@@ -1,6 +1,8 @@
 """Does the 930M model really train, here, and does the planner know what it needs?
 
-    python benchmarks/investigations/train_930m_on_cpu.py --data DATA --out runs/930m_cpu      # DATA: a data set folder with its tokenizer.json
+    python benchmarks/investigations/train_930m_on_cpu.py --data DATA --out runs/930m_cpu
+
+DATA is a data set folder with its tokenizer.json.
 
 Trains two steps of the preset in bf16 under ZeRO-3, saves, then starts the same command again for one more step, which verifies
 and resumes. Every second the memory of all its processes is summed (Pss: shared pages once). Prints the highest between

@@ -62,9 +62,8 @@ def measure_saves(runtime: Runtime, options: argparse.Namespace, folder: Path) -
             raise SystemExit(problem)
 
     ways = {"verify": verified, "read": lambda: read_plainly(files), "open": lambda: open_weights(checkpoint)}
-    ways["torch.load"] = lambda: [
-        torch.load(path, map_location="cpu", weights_only=False) for path in files if path.suffix == ".pt"
-    ]
+    stored = [path for path in files if path.suffix == ".pt"]
+    ways["torch.load"] = lambda: [torch.load(path, map_location="cpu", weights_only=False) for path in stored]
     found = in_turns({name: timed(work) for name, work in ways.items()}, options.turns)
     size = sum(path.stat().st_size for path in files)
     return {
