@@ -277,6 +277,21 @@ def extend(logp_RV: Tensor, score_R: Tensor, ended_R: Tensor, words_R: Tensor, d
     return (first_B1 + place_BK // few).flatten(), token_BK.flatten(), score_BK.flatten()
 
 
+def decided(score_R: Tensor, ended_R: Tensor, words_R: Tensor, left: int, decoding: Decoding) -> Tensor:
+    """Images whose text no further step changes, bool (B,): its first hypothesis has ended, and no live one can come to rank as high.
+
+    A sum of log-probabilities only falls; what it is divided by is at most the power of its length with the `left` steps.
+    """
+    beams, penalty = decoding.beams, decoding.length_penalty
+    if beams == 1:
+        return ended_R
+    length_R = words_R + torch.where(ended_R, 0, left if penalty > 0 else 1)
+    rank_BK = (score_R / length_R.clamp(min=1) ** penalty).view(-1, beams)
+    most_B = rank_BK.masked_fill(ended_R.view(-1, beams), NEVER).amax(dim=1)
+    rounding_B = 0.0 if penalty == 0 else 1e-5 * rank_BK[:, 0].abs()
+    return ended_R[::beams] & (most_B <= rank_BK[:, 0] - rounding_B)
+
+
 def _prompts(prompt_BL: Tensor | None, captioner: Captioner, steps: int, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Prompts cut or padded to (B, T), and their lengths (B,)."""
     images, device = captioner.images, captioner.device
@@ -391,7 +406,7 @@ def generate(
         ended_R = ended_R | (token_R == text.eot_id)
 
         if step % looks_every == 0 and step + 1 < steps:
-            live_B = (~ended_R & (score_R > NEVER)).view(-1, beams).any(dim=1).nonzero().squeeze(1)
+            live_B = (~decided(score_R, ended_R, words_R, steps - step - 1, decoding)).nonzero().squeeze(1)
             # keys and values of those that go on are copied, so not for one image of many
             if len(live_B) <= KEPT_AT_MOST * len(image_B):
                 found_BT[image_B] = out_RT[::beams]  # an image's beams stand in falling order
