@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.answering import Answering, Fusion
 from sycoca_ds.model.blocks import initialise
+from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
-from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
+from sycoca_ds.model.generation import Captioner, Decoding, generate
 from sycoca_ds.model.grad_cam import GradCam
 from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches

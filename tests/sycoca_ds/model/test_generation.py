@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate, largest
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Captioner, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import patchify
 from tests.worlds.models.slow_generation import (
     EOT,
