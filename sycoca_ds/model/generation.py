@@ -91,7 +91,7 @@ class Captioner:
         """`image_BSD`: image tokens as `ImageEncoder.read` gives them; their keys and values are computed here, once. `valid_BS`:
         those that may be seen, default all. `steps`: tokens that there is room for, default the context length."""
         self.text_encoder, self.text_decoder, self.valid_BS = text_encoder, text_decoder, valid_BS
-        self.image = text_decoder.keys_values(image_BSD)
+        self.image = [(k.contiguous(), v.contiguous()) for k, v in text_decoder.keys_values(image_BSD)]  # read at every token
         self.images, self.device = len(image_BSD), image_BSD.device
         if self.device.type == "cpu":  # what attention computes in there, once and not at every token
             self.image = [(k.float(), v.float()) for k, v in self.image]
