@@ -10,7 +10,7 @@ engine       the training loop beside a bare PyTorch loop
 input        a loader process beside open_clip's and decoding alone
 generation   captions, greedy and with 6 beams, beside open_clip's `generate`
 retrieval    exact ranks of 5,000 x 25,010 beside a plain product with top-k
-checkpoint   a save, its verification, opening its weights, beside plain writes and reads
+checkpoint   a save, its verification, opening its weights, beside plain writes and hashes
 data         a download beside bare img2dataset, verification
 
 open_clip 3.3 comes by `make peer`; without it its columns stay empty. A turn is one of ours and one of every peer, one after the

@@ -116,7 +116,7 @@ class BareLoop:
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config, self.device, self.step = config, runtime.device, 0
         self.model = SyCoCa(config.model, config.loss, seed=config.run.seed).to(self.device).train()
-        self.optimizer = build_optimizer(self.model, config.optim, offload=False)
+        self.optimizer = build_optimizer(self.model, config.optim, offload=False, stage=0)
         self.losses: list[torch.Tensor] = []
 
     def __call__(self, batch: Batch) -> None:
@@ -223,7 +223,8 @@ def build(options: argparse.Namespace, stage: int, zero: dict[str, int], *, reco
     sizes = {"train_micro_batch_size_per_gpu": options.batch_size // RANKS, "gradient_accumulation_steps": 1}
     policy |= {**sizes, "gradient_clipping": 1.0, "bf16": {"enabled": False}}
     policy |= {"comms_logger": {"enabled": True, "prof_all": True}} if counted else {}
-    return deepspeed.initialize(model=model, optimizer=build_optimizer(model, preset.optim, False), config=policy)[0]
+    optimizer = build_optimizer(model, preset.optim, False, stage)
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=policy)[0]
 
 
 def policy_of(stage: int, zero: dict[str, int]) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def main() -> None:
         bare = fastest(lambda model=model: model("train", **batch)["loss"].backward())
         sizes = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
         policy = {**read_policy("ds_configs/zero3.json"), **sizes}
-        engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, OptimConfig(), False), config=policy)
+        optimizer = build_optimizer(model, OptimConfig(), False, 3)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
 
         zero3 = fastest(lambda engine=engine: engine.backward(engine("train", **batch)["loss"]), engine.step)
         engine.destroy()

@@ -40,7 +40,8 @@ def measured(runtime: Runtime, stage: int, options: argparse.Namespace) -> tuple
     model = SyCoCa(config, seed=0)
     sizes = {"train_micro_batch_size_per_gpu": options.batch_size, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0}
     policy = {**read_policy(f"ds_configs/zero{stage}.json"), **sizes, "bf16": {"enabled": options.bf16 and stage > 0}}
-    engine, *_ = deepspeed.initialize(model=model, optimizer=build_optimizer(model, preset.optim, False), config=policy)
+    optimizer = build_optimizer(model, preset.optim, False, policy["zero_optimization"]["stage"])
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
     torch.manual_seed(runtime.rank)
     side, length = config.image.image_size, config.text.context_length
     text_BL = torch.randint(3, 512, (options.batch_size, length), device=runtime.device)
