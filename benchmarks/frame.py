@@ -95,7 +95,11 @@ class Row:
     ours: list[Turn]
     peers: dict[str, list[Turn]] = field(default_factory=dict)
     limit: float | None = None
-    """The rate that the machine allows."""
+    """The rate that the machine allows, or by what was measured of it: """
+    limit_turns: list[Turn] = field(default_factory=list)
+    """turns of what cannot be left out,"""
+    limit_work: float = 0.0
+    """each of which stands for so many units."""
     limited_by: str = ""
     expected: float | None = None
     """The ratio to the first peer that a formula gives: then being above it is what counts."""
@@ -125,10 +129,11 @@ class Row:
     def facts(self) -> dict[str, Any]:
         taken = self.seconds(self.ours)
         rate = self.work / statistics.median(taken)
-        facts = {**asdict(self), "rate": rate, "processor_time": self.of_processor()}
+        limit = self.limit_work / statistics.median(self.seconds(self.limit_turns)) if self.limit_turns else self.limit
+        facts = {**asdict(self), "limit": limit, "rate": rate, "processor_time": self.of_processor()}
         facts["spread"] = [self.work / max(taken), self.work / min(taken)]
         facts["disturbed"] = sum(turn.disturbed for turn in self.ours), len(self.ours)
-        facts["of_limit"] = rate / self.limit if self.limit else None
+        facts["of_limit"] = rate / limit if limit else None
         facts["peer_rates"] = {name: self.work / statistics.median(self.seconds(turns)) for name, turns in self.peers.items()}
         facts["ratios"] = {
             name: {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}

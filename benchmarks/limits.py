@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.frame import Clock
+from benchmarks.frame import Turn, in_turns, timed
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.blocks import has_bf16_products
 
@@ -34,24 +34,25 @@ def training_shapes(model: ModelConfig, batch_size: int, text_tokens: int) -> li
     return [*shapes, (text_rows, model.text_decoder.width, model.text.vocab_size)] if model.captions else shapes
 
 
-def product_rate(shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, turns: int = 3) -> tuple[float, bool]:
-    """(FLOP/s of these products alone, one after another, median of turns; whether it is of processor time)."""
+def products(shapes: Iterable[Shape], dtype: torch.dtype, device: torch.device, turns: int = 3) -> tuple[list[Turn], int]:
+    """(Turns of these products alone, one after another; FLOPs of one turn)."""
     work = [
         (torch.randn(rows, given, device=device, dtype=dtype), torch.randn(out, given, device=device, dtype=dtype))
         for rows, given, out in shapes
     ]
-    flops, clock, found = sum(2 * len(x) * w.numel() for x, w in work), Clock(device), []
-    for turn in range(turns + 1):
-        clock.start()
-        for x, w in work:
-            F.linear(x, w)
-        if turn:
-            found.append(clock.stop())
-        else:
-            clock.stop()
-    busy = all(turn.disturbed for turn in found) and device.type == "cpu"
-    threads = torch.get_num_threads()
-    return flops / statistics.median(turn.processor / threads if busy else turn.seconds for turn in found), busy
+    return multiplied(work, device, turns), sum(2 * len(x) * w.numel() for x, w in work)
+
+
+def multiplied(work: Sequence[tuple[torch.Tensor, torch.Tensor]], device: torch.device, turns: int = 3) -> list[Turn]:
+    """Turns of products of inputs (R, d) with weights (d', d)."""
+
+    def multiply() -> None:
+        with torch.no_grad():
+            for x, w in work:
+                F.linear(x, w)
+
+    multiply()
+    return in_turns({"": timed(multiply, device)}, turns)[""]
 
 
 def write_rate(folder: Path, size: int, turns: int = 3) -> float:

@@ -20,7 +20,7 @@ def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Itera
         turns = in_turns({name: lambda way=way: way(SECONDS) for name, way in ways.items()}, 2 * options.turns)
     decoding, ours = turns["decoding"], turns["ours"]
     peers = {name: turns[name] for name in ("open_clip",) if name in turns}
-    limit = sum(1 / turn.seconds for turn in decoding) / len(decoding)
+    limit = {"limit_turns": decoding, "limit_work": 1, "limited_by": "decoding alone"}
     more = {"+ resize": [1 / turn.seconds for turn in turns["ours + resize"]]}
     what = f"{loader_speed.SIDE} px JPEGs, one process and thread"
-    yield Row("input", what, "pictures/s", 1, ours, peers, limit=limit, limited_by="decoding alone", more=more)
+    yield Row("input", what, "pictures/s", 1, ours, peers, **limit, more=more)

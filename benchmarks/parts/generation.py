@@ -7,17 +7,16 @@ captions are compared, too; open_clip 3.3's beam search ranks by other scores, s
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from benchmarks.frame import Row, in_turns, timed
+from benchmarks.limits import multiplied
 from benchmarks.peers import PeerProcess
 from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.open_clip.weights import to_open_clip
@@ -36,7 +35,7 @@ def varied(model: SyCoCa) -> SyCoCa:
     return model
 
 
-def products(model: SyCoCa, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def weights_of_a_token(model: SyCoCa, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Inputs and weights of one token of each row."""
     weights = [p for name, p in model.named_parameters() if name.startswith("text_") and p.ndim == 2]
     left_out = {id(model.text_encoder.token_embedding.weight), id(model.text_encoder.position_embedding)}
@@ -79,17 +78,10 @@ def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Itera
 
 
 def row(model: SyCoCa, batch_size: int, beams: int, turns: dict, said: dict[str, list]) -> Row:
-    work = products(model, batch_size * beams)
-
-    def multiply() -> None:
-        for x, w in work:
-            F.linear(x, w)
-
-    limited = [timed(multiply, work[0][0].device)() for _ in range(4)][1:]
+    work = weights_of_a_token(model, batch_size * beams)
     what = f"{MODEL}, {batch_size} pictures, {STEPS} tokens, {'greedy' if beams == 1 else f'{beams} beams'}, float32"
-    found = Row("generation", what, "tokens/s", batch_size * STEPS, turns.pop("ours"), turns, limited_by="its matrix products")
-    of_processor = found.of_processor()
-    found.limit = batch_size / statistics.median(turn.processor if of_processor else turn.seconds for turn in limited)
+    limit = {"limit_turns": multiplied(work, work[0][0].device), "limit_work": batch_size, "limited_by": "its matrix products"}
+    found = Row("generation", what, "tokens/s", batch_size * STEPS, turns.pop("ours"), turns, **limit)
     # open_clip's greedy captions end with [EOT] in the last place whatever the model says
     same = {n: sum(a[: STEPS - 1] == b[: STEPS - 1] for a, b in zip(said["ours"][-1], s[-1], strict=True)) for n, s in said.items()}
     found.more["captions equal to ours"] = {name: count for name, count in same.items() if name != "ours"}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.frame import Row, in_turns, timed
-from benchmarks.limits import product_rate
+from benchmarks.limits import products
 from benchmarks.peers import PeerProcess
 from sycoca_ds.eval.tasks.retrieval import retrieve
 
@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Itera
     for way in ways.values():
         way()
     turns = in_turns(ways, options.turns)
-    rate, _ = product_rate([(CHUNK, WIDTH, TEXTS)], torch.float32, options.device)
+    alone, operations = products([(CHUNK, WIDTH, TEXTS)], torch.float32, options.device)
     what = f"{IMAGES:,} pictures x {TEXTS:,} captions, {WIDTH} wide"
-    limit = {"limit": rate / (2 * WIDTH), "limited_by": "the product alone"}
+    limit = {"limit_turns": alone, "limit_work": operations / (2 * WIDTH), "limited_by": "the product alone"}
     yield Row("retrieval", what, "scores/s", IMAGES * TEXTS, turns.pop("ours"), turns, **limit)

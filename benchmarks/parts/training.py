@@ -24,7 +24,7 @@ from torch import Tensor
 
 from benchmarks import step_cost
 from benchmarks.frame import Row, in_turns, timed
-from benchmarks.limits import best_dtype, product_rate, training_shapes
+from benchmarks.limits import best_dtype, products, training_shapes
 from benchmarks.peers import PeerProcess
 from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import step_flops
@@ -160,11 +160,11 @@ def coca(name: str, kind: str, batch_size: int, options: argparse.Namespace, pee
             peer.ask("release")
         for twin in twins:
             twin.close()
-    rate, busy = product_rate(training_shapes(config, batch_size, longest(text[0])), dtype, device)
+    alone, operations = products(training_shapes(config, batch_size, longest(text[0])), dtype, device)
     samples = batch_size * len(text)
     what = f"{name}, batch {batch_size}, {kind} captions ({sum(counts) / len(counts):.0f} of {CONTEXT} tokens), {str(dtype)[6:]}"
-    more: dict[str, Any] = {"losses": losses, "flops": flops, "tflops": rate / 1e12, "tflops_of_processor_time": busy, **peak}
-    limit = {"limit": samples * rate / flops, "limited_by": "its matrix products"}
+    more: dict[str, Any] = {"losses": losses, "flops": flops, **peak}
+    limit = {"limit_turns": alone, "limit_work": samples * operations / flops, "limited_by": "its matrix products"}
     return Row("training", what, "samples/s", samples, turns.pop("ours"), turns, **limit, more=more)
 
 
@@ -205,10 +205,9 @@ def presets(options: argparse.Namespace) -> Iterator[Row]:
         except torch.OutOfMemoryError:
             print(f"training, {name}: batch {batch_size} does not fit into this GPU's memory")
             continue
-        rate, busy = product_rate(training_shapes(config, batch_size, config.text.context_length), dtype, device)
-        limit = {"limit": rate / step_flops(config), "limited_by": "its matrix products"}
-        more = {"tflops": rate / 1e12, "tflops_of_processor_time": busy}
-        yield Row("training", f"preset {name}, batch {batch_size}", "samples/s", batch_size, turns, **limit, more=more)
+        alone, operations = products(training_shapes(config, batch_size, config.text.context_length), dtype, device)
+        limit = {"limit_turns": alone, "limit_work": operations / step_flops(config), "limited_by": "its matrix products"}
+        yield Row("training", f"preset {name}, batch {batch_size}", "samples/s", batch_size, turns, **limit)
 
 
 def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Iterator[Row]:

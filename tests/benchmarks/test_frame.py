@@ -14,7 +14,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import download_speed, frame
 from benchmarks.frame import Clock, Row, Turn, fallen, in_turns, last_of
-from benchmarks.limits import product_rate, training_shapes, write_rate
+from benchmarks.limits import products, training_shapes, write_rate
 from benchmarks.parts import PARTS, retrieval
 from benchmarks.parts.training import CONTEXT, lengths, longest, sorted_by_length
 from benchmarks.peers import PeerProcess
@@ -46,6 +46,8 @@ def test_where_most_turns_were_disturbed_processor_time_stands_for_time() -> Non
     facts = row(ours, theirs)
     assert facts["processor_time"] and facts["ratios"]["peer"]["median"] == pytest.approx((2 + 2.5) / 2)
     assert "by processor time" in frame.lines(facts)[0]
+    alone = row(ours, theirs, limit_turns=[Turn(90, 0.5, 0.9)], limit_work=10, limited_by="decoding")
+    assert alone["limit"] == 20 and alone["of_limit"] == pytest.approx(10 / 1.1 / 20), "a limit is of the same kind of seconds"
     unknown = row([Turn(9, 0, 0.8)], [Turn(3, 0, 0.5)])  # nobody looked at the processor: time it is
     assert not unknown["processor_time"] and unknown["ratios"]["peer"]["median"] == pytest.approx(1 / 3)
 
@@ -84,7 +86,8 @@ def test_limits_are_rates_of_the_work_that_is_named(tmp_path: Path) -> None:
     width, text = SMALL_MODEL.image.width, SMALL_MODEL.text
     assert shapes[0] == (2 * (SMALL_MODEL.image.patches + 1), width, 3 * width)
     assert shapes[-1] == (14, SMALL_MODEL.text_decoder.width, text.vocab_size)
-    assert product_rate(shapes, torch.float32, torch.device("cpu"), turns=1)[0] > 1e6
+    turns, operations = products(shapes, torch.float32, torch.device("cpu"), turns=2)
+    assert len(turns) == 2 and operations == sum(2 * rows * given * out for rows, given, out in shapes)
     assert write_rate(tmp_path, 1 << 16, turns=1) > 1e3 and not list(tmp_path.iterdir())
 
 
