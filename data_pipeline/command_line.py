@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
 import io
+import itertools
 import re
 import shutil
+import sys
 import textwrap
 import types
 import typing
@@ -27,6 +30,18 @@ NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching
 """What tyro says of a value that is none of a union's kinds; then follows why each of them does not fit."""
 
 
+CALLED: dict[str, str] = {}
+"""How a program is called -> how the user has called it: the command `sycoca` is one for all."""
+
+
+def called(program: str) -> str:
+    """`python -m data_pipeline build` as the user would type it: `sycoca data build`, where that is what was typed."""
+    for name, other in CALLED.items():
+        if program == name or program.startswith(f"{name} "):
+            return other + program[len(name) :]
+    return program
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name most like `name`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -37,7 +52,9 @@ def no_such_command(words: Sequence[str], known: Iterable[str], program: str) ->
     """The error for a command line whose first words are none of `known`, which have one word or two."""
     known = list(known)
     meant = nearest(" ".join(words[:2]), [name for name in known if " " in name]) or nearest(words[0], known)
-    return UserError(f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {program} --help)")
+    return UserError(
+        f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {called(program)} --help)"
+    )
 
 
 def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -71,6 +88,7 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     """
     import tyro
 
+    program = called(program)
     for argument in arguments:
         if re.search("[\ud800-\udfff]", argument):
             raise UserError(f"{argument!r}: expected a name in UTF-8; rename it")
@@ -90,15 +108,27 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
 
 
 def help_texts(kind: type) -> dict[str, str]:
-    """The docstrings under a dataclass's fields, each as one line, by the fields' names."""
-    import docstring_parser
-
+    """The docstrings under a dataclass's fields, those of its parents' included, each as one line, by the fields' names."""
     return {
-        text.arg_name: " ".join(text.description.split())
+        name: text
         for parent in reversed(kind.__mro__[:-1])
-        for text in docstring_parser.parse_from_object(parent).params
-        if text.description
+        for name, text in _texts_in(parent.__module__).get(parent.__name__, {}).items()
     }
+
+
+@functools.cache
+def _texts_in(module: str) -> dict[str, dict[str, str]]:
+    """{class: {field: docstring under it}} of a module, whose source is read once; the usual library reads it for each class."""
+    found = {}
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {
+                field.target.id: " ".join(below.value.value.split())
+                for field, below in itertools.pairwise(node.body)
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            }
+    return found
 
 
 @functools.cache
