@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.blocks import CrossBlock, LayerNorm, Linear
+from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import TextDecoder
-from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate, largest
+from sycoca_ds.model.generation import Captioner, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
@@ -145,5 +146,5 @@ class Answering(nn.Module):
     ) -> Tensor:
         """Answers token by token, freely or among choices: int64 (Q, steps), [SOT] left out, pads after [EOT]."""
         seen_QSD, valid_QS, *_ = self._read_questions(image_BCHW, text_QL, image_of_Q)
-        captioner = Captioner(self.text_encoder, self.text_decoder, seen_QSD, valid_QS)
+        captioner = Captioner(self.text_encoder, self.text_decoder, seen_QSD, valid_QS, steps)
         return generate(captioner, steps, self.config.text, decoding or Decoding(), choices=choices)

@@ -13,6 +13,8 @@ from sycoca_ds.model.masking import put_patches
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits the captioning loss holds at a time: 256 MiB in float32."""
+FEW_ROWS = 64
+"""Rows up to which a CPU multiplies the vocabulary's matrix by them faster than them by it."""
 
 
 class VocabularyHead(Linear):
@@ -29,6 +31,8 @@ class VocabularyHead(Linear):
         call, so their number may differ from rank to rank: under ZeRO-3 the weight is gathered once, forward and backward.
         """
         if target_M is None:
+            if x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 2 and len(x) <= FEW_ROWS:
+                return (self.weight @ x.T).T.contiguous()  # of few rows in two thirds of the time
             return super().forward(x)
         rows = max(1, LOGITS_AT_ONCE // self.out_features)
         if len(x) <= rows:
@@ -127,10 +131,11 @@ class TextDecoder(Decoder):
         self, x_R1D: Tensor, past: list[KeyValues], image: list[tuple[Tensor, Tensor]], valid_BS: Tensor | None = None
     ) -> Tensor:
         """Logits after one more token of each of R texts, which stand as in `run_many`: (R, V)."""
-        rows, images = len(x_R1D), len(image[0][0])
+        images, width = len(image[0][0]), x_R1D.shape[2]
+        texts = len(x_R1D) // max(images, 1)  # no image is left where all texts have ended
         for self_block, cross_block, cache, keys_values in zip(self.self_blocks, self.cross_blocks, past, image, strict=True):
-            x_BKD = self_block(x_R1D, None, cache).reshape(images, rows // images, -1)
-            x_R1D = cross_block.attend_to(x_BKD, keys_values, valid_BS).reshape(rows, 1, -1)
+            x_BKD = self_block(x_R1D, None, cache).reshape(images, texts, width)
+            x_R1D = cross_block.attend_to(x_BKD, keys_values, valid_BS).reshape(images * texts, 1, width)
         return self.head(self.ln_final(x_R1D[:, 0]))
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.answering import Answering, Fusion
 from sycoca_ds.model.blocks import initialise
+from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
-from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate
+from sycoca_ds.model.generation import Captioner, Decoding, generate
 from sycoca_ds.model.grad_cam import GradCam
 from sycoca_ds.model.image_encoder import ImageEncoder
 from sycoca_ds.model.masking import random_scores, split_patches, take_patches
@@ -322,7 +323,7 @@ class SyCoCa(GradCam, Answering):
         """
         decoding = decoding or Decoding()
         image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
-        captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD)
+        captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD, steps=steps)
         return generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
 
     def _caption_likelihoods(self, image_BCHW: Tensor, text_TL: Tensor, image_of_T: Tensor) -> Tensor:
