@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from sycoca_ds.config import DecoderConfig
 from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, Linear, SelfBlock, linear, recomputes, run_block
 from sycoca_ds.model.masking import put_patches
+from sycoca_ds.model.packing import Packing
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits the captioning loss holds at a time: 256 MiB in float32."""
@@ -55,11 +56,20 @@ class Decoder(nn.Module):
         self.ln_final = LayerNorm(config.width)
         self.recompute = 0
 
-    def run(self, x: Tensor, other: Tensor | None, valid: Tensor | None) -> Tensor:
+    def run(
+        self,
+        x: Tensor,
+        other: Tensor | None,
+        valid: Tensor | None,
+        packing: Packing | None = None,
+        packed: Packing | None = None,
+    ) -> Tensor:
+        """What the head takes. Either side may be captions without padding, as in `CrossBlock`."""
         for number, block in enumerate(self.self_blocks):
-            x = run_block(block, x, recompute=recomputes(number, self.recompute))
+            again = recomputes(number, self.recompute)
+            x = run_block(block, x, None, None, packing, recompute=again)
             if self.cross_blocks is not None:
-                x = run_block(self.cross_blocks[number], x, other, valid, recompute=recomputes(number, self.recompute))
+                x = run_block(self.cross_blocks[number], x, other, valid, packing, packed, recompute=again)
         return self.ln_final(x)
 
 
@@ -78,6 +88,7 @@ class TextDecoder(Decoder):
         target_M: Tensor | None = None,
         each: bool = False,
         valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Logits of the next token at every position, or the captioning loss at some.
 
@@ -88,24 +99,32 @@ class TextDecoder(Decoder):
             target_M: int64, the next token at those positions, in order.
             each: with `target_M`, one cross entropy a position.
             valid_BS: bool, the image tokens that may be seen; default all. Questions in their place have padding.
+            packing: then token_BLD are the rows (T, D) of captions without padding, of which each has a next token: `target_M` are
+                those of all of them, there is no `at_M`.
 
         Returns:
-            (B, L, V), or (M, V) with `at_M`, or with `target_M` the summed cross entropy, 0-dim float32, or with `each` (M,).
+            (B, L, V), or (M, V) with `at_M` or `packing`, or with `target_M` the summed cross entropy, 0-dim float32, or with
+            `each` (M,).
         """
-        x_BLD = self.run(token_BLD, image_BSD, valid_BS)
+        x_BLD = self.run(token_BLD, image_BSD, valid_BS, packing)
+        if packing is not None:
+            return self.head(x_BLD[: packing.used], target_M, each)
         return self.head(x_BLD if at_M is None else x_BLD.flatten(0, 1).index_select(0, at_M), target_M, each)
 
-    def looks(self, token_BLD: Tensor, image_BSD: Tensor) -> Tensor:
+    def looks(self, token_BLD: Tensor, image_BSD: Tensor, packing: Packing | None = None) -> Tensor:
         """Where the decoder looks to say the token after each one: weights over the image tokens, mean over layers and heads.
 
+        Args:
+            packing: then token_BLD are the rows (T, D) of captions without padding.
+
         Returns:
-            (B, L, S) float32, rows add up to 1.
+            (B, L, S) float32, rows add up to 1; in a caption without padding what its pads have means nothing.
         """
         x_BLD, found_BLS = token_BLD, []
         for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
-            x_BLD, keys_values = self_block(x_BLD), cross_block.keys_values(image_BSD)
-            found_BLS.append(cross_block.looks_at(x_BLD, keys_values))
-            x_BLD = cross_block.attend_to(x_BLD, keys_values)
+            x_BLD, keys_values = self_block(x_BLD, packing=packing), cross_block.keys_values(image_BSD)
+            found_BLS.append(cross_block.looks_at(x_BLD, keys_values, packing))
+            x_BLD = cross_block.attend_to(x_BLD, keys_values, packing=packing)
         return torch.stack(found_BLS).mean(dim=0)
 
     def keys_values(self, image_BSD: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -144,7 +163,14 @@ class ImageDecoder(Decoder):
         self.position_embedding = nn.Parameter(torch.empty(patches, config.width))
         self.head = Linear(config.width, patch_values)
 
-    def forward(self, kept_BKD: Tensor, keep_BK: Tensor, token_BLD: Tensor | None, valid_BL: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        kept_BKD: Tensor,
+        keep_BK: Tensor,
+        token_BLD: Tensor | None,
+        valid_BL: Tensor | None,
+        packed: Packing | None = None,
+    ) -> Tensor:
         """Pixels of every patch.
 
         Args:
@@ -152,10 +178,12 @@ class ImageDecoder(Decoder):
             keep_BK: their numbers, int64.
             token_BLD: text-encoder outputs; None for plain masked image modelling.
             valid_BL: bool, True at real tokens.
+            packed: then token_BLD are the rows (T, D) of captions without padding, keys and values are made of them alone, and
+                only the products with these have pads, which `valid_BL` hides.
 
         Returns:
             (B, N, P), in the units of what TG-MIM rebuilds (`masking.target`): the model's input, or that normalised by patch.
         """
         kept_BKD = self.embed(kept_BKD)
         x_BND = put_patches(self.mask_embedding.to(kept_BKD.dtype), kept_BKD, keep_BK, len(self.position_embedding))
-        return self.head(self.run(x_BND + self.position_embedding, token_BLD, valid_BL))
+        return self.head(self.run(x_BND + self.position_embedding, token_BLD, valid_BL, packed=packed))
