@@ -43,10 +43,15 @@ class Float32Products(torch.autograd.Function):
         return for_x, for_weight, slope_RO.sum(dim=0).to(x.dtype) if ctx.needs_input_grad[2] else None
 
 
+def multiplies_in_float32(x: Tensor) -> bool:
+    """Whether products of x are those of its float32 copy."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`; in bf16 on a CPU that has no such products they are those of float32, 100 times as fast as torch's
     (benchmarks/results/2026-11-26_bf16_without_avx512.md)."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products():
+    if multiplies_in_float32(x):
         return Float32Products.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -118,9 +123,9 @@ class SelfAttention(nn.Module):
         packing: Packing | None = None,
         mask_B1SS: Tensor | None = None,
     ) -> Tensor:
-        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it. With `packing`,
-        x_BLD are the rows (T, D) of captions without padding, causal or as `mask_B1SS` has it; their [CLS] stands behind the last
-        real token and so sees what "causal_cls" shows to it."""
+        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it. With
+        `packing`, x_BLD are the rows (T, D) of captions without padding, causal or as `mask_B1SS` has it; their [CLS] stands behind
+        the last real token and so sees what "causal_cls" shows to it."""
         if packing is not None:
             return self.out(packing.mix(self.qkv(x_BLD), self.heads, mask_B1SS))
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BLD).chunk(3, dim=-1))
@@ -177,7 +182,7 @@ class CrossAttention(nn.Module):
         valid_BS: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """With `packing`, x_BQD are the rows (T, D) of captions without padding. Tokens (1, Q, D) stand for equal ones in each row."""
+        """With `packing`, x_BQD are the rows (T, D) of captions without padding. Tokens (1, Q, D) are the same for all rows."""
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
         if packing is not None:
             return self.out(packing.look(self.q(x_BQD), *keys_values, mask))

@@ -8,12 +8,63 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sycoca_ds.config import DecoderConfig
-from sycoca_ds.model.blocks import CrossBlock, KeyValues, LayerNorm, Linear, SelfBlock, linear, recomputes, run_block
+from sycoca_ds.model.blocks import (
+    CrossBlock,
+    KeyValues,
+    LayerNorm,
+    Linear,
+    SelfBlock,
+    linear,
+    multiplies_in_float32,
+    recomputes,
+    run_block,
+)
 from sycoca_ds.model.masking import put_patches
 from sycoca_ds.model.packing import Packing
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits the captioning loss holds at a time: 256 MiB in float32."""
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The summed cross entropy of x W^T, pieces of its rows at a time, and in the same pass its gradients: three products, where
+    one that computes the logits again in the backward pass has four.
+
+    Not `F.linear_cross_entropy` of torch 2.13, which does the same: of bf16 it gives the sum in bf16, the loss to 0.4 %, and on a
+    CPU its own choice of pieces takes eight times as long (docs/model.md).
+    """
+
+    @staticmethod
+    def forward(ctx, x_MD: Tensor, weight_VD: Tensor, target_M: Tensor, rows: int, gradients: bool) -> Tensor:
+        # on a CPU without products in bf16: one copy of the weights for all pieces
+        operand_VD = weight_VD.float() if multiplies_in_float32(x_MD) else weight_VD
+        summed = x_MD.new_zeros((), dtype=torch.float32)
+        for_x = torch.empty_like(x_MD) if gradients else None
+        for_weight = None
+        start = 0
+        for piece_MD, target in zip(x_MD.split(rows), target_M[:, None].split(rows), strict=True):
+            piece_MD = piece_MD.to(operand_VD.dtype)
+            logits_MV = (piece_MD @ operand_VD.T).float()
+            total_M1 = logits_MV.logsumexp(dim=1, keepdim=True)
+            own_M1 = logits_MV.gather(1, target) - total_M1
+            summed -= own_M1.sum()
+            if gradients:
+                slope_MV = logits_MV.sub_(total_M1).exp_().scatter_(1, target, own_M1.exp() - 1).to(operand_VD.dtype)
+                for_x[start : start + len(piece_MD)] = slope_MV @ operand_VD
+                if for_weight is None:
+                    for_weight = slope_MV.T @ piece_MD
+                else:
+                    for_weight.addmm_(slope_MV.T, piece_MD)
+            start += len(piece_MD)
+        ctx.gradients = for_x, None if for_weight is None else for_weight.to(weight_VD.dtype)
+        return summed
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the captioning loss has no second backward pass: its gradients are made once")
+        (for_x, for_weight), ctx.gradients = ctx.gradients, None  # let go of: the weight's becomes its `grad` without a copy
+        return for_x.mul_(slope), for_weight.mul_(slope), None, None, None
 
 
 class VocabularyHead(Linear):
@@ -26,22 +77,23 @@ class VocabularyHead(Linear):
         """Logits (.., V) of x (.., D); with `target_M`, the summed cross entropy of the M rows of x, float32, or with `each`
         that of every row, (M,).
 
-        Rows are taken in pieces whose logits are computed again in the backward pass. The pieces stand inside this one module
-        call, so their number may differ from rank to rank: under ZeRO-3 the weight is gathered once, forward and backward.
+        Rows are taken in pieces, of which one's logits are held at a time. The pieces stand inside this one module call, so their
+        number may differ from rank to rank: under ZeRO-3 the weight is gathered once, forward and backward.
         """
         if target_M is None:
             return super().forward(x)
         rows = max(1, LOGITS_AT_ONCE // self.out_features)
+        if not each:
+            gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+            return _SummedCrossEntropy.apply(x, self.weight, target_M, rows, gradients)
         if len(x) <= rows:
-            return self._cross_entropy(x, target_M, each)
-        pieces = [
-            checkpoint(self._cross_entropy, *piece, each, use_reentrant=False, preserve_rng_state=False)
-            for piece in zip(x.split(rows), target_M.split(rows), strict=True)
-        ]
-        return torch.cat(pieces) if each else torch.stack(pieces).sum()
+            return self._cross_entropies(x, target_M)
+        pieces = zip(x.split(rows), target_M.split(rows), strict=True)
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat([checkpoint(self._cross_entropies, *piece, **again) for piece in pieces])
 
-    def _cross_entropy(self, x_MD: Tensor, target_M: Tensor, each: bool) -> Tensor:
-        return F.cross_entropy(linear(x_MD, self.weight).float(), target_M, reduction="none" if each else "sum")
+    def _cross_entropies(self, x_MD: Tensor, target_M: Tensor) -> Tensor:
+        return F.cross_entropy(linear(x_MD, self.weight).float(), target_M, reduction="none")
 
 
 class Decoder(nn.Module):

@@ -26,7 +26,6 @@ def rows_multiple(device: torch.device) -> int:
     return 64 if device.type == "cuda" else 1
 
 
-
 class _Moved(torch.autograd.Function):
     """Rows `at` of x; the gradient of each of its rows is that of the row `back` of the result, or none where it is not `held`.
 

@@ -229,8 +229,8 @@ class SyCoCa(GradCam, Answering):
 
         Args:
             image_BCHW: uint8 RGB, or float and already normalised; text_BL: int64 ids.
-            label_at_M: `label_places` of text_BL, all of them; by default found here, for which the host waits for the device. Their
-                number says how many rows captions have without padding.
+            label_at_M: `label_places` of text_BL, all of them; by default found here, for which the host waits for the device.
+                Their number says how many rows captions have without padding.
             key_B: int64 a sample, the key of random masks and of the late interaction's groups; needed where there are any.
             mask_by: "attention" or "random", the same on all ranks; default the configuration's.
             contrast: with several micro-batches a step, what `_contrast` returned for all of them, its feature gradients cut to
