@@ -9,13 +9,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from data_pipeline.catalogue.curate import CurateOptions, curate
+from data_pipeline.catalogue.curate import plan as curation
 from data_pipeline.download.job import check_options, download, most_frequent
+from data_pipeline.download.job import plan as planned_download
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
-from data_pipeline.report.command import report
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
+LAST_STAGES = ("verify: then, every tar", "report: then, the funnel")
 ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 """Options of `build` that mean something for tars that are there already."""
 
@@ -42,8 +44,13 @@ class BuildCommand(DownloadOptions, CurateOptions):
 
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
+    dry_run: bool = False
+    """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
+        if self.dry_run:
+            print("\n".join(self._plan()))
+            return 0
         if self.source == "wds":
             return self._adopt()
         check_options(self)
@@ -52,6 +59,16 @@ class BuildCommand(DownloadOptions, CurateOptions):
         if not state["downloaded"]:
             raise UserError(f"{self.out}: none of {state['requested']} rows arrived ({most_frequent(state['failed'])})")
         return _finish(self.out, self.verify_processes, "delete them")
+
+    def _plan(self) -> list[str]:
+        """What `run` would do, stage by stage, as far as it can be known now."""
+        if self.source == "wds":
+            return [f"adopt: link the tars that --metadata {self.metadata} names into {self.out / 'shards'}", *LAST_STAGES]
+        check_options(self)
+        lines = curation(self)
+        curated = (self.out / "canonical" / "curate.json").exists()
+        downloading = planned_download(self.out, self) if curated else ["download: then, the rows that are left"]
+        return [*lines, *downloading, *LAST_STAGES]
 
     def _adopt(self) -> int:
         """Adopts the tars whole. Raises `UserError`, before anything is done, for options of what is curated or downloaded."""
@@ -79,6 +96,8 @@ def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> in
 
 def _finish(folder: Path, processes: int, mend: str) -> int:
     """Verifies and reports; returns the status: 1 if tars were left out."""
+    from data_pipeline.report.writing import report  # with pyarrow, which asking for help need not wait for
+
     summary = verify(folder, processes)
     print_summary(folder, summary)
     report(folder)

@@ -19,11 +19,11 @@ def main() -> int:
             "lists its options)"
         )
     if words[0] == "datasets":
-        from sycoca_ds.eval.datasets.command import DatasetsCommand as Command
+        from sycoca_ds.eval.commands import DatasetsCommand as Command
     elif words[0] == "compare":
-        from sycoca_ds.eval.comparison.command import CompareCommand as Command
+        from sycoca_ds.eval.commands import CompareCommand as Command
     elif words[0] == "paper":
-        from sycoca_ds.eval.paper.command import PaperCommand as Command
+        from sycoca_ds.eval.commands import PaperCommand as Command
     else:
         raise no_such_command(words, ["datasets", "compare", "paper"], f"{PROGRAM} datasets")
     return parse_command(Command, words[1:], f"{PROGRAM} {words[0]}").run()

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.ablations import command as ablations
 from sycoca_ds.ablations import paired as comparing
+from sycoca_ds.ablations.__main__ import main
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.record import length_line
 from sycoca_ds.ablations.report import averaged, markdown, paired_table, pooled_error, ranks, spearman, spread, tables
@@ -21,7 +21,7 @@ from sycoca_ds.ablations.runs import Run, check_same, found_precision, parse_set
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, PAPER_TITLES, ROWS, TITLES, configurations, row_options, select, trained_as
 from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.eval.paired import KEY, each_file
+from sycoca_ds.eval.stats.paired import KEY, each_file
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
@@ -249,7 +249,7 @@ def labels(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refusal(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
-        ablations.main(list(arguments))
+        main(list(arguments))
     return str(caught.value)
 
 

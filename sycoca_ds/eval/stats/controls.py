@@ -1,0 +1,76 @@
+"""Another picture's caption in place of the own one: which, and what the difference comes to. What a model does with the right
+caption says nothing without what it does with a wrong one. Legend: I images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from sycoca_ds.eval.stats.intervals import RESAMPLES, bootstrap_interval
+
+
+def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
+    """(I,) int64 permutation: for each image the image whose first caption misguides it. Deterministic.
+
+    Rolled by one, then repaired by swaps until no image gets a caption equal to one of its own. Being a permutation,
+    the wrong guides are the same captions as the right ones, so their difficulty cannot explain a gap. Raises UserError
+    if fewer than two images, or if captions are so alike that no such permutation is found.
+    """
+    count = len(captions_of_image)
+    if count < 2:
+        raise UserError(f"wrong captions: at least 2 images are needed to take one from, the data set has {count}")
+    own = [{_plain(caption) for caption in captions} for captions in captions_of_image]
+    first = [_plain(captions[0]) for captions in captions_of_image]
+    other = np.roll(np.arange(count), -1)
+
+    def wrong(image: int, source: int) -> bool:
+        return image != source and first[source] not in own[image]
+
+    for image in range(count):
+        if wrong(image, other[image]):
+            continue
+        for step in range(1, count):
+            partner = (image + step) % count
+            if wrong(image, other[partner]) and wrong(partner, other[image]):
+                other[image], other[partner] = other[partner], other[image]
+                break
+        else:
+            raise UserError(
+                f"no wrong caption for image {image} ({captions_of_image[image][0]!r}): nearly all captions of "
+                "the data set are equal; use a set with more varied captions"
+            )
+    return other
+
+
+def _plain(caption: str) -> str:
+    return " ".join(caption.lower().split())
+
+
+def relative_gap(own: float, other: float) -> float:
+    """How far the error with the own caption lies below the error with the wrong one, in percent of the latter."""
+    return 100.0 * (other - own) / other if other else 0.0
+
+
+def gap_metrics(own_I: np.ndarray, other_I: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, float]:
+    """own_I, other_I: L1 over hidden patches per image, normalised pixel units. Both must be finite and of one length.
+
+    `gap` in percent, from the means over images; `gap_low`, `gap_high`: bootstrap 95 % interval over images (seeded);
+    `better_share`: percent of images where the own caption gave the smaller error.
+    """
+    own_I, other_I = np.asarray(own_I, np.float64), np.asarray(other_I, np.float64)
+    if own_I.shape != other_I.shape or not len(own_I):
+        raise ValueError(f"expected two equally long arrays of errors, got {own_I.shape} and {other_I.shape}")
+    low, high = bootstrap_interval(
+        lambda drawn: relative_gap(own_I[drawn].mean(), other_I[drawn].mean()), len(own_I), seed, resamples
+    )
+    return {
+        "own_l1": float(own_I.mean()),
+        "other_l1": float(other_I.mean()),
+        "gap": relative_gap(own_I.mean(), other_I.mean()),
+        "gap_low": low,
+        "gap_high": high,
+        "better_share": 100.0 * float((own_I < other_I).mean()),
+    }
