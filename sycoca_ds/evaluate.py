@@ -142,37 +142,6 @@ class EvaluateConfig:
     """Most that folder holds, GB: what was not used for longest goes first."""
 
 
-def choose_device(name: str):
-    """`torch.device`. UserError for a device that is not there."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N ({str(error).splitlines()[0]})") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise UserError(
-            f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices to torch "
-            f"{torch.__version__}; use --device auto"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    return device
-
-
-def choose_precision(name: str, device) -> str:
-    """fp32 or bf16."""
-    import torch
-
-    if name == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if name not in ("fp32", "bf16"):
-        raise UserError(f"--precision {name}: expected auto, fp32 or bf16")
-    return name
-
-
 def evaluate_checkpoint(
     checkpoint: str | Path,
     data: str | Path | None,
@@ -229,6 +198,7 @@ def evaluate_checkpoint(
 
 def evaluate(config: EvaluateConfig) -> int:
     """Runs everything; 0, or 1 if a requirement is not met or a set has no numbers that was asked for."""
+    from sycoca_ds.devices import choose_precision
     from sycoca_ds.eval.bench import Resources, SuiteOptions
     from sycoca_ds.eval.cache import Cache
     from sycoca_ds.eval.suite import check_options
@@ -371,6 +341,7 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
 
 def join_ranks(device: str):
     """(`Team`, `torch.device`) of this process: alone, or one of those that a launcher has started."""
+    from sycoca_ds.devices import choose_device
     from sycoca_ds.eval.team import Team
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

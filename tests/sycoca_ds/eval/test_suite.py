@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
+from sycoca_ds.devices import choose_device, choose_precision
 from sycoca_ds.eval import suite
 from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
@@ -21,7 +22,7 @@ from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.suite import check_options
 from sycoca_ds.eval.tasks.captioning import DOMAIN_NUMBERS
-from sycoca_ds.evaluate import EvaluateConfig, choose_device, choose_precision, evaluate, evaluate_checkpoint
+from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
