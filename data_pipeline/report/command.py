@@ -15,6 +15,7 @@ from data_pipeline.catalogue.curate import read_curate
 from data_pipeline.download.record import PARTS, sum_of_downloads
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
+from data_pipeline.local.build import is_local, read_record
 from data_pipeline.report.contents import look_inside
 from data_pipeline.report.funnel import make_funnel
 from data_pipeline.report.outcomes import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     pass
 
 LEFT_OUT_NAMED = 20
+NOT_DOWNLOADED = dict.fromkeys(("hosts", "sidecars", "over_time", "hours", "rows_per_second")) | {"stats_missing": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,12 @@ def report(folder: Path, project_to: int | None = None) -> dict:
         curated = {"source": "wds", "rows_in": total, "dropped": {}}
         downloaded = {"requested": total, "downloaded": total, "failed": {}, "shards": {}}
         funnel = make_funnel(curated, downloaded, verified)
-        funnel |= dict.fromkeys(("hosts", "sidecars", "over_time", "hours", "rows_per_second")) | {"stats_missing": 0}
+        funnel |= NOT_DOWNLOADED
+    elif is_local(folder):  # packed: it begins with the files and captions that were found
+        again = "build --source folder"
+        downloaded = _read(folder / "download.json", again)
+        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
+        funnel = make_funnel(read_record(folder), downloaded, verified) | NOT_DOWNLOADED
     else:
         curated, downloaded, verified = _records(folder)
         funnel = make_funnel(curated, downloaded, verified)

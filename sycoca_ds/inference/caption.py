@@ -1,6 +1,6 @@
 """`caption`: a line for each picture.
 
-    python -m sycoca_ds.inference caption photo.jpg holiday/ --checkpoint runs/base
+python -m sycoca_ds.inference caption photo.jpg holiday/ --checkpoint runs/base
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from data_pipeline.errors import UserError
+from data_pipeline.local.captions import find_pictures
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ class CaptionCommand(AskedModel):
 
 def files_of(given: tuple[str, ...]) -> list[str]:
     """Files, and the pictures in folders. Raises `UserError`: nothing given, not there, or a folder without pictures."""
-    from sycoca_ds.inference.pictures import find_pictures
 
     if not given:
         raise UserError("expected at least one picture: a file, or a folder of them")

@@ -23,6 +23,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, sha256_file, sha256_text
+from data_pipeline.local.captions import find_pictures
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -103,7 +104,6 @@ def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> I
     Raises:
         UserError: no such folder, or no picture in it that can be read.
     """
-    from sycoca_ds.inference.pictures import find_pictures
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")

@@ -124,7 +124,9 @@ class Model:
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
         step = "" if self.step is None else f", step {self.step}"
-        return f"<{self.family}, {parameters / 1e6:.1f} M parameters{step}, {self.precision} on {self.device}, {self.loaded.folder}>"
+        return (
+            f"<{self.family}, {parameters / 1e6:.1f} M parameters{step}, {self.precision} on {self.device}, {self.loaded.folder}>"
+        )
 
     @property
     def config(self):
@@ -177,9 +179,7 @@ class Model:
     def _no_vectors(self) -> np.ndarray:
         return np.zeros((0, self.config.embed_dim), np.float32)
 
-    def similarity(
-        self, images: Given | Sequence[Given], texts: str | Sequence[str], batch_size: int = BATCH_SIZE
-    ) -> np.ndarray:
+    def similarity(self, images: Given | Sequence[Given], texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
         """(I, T) float32: cosines of every picture and every text."""
         return self.encode_image(images, batch_size) @ self.encode_text(texts, batch_size).T
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     Given = str | os.PathLike | bytes | Image | np.ndarray
 
 MAX_FILE_BYTES = 512 << 20
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
-"""Of files that are taken for pictures where a folder is looked through."""
 REDUCED = 4
 """A JPEG of more pixels than verification allows is reduced while it is decoded, to no less than so many times the model's side."""
 
@@ -104,7 +102,13 @@ def _of_pillow(picture: Image) -> np.ndarray:
 def _of_array(pixels: np.ndarray) -> np.ndarray:
     from data_pipeline.pictures.flatten import on_white
 
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size or pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim not in (2, 3)
+        or not pixels.size
+        or pixels.ndim == 3
+        and pixels.shape[2] not in (1, 3, 4)
+    ):
         raise ValueError(f"array of {pixels.dtype} {pixels.shape}: expected uint8 (H, W) or (H, W, 1, 3 or 4), RGB or RGBA")
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
@@ -133,20 +137,6 @@ class GivenPictures(PictureSet):
             return read_picture(self.given[number], self.image_size)
         except ValueError as error:
             raise UserError(f"{self.pictures[number].key}: no picture that can be read ({error})") from None
-
-
-def find_pictures(folder: Path) -> list[str]:
-    """Paths below a folder of files that are called like pictures, relative to it, in order; hidden ones and linked folders are
-    passed over."""
-    found = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.relpath(os.path.join(root, name), folder)
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndarray], dict[int, str]]:

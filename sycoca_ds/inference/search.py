@@ -1,6 +1,6 @@
 """`search`: the pictures of a folder that fit a text, or another picture, best.
 
-    python -m sycoca_ds.inference search photos/ "a red bicycle" --checkpoint runs/base --sheet found.html
+python -m sycoca_ds.inference search photos/ "a red bicycle" --checkpoint runs/base --sheet found.html
 """
 
 from __future__ import annotations
