@@ -58,7 +58,8 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """With --source folder: the pictures, folders inside it included."""
     captions: str | None = None
     """With --source folder: a csv, tsv or jsonl with the columns file and caption (--url-col and --caption-col for others);
-    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there of these, in this order."""
+    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there
+    of these, in this order."""
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
 

@@ -14,8 +14,8 @@ def main() -> int:
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
         raise UserError(
-            f"expected: {PROGRAM} caption IMG... --checkpoint RUN, or {PROGRAM} search FOLDER TEXT --checkpoint RUN (--help after it "
-            "lists its options)"
+            f"expected: {PROGRAM} caption IMG... --checkpoint RUN, or {PROGRAM} search FOLDER TEXT --checkpoint RUN (--help after "
+            "it lists its options)"
         )
     if words[0] == "caption":
         from sycoca_ds.inference.caption import main as command

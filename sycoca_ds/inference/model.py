@@ -341,8 +341,8 @@ class Model:
             if long.any():
                 first = given[int(long.argmax())]
                 warnings.warn(
-                    f"{int(long.sum())} of {len(given)} texts are longer than this model's {self.context_length} tokens and are cut, "
-                    f"for example {first[:60]!r}",
+                    f"{int(long.sum())} of {len(given)} texts are longer than this model's {self.context_length} tokens and are "
+                    f"cut, for example {first[:60]!r}",
                     stacklevel=3,
                 )
         return given

@@ -1,5 +1,5 @@
-"""Pictures as users have them (files, bytes, Pillow's images, arrays) as the evaluation sees them: RGB, turned as EXIF says, opacity
-on white, CMYK, palettes and greys resolved."""
+"""Pictures as users have them (files, bytes, Pillow's images, arrays) as the evaluation sees them: RGB, turned as EXIF says,
+opacity on white, CMYK, palettes and greys resolved."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Given = str | os.PathLike | bytes | Image | np.ndarray
 
 MAX_FILE_BYTES = 512 << 20
+MOST_PIXELS = 1 << 30
+"""Of a JPEG: what OpenCV takes. Other kinds end at verification's 25 million."""
 REDUCED = 4
 """A JPEG of more pixels than verification allows is reduced while it is decoded, to no less than so many times the model's side."""
 
@@ -72,11 +74,16 @@ def _content(path: str | os.PathLike) -> bytes:
 
 
 def _of_bytes(data: bytes, side: int | None) -> np.ndarray:
+    from data_pipeline.pictures import FetchError, read_header
     from data_pipeline.shards.samples import MAX_PIXELS
     from sycoca_ds.data.transforms import jpeg_size, load_image
 
     if not data:
         raise ValueError("is empty")
+    try:
+        read_header(data, MOST_PIXELS)  # or OpenCV would give a cut JPEG's lower half as grey
+    except FetchError as error:
+        raise ValueError(error.reason) from None
     height, width = jpeg_size(data) or (0, 0)
     return load_image(data, REDUCED * side if side and height * width > MAX_PIXELS else None)
 
@@ -102,17 +109,12 @@ def _of_pillow(picture: Image) -> np.ndarray:
 def _of_array(pixels: np.ndarray) -> np.ndarray:
     from data_pipeline.pictures.flatten import on_white
 
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim not in (2, 3)
-        or not pixels.size
-        or pixels.ndim == 3
-        and pixels.shape[2] not in (1, 3, 4)
-    ):
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2] if pixels.ndim == 3 else 0
+    if pixels.dtype != np.uint8 or channels not in (1, 3, 4) or not pixels.size:
         raise ValueError(f"array of {pixels.dtype} {pixels.shape}: expected uint8 (H, W) or (H, W, 1, 3 or 4), RGB or RGBA")
-    if pixels.ndim == 2 or pixels.shape[2] == 1:
+    if channels == 1:
         return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
-    if pixels.shape[2] == 3:
+    if channels == 3:
         return np.ascontiguousarray(pixels)
     bgra = np.ascontiguousarray(pixels[..., [2, 1, 0, 3]])
     return np.ascontiguousarray(on_white(bgra)[..., ::-1])
@@ -140,7 +142,7 @@ class GivenPictures(PictureSet):
 
 
 def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
-    """(places of the pictures that can be read, these as the model is shown them, uint8 (side, side, 3), {place: why it cannot})."""
+    """(places of those that can be read, these as the model is shown them, uint8 (side, side, 3), {place: why it is not})."""
     from sycoca_ds.data.transforms import eval_image
 
     places, shown, problems = [], [], {}
