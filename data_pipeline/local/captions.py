@@ -17,7 +17,7 @@ from data_pipeline.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-FILE_COLUMNS = ("file", "file_name", "filename", "filepath", "image", "image_path", "path", "img", "picture", "photo")
+FILE_COLUMNS = ("file", "file_name", "filename", "filepath", "image", "image_path", "path", "img", "picture", "photo", "url")
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "description", "sentence", "comment")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables that Hugging Face's ImageFolder has among its pictures."""
@@ -60,30 +60,50 @@ def read_captions(folder: Path, captions: str | None, file_col: str | None, capt
     return f"names of folders, as {TEMPLATE!r}", _classes(folder)
 
 
-def table_rows(path: Path, file_col: str | None, caption_col: str | None) -> Iterator[Pair]:
-    """Rows of a csv, tsv or jsonl with a header; of a list of captions in a jsonl a pair each."""
-    kind = path.suffix.lower()
+def table_rows(
+    path: Path,
+    file_col: str | None,
+    text_col: str | None,
+    usual: tuple[str, ...] = CAPTION_COLUMNS,
+    option: str = "--captions",
+    names: tuple[str, str] = ("--url-col", "--caption-col"),
+) -> Iterator[Pair]:
+    """Rows of a csv, tsv or jsonl with a header; of a list of captions in a jsonl a pair each.
+
+    Args:
+        usual: what the second column is called where it is not said.
+        option, names: by which the table and its columns are given.
+
+    Raises:
+        UserError: no such table, not readable, or without the columns.
+    """
+    columns = ((file_col, FILE_COLUMNS, names[0]), (text_col and text_col.removesuffix("[]"), usual, names[1]))
+    kind, choices = path.suffix.lower(), ", or `texts`, or `folders`" if option == "--captions" else ""
     if kind not in TABLES:
-        raise UserError(f"--captions {path}: expected a file that ends with {', '.join(TABLES)}, or `texts`, or `folders`")
+        raise UserError(f"{option} {path}: expected a file that ends with {', '.join(TABLES)}{choices}")
     if not path.is_file():
-        raise UserError(f"--captions {path}: no such file")
+        raise UserError(f"{option} {path}: no such file")
     try:
         if kind in (".jsonl", ".ndjson"):
-            yield from _json_pairs(path, file_col, caption_col)
+            yield from _json_pairs(path, columns)
             return
         rows = tsv_rows(path) if kind == ".tsv" else csv_rows(path)
         header = next(rows, [])
-        at = [_column(path, header, *wanted) for wanted in ((file_col, FILE_COLUMNS, "--url-col"), _caption(caption_col))]
+        at = [_column(path, header, *wanted) for wanted in columns]
         for row in rows:
             file, caption = (row[place] if place < len(row) else "" for place in at)
             yield file, caption
     except UserError as error:
-        raise UserError(str(error).replace("--metadata", "--captions")) from None
+        raise UserError(str(error).replace("--metadata", option)) from None
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--captions {path}: cannot be read ({error})") from None
+        raise UserError(f"{option} {path}: cannot be read ({error})") from None
 
 
-def _json_pairs(path: Path, file_col: str | None, caption_col: str | None) -> Iterator[Pair]:
+Columns = tuple[tuple[str | None, tuple[str, ...], str], ...]
+"""Of each column its name, if it was given, those that are usual, and the option that names it."""
+
+
+def _json_pairs(path: Path, columns: Columns) -> Iterator[Pair]:
     names: list[str] | None = None
     for number, row in json_rows(path):
         if not row:
@@ -91,15 +111,10 @@ def _json_pairs(path: Path, file_col: str | None, caption_col: str | None) -> It
             continue
         if names is None:
             keys = list(row)
-            columns = ((file_col, FILE_COLUMNS, "--url-col"), _caption(caption_col))
             names = [keys[_column(path, keys, *wanted)] for wanted in columns]
         file, caption = (row.get(name) for name in names)
         for one in caption if isinstance(caption, list) else [caption]:
             yield file if isinstance(file, str) else json.dumps(file), one if isinstance(one, str) else None
-
-
-def _caption(given: str | None) -> tuple[str | None, tuple[str, ...], str]:
-    return given and given.removesuffix("[]"), CAPTION_COLUMNS, "--caption-col"
 
 
 def _column(path: Path, header: list[str], given: str | None, usual: tuple[str, ...], option: str) -> int:
@@ -109,7 +124,7 @@ def _column(path: Path, header: list[str], given: str | None, usual: tuple[str, 
     if not found:
         expected = repr(given) if given else f"one of {', '.join(usual)}"
         there = ", ".join(map(repr, header))[:200] or "nothing"
-        raise UserError(f"--captions {path}: no column {expected} ({there} there): name it with {option}")
+        raise UserError(f"--metadata {path}: no column {expected} ({there} there): name it with {option}")
     return found[0]
 
 
