@@ -127,8 +127,8 @@ def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, 
 def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
     """All weights in float32 from the shards of every rank."""
     if zero_stage == 0:
-        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-        return {name: value.float() for name, value in saved.items()}
+        saved = _mapped(folder / "mp_rank_00_model_states.pt")["module"]  # beside the optimizer's states
+        return {name: value.to(torch.float32, copy=True) for name, value in saved.items()}
     prepare_deepspeed()
     if zero_stage == 1 and list(folder.glob("bf16_zero_pp_rank_*")):
         return _weights_of_bf16_zero_1(folder)
@@ -139,17 +139,22 @@ def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
             return get_fp32_state_dict_from_zero_checkpoint(above, tag=name)
 
 
+def _mapped(path: Path) -> dict[str, Any]:
+    """A file of DeepSpeed's whose tensors are read when they are looked at; the optimizer's states, twice the weights, are not."""
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+
+
 def _weights_of_bf16_zero_1(folder: Path) -> dict[str, torch.Tensor]:
     """ZeRO-1 in bf16 has an optimizer class of its own, whose files DeepSpeed 0.19.8's zero_to_fp32 does not read.
 
     Every rank holds an equal piece of each parameter group's float32 weights laid end to end, padded at the end.
     """
-    shapes = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["param_shapes"]
+    shapes = _mapped(folder / "mp_rank_00_model_states.pt")["param_shapes"]
     ranks = len(list(folder.glob("bf16_zero_pp_rank_*_mp_rank_00_optim_states.pt")))
     pieces = [
-        torch.load(folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", map_location="cpu", weights_only=False)[
-            "optimizer_state_dict"
-        ]["single_partition_of_fp32_groups"]
+        _mapped(folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")["optimizer_state_dict"][
+            "single_partition_of_fp32_groups"
+        ]
         for rank in range(ranks)
     ]
     weights = {}
