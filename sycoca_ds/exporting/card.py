@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, how it is loaded, what it learned from, what it reached, what it may be used for."""
+"""README.md of an exported folder: what the model is, how it is loaded, what it learned from and reached, its limits."""
 
 from __future__ import annotations
 
@@ -21,15 +21,10 @@ FAMILIES = {
 
 def parts_of(config: ModelConfig) -> str:
     """The towers in words."""
-    said = [
-        f"image encoder {config.image.layers} x {config.image.width}",
-        f"text encoder {config.text.layers} x {config.text.width}",
-    ]
-    if config.captions:
-        said.append(f"text decoder {config.text_decoder.layers} x {config.text_decoder.width}")
-    if config.reconstructs:
-        said.append(f"image decoder {config.image_decoder.layers} x {config.image_decoder.width}")
-    return ", ".join(said)
+    towers = {"image encoder": config.image, "text encoder": config.text}
+    towers |= {"text decoder": config.text_decoder} if config.captions else {}
+    towers |= {"image decoder": config.image_decoder} if config.reconstructs else {}
+    return ", ".join(f"{name} {tower.layers} x {tower.width}" for name, tower in towers.items())
 
 
 def write_card(

@@ -15,14 +15,14 @@ Form = Literal["safetensors", "open_clip", "hf-folder"]
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Writes a model's weights into a new folder, with tokenizer and model card, and compares what was written with the model before
-    it says done. Give RUN (or --checkpoint), or --from-open-clip."""
+    """Writes a model's weights into a new folder, with tokenizer and model card, and compares what was written with the model
+    before it says done. Give RUN (or --checkpoint), or --from-open-clip."""
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """What --checkpoint takes."""
     to: Form | None = None
-    """safetensors: for this project; open_clip: for open_clip's own commands; hf-folder: for a hub of models, with what transformers'
-    AutoTokenizer needs. Default: what --layout says."""
+    """safetensors: for this project; open_clip: for open_clip's own commands; hf-folder: for a hub of models, with what
+    transformers' AutoTokenizer needs. Default: what --layout says."""
     out: str | None = None
     """Folder to write; must not exist or be empty. Default: exported/NAME_TO, by the names of run and form."""
     checkpoint: str | None = None
@@ -42,8 +42,8 @@ class ExportConfig:
     ema: bool = False
     """Take the moving average of the checkpoint's weights, of a run with --optim.ema-decay, instead of the weights."""
     license: str | None = None
-    """Licence of the weights for the model card, as model hubs abbreviate it (apache-2.0, cc-by-nc-4.0, ...); not given: the card says
-    that none is stated."""
+    """Licence of the weights for the model card, as model hubs abbreviate it (apache-2.0, cc-by-nc-4.0, ...); not given: the card
+    says that none is stated."""
     data_license: str | None = None
     """What the card says of the licence of pictures and captions; not given: that it is not stated."""
 
