@@ -244,7 +244,8 @@ def check_before_start(config: TrainConfig) -> None:
         )
     if config.run.weights is not None and not Path(config.run.weights).exists():
         raise UserError(
-            f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint, an exported folder, or open_clip's folder or file"
+            f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint, an exported folder, or "
+            "open_clip's folder or file"
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.exporting.open_clip_files import OPEN_CLIP_CONFIG, described, find_open_clip, read_tensors
+from sycoca_ds.exporting.open_clip_files import OPEN_CLIP_CONFIG, OWN_KEY, described, find_open_clip, read_tensors, section
 from sycoca_ds.model.open_clip.config import CLIP_EOT_ID, CLIP_SOT_ID
 from sycoca_ds.model.open_clip.weights import from_clip, from_open_clip, is_plain_clip
 
@@ -50,14 +50,14 @@ def read_foreign(path: Path, run: ModelConfig, tokenizer: Tokenizer | None) -> F
     if is_plain_clip(state):
         _check_ids(path, run, tokenizer)
         weights, lacking = from_clip(state, config, str(path))
-        return Foreign(
-            config, weights, lacking, ("where CLIP reads a text's vector: at its end; here a [CLS] does, which is fresh",)
-        )
+        left = ["the place where CLIP reads a text's vector, its end: here a [CLS] does"]
+        if beside is not None and section(beside, "model_cfg", str(path / OPEN_CLIP_CONFIG)).get("quick_gelu"):
+            left.append("QuickGELU, which these weights learned with: here it is GELU")
+        return Foreign(config, weights, lacking, tuple(left))
     if beside is not None:
         own = path / "tokenizer.json"
-        config = described(
-            beside, str(path / OPEN_CLIP_CONFIG), Tokenizer(own) if own.is_file() and "sycoca_ds" in beside else None
-        )
+        known = Tokenizer(own) if own.is_file() and OWN_KEY in beside else None  # other people's may be of another kind
+        config = described(beside, str(path / OPEN_CLIP_CONFIG), known)
     else:
         _check_ids(path, run, tokenizer)
     return Foreign(config, from_open_clip(state, config))
@@ -68,7 +68,7 @@ def _check_ids(path: Path, run: ModelConfig, tokenizer: Tokenizer | None) -> Non
     if (run.text.sot_id, run.text.eot_id) != (CLIP_SOT_ID, CLIP_EOT_ID):
         told = f"those of {tokenizer.path}" if tokenizer else f"{run.text.sot_id} and {run.text.eot_id}"
         raise UserError(
-            f"{OPTION} {path}: such weights read captions by CLIP's BPE (ids {CLIP_SOT_ID} and {CLIP_EOT_ID} at both ends), the run by "
-            f"{told}: make its tokenizer with `python -m data_pipeline tokenizer import-clip`, and give it with --data.tokenizer, "
+            f"{OPTION} {path}: such weights read captions by CLIP's BPE (ids {CLIP_SOT_ID} and {CLIP_EOT_ID} at both ends), the run "
+            f"by {told}: make its tokenizer with `python -m data_pipeline tokenizer import-clip`, and give it with --data.tokenizer, "
             f"--model.text.sot-id {CLIP_SOT_ID} and --model.text.eot-id {CLIP_EOT_ID}"
         )

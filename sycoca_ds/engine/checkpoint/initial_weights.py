@@ -74,8 +74,8 @@ def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None
 
 
 def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor], where: str, lacking: Sequence[str] = ()) -> str:
-    """`initialise_from` on weights that are already read; `config` is theirs, `where` names them in errors, `lacking` names what may
-    be missing in parts that they have."""
+    """`initialise_from` on weights that are already read; `config` is theirs, `where` names them in errors, `lacking` names what
+    may be missing in parts that they have."""
     weights = unwrapped(weights, where)
     own = dict(model.named_parameters())
     parts = {part: [name for name in own if _part(name) == part] for part in _SHAPES}
