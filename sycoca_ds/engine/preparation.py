@@ -285,5 +285,11 @@ def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, 
                 for decay in (config.optim.ema_decay,)
                 if decay is not None
             ],
+            *[
+                f"warm-up: {warm} steps, the run has {steps}: the learning rate ends at {steps / warm:.1%} of optim.lr and never "
+                "falls; lower optim.warmup-steps"
+                for warm in (config.optim.warmup_steps,)
+                if warm >= steps
+            ],
         ]
     )

@@ -68,7 +68,7 @@ def _check_ids(path: Path, run: ModelConfig, tokenizer: Tokenizer | None) -> Non
     if (run.text.sot_id, run.text.eot_id) != (CLIP_SOT_ID, CLIP_EOT_ID):
         told = f"those of {tokenizer.path}" if tokenizer else f"{run.text.sot_id} and {run.text.eot_id}"
         raise UserError(
-            f"{OPTION} {path}: such weights read captions by CLIP's BPE (ids {CLIP_SOT_ID} and {CLIP_EOT_ID} at both ends), the run "
-            f"by {told}: make its tokenizer with `python -m data_pipeline tokenizer import-clip`, and give it with --data.tokenizer, "
-            f"--model.text.sot-id {CLIP_SOT_ID} and --model.text.eot-id {CLIP_EOT_ID}"
+            f"{OPTION} {path}: such weights read captions by CLIP's BPE (ids {CLIP_SOT_ID} and {CLIP_EOT_ID} at both ends), the "
+            f"run by {told}: make its tokenizer with `python -m data_pipeline tokenizer import-clip`, and give it with "
+            f"--data.tokenizer, --model.text.sot-id {CLIP_SOT_ID} and --model.text.eot-id {CLIP_EOT_ID}"
         )

@@ -15,10 +15,11 @@ from PIL import Image
 
 import sycoca_ds
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.pictures import paste, patches_to_picture
+from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.tasks.captioning import write_captions
 from sycoca_ds.eval.tasks.reconstruction import Errors
 from sycoca_ds.inference.model import Model
