@@ -376,8 +376,8 @@ def test_launched_by_path_and_as_a_module_errors_are_one_line(launch: list[str],
 def test_options_that_contradict_are_refused(run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     for words, message in (
-        (out, "give one of --checkpoint"),
-        (("--checkpoint", run, "--from-open-clip", run, *out), "give one of --checkpoint"),
+        (out, "give one of RUN or --checkpoint"),
+        (("--checkpoint", run, "--from-open-clip", run, *out), "give one of RUN or --checkpoint"),
         (("--checkpoint", run, "--model", "coca_base", *out), "--model says what open_clip's weights are"),
         (("--checkpoint", run, "--layout", "onnx", *out), "layout"),
     ):
