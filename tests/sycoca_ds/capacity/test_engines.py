@@ -92,7 +92,7 @@ CASES = {
     "3 bf16, recomputed, averaged": Case("zero3", "bf16", GATHERED, True, ema=True),
     "3 bf16, offloaded, averaged": Case("zero3_offload", "bf16", GATHERED, ema=True),
     "small, 1 bf16": Case("zero1", "bf16", {}, preset="small"),
-    "small, 3 bf16, recomputed": Case("zero3", "bf16", {}, True, preset="small"),
+    "small, 3 bf16, recomputed": Case("zero3", "bf16", SMALL, True, preset="small"),
     "coca_ViT-B-32, 1 bf16": Case("zero1", "bf16", {}, preset="coca_ViT-B-32"),
 }
 
