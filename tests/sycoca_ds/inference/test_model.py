@@ -115,7 +115,7 @@ def test_reconstructions_are_the_evaluations(model: Model, bench: Bench, files: 
         assert np.array_equal(other.hidden, one.hidden)
         assert close(one.scores.reshape(-1), out["scores_BN"][number].numpy())
         shown = bench.collection.picture(number)
-        rebuilt = paste(shown, patches_to_picture(out["pixels_BNP"][number]), one.hidden)
+        rebuilt = paste(shown, patches_to_picture(out["pixels_BNP"][number]), one.hidden.reshape(-1))
         assert np.array_equal(one.picture, shown) and np.abs(one.rebuilt.astype(int) - rebuilt).max() <= 1
     random = [model.reconstruct(files, "a text", mask_by="random", seed=seed) for seed in (0, 0, 1)]
     assert np.array_equal(random[0][0].hidden, random[1][0].hidden) and not np.array_equal(random[0][0].hidden, random[2][0].hidden)
@@ -224,7 +224,7 @@ def test_pictures_that_cannot_be_read_are_named(model: Model, files: list[str], 
         (tmp_path / "text.jpg", "not an image"),
         (tmp_path / "empty.png", "is empty"),
         (tmp_path / "nothing.jpg", "No such file"),
-        (tmp_path, "is no file"),
+        (tmp_path, "Is a directory"),
     ):
         with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: no picture that can be read \(.*{why}") as error:
             model.encode_image([*files[:2], path])
