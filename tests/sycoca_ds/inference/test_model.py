@@ -212,6 +212,16 @@ def test_arrays_are_rgb_rgba_or_grey() -> None:
             read_picture(wrong)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
+def test_pictures_that_pillow_has_made_are_taken_as_those_that_it_opened(mode: str) -> None:
+    made = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)).convert(mode)
+    if mode in ("RGBA", "LA"):
+        made.putalpha(Image.new("L", made.size, 128))
+    flat = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made.convert("RGBA")).convert("RGB")
+    assert np.abs(read_picture(made).astype(int) - np.asarray(flat)).max() <= 1
+    assert np.array_equal(read_picture(made), read_picture(made.copy()))
+
+
 def test_pictures_that_cannot_be_read_are_named(model: Model, files: list[str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.jpg"
     whole = io.BytesIO()
