@@ -202,7 +202,16 @@ class Mlp(nn.Module):
         return self.out(F.gelu(self.fc(x_BLD)))
 
 
-class SelfBlock(nn.Module):
+class Block(nn.Module):
+    """A transformer block: whatever is asked of it goes through its `forward`, for ZeRO-3 gathers the weights of a block as one
+    (engine/zero3/blocks.py), by the hooks around that."""
+
+    def forward(self, *inputs, way: str = "_run"):
+        """The block's answer to `inputs`: by `_run`, or by another of its methods, which the method that is called names."""
+        return getattr(self, way)(*inputs)
+
+
+class SelfBlock(Block):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, pattern: str = "full"):
@@ -212,7 +221,7 @@ class SelfBlock(nn.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def forward(
+    def _run(
         self,
         x_BLD: Tensor,
         valid_BL: Tensor | None = None,
@@ -220,7 +229,6 @@ class SelfBlock(nn.Module):
         packing: Packing | None = None,
         mask_B1SS: Tensor | None = None,
     ) -> Tensor:
-        """The arguments are those of `SelfAttention`."""
         x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past, packing, mask_B1SS)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
@@ -232,11 +240,14 @@ class SelfBlock(nn.Module):
         Args:
             cls: each token's [CLS], (B, 1, D) or (T, D).
         """
+        return self(x_BLD, cls, way="_alone")
+
+    def _alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
         x_BLD = cls + self.attention.values(self.ln_1(x_BLD))
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(Block):
     """x += attention(norm(x) -> norm(other)); x += mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, other_width: int):
@@ -249,9 +260,25 @@ class CrossBlock(nn.Module):
 
     def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
         """What the block needs of the other modality, for `attend_to`."""
-        return self.attention.keys_values(self.ln_other(other_BSD), packed)
+        return self(other_BSD, packed, way="_keys_values")
 
     def attend_to(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        return self(x_BQD, keys_values, valid_BS, packing, way="_attend_to")
+
+    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
+        """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
+        return self(x_BQD, keys_values, packing, way="_looks_at")
+
+    def _keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        return self.attention.keys_values(self.ln_other(other_BSD), packed)
+
+    def _attend_to(
         self,
         x_BQD: Tensor,
         keys_values: tuple[Tensor, Tensor],
@@ -261,11 +288,10 @@ class CrossBlock(nn.Module):
         x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS, packing)
         return x_BQD + self.mlp(self.ln_2(x_BQD))
 
-    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
-        """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
+    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
         return self.attention.weights(self.ln_1(x_BQD), keys_values[0], packing)
 
-    def forward(
+    def _run(
         self,
         x_BQD: Tensor,
         other_BSD: Tensor,
@@ -274,7 +300,7 @@ class CrossBlock(nn.Module):
         packed: Packing | None = None,
     ) -> Tensor:
         """Either side may be captions without padding, rows (T, D): `packing` is that of x_BQD, `packed` that of other_BSD."""
-        return self.attend_to(x_BQD, self.keys_values(other_BSD, packed), valid_BS, packing)
+        return self._attend_to(x_BQD, self._keys_values(other_BSD, packed), valid_BS, packing)
 
 
 class AttentionPooling(nn.Module):

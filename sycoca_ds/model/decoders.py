@@ -174,7 +174,7 @@ class TextDecoder(Decoder):
         """
         x_BLD, found_BLS = token_BLD, []
         for self_block, cross_block in zip(self.self_blocks, self.cross_blocks, strict=True):
-            x_BLD, keys_values = self_block(x_BLD, packing=packing), cross_block.keys_values(image_BSD)
+            x_BLD, keys_values = self_block(x_BLD, None, None, packing), cross_block.keys_values(image_BSD)
             found_BLS.append(cross_block.looks_at(x_BLD, keys_values, packing))
             x_BLD = cross_block.attend_to(x_BLD, keys_values, packing=packing)
         return torch.stack(found_BLS).mean(dim=0)
