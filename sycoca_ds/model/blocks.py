@@ -279,7 +279,6 @@ class SelfBlock(Block):
         packing: Packing | None = None,
         mask_B1SS: Tensor | None = None,
     ) -> Tensor:
-        """The arguments are those of `SelfAttention`."""
         x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past, packing, mask_B1SS)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
