@@ -75,7 +75,6 @@ class ExploreCommand(AskedModel):
 
     def run(self) -> int:
         self.check()
-        server_room()
         import waitress
 
         from sycoca_ds.explore.looking import Decoding
@@ -123,15 +122,6 @@ class ExploreCommand(AskedModel):
         samples, why = find_samples(model, self.data, self.samples)
         cache = None if self.cache == "off" else Path(self.cache) if self.cache else default_cache()
         return Compared(samples, why, None if self.index is None else Path(self.index), cache, self.batch_size)
-
-
-def server_room() -> None:
-    """Raises `UserError` where what serves the page is not installed."""
-    try:
-        import flask  # noqa: F401
-        import waitress  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'sycoca-ds[explore]'") from None
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The page and what it asks, over HTTP on this machine.
 
-    GET  /                 the page; /explore.css, /explore.js, /heat.js its parts
+    GET  /                 the page; /explore.css and the scripts its parts
     GET  /api/state        the model, what it is compared with, what goes on
     GET  /api/samples      thumbnails and captions, a page of them (?page=0)
     POST /api/look         a form: `picture` (a file) or `sample` (a number), `caption`, `other`, `parts`; a line of JSON a part
@@ -44,7 +44,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-SCRIPTS = ("explore.js", "heat.js")
+SCRIPTS = ("explore.js", "parts.js", "heat.js")
 
 
 class Refused(Exception):
