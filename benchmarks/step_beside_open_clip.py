@@ -30,7 +30,7 @@ from sycoca_ds.config import ModelConfig  # noqa: E402
 from sycoca_ds.model.open_clip.weights import to_open_clip  # noqa: E402
 from sycoca_ds.model.sycoca import SyCoCa  # noqa: E402
 from sycoca_ds.presets import PRESETS  # noqa: E402
-from tests.worlds.open_clip.peer import import_open_clip, skip_initialisation  # noqa: E402
+from tests.worlds.open_clip.peer import skip_initialisation  # noqa: E402
 
 CONTEXT = 76
 
@@ -124,7 +124,8 @@ def peak_gib(step: Callable[[], Tensor]) -> float:
 
 def build(name: str) -> tuple[ModelConfig, SyCoCa, torch.nn.Module]:
     """The same weights in both, on the CPU."""
-    open_clip = import_open_clip()
+    import open_clip
+
     config = PRESETS[name].model
     config = replace(config, text=replace(config.text, context_length=CONTEXT))
     model = SyCoCa(config, seed=0)

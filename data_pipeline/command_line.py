@@ -89,19 +89,23 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
         raise UserError(f"{one_line(complaint.getvalue())}; see {program} --help") from None
 
 
-@functools.cache
-def give_help_texts(kind: type) -> None:
-    """Hands tyro the docstrings under a dataclass's fields, and under those of dataclasses in it, each as one line: broken as in
-    the source, lines would be broken a second time at the terminal's width."""
+def help_texts(kind: type) -> dict[str, str]:
+    """The docstrings under a dataclass's fields, each as one line, by the fields' names."""
     import docstring_parser
 
-    hints = typing.get_type_hints(kind)
-    texts = {
+    return {
         text.arg_name: " ".join(text.description.split())
         for parent in reversed(kind.__mro__[:-1])
         for text in docstring_parser.parse_from_object(parent).params
         if text.description
     }
+
+
+@functools.cache
+def give_help_texts(kind: type) -> None:
+    """Hands tyro the texts of a dataclass's fields, and of dataclasses in it, each as one line: broken as in the source, lines
+    would be broken a second time at the terminal's width."""
+    hints, texts = typing.get_type_hints(kind), help_texts(kind)
     for item in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[item.name]):
             give_help_texts(hints[item.name])

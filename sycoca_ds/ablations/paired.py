@@ -11,7 +11,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.ablations.report import METRICS, column_of
 from sycoca_ds.ablations.runs import EvaluationSet, Run, finished_evaluation, sets_of
 from sycoca_ds.ablations.tables import Row, trained_as
-from sycoca_ds.eval.paired import KEY, paired, read_each
+from sycoca_ds.eval.stats.paired import KEY, paired, read_each
 
 
 def values_of(run: Run, sets: Sequence[EvaluationSet]) -> dict[str, np.ndarray]:

@@ -23,13 +23,13 @@ from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, ROWS, Row, configura
 from sycoca_ds.config import ImageEncoderConfig, TrainConfig, with_vocabulary
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.devices import choose_device, choose_precision
-from sycoca_ds.eval.bench import Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import LabelSet, load_labels
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.regions.patches import Regions, read_regions
+from sycoca_ds.eval.runner.bench import Inputs
 from sycoca_ds.eval.suite import finished_task, task_key
-from sycoca_ds.evaluate import EvaluateConfig
+from sycoca_ds.evaluation.options import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object

@@ -4,13 +4,13 @@ In: a live model with its configuration and tokenizer, a data set folder, and wh
 compositions).
 Out: OUT/results.json, OUT/tasks/, OUT/samples/, report.html.
 
-    suite ── registry ── tasks/<task> ──┬── bench      the model on the pictures
-      │                     │           ├── scorers/   captions against references
-      │                     task        ├── masking/   what masks have to do with the caption
+    suite ── registry ── tasks/<task> ──┬── runner/    the model on the pictures
+      │                     │           ├── stats/     intervals, controls, pairs
+      │                     task        ├── scorers/   captions against references
+      │                                 ├── masking/   what masks have to do with the caption
       │                                 ├── alignment/   what patches and words have to do with each other
       │                                 ├── regions/   where in a picture the objects are
-      │                                 ├── compositions/   captions that nearly fit
-      │                                 └── controls, intervals
+      │                                 └── compositions/   captions that nearly fit
       report/
 
 A new task: a file in tasks/ with its `TASK`, and its name in `registry`. Nothing here knows engine/, whose validation uses the same

@@ -53,7 +53,10 @@ def load_labels(path: str | Path) -> LabelSet:
     except FileNotFoundError:
         raise UserError(f"--labels {path}: no such file; expected a JSON with name, classes, templates, labels") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"--labels {path}: not readable as JSON ({error})") from error
+        raise UserError(
+            f"--labels {path}: not readable as JSON ({error}); expected an object with name, classes, templates, labels "
+            "(docs/ablations.md shows one)"
+        ) from error
     if not isinstance(data, dict):
         raise UserError(
             f"--labels {path}: expected a JSON object with name, classes, templates, labels; found a {type(data).__name__}"

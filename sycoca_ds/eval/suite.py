@@ -1,8 +1,7 @@
 """Runs the tasks on one checkpoint and one data set folder; finished tasks are kept and reused.
 
 Under OUT: results.json (everything a reader needs), tasks/<task>.json (one finished task each), samples/ (captions,
-rebuilt patches), each/<task>.npz (numbers picture by picture: eval/paired.py), kept/<task>/ (what a long task has done
-so far; may be deleted when it is finished).
+rebuilt patches), each/<task>.npz (numbers picture by picture: eval/stats/paired.py). What a task has done so far is in the cache.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from sycoca_ds.config import MaskingConfig
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval import provenance
 from sycoca_ds.eval.alignment.naming import background_of
-from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds
 from sycoca_ds.eval.compositions.reading import read_compositions
-from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
-from sycoca_ds.eval.paired import KEY, each_file
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.probe.features import FEATURES
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.numbers import rows_of, write_csv
+from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
+from sycoca_ds.eval.stats.paired import KEY, each_file
 from sycoca_ds.eval.task import NotApplicable, Outcome
 from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 
@@ -162,7 +161,7 @@ def run_tasks(bench: Bench, checkpoint: str, out: Path) -> dict[str, dict[str, A
         key = task_key(task, checkpoint, bench.collection.digest, bench.inputs)
         kept = finished_task(out, task, key)
         if kept is None:
-            start, bench.kept = time.monotonic(), Kept(out / "kept" / task, key)
+            start = time.monotonic()
             try:
                 outcome = TASKS[task].run(bench)
             except NotApplicable as reason:

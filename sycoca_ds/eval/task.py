@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sycoca_ds.eval.bench import Bench, Inputs
+from sycoca_ds.eval.runner.bench import Bench, Inputs
 
 
 @dataclass(frozen=True)

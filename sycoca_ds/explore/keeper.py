@@ -20,10 +20,10 @@ from data_pipeline.errors import UserError, one_line
 from sycoca_ds.engine.checkpoint.exported import is_exported
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, sealed, step_of
 from sycoca_ds.engine.safety.status import read_status
+from sycoca_ds.evaluation.watch import digest_of
 from sycoca_ds.explore.samples import Samples, Vectors, amount, look_at
 from sycoca_ds.inference.index import Index, update
 from sycoca_ds.inference.model import Model
-from sycoca_ds.watch import digest_of
 
 WATCH_SECONDS = 3.0
 """Between looks at the run's checkpoints."""

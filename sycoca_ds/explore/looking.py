@@ -129,7 +129,10 @@ class Looking:
         similarity = "token_max" if own in WITHOUT_WORDS else own
         asked = self._among().attention(self._pictures, self._texts, similarity)
         captions = [
-            {"words": one.words, "scores": [np.round(scores.ravel().astype(np.float64), DIGITS).tolist() for scores in one.word_scores]}
+            {
+                "words": one.words,
+                "scores": [np.round(scores.ravel().astype(np.float64), DIGITS).tolist() for scores in one.word_scores],
+            }
             for one in asked
         ]
         shown = {"captions": captions, "side": asked[0].scores.shape[0], "similarity": similarity}

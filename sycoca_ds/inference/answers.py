@@ -1,4 +1,4 @@
-"""What a model answers, and how the evaluation's way to it (`eval/bench.py`) is asked for that.
+"""What a model answers, and how the evaluation's way to it (`eval/runner/bench.py`) is asked for that.
 
 Legend: W words, g patches a side, S image side in pixels.
 """
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.captioning import Captions
 from sycoca_ds.eval.tasks.reconstruction import mask_keys
 

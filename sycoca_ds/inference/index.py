@@ -89,7 +89,7 @@ def default_cache() -> Path:
 
 def place_of(cache: Path, model: Model, folder: Path) -> Path:
     """The file of this folder's vectors by these weights; another version of how pictures are prepared is another file."""
-    from sycoca_ds.eval.bench import TRANSFORM
+    from sycoca_ds.eval.runner.bench import TRANSFORM
 
     weights = sha256_text(json.dumps([FORMAT, model.digest, model.precision, TRANSFORM]))[:16]
     return cache / weights / f"{sha256_text(str(folder.resolve()))[:16]}.npz"

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.devices import choose_device, choose_precision
 from sycoca_ds.engine.checkpoint.weights import Loaded, load_for_inference
-from sycoca_ds.eval.bench import Bench, ImageFeatures, Inputs, PatchSums, Resources, SuiteOptions, TextFeatures
-from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.pictures import paste, patches_to_picture
+from sycoca_ds.eval.runner.bench import Bench, ImageFeatures, Inputs, PatchSums, Resources, TextFeatures
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.captioning import Captions, decoding_of
+from sycoca_ds.evaluation.options import choose_device, choose_precision
 from sycoca_ds.inference.answers import (
     Attention,
     CaptionsAndFeatures,

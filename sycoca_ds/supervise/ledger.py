@@ -154,7 +154,8 @@ def table(lines: Sequence[Line]) -> str:
         means = {name: sum(start[name] for start in starts) / len(starts) for name in starts[0]}
         said = ", ".join(f"{name.replace('_', ' ')} {seconds:.1f} s" for name, seconds in means.items())
         rows.append(f"  launch to first step: {sum(means.values()):.1f} s on average ({said})")
-    return "\n".join([f"{len(lines)} attempts in {format_seconds(whole)}, {lost} steps done again", *rows])
+    attempts = "1 attempt" if len(lines) == 1 else f"{len(lines)} attempts"
+    return "\n".join([f"{attempts} in {format_seconds(whole)}, {lost} steps done again", *rows])
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------------------

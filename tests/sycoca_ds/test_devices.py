@@ -17,13 +17,14 @@ from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.monitoring.meters import Meter
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import load_labels
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.probe.data import Labelled, ProbeData
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.model import decoders, objectives, sycoca
 from sycoca_ds.model.generation import Choices, Decoding

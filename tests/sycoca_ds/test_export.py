@@ -122,8 +122,8 @@ def test_weights_are_as_readable_as_the_files_beside_them(folder: Path) -> None:
 
 def test_an_exported_run_evaluates_as_the_run(run: Path, folder: Path, tmp_path: Path) -> None:
     """Also where nobody knows the step, as with open_clip's weights."""
-    from sycoca_ds.eval.bench import SuiteOptions
-    from sycoca_ds.evaluate import evaluate_checkpoint
+    from sycoca_ds.eval.options import SuiteOptions
+    from sycoca_ds.evaluation.command import evaluate_checkpoint
 
     data = make_data(tmp_path / "data", images=12)
     stepless = copy_of(folder, tmp_path / "stepless")

@@ -19,7 +19,6 @@ from sycoca_ds.engine.monitoring.curves import RECALLS
 from sycoca_ds.engine.monitoring.pictures import card, in_a_cell
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.gaps import gap_numbers, kind_errors
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED
@@ -27,6 +26,7 @@ from sycoca_ds.eval.masking.yardstick import numbers as yardstick
 from sycoca_ds.eval.masking.yardstick import unasked
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
 from sycoca_ds.eval.regions.patches import Regions, read_regions
+from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.eval.tasks.retrieval import chance_recalls, retrieve
 from sycoca_ds.model.pixels import normalise
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.masking.scoring import Scorer
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
 
 TARGETS = ("similarity", "likelihood")
 """What Grad-CAM explains: the similarity of the picture and the phrase alone as a text, or the log-probability of the phrase's

@@ -21,9 +21,9 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.alignment.segmenting import areas, confusion, packed, unpacked
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.pictures import grid_side
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.classification import class_weights
 from sycoca_ds.model.scores import centred_over_patches, mean_of_others
 

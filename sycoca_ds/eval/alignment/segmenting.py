@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from sycoca_ds.eval.intervals import resampled
+from sycoca_ds.eval.stats.intervals import resampled
 
 MEASURES = ("miou", "pixel_accuracy")
 

@@ -16,10 +16,10 @@ from data_pipeline.progress import Progress
 from sycoca_ds.eval.comparison.folders import Evaluation, common_sets, different_settings
 from sycoca_ds.eval.comparison.numbers import Additive, additive_numbers
 from sycoca_ds.eval.comparison.testing import LEVEL, PERMUTATIONS, POWER, Difference, difference, holm
-from sycoca_ds.eval.intervals import HOW
-from sycoca_ds.eval.paired import KEY
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.wording import show
+from sycoca_ds.eval.stats.intervals import HOW
+from sycoca_ds.eval.stats.paired import KEY
 
 
 @dataclass(frozen=True)

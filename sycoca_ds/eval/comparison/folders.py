@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.paired import KEY, read_each
 from sycoca_ds.eval.registry import TASKS
+from sycoca_ds.eval.stats.paired import KEY, read_each
 
 EXPECTED = "expected a folder that evaluate.py --out has left, with results.json, or sets.json and a folder a set"
 

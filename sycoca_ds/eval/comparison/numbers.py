@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 
-from sycoca_ds.eval.intervals import resampled
 from sycoca_ds.eval.scorers.corpus import bleu_of, meteor_of
+from sycoca_ds.eval.stats.intervals import resampled
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sycoca_ds.eval.comparison.numbers import Additive
-from sycoca_ds.eval.intervals import RESAMPLES, resampled
+from sycoca_ds.eval.stats.intervals import RESAMPLES, resampled
 
 PERMUTATIONS = 10_000
 POWER, LEVEL = 0.8, 0.05

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sycoca_ds.eval.intervals import resampled
+from sycoca_ds.eval.stats.intervals import resampled
 
 Bounded = tuple[float | None, float | None, float | None]
 """Value, lower and upper bound of its 95 % interval; None where nothing was asked."""

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts
-from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.compositions.items import CompositionSet, Item, View
+from sycoca_ds.eval.runner.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
-from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
@@ -22,9 +21,11 @@ from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
 from sycoca_ds.eval.exports.tasklist import Listed
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.paper.page import write_paper
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
+from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
 from sycoca_ds.eval.suite import evaluate_model
 from sycoca_ds.eval.task import NotApplicable
 

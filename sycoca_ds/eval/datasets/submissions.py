@@ -16,10 +16,10 @@ from typing import Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
-from sycoca_ds.eval.bench import Bench
 from sycoca_ds.eval.datasets.check import count_of
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import read_json, some
+from sycoca_ds.eval.runner.bench import Bench
 from sycoca_ds.eval.tasks.captioning import write_captions
 
 

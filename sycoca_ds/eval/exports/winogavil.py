@@ -25,7 +25,7 @@ from sycoca_ds.eval.exports.parquet import ParquetPictures, files_of, first_line
 from sycoca_ds.eval.exports.published import mean
 
 if TYPE_CHECKING:
-    from sycoca_ds.eval.bench import Bench
+    from sycoca_ds.eval.runner.bench import Bench
 
 TASK = "association"
 IMAGES, CANDIDATES, CHOSEN, CUE = "candidate_images", "candidates", "associations", "cue"

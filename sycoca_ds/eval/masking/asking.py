@@ -15,9 +15,9 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import check_model
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
 
 
 def compared(bench: Bench) -> tuple[list[str], dict[str, str]]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.eval.controls import RESAMPLES, gap_metrics, relative_gap
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, Regions
+from sycoca_ds.eval.stats.controls import RESAMPLES, gap_metrics, relative_gap
 from sycoca_ds.model.objectives import patch_moments
 
 KINDS = {"named": NAMED, "unnamed": UNNAMED, "background": BACKGROUND, "named_background": NAMED_BACKGROUND}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sycoca_ds.eval.masking.finding import chance_iou, pointing, word_iou
-from sycoca_ds.eval.means import Mean
 from sycoca_ds.eval.regions.patches import Regions
+from sycoca_ds.eval.stats.means import Mean
 
 PHRASE_MEASURES = ("pointing", "word_iou")
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.eval.intervals import resampled
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap, position_overlap, scores_higher
 from sycoca_ds.eval.masking.finding import auc
 from sycoca_ds.eval.masking.phrases import phrase_means
-from sycoca_ds.eval.means import Mean, mean_intervals, mean_of
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, UNNAMED, PictureRegions, Regions
+from sycoca_ds.eval.stats.intervals import resampled
+from sycoca_ds.eval.stats.means import Mean, mean_intervals, mean_of
 
 PREFIXES = ("", "other_", "no_text_")
 """Of the numbers under the conditions of `scoring.CONDITIONS`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sycoca_ds.eval.intervals import bootstrap_interval
+from sycoca_ds.eval.stats.intervals import bootstrap_interval
 from sycoca_ds.eval.tasks.classification import class_rows, classification_metrics
 
 

@@ -17,13 +17,13 @@ from sycoca_ds.eval.alignment.explaining import TARGETS, chosen_words, maps, phr
 from sycoca_ds.eval.alignment.naming import TEMPLATES, WITHOUT_CLASSES, Namer, background_of, segmented
 from sycoca_ds.eval.alignment.segmenting import MEASURES
 from sycoca_ds.eval.alignment.wording import HOWS, KINDS, NUMBERS, UNDER_CLASSES, UNDER_PHRASES, class_numbers, phrase_numbers, told
-from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.controls import wrong_captions
-from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES, phrase_means
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
-from sycoca_ds.eval.means import Mean, mean_intervals
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.controls import wrong_captions
+from sycoca_ds.eval.stats.intervals import HOW
+from sycoca_ds.eval.stats.means import Mean, mean_intervals
 from sycoca_ds.eval.task import Outcome, Task
 
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.progress import Progress
-from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.cache import Arrays
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import Scores, score_groups, score_tables, token_tables
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sycoca_ds.eval.bench import Bench, digest_of_texts
+from sycoca_ds.eval.runner.bench import Bench, digest_of_texts
 from sycoca_ds.eval.scorers.groups import macro_f1, worst_group
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 

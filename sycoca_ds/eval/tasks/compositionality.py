@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.compositions import aro, sugarcrepe, winoground
 from sycoca_ds.eval.compositions.accuracy import Bounded, accuracies, by_picture, own_wins, winoground_wins
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.compositions.reading import OF
 from sycoca_ds.eval.compositions.scoring import EMPTY_PICTURES, TIES, Scores, score
 from sycoca_ds.eval.compositions.wording import CHANCE, HEADLINES, HOWS, NUMBERS, PARTS, ROWS, SEEING
-from sycoca_ds.eval.intervals import HOW
-from sycoca_ds.eval.paired import KEY
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.intervals import HOW
+from sycoca_ds.eval.stats.paired import KEY
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 
 WARNING = (

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.progress import Progress
-from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.probe.data import HELD_OUT, Labelled, held_out, shared
 from sycoca_ds.eval.probe.features import Known, known
 from sycoca_ds.eval.probe.fitting import GRID, MOST_ITERATIONS, fit, needs_sklearn, search
 from sycoca_ds.eval.probe.scoring import accuracies, bounds, chances, each_class
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
 from sycoca_ds.eval.tasks.classification import confusions
 
@@ -43,18 +43,23 @@ def parts(bench: Bench) -> tuple[Known, Known, str]:
 
 
 def sweep(bench: Bench, train: Known, validation: Known, classes: int, primary: str) -> tuple[float, list[dict[str, Any]]]:
-    """The best C, and a row for each that was tried: c, validation (percent), iterations, converged."""
-    rows: dict[int, dict[str, Any]] = {}
+    """The best C, and a row for each that was tried: c, validation (percent), iterations, converged. Each is kept as soon as it is
+    fitted."""
+    digests = {"train": train.digest(), "validation": validation.digest(), "classes": classes, "primary": primary}
+    entry = bench.entry({"what": "fits of a linear probe", **digests, "scikit-learn": sklearn_version()})
+    rows = {int(place[0]): {name: value[0].item() for name, value in row.items()} for place, row in entry.load()}
     with Progress("choose C", total=FITS, unit="fits") as bar:
 
         def score(place: int) -> float:
-            def tried() -> dict[str, Any]:
-                fitted = fit(train.feature_ND, train.label_N, GRID[place])
+            said = f"C {GRID[place]:.3g}"
+            if place not in rows:
+                fitted = fit(train.feature_ND, train.label_N, GRID[place], lambda done: bar.note(f"{said}: iteration {done}"))
                 right = accuracies(fitted.logits(validation.feature_ND, classes), validation.label_N)[primary]
-                return {"c": GRID[place], "validation": right, "iterations": fitted.iterations, "converged": fitted.converged}
-
-            rows[place] = bench.kept.value(f"c_{place:02d}", tried)
-            bar.note(f"C {GRID[place]:.3g}: {rows[place]['validation']:.1f} %")
+                row = {"c": GRID[place], "validation": right, "iterations": fitted.iterations, "converged": fitted.converged}
+                entry.add(np.array([place]), {name: np.array([value]) for name, value in row.items()})
+                entry.flush()
+                rows[place] = row
+            bar.note(f"{said}: {rows[place]['validation']:.1f} %")
             bar.advance()
             return rows[place]["validation"]
 
@@ -75,10 +80,10 @@ def run_linear_probe(bench: Bench) -> Outcome:
     c, rows = sweep(bench, part, validation, classes, labels.primary)
     train = part.and_then(validation)
     with Progress("fit on training and validation images", total=2, unit="fits") as bar:
-        fitted = fit(train.feature_ND, train.label_N, c)
+        fitted = fit(train.feature_ND, train.label_N, c, lambda done: bar.note(f"iteration {done}"))
         bar.advance()
         mixed_N = np.random.default_rng(seed).permutation(train.label_N)
-        control = fit(train.feature_ND, mixed_N, c)
+        control = fit(train.feature_ND, mixed_N, c, lambda done: bar.note(f"labels shuffled: iteration {done}"))
         bar.advance()
     logit_NK = fitted.logits(test.feature_ND, classes)
     numbers = accuracies(logit_NK, test.label_N)
@@ -147,20 +152,23 @@ def notes(bench: Bench, details: dict[str, Any]) -> list[str]:
     return found
 
 
+def sklearn_version() -> str | None:
+    try:
+        return metadata.version("scikit-learn")
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def depends(inputs: Inputs) -> dict[str, Any]:
     """scikit-learn's version, too: when L-BFGS stops is its affair."""
     probe = inputs.probe
     if probe is None:
         return {"probe": None}
-    try:
-        version = metadata.version("scikit-learn")
-    except metadata.PackageNotFoundError:
-        version = None
     return {
         "probe": [probe.train.digest, probe.validation.digest if probe.validation else None],
         "labels": inputs.labels.digest,
         "features": inputs.options.probe_features,
-        "scikit-learn": version,
+        "scikit-learn": sklearn_version(),
     }
 
 

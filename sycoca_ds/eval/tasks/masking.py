@@ -14,10 +14,6 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.cache import Arrays
-from sycoca_ds.eval.controls import wrong_captions
-from sycoca_ds.eval.intervals import HOW
 from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
@@ -26,7 +22,11 @@ from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
 from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, gain_chance, intervals, means, unasked
-from sycoca_ds.eval.means import Mean
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.runner.cache import Arrays
+from sycoca_ds.eval.stats.controls import wrong_captions
+from sycoca_ds.eval.stats.intervals import HOW
+from sycoca_ds.eval.stats.means import Mean
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
 from sycoca_ds.eval.tasks.reconstruction import Guides
 

@@ -16,10 +16,10 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_text
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
-from sycoca_ds.eval.controls import gap_metrics, wrong_captions
-from sycoca_ds.eval.intervals import HOW
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
+from sycoca_ds.eval.stats.controls import gap_metrics, wrong_captions
+from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 
 

@@ -16,8 +16,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.intervals import HOW, bootstrap_interval
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.stats.intervals import HOW, bootstrap_interval
 from sycoca_ds.eval.task import Outcome, Task, Wording, with_bounds
 
 KS = (1, 5, 10)

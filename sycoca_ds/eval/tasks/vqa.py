@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sycoca_ds.eval.bench import Bench, Inputs
-from sycoca_ds.eval.intervals import HOW, resampled
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.intervals import HOW, resampled
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
 from sycoca_ds.eval.vqa.accuracy import accuracies, best_possible, by_type
 from sycoca_ds.eval.vqa.answering import Answerer

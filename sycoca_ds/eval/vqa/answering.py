@@ -13,8 +13,8 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.data.tokenizer import trim
-from sycoca_ds.eval.bench import Bench
-from sycoca_ds.eval.cache import Arrays
+from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.vqa.items import Asked
 from sycoca_ds.model.generation import Choices, Decoding
 

@@ -21,7 +21,7 @@ from sycoca_ds.ablations.runs import Run, check_same, found_precision, parse_set
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, PAPER_TITLES, ROWS, TITLES, configurations, row_options, select, trained_as
 from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.eval.paired import KEY, each_file
+from sycoca_ds.eval.stats.paired import KEY, each_file
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json

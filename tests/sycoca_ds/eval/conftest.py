@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 
 REQUIRE = ("retrieval.t2i_r10>=0", "captioning.cider>=9")

@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.devices import choose_device, choose_precision
 from sycoca_ds.eval import suite
-from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.labels import load_labels
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.suite import check_options
 from sycoca_ds.eval.tasks.captioning import DOMAIN_NUMBERS
-from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.command import evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.options import EvaluateConfig, choose_device, choose_precision
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
@@ -127,6 +127,7 @@ def test_batch_size_changes_nothing(done, world, tmp_path, batch_size):
 
 def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monkeypatch):
     tasks = ("retrieval", "classification")
+    options = SuiteOptions(tasks=tasks, gallery=4)
     first = run(world, tmp_path, tasks=tasks)
     again = run(world, tmp_path, tasks=tasks, batch_size=5)
     assert [first["tasks"][t]["reused"] for t in tasks] == [False, False]
@@ -135,18 +136,22 @@ def test_finished_tasks_are_reused_until_something_changes(world, tmp_path, monk
     other = make_run(tmp_path / "other", seed=4)
     moved = tmp_path / "moved"
     shutil.copytree(world / "run", moved)
-    same = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
+    same = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, options, CPU)[0]
     assert [same["tasks"][t]["reused"] for t in tasks] == [True, True]  # the weights count, not the path
     shutil.rmtree(moved)
     shutil.copytree(other, moved)
-    new = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
+    new = evaluate_checkpoint(moved, world / "data", world / "labels.json", tmp_path, options, CPU)[0]
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, False]
     labels = json.loads((world / "labels.json").read_text())
     (tmp_path / "labels.json").write_text(json.dumps({**labels, "templates": ["a {c}"]}))
-    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
+    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks=tasks, gallery=4), CPU)[
+        0
+    ]
     assert [new["tasks"][t]["reused"] for t in tasks] == [True, False]
     (tmp_path / "tasks" / "retrieval.json").write_text("{")
-    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks, gallery=4), CPU)[0]
+    new = evaluate_checkpoint(moved, world / "data", tmp_path / "labels.json", tmp_path, SuiteOptions(tasks=tasks, gallery=4), CPU)[
+        0
+    ]
     assert [new["tasks"][t]["reused"] for t in tasks] == [False, True]
 
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from sycoca_ds.config import MaskingConfig, ModelConfig
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.masking.asking import scores
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.tasks.captioning import write_captions
 from sycoca_ds.eval.tasks.reconstruction import Errors
 from sycoca_ds.eval.tasks.retrieval import retrieve

@@ -116,6 +116,7 @@ def test_what_is_shown(tmp_path: Path) -> None:
     assert ledger.read_ledger(tmp_path) == [LOST_SOME, RESUMED]
     text = table([LOST_SOME, RESUMED])
     assert "2 attempts in 3:10, 10 steps done again" in text
+    assert table([RESUMED]).startswith("1 attempt in ")
     assert f"  productive {'0:57':>10}{30.0:>8.1f} %" in text
     assert "launch to first step: 28.5 s on average (meet 17.5 s, load 7.5 s, first step 3.5 s)" in text
 

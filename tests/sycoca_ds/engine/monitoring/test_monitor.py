@@ -28,11 +28,11 @@ from sycoca_ds.engine.monitoring.meters import batch_tflops
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.preparation import make_plan
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.eval.bench import Bench, Inputs
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import attending
 from sycoca_ds.eval.regions.patches import UNNAMED, read_regions
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.eval.tasks.masking import run_masking
 from sycoca_ds.eval.tasks.retrieval import run_retrieval
 from sycoca_ds.options import from_dict

@@ -16,7 +16,8 @@ from sycoca_ds.eval.__main__ import main
 from sycoca_ds.eval.comparison.command import CompareCommand, short_names
 from sycoca_ds.eval.comparison.testing import holm
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.trainings.eval_world import make_data, make_run
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ import pytest
 from sycoca_ds.eval.comparison.folders import Evaluation
 from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds, class_weights, mean
 from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
-from sycoca_ds.eval.intervals import bootstrap_interval
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import meteor_score
 from sycoca_ds.eval.scorers.corpus import bleu_of, bleu_statistics, meteor_of
+from sycoca_ds.eval.stats.intervals import bootstrap_interval
 
 WORDS = "a the red big dog dogs cat runs running ran fast quickly on in street road horse man person".split()
 
@@ -100,7 +100,7 @@ def test_means_over_classes_and_groups_are_weighted_means() -> None:
 
 
 def test_intervals_are_those_of_resampled_pictures(done) -> None:
-    """Against the loop of eval/intervals.py, on a weighted mean with pictures that have no value; and of every number there is."""
+    """Against the loop of eval/stats/intervals.py, on a weighted mean with pictures that have no value; and of every number there is."""
     random = np.random.default_rng(4)
     value_I, weight_I = random.normal(10, 3, 80), random.integers(1, 4, 80).astype(float)
     value_I[::9] = np.nan

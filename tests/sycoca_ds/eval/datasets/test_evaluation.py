@@ -14,7 +14,8 @@ from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.registry import METRICS
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.tasks.retrieval import retrieve
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.captioned import write_flickr, write_mscoco
 from tests.worlds.published.classed import write_caltech
 from tests.worlds.published.packed import write_cifar10

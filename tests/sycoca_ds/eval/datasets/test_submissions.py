@@ -11,7 +11,8 @@ from sycoca_ds.eval.datasets.submissions import check_results, result_rows
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.scorers.captions import score_captions
 from sycoca_ds.eval.tasks.captioning import DOMAIN_NUMBERS
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.captioned import write_coco_2014, write_nocaps
 from tests.worlds.trainings.eval_world import SMALL, make_run
 

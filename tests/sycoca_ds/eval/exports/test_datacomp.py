@@ -15,7 +15,8 @@ from sycoca_ds.eval.exports.finding import all_sets
 from sycoca_ds.eval.exports.published import Published
 from sycoca_ds.eval.exports.tasklist import LISTED, known
 from sycoca_ds.eval.exports.winogavil import chance, jaccard, prompt
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.exported import Shown, scenes, write_parquet, write_wds, write_winogavil
 from tests.worlds.trainings.eval_world import make_run
 

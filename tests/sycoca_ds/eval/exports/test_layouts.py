@@ -13,7 +13,8 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.labels import load_labels
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.exported import scenes, write_parquet, write_wds
 from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 

@@ -10,7 +10,8 @@ import torch
 
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.exports.tars import Tars
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.open_clip.world import SMALL, ask, export_for_open_clip, has_benchmark, random_weights
 from tests.worlds.published.exported import Shown, scenes, write_wds
 from tests.worlds.trainings.eval_world import make_tokenizer

@@ -14,9 +14,9 @@ from data_pipeline.world.drawn.demo_scenes import DemoScene, sample_scenes
 from sycoca_ds.config import MaskingConfig, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
-from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import attending
 from sycoca_ds.eval.masking.verdict import IGNORED, warning
+from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.trainings.eval_world import make_tokenizer

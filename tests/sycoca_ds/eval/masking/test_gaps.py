@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval.controls import gap_metrics
 from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors, patch_errors
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, NONE, UNNAMED, PictureRegions, Regions
+from sycoca_ds.eval.stats.controls import gap_metrics
 from tests.worlds.models.small_model import random_inputs, small_model
 
 KIND_IN = np.array(

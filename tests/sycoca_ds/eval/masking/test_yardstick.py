@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.eval.intervals import bootstrap_interval
 from sycoca_ds.eval.masking.attending import attending, position_overlap
 from sycoca_ds.eval.masking.yardstick import Mean, intervals, mean_of, means, numbers
 from sycoca_ds.eval.regions.patches import BACKGROUND, NAMED, NAMED_BACKGROUND, NONE, UNNAMED, PatchPhrase, PictureRegions, Regions
+from sycoca_ds.eval.stats.intervals import bootstrap_interval
 
 PATCHES, PICTURES = 36, 300
 MASKING = MaskingConfig(high_ratio=0.2)

@@ -14,7 +14,8 @@ from sycoca_ds.eval.__main__ import main
 from sycoca_ds.eval.paper import page as writing
 from sycoca_ds.eval.paper.cells import best_and_worst
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.captioned import write_flickr, write_mscoco
 from tests.worlds.published.classed import write_caltech
 from tests.worlds.published.listed import write_textures

@@ -105,3 +105,13 @@ def test_a_fit_that_is_cut_off_says_so(monkeypatch):
     monkeypatch.setattr(fitting, "MOST_ITERATIONS", 3)
     cut = fit(train, label, 1e6)
     assert not cut.converged and cut.iterations == 3
+
+
+def test_iterations_are_counted_aloud(monkeypatch):
+    """By scikit-learn 1.9 and newer; what is fitted does not change."""
+    train, label = clouds(300)
+    told = []
+    fitted = fit(train, label, 1.0, told.append)
+    if hasattr(fitted.classifier, "set_callbacks"):
+        assert told[: fitted.iterations] == list(range(1, fitted.iterations + 1)) and len(told) - fitted.iterations in (0, 1)
+    assert (fitted.classifier.coef_ == fit(train, label, 1.0).classifier.coef_).all()

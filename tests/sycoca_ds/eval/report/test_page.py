@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sycoca_ds.eval.bench import SuiteOptions
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.report.charts import read_metrics, smooth
 from sycoca_ds.eval.report.page import funnels, run_folder
 from sycoca_ds.eval.report.wording import show
-from sycoca_ds.evaluate import evaluate_checkpoint
+from sycoca_ds.evaluation.command import evaluate_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -81,7 +81,7 @@ def test_strangers_captions_are_escaped(world, tmp_path):
     from sycoca_ds.eval.report.page import write_report
 
     results, collection, _ = evaluate_checkpoint(
-        world / "run", world / "data", None, tmp_path, SuiteOptions(("retrieval",), gallery=2), CPU
+        world / "run", world / "data", None, tmp_path, SuiteOptions(tasks=("retrieval",), gallery=2), CPU
     )
     results["tasks"]["retrieval"]["details"]["examples"][0]["caption"] = "<script>alert(1)</script>"
     write_report(tmp_path / "page.html", results, [], collection, tmp_path, world / "run")

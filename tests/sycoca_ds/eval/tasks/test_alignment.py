@@ -21,14 +21,16 @@ from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.alignment.naming import TEMPLATES, Namer, background_of
 from sycoca_ds.eval.alignment.segmenting import areas, confusion, measures
 from sycoca_ds.eval.alignment.wording import NUMBERS
-from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
-from sycoca_ds.eval.cache import Cache
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.regions.patches import read_regions
 from sycoca_ds.eval.regions.segments import read_segments
+from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
+from sycoca_ds.eval.runner.cache import Cache
 from sycoca_ds.eval.task import Outcome
 from sycoca_ds.eval.tasks.alignment import run_alignment
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.data.named_squares import COLOURS, ENTRIES, PATCH, Knowing, draw_squares, squares_tokenizer, write_squares
 from tests.worlds.trainings.eval_world import SMALL, make_run
 

@@ -16,12 +16,14 @@ from PIL import Image
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.compositions.reading import read_compositions
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.task import NotApplicable, Outcome
 from sycoca_ds.eval.tasks.compositionality import NUMBERS, WARNING, run_compositionality
-from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.command import evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.model.pixels import normalise
 from tests.worlds.data.nearly_fitting import (
     SUBSETS,
@@ -347,7 +349,7 @@ def test_evaluate_py(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         assert kept["vg_attribution_gain"].shape == (25, 1, 2)
 
     def reused() -> bool:
-        options = SuiteOptions(("compositionality",))
+        options = SuiteOptions(tasks=("compositionality",))
         compositions = config.compositions
         results, _, _ = evaluate_checkpoint(config.checkpoint, config.data, None, out, options, CPU, compositions=compositions)
         return results["tasks"]["compositionality"]["reused"]

@@ -10,9 +10,11 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.registry import SETS
+from sycoca_ds.eval.runner.cache import entries
 from sycoca_ds.eval.tasks import linear_probe
 from sycoca_ds.eval.tasks.linear_probe import TASK
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.listed import write_cub, write_dogs, write_dtd, write_flowers, write_food, write_pets, write_textures
 from tests.worlds.published.packed import write_digits, write_mnist
 from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
@@ -96,7 +98,7 @@ def test_digits_against_a_plain_script(run, tmp_path, features):
 
     task = {"output": "image_outputs", "embedding": "image_features"}[features]
     data = {split: OfficialCollection(SETS["mnist"], root, 48, split) for split in ("train", "test")}
-    kept = {split: np.load(out / f"mnist/kept/linear_probe/{split}_00000.npz") for split in data}
+    kept = {key["split"]: found for key, found in entries(out / "cache", what="features of labelled images")}
     for split, part in data.items():
         assert kept[split]["feature"] == pytest.approx(outputs(run, map(part.image, range(len(part))), task), abs=1e-5)
         assert kept[split]["label"].tolist() == part.read.label_N.tolist() and kept[split]["feature"].dtype == np.float32
@@ -168,6 +170,7 @@ def test_a_killed_probe_goes_on_where_it_was(run, tmp_path, monkeypatch):
     monkeypatch.setattr(linear_probe, "fit", dying)
     with pytest.raises(KeyboardInterrupt):
         probed(run, out, data_root=str(root), sets=("dtd",))
+    assert len(entries(out / "cache", what="fits of a linear probe")[0][1]["c"]) == 3
     looked = []
     monkeypatch.setattr(OfficialCollection, "image", lambda *_, old=OfficialCollection.image: looked.append(1) or old(*_))
     found = probed(run, out, data_root=str(root), sets=("dtd",))[1]

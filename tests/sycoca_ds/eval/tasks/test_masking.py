@@ -15,17 +15,19 @@ from data_pipeline.errors import UserError
 from sycoca_ds.config import MaskingConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.eval.bench import Bench, Inputs, SuiteOptions
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.controls import wrong_captions
 from sycoca_ds.eval.masking.attending import hidden_sets
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED
 from sycoca_ds.eval.masking.wording import NUMBERS
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.eval.suite import check_options
 from sycoca_ds.eval.task import NotApplicable
 from sycoca_ds.eval.tasks.masking import run_masking
-from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.command import evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.data.named_squares import COLOURS, ENTRIES, Knowing, draw_squares, squares_tokenizer, write_squares
@@ -273,7 +275,7 @@ def test_reused_until_regions_or_similarities_change(small: Path, tmp_path: Path
     (tmp_path / "regions").symlink_to(small / "regions")
 
     def reused(*similarity: str) -> bool:
-        options = SuiteOptions(("masking",), gallery=2, similarity=similarity)
+        options = SuiteOptions(tasks=("masking",), gallery=2, similarity=similarity)
         results, _, _ = evaluate_checkpoint(small / "run", small / "data", None, tmp_path / "out", options, CPU, regions=regions)
         return results["tasks"]["masking"]["reused"]
 

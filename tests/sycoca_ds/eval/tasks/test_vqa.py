@@ -14,15 +14,17 @@ from data_pipeline.errors import UserError
 from data_pipeline.world.drawn.demo_scenes import questions as asked_of
 from data_pipeline.world.drawn.demo_scenes import sample_scenes
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
-from sycoca_ds.eval.bench import Bench, Inputs, Resources, SuiteOptions
-from sycoca_ds.eval.cache import Cache
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
+from sycoca_ds.eval.runner.cache import Cache
 from sycoca_ds.eval.task import Outcome
 from sycoca_ds.eval.tasks.vqa import NUMBERS, most_usual, run_vqa
 from sycoca_ds.eval.vqa.answering import Answerer
 from sycoca_ds.eval.vqa.items import QuestionPictures, Request
 from sycoca_ds.eval.vqa.submission import entries, fault
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.model.pixels import normalise
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import finish, start_warm

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval import cache as caching
 from sycoca_ds.eval import suite
-from sycoca_ds.eval.bench import Bench, Resources, SuiteOptions
-from sycoca_ds.eval.cache import Cache, packed, unpacked
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.runner import cache as caching
+from sycoca_ds.eval.runner.bench import Bench, Resources
+from sycoca_ds.eval.runner.cache import Cache, packed, unpacked
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.evaluate import EvaluateConfig, evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.command import evaluate, evaluate_checkpoint
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import make_data, make_run
 
@@ -47,7 +49,7 @@ def asked(monkeypatch):
 
 def run(checkpoint, data, out, cache, tasks=("retrieval",), **options):
     resources = Resources(cache=Cache(cache))
-    options = SuiteOptions(tasks, batch_size=8, gallery=2, caption_tokens=6, **options)
+    options = SuiteOptions(tasks=tasks, batch_size=8, gallery=2, caption_tokens=6, **options)
     found = evaluate_checkpoint(checkpoint, data, None, out, options, CPU, resources=resources)[0]["tasks"]
     return {task: record["metrics"] for task, record in found.items()}
 
@@ -122,8 +124,8 @@ def test_bytes_come_back_as_they_were():
 KILLED = """
 import os, signal, sys
 sys.path[0] = {repository!r}
-from sycoca_ds.eval import cache
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.runner import cache
+from sycoca_ds.eval.runner.bench import Bench
 from sycoca_ds.eval.scorers import captions
 import sycoca_ds.evaluate as entry
 cache.SECONDS, captions.java_command = 0.0, lambda: None

@@ -17,15 +17,15 @@ import torch
 
 from data_pipeline.files import sha256_text
 from data_pipeline.progress import Progress
-from sycoca_ds.eval.cache import Arrays, Cache, joined
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
-from sycoca_ds.eval.kept import Kept
 from sycoca_ds.eval.labels import LabelSet
+from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
 from sycoca_ds.eval.regions.segments import Segments
-from sycoca_ds.eval.team import Team, Work
+from sycoca_ds.eval.runner.cache import Arrays, Cache, Entry, joined
+from sycoca_ds.eval.runner.team import Team, Work
 from sycoca_ds.eval.vqa.items import Asked
 
 PROBLEM = "problem"
@@ -34,33 +34,6 @@ UNTRAINED_SEED = 0
 """Of the fresh weights that everything is measured on as well."""
 TRANSFORM = "short side bicubic, centre crop, RGB, CLIP's mean and deviation"
 """What `Bench.images` does to pictures; another text wherever it does something else."""
-
-
-@dataclass(frozen=True)
-class SuiteOptions:
-    """What the numbers depend on besides weights and data (batch size only through float rounding). Fields as in
-    `EvaluateConfig`."""
-
-    tasks: tuple[str, ...] = (
-        "retrieval",
-        "classification",
-        "captioning",
-        "reconstruction",
-        "masking",
-        "alignment",
-        "compositionality",
-        "linear_probe",
-        "vqa",
-    )
-    batch_size: int = 64
-    precision: str = "fp32"
-    caption_tokens: int = 30
-    seed: int = 0
-    gallery: int = 6
-    beams: int = 1
-    similarity: tuple[str, ...] = ()
-    probe_features: str = "output"
-    background: str = "background"
 
 
 @dataclass(frozen=True)
@@ -127,8 +100,6 @@ class Bench:
     resources: Resources = field(default_factory=Resources)
     weights: str | None = None
     """Digest of the model's weights and tokenizer; None: unknown, nothing is kept."""
-    kept: Kept = field(default_factory=lambda: Kept(None, ""))
-    """Where the task that runs leaves what it has done so far."""
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
 
     @property
@@ -175,6 +146,12 @@ class Bench:
 
         return SyCoCa(self.config.model, seed=UNTRAINED_SEED).to(self.device).eval()
 
+    def entry(self, key: dict[str, Any] | None) -> Entry:
+        """Where the cache keeps what has this key, of these weights. None keeps nothing."""
+        base = {"weights": self.weights, "precision": self.options.precision, "torch": torch.__version__}
+        cache = Cache() if self.weights is None or key is None else self.resources.cache
+        return cache.entry({**base, **(key or {})})
+
     def map(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any] | None = None) -> Arrays:
         """What `work` gives of samples 0 to `total` - 1, batch by batch, in their order.
 
@@ -184,9 +161,7 @@ class Bench:
             what, unit: for the progress report.
             key: JSON values that name what the answer depends on beside weights and precision; None keeps nothing of it.
         """
-        base = {"weights": self.weights, "precision": self.options.precision, "torch": torch.__version__}
-        cache = Cache() if self.weights is None or key is None else self.resources.cache
-        entry = cache.entry({**base, **(key or {})})
+        entry = self.entry(key)
         parts, done_N = [], np.zeros(total, bool)
         for rows, arrays in entry.load():
             fresh = ~done_N[rows]
@@ -212,9 +187,12 @@ class Bench:
         """`map` over the collection's images."""
         return self.map_of_images(work, len(self.collection), what, "images", key)
 
-    def map_of_images(self, work: Work, total: int, what: str, unit: str, key: dict[str, Any]) -> Arrays:
-        """`map` over what hangs on the collection's images."""
-        of = {"data": self.collection.digest, "image_size": self.collection.image_size, "transform": TRANSFORM}
+    def map_of_images(
+        self, work: Work, total: int, what: str, unit: str, key: dict[str, Any], data: PictureSet | None = None
+    ) -> Arrays:
+        """`map` over what hangs on the collection's images, or on those of other `data`."""
+        data = data or self.collection
+        of = {"data": data.digest, "image_size": data.image_size, "transform": TRANSFORM}
         return self.map(work, total, what, unit, {**of, **key})
 
     def pixels(self, image_B3SS: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,8 @@ from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import sha256_file, write_json
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, sealed, step_of
 from sycoca_ds.engine.safety.status import read_status
-from sycoca_ds.eval.bench import Resources
 from sycoca_ds.eval.report.curve import read_rows, write_curve
+from sycoca_ds.eval.runner.bench import Resources
 
 WATCHED = "watched.json"
 COMPLETED = "completed"

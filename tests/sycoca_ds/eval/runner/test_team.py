@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sycoca_ds.eval.team import shares
+from sycoca_ds.eval.runner.team import shares
 from tests.worlds import REPOSITORY
 from tests.worlds.data.nearly_fitting import write_sugarcrepe
 from tests.worlds.processes.launching import finish, start, start_warm

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sycoca_ds.eval import intervals
-from sycoca_ds.eval.intervals import bootstrap_interval, resampled
+from sycoca_ds.eval.stats import intervals
+from sycoca_ds.eval.stats.intervals import bootstrap_interval, resampled
 
 
 def test_counts_of_resamples_are_drawn_with_replacement() -> None:

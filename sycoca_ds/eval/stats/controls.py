@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.intervals import RESAMPLES, bootstrap_interval
+from sycoca_ds.eval.stats.intervals import RESAMPLES, bootstrap_interval
 
 
 def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:

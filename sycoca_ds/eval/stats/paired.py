@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.intervals import bootstrap_interval
+from sycoca_ds.eval.stats.intervals import bootstrap_interval
 
 KEY = "image_id"
 """Names the pictures of the other arrays."""

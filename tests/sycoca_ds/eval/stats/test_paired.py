@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.paired import KEY, each_file, paired, read_each
+from sycoca_ds.eval.stats.paired import KEY, each_file, paired, read_each
 
 
 def test_what_is_the_same_for_both_models_falls_out():

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from sycoca_ds import watch
 from sycoca_ds.engine.checkpoint import weights
 from sycoca_ds.engine.safety.status import write_status
 from sycoca_ds.eval.registry import METRICS
-from sycoca_ds.evaluate import EvaluateConfig, evaluate
+from sycoca_ds.evaluation import watch
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds import REPOSITORY
 from tests.worlds.trainings.eval_world import make_data, make_run
 from tests.worlds.trainings.event_files import points
@@ -153,7 +154,7 @@ def test_other_weights_or_options_are_evaluated_again(tmp_path, data, monkeypatc
 KILLED = """
 import os, signal, sys
 sys.path[0] = {repository!r}
-from sycoca_ds.eval.bench import Bench
+from sycoca_ds.eval.runner.bench import Bench
 import sycoca_ds.evaluate as entry
 left, call = [{after}], Bench.call
 def counted(self, task, *arguments, **inputs):

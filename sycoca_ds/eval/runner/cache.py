@@ -74,6 +74,23 @@ class Entry:
         self._waiting, self._since = [], time.monotonic()
 
 
+def entries(folder: str | Path, **wanted: Any) -> list[tuple[dict[str, Any], Arrays]]:
+    """[(key, arrays in the order of the samples)] of what a cache keeps, for scripts.
+
+    Args:
+        wanted: values that the key has to have: `what="features of labelled images"`.
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*/key.json")):
+        key = json.loads(path.read_text())
+        parts = Entry(path.parent).load() if all(key.get(name) == value for name, value in wanted.items()) else []
+        if parts:
+            rows_N, arrays = joined(parts)
+            rows_N, first_N = np.unique(rows_N, return_index=True)
+            found.append((key, {name: array[first_N] for name, array in arrays.items()}))
+    return found
+
+
 class Cache:
     """Entries in a folder, bounded in size: those not used for longest go first.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.controls import gap_metrics, relative_gap, wrong_captions
+from sycoca_ds.eval.stats.controls import gap_metrics, relative_gap, wrong_captions
 
 
 def check_wrong(captions):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sycoca_ds.eval.intervals import resampled
+from sycoca_ds.eval.stats.intervals import resampled
 
 
 @dataclass(frozen=True)
