@@ -14,9 +14,9 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.exported import is_exported
 from sycoca_ds.eval.collection import Collection, PictureSet
-from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.eval.runner.bench import ImageFeatures, PatchSums, TextFeatures
 from sycoca_ds.eval.runner.team import Work
+from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.inference.model import Model
 
 

@@ -100,7 +100,7 @@ def make_app(keeper: Keeper, settings: Settings) -> Flask:
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> tuple[Response, int]:
         if isinstance(error, RequestEntityTooLarge):
-            return jsonify(error=f"The picture is too large: at most {settings.most_bytes >> 20} MiB.", field="picture"), 413
+            return jsonify(error=f"The picture is too large: at most {settings.most_bytes / 2**20:.3g} MiB.", field="picture"), 413
         return jsonify(error=f"{error.name}.", field=""), error.code
 
     @app.get("/")

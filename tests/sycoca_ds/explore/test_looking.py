@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from sycoca_ds.config import MaskingConfig, ModelConfig
+from sycoca_ds.engine.checkpoint.exported import new_folder, write_exported
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.masking.asking import scores
 from sycoca_ds.eval.options import SuiteOptions
@@ -23,7 +24,6 @@ from sycoca_ds.eval.tasks.reconstruction import Errors
 from sycoca_ds.eval.tasks.retrieval import retrieve
 from sycoca_ds.explore.keeper import Compared, Held
 from sycoca_ds.explore.looking import PARTS, Decoding, Looking, Question, answers
-from tests.worlds.open_clip.world import run_export
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 from tests.worlds.trainings.explored import asked, open_here, opened
 
@@ -204,12 +204,15 @@ def test_without_validation_data_or_tokenizer(folder: Path, tmp_path: Path) -> N
     held, compared = opened(folder / "run")
     assert said(held, compared, picture) == dict.fromkeys(("ranks", "neighbours"), compared.why)
     assert compared.why.startswith("This run has no data.validation")
-    assert run_export("--checkpoint", folder / "run", "--out", tmp_path / "exported") == 0
+    loaded = held.model.loaded
+    for name, tokenizer in (("exported", loaded.folder / "tokenizer.json"), ("wordless", None)):
+        with new_folder(tmp_path / name) as new:
+            source = {"kind": "test", "step": 7, "samples": 14}
+            write_exported(new, loaded.config.model, loaded.model.state_dict(), tokenizer, source)
     held, compared = opened(tmp_path / "exported")
     assert compared.why.startswith("This is an exported folder")
     assert said(held, compared, picture) == dict.fromkeys(("ranks", "neighbours"), compared.why)
-    held.model.loaded.__dict__["known_tokenizer"] = None
-    lacks = said(held, compared, picture)
+    lacks = said(*opened(tmp_path / "wordless"), picture)
     assert "tokenizer.json" in lacks["similarity"] and lacks.keys() == set(PARTS)
 
 
