@@ -6,6 +6,8 @@ python -m sycoca_ds.explore runs/base
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +62,9 @@ class ExploreCommand(AskedModel):
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}{to}")
         if self.index is not None and not Path(self.index).is_dir():
             raise UserError(f"--index {self.index}: no such folder")
-        self._hosts()
+        self.hosts()
 
-    def _hosts(self) -> tuple[str, ...]:
+    def hosts(self) -> tuple[str, ...]:
         """The names by which a browser may call. Raises `UserError` for an address that stands for many."""
         try:
             address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
@@ -73,28 +75,36 @@ class ExploreCommand(AskedModel):
         own = f"[{address}]" if address.version == 6 else str(address)
         return (own, "localhost") if address.is_loopback else (own,)
 
+    def listener(self) -> socket.socket:
+        """Where requests come in. Raises `UserError`: the port is taken, or the address is no one's here."""
+        address = ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        try:
+            return socket.create_server((str(address), self.port), family=family)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise UserError(f"--port {self.port}: cannot listen on {self.host} ({why}); --port 0 takes a free one") from None
+
     def run(self) -> int:
         self.check()
+        with self.listener() as listener:  # before the model is opened, which takes a while
+            return self._serve(listener)
+
+    def _serve(self, listener: socket.socket) -> int:
+        import logging
+        import warnings
+
         import waitress
 
         from sycoca_ds.explore.looking import Decoding
         from sycoca_ds.explore.server import FORM_BYTES, MOST_BYTES, Settings, make_app
 
-        hosts = self._hosts()
-        keeper = self.keeper()
+        warnings.filterwarnings("ignore", ".* longer than this model", UserWarning)  # the page says so
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait while the model answers is no news
+        hosts, keeper = self.hosts(), self.keeper()
+        most = MOST_BYTES + 2 * FORM_BYTES  # above the application's own limit, which answers in words
         app = make_app(keeper, Settings(hosts, Decoding(self.beams, self.max_tokens)))
-        try:
-            server = waitress.create_server(
-                app,
-                listen=f"{hosts[0]}:{self.port}",
-                threads=THREADS,
-                max_request_body_size=MOST_BYTES + 2 * FORM_BYTES,  # the application's own limit answers in words
-                ident=None,
-            )
-        except OSError as error:
-            raise UserError(
-                f"--port {self.port}: cannot listen on {self.host} ({error.strerror or error}); --port 0 takes a free one"
-            ) from None
+        server = waitress.create_server(app, sockets=[listener], threads=THREADS, max_request_body_size=most, ident=None)
         keeper.start()
         print(f"{keeper.held.model!r}\nhttp://{hosts[0]}:{server.effective_port}/  (Ctrl-C ends)", flush=True)
         server.run()  # returns after Ctrl-C

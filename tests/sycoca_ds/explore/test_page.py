@@ -1,4 +1,4 @@
-"""The page in a browser, by mouse, keys and files: what it shows, its errors, its widths, and that it asks nobody but its server."""
+"""The page in a browser, by mouse, keys and files: what it shows, its errors, its widths; it asks nobody but its server."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def keeper_of(run: Path, data: Path | None) -> Keeper:
 
 
 def begin(page: Tab, address: str, width: int) -> None:
+    page.go("about:blank")  # the page before it would go on asking its server
     page.requests.clear()
     page.complaints.clear()
     page.size(width, 900)
@@ -204,7 +205,9 @@ def test_a_run_that_goes_on_training(page: Tab, folder: Path, tmp_path: Path) ->
         before = text(page, ".fits .value")
         make_run(tmp_path / "more", seed=4, step=9)
         (tmp_path / "more/checkpoints/step_00000009").rename(tmp_path / "run/checkpoints/step_00000009")
-        page.wait("document.querySelector('#news').innerText.includes('Step 9 is in use from now on; what stands here is of step 7.')")
+        page.wait(
+            "document.querySelector('#news').innerText.includes('Step 9 is in use from now on; what stands here is of step 7.')"
+        )
         assert text(page, ".fits .value") == before and "step 9" in text(page, "#facts")
         page.click("#again")
         page.wait(f"document.querySelector('#news').hidden && {DONE}")

@@ -23,7 +23,7 @@ class Tab:
     """One page. `requests`: all urls that were asked for; `complaints`: errors and warnings of the console."""
 
     def __init__(self, reads: int, writes: int):
-        self.reads, self.writes, self.rest, self.count, self.session = reads, writes, b"", 0, None
+        self.reads, self.writes, self.rest, self.count, self.loads, self.session = reads, writes, b"", 0, 0, None
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.answers: dict[int, dict[str, Any]] = {}
@@ -54,6 +54,8 @@ class Tab:
         for message in map(json.loads, messages):
             if "id" in message:
                 self.answers[message["id"]] = message
+            elif message["method"] == "Page.loadEventFired":
+                self.loads += 1
             elif message["method"] == "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
             elif message["method"] == "Runtime.exceptionThrown":
@@ -67,7 +69,12 @@ class Tab:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def go(self, url: str) -> None:
+        """Returns when the page is loaded, its scripts begun."""
+        loads, until = self.loads, time.monotonic() + LIMIT
         self.send("Page.navigate", url=url)
+        while self.loads == loads:
+            assert time.monotonic() < until, f"{url} is not loaded"
+            self._listen(1.0)
 
     def value(self, script: str) -> Any:
         """Of an expression of JavaScript, as JSON has it."""
@@ -75,13 +82,12 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script: str) -> Any:
-        """Until an expression is true; its value."""
+    def wait(self, script: str) -> None:
+        """Until an expression is true."""
         until = time.monotonic() + LIMIT
-        while not (found := self.value(script)):
+        while not self.value(f"Boolean({script})"):
             assert time.monotonic() < until, f"never true: {script}; the page: {self.value('document.body.innerText')[:2000]}"
             self._listen(0.1)
-        return found
 
     def click(self, selector: str) -> None:
         """With the mouse, in the middle of the element."""
