@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class ExploreCommand(AskedModel):
         most = MOST_BYTES + 2 * FORM_BYTES  # above the application's own limit, which answers in words
         app = make_app(keeper, Settings(hosts, Decoding(self.beams, self.max_tokens)))
         server = waitress.create_server(app, sockets=[listener], threads=THREADS, max_request_body_size=most, ident=None)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         keeper.start()
         print(f"{keeper.held.model!r}\nhttp://{hosts[0]}:{server.effective_port}/  (Ctrl-C ends)", flush=True)
         server.run()  # returns after Ctrl-C

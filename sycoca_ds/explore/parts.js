@@ -80,10 +80,11 @@ const SHOWS = {
       cells[1].textContent = many(ranks[which].picture);
     });
     document.getElementById("places").textContent =
-      `Its place: among the ${many(captions)} captions of the validation pictures, for this picture. ` +
-      `The picture's place: among these ${many(pictures)} pictures, for this caption. 1 is best.`;
+      `A caption's place is that among the ${many(captions)} captions of the validation pictures, for this picture; ` +
+      `the picture's that among these ${many(pictures)} pictures, for the caption. 1 is best.`;
+    const open = document.querySelector("#nearest details")?.open ?? false;
     document.getElementById("nearest").replaceChildren(
-      make("details", {}, make("summary", {}, "the captions that fit this picture best"),
+      make("details", { open }, make("summary", {}, "the captions that fit this picture best"),
         make("ol", { className: "listed" }, ...nearest.map((one) =>
           make("li", {}, make("b", {}, exact(one.cosine)),
             make("span", {}, one.text, one.own ? make("span", { className: "pass" }, " its own") : null))))));
@@ -163,10 +164,10 @@ const SHOWS = {
       }
       mask.pictures.forEach((picture, which) =>
         figures.push(figure(picture, `Patches ${title} for the ${KINDS[which]}, in red`, small, `${title}, ${KINDS[which]}`)));
-      const share = mask.same === null ? "" : `; of these the wrong caption hides ${percent(mask.same)}, too`;
+      const chance = percent(mask.hidden / answer.patches);
+      const share = mask.same === null ? "" : `; the wrong caption hides ${percent(mask.same)} of these, too (by chance ${chance})`;
       said.push(`${title[0].toUpperCase()}${title.slice(1)}: ${mask.hidden} of ${answer.patches} patches${share}.`);
     }
-    if (answer.mim?.same != null) said.push(`By chance it would be ${percent(answer.mim.hidden / answer.patches)}.`);
     body("masks").replaceChildren(
       note(`Red patches are hidden: from TG-MIM those that fit the caption best, from captioning those that fit it worst. ${answer.note ?? ""}`),
       make("div", { className: "four" }, ...figures), make("p", { className: "note after" }, said.join(" ")));
