@@ -33,7 +33,7 @@ test-all: install
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check --out runs/gpu_check $(GPU_CHECK)
 
-# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 190 MB, for the tests that compare with it; without it they skip.
+# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 270 MB, for the tests that compare with it; without it they skip.
 peer: install
 	tests/worlds/open_clip/peer.sh build/open_clip $(BIN)/python
 

@@ -10,8 +10,8 @@ random weights, saved to F as open_clip saves them; without "model": F is loaded
 safetensors: image, text (and picture) in; unit vectors, caption logits, logit scale (and the picture prepared) out. The job
 {"shipped": NAME, "folder": F} writes a shipped configuration to F/NAME.json, {"tokenize": TEXTS, "context_length": L, "folder": F}
 the ids of its tokenizer to F/ids.json and CLIP's merges to F/merges.txt.gz; with "of": G the ids are those of the tokenizer that it
-finds in G. The job {"generate": F, "images": [FILE], "arguments": {NAME: VALUE}, "answers": FILE.json} is what open_clip's users type: model
-and tokenizer of `local-dir:F`, the weights' file loaded strictly, `generate` with these arguments; the ids and their text.
+finds in G. The job {"generate": F, "images": [FILE], "arguments": {NAME: VALUE}, "answers": FILE.json} is what open_clip's users
+type: model and tokenizer of `local-dir:F`, the weights' file loaded strictly, `generate` with these arguments; ids and texts.
 """
 
 from __future__ import annotations

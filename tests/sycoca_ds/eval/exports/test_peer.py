@@ -12,7 +12,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.exports.tars import Tars
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
-from tests.worlds.open_clip.world import SMALL, ask, export_for_open_clip, has_benchmark, random_weights
+from tests.worlds.open_clip.world import SMALL, ask, clip_benchmark, export_for_open_clip, has_benchmark, random_weights
 from tests.worlds.published.exported import Shown, scenes, write_wds
 from tests.worlds.trainings.eval_world import make_tokenizer
 
@@ -90,3 +90,11 @@ def test_our_numbers_are_clip_benchmarks(tmp_path):
             assert found[f"{side}_r{k}"] == pytest.approx(100 * expected["captions"][f"{name}_retrieval_recall@{k}"], abs=1e-4)
     print("CLIP_benchmark", {name: value for name, value in expected["classes"].items() if name.startswith(("acc", "mean"))})
     print("CLIP_benchmark", expected["captions"])
+
+    # its command line, as its users type it
+    for name, task in (("classes", "zeroshot_classification"), ("captions", "zeroshot_retrieval")):
+        words = ["eval", "--model", f"local-dir:{theirs}", "--pretrained", "", "--task", task, "--dataset", "wds/peer"]
+        words += ["--dataset_root", str(folders[name]), "--recall_k", "1", "5", "10", "--num_workers", "0", "--no_amp"]
+        clip_benchmark(*words, "--output", str(tmp_path / f"{name}.json"))
+        typed = json.loads((tmp_path / f"{name}.json").read_text())["metrics"]
+        assert typed == {number: pytest.approx(expected[name][number], abs=1e-6) for number in typed} and len(typed) >= 3
