@@ -35,7 +35,7 @@ class Busy(Exception):
     """Another answer is being computed."""
 
 
-class Ended(Exception):
+class Ended(BaseException):
     """The server ends."""
 
 
@@ -130,7 +130,10 @@ class Keeper:
 
     def _watch(self) -> None:
         try:
-            self._prepare(self.held)
+            try:
+                self._prepare(self.held)
+            except Exception as error:  # out of memory, say: the page answers what needs no comparison
+                self.held.problem, self.held.stage = f"{type(error).__name__}: {one_line(error)}", "ready"
             while self.checkpoints is not None and not self._ending.wait(self.watch_seconds):
                 self._look()
         except Ended:
@@ -155,8 +158,6 @@ class Keeper:
         try:
             held = Held(self.opened(folder), self.held.version + 1)
             self._prepare(held)
-        except Ended:
-            raise
         except Exception as error:  # the page goes on with what it has, whatever is wrong with this one
             if digest_of(folder) == digest:
                 self._left_out.add(digest)

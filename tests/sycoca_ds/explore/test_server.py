@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, write_seal
 from sycoca_ds.explore import server
@@ -303,6 +304,26 @@ def test_a_damaged_newer_checkpoint_is_named_and_the_next_one_taken(trained: Pat
         sound.rename(place.with_name("step_00000006"))
         state = until(page, version=2)
         assert (state["model"]["step"], state["left_out"]) == (6, "")
+
+
+def test_pictures_that_cannot_be_read_are_told_and_the_rest_answers(trained: Path, data_set: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_set, tmp_path / "data")
+    model = open_here(trained)
+    samples, _ = find_samples(model, str(tmp_path / "data"), 0)
+    picture = io.BytesIO()
+    Image.fromarray(samples.collection.picture(0)).save(picture, "PNG")
+    shutil.rmtree(tmp_path / "data/shards")
+    with served(Keeper(trained, model, open_here, Compared(samples))) as page:
+        state = until(page, stage="ready")
+        assert str(tmp_path / "data/shards") in state["problem"]
+        found = look(page, picture=picture.getvalue(), caption="a ring", parts="similarity,ranks,neighbours")
+        assert found["similarity"]["cosines"]
+        for part in ("ranks", "neighbours"):
+            assert found[part]["lacks"].startswith("The pictures to compare with cannot be read: ") and not found[part]["wait"]
+        assert refused(page, sample="0", caption="a ring")[:2] == (400, "picture")
+        assert send(page, "/api/samples")[0] == 404
+    with pytest.raises(UserError, match=f"^--data {tmp_path / 'data'}: .* is missing"):
+        find_samples(model, str(tmp_path / "data"), 0)
 
 
 def test_a_reader_who_leaves_frees_the_model(trained: Path) -> None:
