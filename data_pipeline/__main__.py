@@ -7,12 +7,12 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any
 
-from data_pipeline.command_line import no_such_command, parse_command
+from data_pipeline.command_line import called, no_such_command, parse_command
 from data_pipeline.errors import run_command
 
 PROGRAM = "python -m data_pipeline"
 COMMANDS = {
-    "scenes": ("data_pipeline.world.on_disk", "ScenesCommand", "draw a world of scenes and serve it on loopback"),
+    "scenes": ("data_pipeline.world.command", "ScenesCommand", "draw a world of scenes and serve it on loopback"),
     "folder": ("data_pipeline.world.folder", "FolderCommand", "catalogue and serve a folder of your own photographs"),
     "curate": ("data_pipeline.catalogue.curate", "CurateCommand", "catalogue -> filtered, clean, distinct rows"),
     "download": ("data_pipeline.download.job", "DownloadCommand", "rows -> tars, by img2dataset under supervision"),
@@ -20,7 +20,7 @@ COMMANDS = {
     "merge": ("data_pipeline.parts", "MergeCommand", "verified parts -> one manifest"),
     "adopt": ("data_pipeline.build", "AdoptCommand", "tars of a ready-made mirror -> a data set folder, without a download"),
     "verify": ("data_pipeline.shards.verify", "VerifyCommand", "open and decode everything, write the manifest"),
-    "mark": ("data_pipeline.shards.mark", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
+    "mark": ("data_pipeline.shards.command", "MarkCommand", "leave out near duplicates and what evaluation sets hold"),
     "tokenizer train": ("data_pipeline.tokenizer.bpe", "TrainTokenizerCommand", "train a BPE on the kept captions"),
     "tokenizer import-clip": ("data_pipeline.tokenizer.clip_bpe", "ImportClipCommand", "CLIP's BPE, with open_clip's ids"),
     "report": ("data_pipeline.report.command", "ReportCommand", "the funnel, as JSON and as a page"),
@@ -36,7 +36,7 @@ HELP = (
 def parse(arguments: list[str]) -> Any:
     """The command's dataclass, filled. UserError on one line for anything tyro refuses; SystemExit(0) after --help."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP, end="")
+        print(HELP.replace(PROGRAM, called(PROGRAM)), end="")
         raise SystemExit(0 if arguments else 2)
     words = next((count for count in (2, 1) if " ".join(arguments[:count]) in COMMANDS), 0)
     command = " ".join(arguments[:words])

@@ -1,5 +1,5 @@
-"""One data set folder in one command: curate, download, verify and report; of tars that are there already adopt, verify, report; of
-pictures that are there already pack, verify, report."""
+"""One data set folder in one command: curate, download, verify and report; or, of tars that are there already, adopt,
+verify, report."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipeline.catalogue.curate import CurateOptions, curate
+from data_pipeline.catalogue.curate import plan as curation
 from data_pipeline.download.job import check_options, download, most_frequent
+from data_pipeline.download.job import plan as planned_download
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
-from data_pipeline.local.build import pack_folder
-from data_pipeline.local.packing import How
-from data_pipeline.report.command import report
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
 Source = Literal["laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic", "wds", "folder"]
+LAST_STAGES = ("verify: then, every tar", "report: then, the funnel")
 ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 """Options of `build` that mean something for tars that are there already."""
 PACKING = (
@@ -58,20 +58,25 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """With --source folder: the pictures, folders inside it included."""
     captions: str | None = None
     """With --source folder: a csv, tsv or jsonl with the columns file and caption (--url-col and --caption-col for others);
-    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there
-    of these, in this order."""
+    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there of these, in this
+    order."""
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
+    dry_run: bool = False
+    """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
         if self.source != "folder" and (self.pictures is not None or self.captions is not None):
             raise UserError("--pictures and --captions go with --source folder")
-        if self.source == "folder":
-            return self._pack()
-        if not self.metadata:
+        if self.source != "folder" and not self.metadata:
             raise UserError(
                 "--metadata: expected a catalogue, or with --source wds tars; pictures of this machine: --source folder"
             )
+        if self.source == "folder":
+            return self._pack()
+        if self.dry_run:
+            print("\n".join(self._plan()))
+            return 0
         if self.source == "wds":
             return self._adopt()
         check_options(self)
@@ -81,21 +86,38 @@ class BuildCommand(DownloadOptions, CurateOptions):
             raise UserError(f"{self.out}: none of {state['requested']} rows arrived ({most_frequent(state['failed'])})")
         return _finish(self.out, self.verify_processes, "delete them")
 
+    def _plan(self) -> list[str]:
+        """What `run` would do, stage by stage, as far as it can be known now."""
+        if self.source == "wds":
+            return [f"adopt: link the tars that --metadata {self.metadata} names into {self.out / 'shards'}", *LAST_STAGES]
+        check_options(self)
+        lines = curation(self)
+        curated = (self.out / "canonical" / "curate.json").exists()
+        downloading = planned_download(self.out, self) if curated else ["download: then, the rows that are left"]
+        return [*lines, *downloading, *LAST_STAGES]
+
     def _refuse_others(self, known: tuple[str, ...], why: str) -> None:
         """Raises `UserError` for options of what is not done here."""
-        given = [field.name for field in fields(self) if field.name not in known and getattr(self, field.name) != field.default]
+        others = [field for field in fields(self) if field.name not in (*known, "dry_run")]
+        given = [field.name for field in others if getattr(self, field.name) != field.default]
         if given:
             options = ", ".join("--" + name.replace("_", "-") for name in given)
             raise UserError(f"{options}: without effect with --source {self.source}, {why}; leave that out")
 
     def _pack(self) -> int:
         """Packs pictures of this machine."""
+        from data_pipeline.local.build import pack_folder, planned
+        from data_pipeline.local.packing import How
+
         self._refuse_others(PACKING, "whose pictures are neither curated nor downloaded")
         if self.pictures is None:
             raise UserError("--source folder: expected --pictures FOLDER")
         check_options(self)
-        how = How(self.image_size, self.min_image_size, self.max_pixels)
         columns = {"file_col": self.url_col, "caption_col": self.caption_col}
+        if self.dry_run:
+            print("\n".join([*planned(self.pictures, self.captions, self.out, **columns), *LAST_STAGES]))
+            return 0
+        how = How(self.image_size, self.min_image_size, self.max_pixels)
         state = pack_folder(self.pictures, self.captions, self.out, how, self.shard_size, self.processes, **columns)
         print(f"{self.out / 'shards'}: {state['downloaded']} samples in {len(state['shards'])} tars", file=sys.stderr, flush=True)
         return _finish(self.out, self.verify_processes, "delete them")
@@ -123,6 +145,8 @@ def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> in
 
 def _finish(folder: Path, processes: int, mend: str) -> int:
     """Verifies and reports; returns the status: 1 if tars were left out."""
+    from data_pipeline.report.writing import report  # with pyarrow, which asking for help need not wait for
+
     summary = verify(folder, processes)
     print_summary(folder, summary)
     report(folder)

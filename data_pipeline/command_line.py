@@ -27,6 +27,18 @@ NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching
 """What tyro says of a value that is none of a union's kinds; then follows why each of them does not fit."""
 
 
+CALLED: dict[str, str] = {}
+"""How a program is called -> how the user has called it: the command `sycoca` is one for all."""
+
+
+def called(program: str) -> str:
+    """`python -m data_pipeline build` as the user would type it: `sycoca data build`, where that is what was typed."""
+    for name, other in CALLED.items():
+        if program == name or program.startswith(f"{name} "):
+            return other + program[len(name) :]
+    return program
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the known name most like `name`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -37,7 +49,9 @@ def no_such_command(words: Sequence[str], known: Iterable[str], program: str) ->
     """The error for a command line whose first words are none of `known`, which have one word or two."""
     known = list(known)
     meant = nearest(" ".join(words[:2]), [name for name in known if " " in name]) or nearest(words[0], known)
-    return UserError(f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {program} --help)")
+    return UserError(
+        f"command {words[0]!r}: no such command{meant} (expected one of {', '.join(known)}; see {called(program)} --help)"
+    )
 
 
 def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -71,6 +85,7 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     """
     import tyro
 
+    program = called(program)
     for argument in arguments:
         if re.search("[\ud800-\udfff]", argument):
             raise UserError(f"{argument!r}: expected a name in UTF-8; rename it")

@@ -14,7 +14,8 @@ Result = TypeVar("Result")
 
 
 REQUIRED = frozenset(
-    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 PIL cv2 img2dataset webdataset duckdb urllib3 idna "
+    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 packaging "
+    "PIL cv2 img2dataset webdataset duckdb urllib3 idna "
     "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy flask waitress".split()
 )
 """Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
@@ -22,6 +23,27 @@ REQUIRED = frozenset(
 
 class UserError(ValueError):
     """Bad input from the outside (a flag, a file, a row). Entry points print it on one line and exit with status 2."""
+
+
+def check_format(found: object, known: int, where: object, mend: str, oldest: int | None = None) -> None:
+    """Holds the number of a file's format against those that this version reads.
+
+    Args:
+        found: what the file says.
+        known: what this version writes.
+        where: the file, for the error.
+        mend: what to do about one that is too old.
+        oldest: the oldest that is still read; default: `known`.
+
+    Raises:
+        UserError: it is newer, or older than `oldest`, or no number.
+    """
+    oldest = known if oldest is None else oldest
+    reads = f"{oldest} to {known}" if oldest < known else str(known)
+    if not isinstance(found, int) or found < oldest:
+        raise UserError(f"{where}: format {found}, this version reads {reads}; {mend}")
+    if found > known:
+        raise UserError(f"{where}: format {found}, written by a newer version; this one reads {reads}: update it (CHANGELOG.md)")
 
 
 def one_line(error: Exception) -> str:
@@ -37,13 +59,29 @@ def nobody_reads(pipe: int) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
+PYTHONS = (3, 10), (3, 12)
+"""The oldest and the newest Python that this runs on."""
+
+
+def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
+    """Raises `UserError` on a Python that is too old or too new, which would stop at some import without a word of that."""
+    oldest, newest = (".".join(map(str, known)) for known in PYTHONS)
+    if not PYTHONS[0] <= version <= PYTHONS[1]:
+        why = " (img2dataset 1.47 imports imghdr, which 3.13 no longer has)" if version > PYTHONS[1] else ""
+        raise UserError(
+            f"Python {version[0]}.{version[1]} ({sys.executable}): expected {oldest} to {newest}{why}; make an environment with "
+            f"one of these: `python{newest} -m venv .venv`"
+        )
+
+
 def in_the_environment(main: Callable[[], Result]) -> Result:
     """What `main` returns.
 
     Raises:
-        UserError: a distribution that pyproject.toml requires is not installed for the Python that runs this, most often since the
-            environment is not active. That any other module is missing is an error of the program and passes.
+        UserError: a Python that is too old or too new; a distribution that pyproject.toml requires is not installed for it, most
+            often since the environment is not active. That any other module is missing is an error of the program and passes.
     """
+    check_python()
     try:
         return main()
     except ModuleNotFoundError as error:

@@ -17,7 +17,6 @@ from data_pipeline.download.record import PARTS, part_folders
 from data_pipeline.errors import UserError
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
-from data_pipeline.shards.manifest import MARKS, Manifest, ManifestError
 from data_pipeline.shards.verify import read_summary, write_summary
 
 
@@ -42,7 +41,7 @@ class MergeCommand:
     """Data set folder with parts/ (from split)."""
 
     def run(self) -> int:
-        from data_pipeline.report.command import report
+        from data_pipeline.report.writing import report
 
         summary = merge(self.data)
         report(self.data)
@@ -93,6 +92,8 @@ def merge(folder: Path) -> dict:
     Raises:
         UserError: a part that is missing, unfinished, unverified or damaged; nothing is written then.
     """
+    from data_pipeline.shards.manifest import MARKS, Manifest, ManifestError  # and with it pyarrow
+
     folder = Path(folder).absolute()
     parts = part_folders(folder)
     rows, damaged, reused = [], [], 0

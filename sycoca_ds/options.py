@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.command_line import nearest, parse_command
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.presets import DEFAULT_PRESET, PRESETS, RECIPES
 
+FORMAT_KEY, CONFIG_FORMAT = "format", 1
+"""Of a run's config.json. A field that is added needs no other number: files without it mean its default."""
 NO_MATTER = (
     "run.out",  # the folder may have been moved
     "data.train",  # its manifest's digest is compared instead, by train.py on resuming and by the ablations
@@ -70,6 +72,9 @@ def from_dict(kind: type, values: dict[str, Any], where: str, base: Any = None) 
         UserError: a key that no field has, naming the file, the key and what was expected.
     """
     base = kind() if base is None else base
+    if kind is TrainConfig and FORMAT_KEY in values:  # those of before there was a number have the same layout
+        check_format(values[FORMAT_KEY], CONFIG_FORMAT, where, "write it anew", oldest=1)
+        values = {key: value for key, value in values.items() if key != FORMAT_KEY}
     hints, changes = typing.get_type_hints(kind), {}
     known = [item.name for item in dataclasses.fields(kind)]
     for key, value in values.items():
@@ -169,10 +174,12 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", oth
         if task == "pretrain":
             raise UserError(f"--task pretrain: {file} is a run of --task {config.task}; give a pretraining's file, or a preset")
         config = RECIPES[task](config)
-    description = (
-        f"Trains a model. Presets: {', '.join(PRESETS)} (--preset NAME, default {DEFAULT_PRESET}); --config FILE takes "
-        "a run's config.json; --task caption or vqa fine-tunes the weights of --run.weights."
-    )
+    description = f"""Trains a model. The same command resumes a run. --task caption or vqa fine-tunes the weights of --run.weights.
+
+    --preset {{{",".join(PRESETS)}}}
+        where all below starts from (default: {DEFAULT_PRESET})
+    --config FILE
+        a run's config.json, over the preset"""
     config, unknown = parse_command(
         TrainConfig, arguments, program, default=config, description=description, return_unknown_args=True
     )
@@ -185,4 +192,4 @@ def parse_options(arguments: list[str], program: str = "sycoca_ds/train.py", oth
 
 def to_json(config: TrainConfig) -> str:
     """The configuration as JSON that `--config` reads back."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps({FORMAT_KEY: CONFIG_FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n"

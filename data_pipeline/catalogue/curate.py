@@ -35,7 +35,7 @@ from data_pipeline.catalogue.sources import (
 )
 from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
 from data_pipeline.command_line import other_options
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
@@ -128,9 +128,14 @@ class CurateCommand(CurateOptions):
 
     force: bool = False
     """Curate again although the folder holds rows of another catalogue or other filters."""
+    dry_run: bool = False
+    """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
-        curate(self, force=self.force)
+        if self.dry_run:
+            print("\n".join(plan(self, self.force)))
+        else:
+            curate(self, force=self.force)
         return 0
 
 
@@ -156,31 +161,57 @@ def as_given(files: list[Path], settings: dict) -> dict:
     return json.loads(json.dumps(given))
 
 
+def look(options: CurateOptions, force: bool = False) -> tuple[list[Path], str, dict, dict | None]:
+    """(the catalogue's files, the name of the work, the same for people, curate.json if that work is done).
+
+    Raises:
+        UserError: no files, options that do not go together, another catalogue's rows in the folder.
+    """
+    if options.source == "wds":
+        raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
+    files = find_files(options.metadata)
+    parse_allowed_hosts(options.allow_host)
+    settings = settings_of(options)
+    work, given = fingerprint(files, settings), as_given(files, settings)
+    target = options.out / "canonical"
+    if not (target / "curate.json").exists():
+        return files, work, given, None
+    done = read_curate(options.out)
+    if done["fingerprint"] == work:
+        return files, work, given, done
+    if not force:
+        before = done.get("options") or {name: done.get(name) for name in ("metadata", "source", "dedup")} | done["cutoffs"]
+        other = other_options(before, given) or f"other versions of the files that --metadata {options.metadata} names"
+        raise UserError(
+            f"{target}: its rows were curated with {other}; give the same as then, choose another --out, delete the folder, or "
+            "run curate with --force"
+        )
+    return files, work, given, None
+
+
+def plan(options: CurateOptions, force: bool = False) -> list[str]:
+    """What `curate` would do, as lines. Raises `UserError` as it does."""
+    files, _, given, done = look(options, force)
+    target = options.out / "canonical"
+    if done is not None:
+        return [f"curate: {target}: already curated, {done['rows_out']} rows"]
+    size = sum(file.stat().st_size for file in files)
+    asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items() if name != "metadata" and value)
+    where = "Spark" if options.engine == "spark" else f"DuckDB within {options.memory_limit}"
+    return [f"curate: {len(files)} files of {size / 1e9:.3g} GB, by {where}, into {target}", f"  {asked}"]
+
+
 def curate(options: CurateOptions, force: bool = False) -> dict:
     """Writes DIR/canonical/part-*.parquet and curate.json (whole or not at all) and returns the latter's content.
 
     Rows are in the order of their uid (a hash), so that shards mix what the catalogue keeps together. Done work for the
     same catalogue and filters is kept. UserError: no rows, bad columns, another catalogue's rows in the folder, a missing engine.
     """
-    if options.source == "wds":
-        raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
-    files = find_files(options.metadata)
+    target, (files, work, given, done) = options.out / "canonical", look(options, force)
+    if done is not None:
+        print(f"{target}: already curated, {done['rows_out']} rows", file=sys.stderr, flush=True)
+        return done
     allowed = parse_allowed_hosts(options.allow_host)
-    settings = settings_of(options)
-    work, given = fingerprint(files, settings), as_given(files, settings)
-    target = options.out / "canonical"
-    if (target / "curate.json").exists():
-        done = read_curate(options.out)
-        if done["fingerprint"] == work:
-            print(f"{target}: already curated, {done['rows_out']} rows", file=sys.stderr, flush=True)
-            return done
-        if not force:
-            before = done.get("options") or {name: done.get(name) for name in ("metadata", "source", "dedup")} | done["cutoffs"]
-            other = other_options(before, given) or f"other versions of the files that --metadata {options.metadata} names"
-            raise UserError(
-                f"{target}: its rows were curated with {other}; give the same as then, choose another --out, delete the folder, or "
-                "run curate with --force"
-            )
     refusal = f"{options.out}: another curation is running in this folder; wait for it or end it"
     with only_one(options.out / ".curate.lock", refusal):
         part = options.out / ".canonical.part"
@@ -325,6 +356,7 @@ def read_curate(folder: Path) -> dict:
     path = Path(folder) / "canonical" / "curate.json"
     try:
         record = json.loads(path.read_text())
+        check_format(record.get("format", FORMAT), FORMAT, path, f"delete {path.parent} and curate again", oldest=1)
         return {key: record[key] for key in record} | {
             "rows_in": int(record["rows_in"]),
             "rows_out": int(record["rows_out"]),
@@ -333,5 +365,7 @@ def read_curate(folder: Path) -> dict:
         raise UserError(
             f"{path}: not there; run first: python -m data_pipeline curate --metadata CATALOGUE --out {folder}"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; delete {path.parent} and curate again") from None

@@ -24,7 +24,7 @@ from data_pipeline.catalogue.hosts import parse_allowed_hosts
 from data_pipeline.command_line import other_options
 from data_pipeline.download.options import DownloadOptions, chosen_proxies
 from data_pipeline.download.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress, format_seconds
@@ -41,9 +41,14 @@ class DownloadCommand(DownloadOptions):
 
     data: Path
     """Data set folder with canonical/ (from curate)."""
+    dry_run: bool = False
+    """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
-        download(self.data, self)
+        if self.dry_run:
+            print("\n".join(plan(self.data, self)))
+        else:
+            download(self.data, self)
         return 0
 
 
@@ -120,19 +125,10 @@ def download(folder: Path, options: DownloadOptions) -> dict:
     download.json: settings, shards {name: [tar bytes, mtime_ns, samples]}, requested, downloaded, failed {reason: n}.
     UserError: no canonical rows, other settings than those of the shards that are there, no end in sight.
     """
-    check_options(options)
     root = Path(folder).absolute()
-    if (root / "parts").is_dir():
-        raise UserError(f"{root}: it is split; download its parts (data_pipeline/jobs/slurm_array.sbatch), then merge")
-    settings = settings_of(root, options)
+    settings, state = look(root, options)
     allowed = parse_allowed_hosts(options.allow_host)
     state_path = root / "download.json"
-    state = _read_state(state_path)
-    if state is not None and state["settings"] != settings:
-        raise UserError(
-            f"{state_path}: the shards were downloaded {what_differs(state['settings'], settings)}; give the same as then, choose "
-            f"another folder, or delete {root / 'shards'} and {state_path.name}"
-        )
     refusal = f"{root}: another download is running in this folder; wait for it or end it"
     with only_one(root / ".download.lock", refusal) as lock, _signals_end_us():
         rows = expected_shards(settings)
@@ -162,6 +158,41 @@ def download(folder: Path, options: DownloadOptions) -> dict:
         state |= _totals(root / "shards", rows)
         write_json(state_path, state)
     return state
+
+
+def look(root: Path, options: DownloadOptions) -> tuple[dict, dict | None]:
+    """(what decides the content of the shards, download.json's content if there is one).
+
+    Raises:
+        UserError: options that cannot be, no canonical rows, other settings than those of the shards that are there.
+    """
+    check_options(options)
+    parse_allowed_hosts(options.allow_host)
+    if (root / "parts").is_dir():
+        raise UserError(f"{root}: it is split; download its parts (data_pipeline/jobs/slurm_array.sbatch), then merge")
+    settings, state_path = settings_of(root, options), root / "download.json"
+    state = _read_state(state_path)
+    if state is not None and state["settings"] != settings:
+        raise UserError(
+            f"{state_path}: the shards were downloaded {what_differs(state['settings'], settings)}; give the same as then, choose "
+            f"another folder, or delete {root / 'shards'} and {state_path.name}"
+        )
+    return settings, state
+
+
+def plan(folder: Path, options: DownloadOptions) -> list[str]:
+    """What `download` would do, as lines. Raises `UserError` as it does before it begins."""
+    root = Path(folder).absolute()
+    settings, state = look(root, options)
+    rows, done = expected_shards(settings), state["shards"] if state else {}
+    left = [rows[number] for number in range(len(rows)) if f"{number:05d}" not in done]
+    if not left:
+        return [f"download: {root / 'shards'}: already downloaded, {len(rows)} shards"]
+    bound = format_seconds(longest_seconds(options, left))
+    return [
+        f"download: {sum(left)} of {sum(rows)} rows in {len(left)} of {len(rows)} shards, into {root / 'shards'}",
+        f"  {options.processes} processes of {options.threads} connections; at most {bound} if every URL takes its whole --timeout",
+    ]
 
 
 def longest_seconds(options: DownloadOptions, rows: list[int]) -> float:
@@ -208,9 +239,12 @@ def _until_done(
 def _read_state(path: Path) -> dict | None:
     try:
         state = json.loads(path.read_text())
-        return state if state["format"] == FORMAT and isinstance(state["shards"], dict) and state["settings"] else None
+        check_format(state["format"], FORMAT, path, f"delete it and {path.parent / 'shards'} and download again")
+        return state if isinstance(state["shards"], dict) and state["settings"] else None
     except FileNotFoundError:
         return None
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged; delete it and {path.parent / 'shards'} and download again") from None
 

@@ -40,6 +40,17 @@ def read_record(folder: Path) -> dict:
     raise UserError(f"{path}: damaged; delete {folder} and build it again") from None
 
 
+def planned(pictures: Path, captions: str | None, out: Path, file_col: str | None, caption_col: str | None) -> list[str]:
+    """What `pack_folder` would do, in lines; nothing is written, and no picture opened. Raises `UserError`: no such folder or table."""
+    if not pictures.is_dir():
+        raise UserError(f"--pictures {pictures}: no such folder")
+    words, pairs = read_captions(pictures, captions, file_col, caption_col)
+    listing = list_rows(pictures, pairs)
+    files = len({row.file for row in listing.rows})
+    lines = [f"pack: {files} pictures with {len(listing.rows)} captions of {pictures}, by {words}, into {out / 'shards'}"]
+    return lines + [f"  left out: {_told(listing.dropped)}"] * bool(listing.dropped)
+
+
 def pack_folder(
     pictures: Path,
     captions: str | None,

@@ -7,17 +7,13 @@ made anew each time: those of an earlier run go first.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tyro
 
 from data_pipeline.duck import Duck
 from data_pipeline.errors import UserError
@@ -34,33 +30,9 @@ from data_pipeline.shards.manifest import (
 )
 from data_pipeline.shards.verify import read_summary, write_summary
 
-__all__ = ["CAPTION_IN_EVALUATION", "IN_EVALUATION", "MARKS", "NEAR_DUPLICATE", "MarkCommand", "bands", "mark", "near"]
+__all__ = ["CAPTION_IN_EVALUATION", "IN_EVALUATION", "MARKS", "NEAR_DUPLICATE", "bands", "mark", "near"]
 MOST_BITS = 15
 COMPARED_AT_ONCE = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class MarkCommand:
-    """Marks near duplicates and evaluation data in verified data set folders; training then leaves them out."""
-
-    data: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Data set folders; of two near pictures the one in the earlier folder stays."""
-    evaluation: tuple[Path, ...] = ()
-    """Data set folders of evaluation sets: pictures near theirs and captions equal to theirs are left out."""
-    duplicate_bits: int = 0
-    """Bits of 64 in which the hashes of two near duplicates may differ, -1: none are looked for. Above 0 the work grows with the
-    square of the rows: up to some ten million."""
-    evaluation_bits: int = 6
-    """The same against evaluation pictures."""
-    memory_limit: str = "4GB"
-    """What DuckDB may take; it goes on in files beyond that."""
-
-    def run(self) -> int:
-        counts = mark(self.data, self.evaluation, self.duplicate_bits, self.evaluation_bits, self.memory_limit)
-        for folder, marked in counts.items():
-            said = ", ".join(f"{count} {reason}" for reason, count in marked.items()) or "nothing"
-            print(f"{folder}: marked {said}; its report anew: python -m data_pipeline report --data {folder}", file=sys.stderr)
-        return 0
 
 
 def mark(

@@ -39,8 +39,13 @@ class VerifyCommand:
     accept_changed: bool = False
     """Take tars as they are now that were verified before and then changed by something else than the download; without it they
     are damaged."""
+    dry_run: bool = False
+    """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
+        if self.dry_run:
+            print(plan(self.data, self.processes))
+            return 0
         summary = verify(self.data, self.processes, self.recheck, self.accept_changed)
         print_summary(self.data, summary)
         return 1 if summary["damaged"] else 0
@@ -241,14 +246,7 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
     left out: one that cannot be read, one that is on record but gone, and one whose bytes are others than those that were verified
     (unless the download replaced it, or with `accept_changed`). UserError: no tars, or nothing left to train on.
     """
-    root = Path(folder).absolute()
-    names = sorted(path.name for path in (root / "shards").glob("*.tar"))
-    if not names and (root / "parts").is_dir():
-        raise UserError(f"{root}: its tars are in its parts; verify those, then run: python -m data_pipeline merge --data {folder}")
-    if not names:
-        raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
-    if processes < 1:
-        raise UserError(f"--processes {processes}: expected at least 1")
+    root, names = Path(folder).absolute(), tars_of(folder, processes)
     known = _on_record(root)
     marked = _marks(root)
     rows, reused = {}, 0
@@ -294,6 +292,30 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
             f"{summary['rejected'] or 'none'}); see {root / 'manifest' / 'verify.json'}, then {anew}"
         )
     return summary
+
+
+def tars_of(folder: Path, processes: int) -> list[str]:
+    """Names of the tars to check. Raises `UserError`: none, or no process to check them."""
+    root = Path(folder).absolute()
+    names = sorted(path.name for path in (root / "shards").glob("*.tar"))
+    if not names and (root / "parts").is_dir():
+        raise UserError(f"{root}: its tars are in its parts; verify those, then run: python -m data_pipeline merge --data {folder}")
+    if not names:
+        raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
+    if processes < 1:
+        raise UserError(f"--processes {processes}: expected at least 1")
+    return names
+
+
+def plan(folder: Path, processes: int) -> str:
+    """What `verify` would do. Raises `UserError` as it does before it begins."""
+    names, shards = tars_of(folder, processes), Path(folder).absolute() / "shards"
+    size = sum((shards / name).stat().st_size for name in names)
+    known = sum((shards.parent / "manifest" / "index" / f"{Path(name).stem}.parquet").exists() for name in names)
+    return (
+        f"verify: {len(names)} tars of {size / 1e9:.3g} GB by {processes} processes; {known} were checked before, and are read "
+        "again if their size or time of change is another one"
+    )
 
 
 def _marks(root: Path) -> bool:

@@ -8,20 +8,18 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sync_folder, write_json
 from data_pipeline.progress import Progress
 from data_pipeline.world.drawn.canvas import encode_jpeg, encode_mask
 from data_pipeline.world.drawn.scene import Scene
 from data_pipeline.world.drawn.worlds import WORLDS, World
 from data_pipeline.world.laion import write_laion_catalogue
-from data_pipeline.world.server import HOST, PictureServer, serve_until_interrupted
+from data_pipeline.world.server import HOST
 
 FORMAT = 1
 REGIONS_FORMAT = 1
@@ -45,42 +43,6 @@ ROW_TROUBLES = (
 )
 """Trouble rows are dealt out over these in turn; slow links are SLOW_ROWS a split, each costs seconds."""
 Splits = dict[str, tuple[Sequence[Scene], Sequence[Scene]]]
-
-
-@dataclass(frozen=True)
-class ScenesCommand:
-    """Draws a world of scenes with captions, questions, classes and the objects' masks, then serves it on loopback until Ctrl-C."""
-
-    out: Path
-    """Folder of the world; made if it is not there. Drawn with the same parameters, it is only served."""
-    world: Literal["demo", "hard"] = "demo"
-    """demo: up to three objects on a grid, all named, before a plain background; the smallest model learns it in minutes. hard: two
-    to five objects anywhere, only some of them named, before patterns."""
-    train: int = 8000
-    """Good pictures of the training split; about 5 % of rows in trouble come on top."""
-    val: int = 256
-    """Good pictures of the validation split."""
-    test: int = 500
-    """Good pictures of the test split."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
-    port: int = 8731
-    """Port on 127.0.0.1; it is part of every URL of the catalogues."""
-    serve: bool = True
-    """Serve after drawing; --no-serve only draws."""
-
-    def run(self) -> int:
-        for name in SPLITS:
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: expected at least 1 picture")
-        total, most = self.train + self.val + self.test, WORLDS[self.world].max_scenes
-        if total > most:
-            raise UserError(f"--train {self.train}: {total} scenes in all, at most {most}")
-        if not 1 <= self.port <= 65535:
-            raise UserError(f"--port {self.port}: expected 1 to 65535")
-        server = PictureServer(self.out / "images", self.port, troubles=True) if self.serve else None
-        build_world(self.out, {"train": self.train, "val": self.val, "test": self.test}, self.seed, self.port, self.world)
-        return serve_until_interrupted(server, str(self.out)) if server else 0
 
 
 def trouble_count(good: int) -> int:
@@ -264,8 +226,12 @@ def _read_world(out: Path) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        return json.loads((out / "world.json").read_text())
-    except (OSError, ValueError):
+        found = json.loads((out / "world.json").read_text())
+        check_format(found["format"], FORMAT, out / "world.json", "draw it anew in another --out")
+        return found
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"--out {out}: exists and is no finished world (no world.json); choose another folder or delete it"
         ) from None

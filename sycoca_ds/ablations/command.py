@@ -1,11 +1,4 @@
-"""The paper's ablations, Tables 5 to 7: trains every row with every seed, evaluates it, writes our tables beside the paper's.
-
-    python -m sycoca_ds.ablations --table 5 --seeds 0 1 2 --out runs/ablations --launch "deepspeed --num_accelerators 2" \\
-        --evaluate world=DATA_DIR,LABELS.json flickr30k=DATA_DIR -- --preset tiny --data.train DIR
-
-What stands after `--` goes to every training (options of train.py). OUT/ablations.md holds the tables, OUT/ablations.json every
-number with what made it; both are written anew after every step. Killed at any moment, the same command goes on where it stopped.
-"""
+"""The runs of the paper's tables: lists them, or starts what is not finished, one process after another."""
 
 from __future__ import annotations
 
@@ -18,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
+from sycoca_ds.ablations.options import AblationOptions
 from sycoca_ds.ablations.paired import compare
 from sycoca_ds.ablations.record import make_record
 from sycoca_ds.ablations.report import markdown
@@ -42,47 +35,12 @@ from sycoca_ds.ablations.runs import (
     train_command,
     write_starts,
 )
-from sycoca_ds.ablations.tables import PAPER_TITLES, Row, select
+from sycoca_ds.ablations.tables import Row, select
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, TRAINING_PARTS, Display, Stage
 from sycoca_ds.launch.processes import guarded, read_report, tail
 
 GUESSED_SECONDS = {"training": 60.0, "evaluation": 15.0}
 """For the estimate of what is left, until a step of that kind has said more."""
-
-
-@dataclass(frozen=True)
-class AblationOptions:
-    """Which rows, how often, on what. The options of each training come after `--`."""
-
-    evaluate: tuple[str, ...] = ()
-    """Evaluation sets, NAME=DATA_DIR or NAME=DATA_DIR,LABELS.json. The paper's columns stand beside ours for sets named
-    flickr30k, mscoco, imagenet1k, cifar10, stl10 or caltech101."""
-    table: tuple[str, ...] = tuple(PAPER_TITLES)
-    """Tables of the paper, or `masking`, ours: what chooses the masks."""
-    rows: tuple[str, ...] = ()
-    """Only these rows of them, by name (table5.coca); docs/ablations.md lists all."""
-    seeds: tuple[int, ...] = (0,)
-    """Each row is trained once with each."""
-    out: Path = Path("runs/ablations")
-    """Folder for everything: ROW/seed_S/, ablations.json, ablations.md."""
-    launch: str = ""
-    """What stands before train.py; empty: deepspeed with every GPU, or with 2 processes on a machine without one. A free
-    --master_port is added for deepspeed and torchrun."""
-    regions: tuple[str, ...] = ()
-    """NAME=FILE_OR_FOLDER: where in the pictures of that evaluation set the objects are; the masks are measured there, too."""
-    captioning: bool = False
-    """Also score captions (CIDEr; no part of avg)."""
-    whole_pictures: int = 0
-    """Steps of captioning alone, on whole pictures, that follow each run from its weights: CIDEr is measured after them, too.
-    Masked training shows the text decoder half of the patches only. 0: none."""
-    equal_compute: str = ""
-    """Name of a row: every row trains for as many steps as cost what that one's do, by the FLOPs formula with full captions."""
-    against: str = ""
-    """Name of a row: the others are compared with it over the same pictures."""
-    keep_going: bool = False
-    """After a run that fails go on with the next; its numbers are missing, with the reason."""
-    dry_run: bool = False
-    """List the runs, how far they are, and their commands; start nothing."""
 
 
 class StepFailed(Exception):
@@ -283,10 +241,3 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     if failed:
         print(f"failed: {', '.join(failed)}; the same command tries again", file=sys.stderr, flush=True)
     return 1 if failed else 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
-    program = "python -m sycoca_ds.ablations"
-    return ablate(parse_command(AblationOptions, arguments[:cut], program, description=__doc__), arguments[cut + 1 :])

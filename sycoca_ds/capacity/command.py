@@ -22,6 +22,7 @@ from sycoca_ds.capacity.search import Configuration, Search, lanes_for
 from sycoca_ds.config import check_ema_decay, check_model, with_vocabulary
 from sycoca_ds.engine.policy import find_policy
 from sycoca_ds.launch.hostfile import whole_hostfile
+from sycoca_ds.launch.processes import train_script
 from sycoca_ds.options import field_names, parse_options, read_json_object, take_option
 from sycoca_ds.presets import DEFAULT_PRESET, VOCABULARIES
 
@@ -130,7 +131,7 @@ def train_command(arguments: list[str], options: Options, one: Configuration, la
         where = ["--hostfile", options.hostfile or "HOSTFILE"]
     else:
         where = ["--num_accelerators", str(one.batches.world_size)]
-    words = ["deepspeed", *where, "sycoca_ds/train.py", *arguments]
+    words = ["deepspeed", *where, train_script(), *arguments]
     words += [word for name, value in changed.items() for word in (f"--{name}", value)]
     return shlex.join(words)
 

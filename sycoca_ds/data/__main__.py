@@ -16,7 +16,7 @@ def main() -> int:
         raise UserError(f"expected: {PROGRAM} inspect DIR... (--help after it lists its options)")
     if words[0] != "inspect":
         raise no_such_command(words, ["inspect"], f"{PROGRAM} inspect")
-    from sycoca_ds.data.inspection import report
+    from sycoca_ds.data.command import report
 
     return report(words[1:])
 

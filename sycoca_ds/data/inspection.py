@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path
-from sycoca_ds.config import DataConfig, ImageEncoderConfig, OptimConfig, TextEncoderConfig
+from sycoca_ds.config import DataConfig, OptimConfig, TextEncoderConfig
 from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
@@ -30,65 +27,50 @@ SHOWN = 64
 TILE, LINES, COLUMNS = 160, 3, 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class InspectCommand:
-    """Counts, order, pictures and speed of the data that a run would be fed. Defaults are train.py's."""
+def inspect(
+    data: Sequence[str],
+    weights: Sequence[float],
+    global_batch_size: int | None,
+    lanes: int | None,
+    window: int,
+    seed: int,
+    step: int,
+    image_size: int,
+    crop_scale: tuple[float, float],
+    tokenizer: str | None,
+    cache: str | None,
+    cache_gib: float,
+    samples_per_second: float,
+    seconds: float,
+    out: Path | None,
+) -> None:
+    """Prints what a run would be fed; writes the sheet. Arguments are `sycoca_ds.data.command.InspectCommand`'s fields.
 
-    data: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Data set folders, as `--data.train` takes them."""
-    weights: tuple[float, ...] = DataConfig.weights
-    """As `--data.weights`."""
-    global_batch_size: int | None = None
-    """Pairs a step. None: train.py's, or where there are fewer samples the largest power of two of them."""
-    lanes: int | None = None
-    """As `--data.lanes`. None: train.py's, or where these do not divide the pairs of a step the most of them that do."""
-    window: int = DataConfig.window
-    """As `--data.window`."""
-    seed: int = 0
-    """As `--run.seed`."""
-    step: int = 0
-    """The step whose global batch is shown."""
-    image_size: int = ImageEncoderConfig.image_size
-    """Side of the training picture, pixels."""
-    crop_scale: tuple[float, float] = DataConfig.crop_scale
-    """As `--data.crop-scale`."""
-    tokenizer: str | None = None
-    """tokenizer.json; default: the one inside the first folder."""
-    cache: str | None = DataConfig.cache
-    """As `--data.cache`."""
-    cache_gib: float = DataConfig.cache_gib
-    """As `--data.cache-gib`."""
-    samples_per_second: float = 4000.0
-    """What the trainer asks for; the command says how many loader processes that takes."""
-    seconds: float = 5.0
-    """How long to measure."""
-    out: Path | None = None
-    """PNG with the first pictures of the batch and their captions; none by default."""
-
-    def run(self) -> int:
-        if not self.data:
-            raise UserError("expected at least one data set folder")
-        sources = Sources.of(DataConfig(train=self.data, cache=self.cache, cache_gib=self.cache_gib))
-        pairs = self.global_batch_size or min(OptimConfig.global_batch_size, largest_power(sources.samples))
-        plan = Plan(
-            sources.kept,
-            weights=self.weights or None,
-            global_batch_size=pairs,
-            lanes=self.lanes or math.gcd(DataConfig.lanes, pairs),
-            window=self.window,
-            seed=self.seed,
-        )
-        if self.step < 0:
-            raise UserError(f"--step {self.step}: expected a step from 0")
-        tokenizer = Tokenizer(self.tokenizer or sources.manifests[0].root / "tokenizer.json")
-        augmentation = Augmentation(self.image_size, self.crop_scale)
-        dataset = TrainSet(sources, plan, tokenizer, augmentation=augmentation, context_length=TextEncoderConfig.context_length)
-        print("\n".join(describe(sources, plan, self.step)), flush=True)
-        if self.out is not None:
-            write_sheet(self.out, dataset, self.step)
-            print(f"{self.out}: the first {min(SHOWN, pairs)} of the batch of step {self.step}", flush=True)
-        print("\n".join(speed(dataset, self.step, self.seconds, self.samples_per_second)), flush=True)
-        return 0
+    Raises:
+        UserError: no folder, a damaged one, numbers that do not go together.
+    """
+    if not data:
+        raise UserError("expected at least one data set folder")
+    sources = Sources.of(DataConfig(train=data, cache=cache, cache_gib=cache_gib))
+    pairs = global_batch_size or min(OptimConfig.global_batch_size, largest_power(sources.samples))
+    plan = Plan(
+        sources.kept,
+        weights=weights or None,
+        global_batch_size=pairs,
+        lanes=lanes or math.gcd(DataConfig.lanes, pairs),
+        window=window,
+        seed=seed,
+    )
+    if step < 0:
+        raise UserError(f"--step {step}: expected a step from 0")
+    known = Tokenizer(tokenizer or sources.manifests[0].root / "tokenizer.json")
+    augmentation = Augmentation(image_size, crop_scale)
+    dataset = TrainSet(sources, plan, known, augmentation=augmentation, context_length=TextEncoderConfig.context_length)
+    print("\n".join(describe(sources, plan, step)), flush=True)
+    if out is not None:
+        write_sheet(out, dataset, step)
+        print(f"{out}: the first {min(SHOWN, pairs)} of the batch of step {step}", flush=True)
+    print("\n".join(speed(dataset, step, seconds, samples_per_second)), flush=True)
 
 
 def largest_power(count: int) -> int:
@@ -191,9 +173,3 @@ def speed(dataset: TrainSet, step: int, seconds: float, wanted: float) -> list[s
         f"speed: {feeding:,.0f} pictures a second in one process ({kilobytes:.1f} kB each; {feeding / decoding:.0%} of decoding "
         f"alone, {decoding:,.0f}); {wanted:g} samples a second take {-(-wanted // feeding):.0f} loader processes"
     ]
-
-
-def report(arguments: Sequence[str]) -> int:
-    from data_pipeline.command_line import parse_command
-
-    return parse_command(InspectCommand, list(arguments), "python -m sycoca_ds.data inspect", description=__doc__).run()

@@ -59,6 +59,8 @@ class DemoOptions:
     """Optimizer steps; 0 takes the preset's. Fewer than the preset's will not reach the required numbers."""
     accelerators: int = 0
     """Training processes; 0 takes every GPU, or 2 on a machine without one."""
+    dry_run: bool = False
+    """Print the command of every stage; start nothing."""
 
 
 def world_port(world: Path) -> int:
@@ -176,6 +178,10 @@ def demo(options: DemoOptions) -> int:
     world = options.out / "world"
     port = world_port(world)
     stages = plan_stages(options, port)
+    if options.dry_run:
+        for number, stage in enumerate(stages, 1):
+            print(f"{number}/{len(stages)} {stage.name}\n  {shlex.join(stage.command)}")
+        return 0
     display = Display(stages)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the stages' processes
     until = time.monotonic() + GONE_SECONDS

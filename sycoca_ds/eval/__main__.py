@@ -1,6 +1,5 @@
 """Four commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), checkpoints side by
-side (`compare A B`), numbers beside the paper's (`paper --out DIR`), and the file behind `--labels`
-(`labels --data DIR --out FILE`)."""
+side (`compare A B`), numbers beside the paper's (`paper --out DIR`), and the file behind `--labels` (`labels --data DIR --out FILE`)."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ def main() -> int:
             "--data DIR --out FILE (--help after it lists its options)"
         )
     if words[0] == "datasets":
-        from sycoca_ds.eval.datasets.command import DatasetsCommand as Command
+        from sycoca_ds.eval.commands import DatasetsCommand as Command
     elif words[0] == "compare":
-        from sycoca_ds.eval.comparison.command import CompareCommand as Command
+        from sycoca_ds.eval.commands import CompareCommand as Command
     elif words[0] == "paper":
-        from sycoca_ds.eval.paper.command import PaperCommand as Command
+        from sycoca_ds.eval.commands import PaperCommand as Command
     elif words[0] == "labels":
         from sycoca_ds.eval.labelling import LabelsCommand as Command
     else:

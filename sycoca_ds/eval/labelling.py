@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.local.captions import table_rows
-from data_pipeline.shards.manifest import Manifest, ManifestError
+
+if TYPE_CHECKING:
+    from data_pipeline.shards.manifest import Manifest
 
 CLASS_COLUMNS = ("class", "label", "category", "class_name", "classname", "name")
 TEMPLATE = "a photo of a {c}."
@@ -45,6 +48,8 @@ class LabelsCommand:
     """What results call the data; default the data set folder's name."""
 
     def run(self) -> int:
+        from data_pipeline.shards.manifest import Manifest, ManifestError
+
         for template in self.templates:
             if "{c}" not in template:
                 raise UserError(f"--templates {template!r}: lacks {{c}}, the place of the class name")

@@ -140,4 +140,4 @@ def main() -> int:
     from data_pipeline.command_line import parse_command
 
     kind = Annotated[ExploreCommand, tyro.conf.OmitArgPrefixes]
-    return parse_command(kind, sys.argv[1:], "sycoca explore").run()
+    return parse_command(kind, sys.argv[1:], "python -m sycoca_ds.explore").run()

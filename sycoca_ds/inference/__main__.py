@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
-from data_pipeline.command_line import no_such_command
+import tyro
+
+from data_pipeline.command_line import no_such_command, parse_command
 from data_pipeline.errors import UserError, run_command
 
 PROGRAM = "python -m sycoca_ds.inference"
@@ -18,13 +21,12 @@ def main() -> int:
             "it lists its options)"
         )
     if words[0] == "caption":
-        from sycoca_ds.inference.caption import main as command
+        from sycoca_ds.inference.caption import CaptionCommand as Command
     elif words[0] == "search":
-        from sycoca_ds.inference.search import main as command
+        from sycoca_ds.inference.search import SearchCommand as Command
     else:
         raise no_such_command(words, ["caption", "search"], f"{PROGRAM} caption")
-    sys.argv[:2] = [f"{PROGRAM} {words[0]}"]
-    return command()
+    return parse_command(Annotated[Command, tyro.conf.OmitArgPrefixes], words[1:], f"{PROGRAM} {words[0]}").run()
 
 
 if __name__ == "__main__":

@@ -110,10 +110,3 @@ def files_of(given: tuple[str, ...]) -> list[str]:
         else:
             found.append(name)
     return found
-
-
-def main() -> int:
-    from data_pipeline.command_line import parse_command
-
-    kind = Annotated[CaptionCommand, tyro.conf.OmitArgPrefixes]
-    return parse_command(kind, sys.argv[1:], "sycoca caption").run()

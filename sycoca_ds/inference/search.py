@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
 from data_pipeline.errors import UserError
 from sycoca_ds.inference.caption import AskedModel
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from sycoca_ds.inference.index import Index
     from sycoca_ds.inference.model import Model
 
@@ -91,6 +92,8 @@ class SearchCommand(AskedModel):
 
 def best(index: Index, query_E: np.ndarray, top: int) -> list[tuple[str, float]]:
     """(name, cosine) of the nearest pictures, best first; of equal ones the first by name."""
+    import numpy as np
+
     cosine_I = index.vectors @ query_E
     names = index.names
     return [(names[number], float(cosine_I[number])) for number in np.argsort(-cosine_I, kind="stable")[:top]]
@@ -120,6 +123,7 @@ def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title:
     shown = [(name, cosine, thumbnail(read_picture(folder / name, model.image_size))) for name, cosine in found]
     if path.suffix.lower() == ".png":
         import cv2
+        import numpy as np
 
         from sycoca_ds.eval.pictures import grid
 
@@ -135,6 +139,7 @@ def page(title: str, folder: str, shown: list[tuple[str, float, np.ndarray]], by
     import base64
 
     import cv2
+    import numpy as np
     from jinja2 import Environment, PackageLoader
 
     def data(picture: np.ndarray) -> str:
@@ -154,10 +159,3 @@ def thumbnail(picture: np.ndarray) -> np.ndarray:
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def main() -> int:
-    from data_pipeline.command_line import parse_command
-
-    kind = Annotated[SearchCommand, tyro.conf.OmitArgPrefixes]
-    return parse_command(kind, sys.argv[1:], "sycoca search").run()

@@ -25,11 +25,10 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.launcher import LAUNCH
 from sycoca_ds.launch import hostfile, shell
 from sycoca_ds.launch.hostfile import Host
-from sycoca_ds.launch.processes import REPOSITORY
+from sycoca_ds.launch.processes import REPOSITORY, train_script
 from sycoca_ds.options import parse_options
 
-SCRIPT = "sycoca_ds/train.py"
-TEMPLATE = REPOSITORY / "hostfiles/slurm.sbatch"
+TEMPLATE = REPOSITORY / "sycoca_ds/hostfiles/slurm.sbatch"
 NUMBER = re.compile(r"(?<=[ =])\d+(?= |$)")
 """A word of a command line, or the value of an option or a variable, that is a number."""
 
@@ -64,7 +63,7 @@ class PrintCommand:
         for problem in damaged(arguments):
             print(f"careful: {problem}", file=sys.stderr, flush=True)
         print("# 1. deepspeed")
-        print(shlex.join(["deepspeed", *options, SCRIPT, *arguments]))
+        print(shlex.join(["deepspeed", *options, train_script(), *arguments]))
         how, blocks = by_deepspeed(options, address, arguments)
         for names, lines in folded(blocks):
             print("\n".join(["", heading(names, how), *lines]))
@@ -146,7 +145,7 @@ def runner_starts(options: Sequence[str], address: str, arguments: Sequence[str]
     recorder = Recorder(address)
     installed = (runner.PDSHRunner, "backend_exists", lambda self: True)  # perhaps it is not yet
     with as_if((runner, "subprocess", recorder), installed):
-        runner.main([*options, SCRIPT, *arguments])
+        runner.main([*options, train_script(), *arguments])
     return recorder.started[0]
 
 
@@ -225,7 +224,7 @@ def by_torchrun(
     for number, host in enumerate(hosts):
         words = [str(Path(sys.executable).with_name("torchrun")), "--nnodes", str(len(hosts)), "--nproc-per-node", str(host.slots)]
         words += ["--node-rank", str(number), "--master-addr", address, "--master-port", str(port)]
-        words += [SCRIPT, "--run.expected-world-size", str(total), *arguments]
+        words += [train_script(), "--run.expected-world-size", str(total), *arguments]
         before = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
         blocks[host.name] = [" ".join([*before, shlex.join(words)])]
     return blocks

@@ -19,9 +19,16 @@ from data_pipeline.progress import PROGRESS_FILE_VARIABLE
 from sycoca_ds.engine.ranks.environment import own_tools_first
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TRAIN = Path("sycoca_ds/train.py")
 GUARD = Path(__file__).with_name("guard.py")
 SAVE_SECONDS = 300.0
 """How long a stage that is stopped may take to end by itself: a training saves first."""
+
+
+def train_script() -> str:
+    """train.py for a command line: by its short name where the current folder is the checkout, else where it is installed."""
+    installed = REPOSITORY / TRAIN
+    return str(TRAIN if TRAIN.exists() and TRAIN.samefile(installed) else installed)
 
 
 def free_port(first: int) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
+from dataclasses import dataclass
+from typing import Annotated
 
-import torch
+import tyro
 
-from data_pipeline.command_line import nearest
+from data_pipeline.command_line import nearest, parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
 from sycoca_ds.config import ModelConfig, with_vocabulary
-from sycoca_ds.model.flops import forward_flops, passes, step_flops
-from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS, VOCABULARIES
+
+PROGRAM = "python -m sycoca_ds.model"
 
 FORMULA = """\
 A block on n tokens of width d: 24 n d^2 + 4 n^2 d (half the second under a causal mask); on m tokens of width d' of the other
@@ -23,6 +25,10 @@ Step = 3 x forward (backward costs two), scores once; checkpointing adds one for
 
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters by part, from a model on the meta device."""
+    import torch
+
+    from sycoca_ds.model.sycoca import SyCoCa
+
     with torch.device("meta"):
         model = SyCoCa(config, seed=None)
     parts = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
@@ -33,6 +39,8 @@ def describe(name: str) -> str:
     """A table of one preset: parameters by part, tokens and forward FLOPs of a sample by pass, FLOPs of a step."""
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}{nearest(name, list(PRESETS))} (expected {', '.join(PRESETS)})")
+    from sycoca_ds.model.flops import forward_flops, passes, step_flops
+
     config = with_vocabulary(PRESETS[name].model, VOCABULARIES.get(name, TrainTokenizerCommand.vocab_size))
     image, text = config.image, config.text
     counts = parameters(config)
@@ -54,10 +62,16 @@ def describe(name: str) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """Parameters by part, tokens and FLOPs by pass of presets, without allocating a weight."""
+
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(PRESETS)
+    """Which ones."""
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m sycoca_ds.model", description=__doc__, epilog=FORMULA, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("preset", nargs="*", default=list(PRESETS), help=f"default: all of {', '.join(PRESETS)}")
-    print("\n\n".join([*(describe(name) for name in parser.parse_args().preset), FORMULA]))
+    description = f"{ModelOptions.__doc__}\n\n{FORMULA}"
+    options = parse_command(ModelOptions, sys.argv[1:], PROGRAM, description=description)
+    print("\n\n".join([*(describe(name) for name in options.presets), FORMULA]))
     return 0

@@ -2,6 +2,7 @@
 
     python -m sycoca_ds.supervise -- deepspeed --hostfile hostfiles/a100x16 sycoca_ds/train.py --data.train /data/cc12m
     python -m sycoca_ds.supervise --min-hosts 1 -- deepspeed --hostfile F sycoca_ds/train.py ...
+    sycoca supervise -- sycoca train --hostfile F ...
 
 What stands after `--` is the command. RUN/verdict.json says how the last attempt ended and what followed; RUN/supervise/ has every
 attempt's output, evidence and verdict; RUN/ledger.jsonl where the time went. SIGTERM, SIGUSR1 and Ctrl-C are passed on: the
@@ -30,6 +31,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_json, write_text
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
+from sycoca_ds.cli import train
 from sycoca_ds.engine.ranks.environment import own_tools_first
 from sycoca_ds.engine.ranks.output import never_fatal
 from sycoca_ds.engine.safety.run_lock import FILE as LOCK_FILE
@@ -75,6 +77,8 @@ class SuperviseOptions:
     that was not done before."""
     save_minutes: float | None = None
     """For ranks that were asked to save; default: what --watch.save-minutes and --watch.step-seconds allow together."""
+    dry_run: bool = False
+    """Say what would be started, where, and from which checkpoint; start nothing."""
 
     def limits(self, job: Job) -> Limits:
         watch = job.config.watch
@@ -365,6 +369,9 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     if not words and not {"-h", "--help"} & set(own):  # first, or a command without `--` is refused as a list of unknown options
         raise UserError(f"there is no command after `--`: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
     options = parse_command(tyro.conf.OmitArgPrefixes[SuperviseOptions], own, PROGRAM)
+    if [Path(words[0]).name, *words[1:2]] == ["sycoca", "train"]:
+        launcher_words, rest, _ = train.divide(words[2:])
+        words = train.command(launcher_words, rest)
     job = parse_job(words)
     if shutil.which(words[0], path=own_tools_first()) is None:
         raise UserError(f"{words[0]!r} is no command here: expected deepspeed, torchrun, srun or python after `--`")
@@ -375,9 +382,25 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     return options, job
 
 
+def plan(options: SuperviseOptions, job: Job) -> list[str]:
+    """What would be started, as lines."""
+    limits, step, past = options.limits(job), newest_sealed(job.run), read_history(job.run / FOLDER / "history.jsonl")
+    hosts = ", ".join(f"{host.name} ({host.slots})" for host in job.hosts) or "this machine"
+    return [
+        f"command:    {shlex.join(job.words)}",
+        f"hosts:      {hosts}",
+        f"run:        {job.run}, {'no checkpoint yet' if step is None else f'checkpoint of step {step}'}",
+        f"attempts:   {len(past)} before this one; stops after {options.restarts} restarts without a newer checkpoint",
+        f"limits:     {limits.first_sign:.0f} s to the first sign, {limits.silent:.0f} s of silence, {limits.save:.0f} s to save",
+    ]
+
+
 def main() -> int:
     never_fatal()
     options, job = parse(sys.argv[1:])
+    if options.dry_run:
+        print("\n".join(plan(options, job)))
+        return 0
     try:
         (job.run / FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:

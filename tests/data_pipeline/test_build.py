@@ -21,7 +21,7 @@ from data_pipeline.download.job import download, expected_shards, scrub
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
 from data_pipeline.parts import merge, split
-from data_pipeline.report.command import report
+from data_pipeline.report.writing import report
 from data_pipeline.shards.manifest import Manifest
 from data_pipeline.shards.mark import IN_EVALUATION, mark
 from data_pipeline.shards.verify import verify

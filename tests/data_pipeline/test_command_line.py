@@ -20,8 +20,8 @@ from data_pipeline.catalogue.sources import SCHEMAS
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
-from data_pipeline.report.command import report
 from data_pipeline.report.funnel import group_failures, make_funnel
+from data_pipeline.report.writing import report
 from data_pipeline.shards.manifest import write_manifest
 from data_pipeline.tokenizer.bpe import train
 from data_pipeline.world.folder import parse_holdout, split_of, write_catalogues

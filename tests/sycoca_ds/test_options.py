@@ -19,7 +19,7 @@ from sycoca_ds.engine.policy import check_precision, deepspeed_config, read_poli
 from sycoca_ds.engine.preparation import check_before_start, check_numbers
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
-from sycoca_ds.options import field_names, parse_options, to_json
+from sycoca_ds.options import CONFIG_FORMAT, field_names, parse_options, to_json
 from sycoca_ds.presets import PRESETS
 from tests.worlds import REPOSITORY
 
@@ -317,3 +317,16 @@ def test_presets_are_printed_without_memory() -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["parameters", "total", "937,975,373"] in lines and ["parameters", "total", "588,787,969"] in lines
+
+
+def test_a_runs_configuration_carries_the_number_of_its_format(tmp_path: Path) -> None:
+    """Files of before there was one are read, those of a newer version are named as such."""
+    path, config = tmp_path / "config.json", PRESETS["tiny"]
+    path.write_text(to_json(config))
+    record = json.loads(path.read_text())
+    assert record.pop("format") == CONFIG_FORMAT == 1 and parse_options(["--config", str(path)]) == config
+    path.write_text(json.dumps(record))
+    assert parse_options(["--config", str(path)]) == config
+    path.write_text(json.dumps({"format": 2, **record}))
+    with pytest.raises(UserError, match="config.json: format 2, written by a newer version; this one reads 1: update it"):
+        parse_options(["--config", str(path)])

@@ -8,36 +8,143 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import REQUIRED, run_command
+from sycoca_ds import __version__
 from tests.worlds import REPOSITORY
+
+LINKS = ("ds_configs", "hostfiles")
+"""Folders of the checkout that are links in the package."""
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like site-packages with the project in it, not editable, built from a copy of the sources."""
-    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for name in ("sycoca_ds", "data_pipeline", "tests", "ds_configs", "hostfiles"):
-        shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", site, source]
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, as git has them."""
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("sycoca_ds", "data_pipeline", "tests", *LINKS):
+        shutil.copytree(REPOSITORY / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "CITATION.cff"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+def built(kind: str, source: Path, folder: Path) -> Path:
+    """The sdist or the wheel of a source folder, built without a network."""
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(folder)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, made from the source distribution: what the first lacks the second cannot have."""
+    folder = tmp_path_factory.mktemp("dist")
+    shutil.unpack_archive(built("sdist", source, folder), folder)
+    return built("wheel", folder / f"sycoca_ds-{__version__}", folder)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like site-packages with the project in it, not editable."""
+    site = tmp_path_factory.mktemp("site")
+    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return site
 
 
-def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) -> None:
-    def files(root: Path) -> set[str]:
-        found = (path for name in ("sycoca_ds", "data_pipeline") for path in (root / name).rglob("*") if path.is_file())
-        policies = {f"sycoca_ds/ds_configs/{path.name}" for path in (root / "sycoca_ds/ds_configs").iterdir()}
-        return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts} | policies
+def files(root: Path) -> set[str]:
+    """The files of the packages below a folder."""
+    found = (path for name in ("sycoca_ds", "data_pipeline") for path in (root / name).rglob("*") if path.is_file())
+    linked = {f"sycoca_ds/{name}/{path.name}" for name in LINKS for path in (root / "sycoca_ds" / name).iterdir()}
+    return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts} | linked
 
-    assert files(installed) == files(REPOSITORY)
-    assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"sycoca_ds", "data_pipeline"}
+
+def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) -> None:
+    assert files(installed) == files(REPOSITORY) and "sycoca_ds/hostfiles/slurm.sbatch" in files(installed)
+    others = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert others == {"sycoca_ds", "data_pipeline", "bin"}
+
+
+@pytest.mark.full
+def test_a_wheel_of_the_checkout_has_what_that_of_the_source_distribution_has(source: Path, wheel: Path, tmp_path: Path) -> None:
+    def names(path: Path) -> set[str]:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist())
+
+    assert names(built("wheel", source, tmp_path)) == names(wheel)
+
+
+def test_the_command_works_from_any_folder_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+    """Whatever it shows comes from what is installed: the presets, the policies, the templates, the scripts that it names."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def sycoca(*words: str) -> str:
+        words = (sys.executable, str(installed / "bin/sycoca"), *words)
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert str(REPOSITORY) not in done.stdout
+        return done.stdout
+
+    assert "sycoca_ds" not in os.listdir(tmp_path) and "supervise" in sycoca("--help")
+    assert "fastest that fits" in sycoca("plan", "--preset", "tiny", "--gpus", "2")
+    templates = sycoca("launch", "files", "--out", "templates").split()
+    assert {Path(path).name for path in templates} == {
+        *("a100x16", "deepspeed_env.example", "slurm.sbatch"),
+        *("slurm_array.sbatch", "spark.sh"),
+    }
+    assert os.access(tmp_path / "templates/spark.sh", os.X_OK) == os.access(REPOSITORY / "data_pipeline/jobs/spark.sh", os.X_OK)
+    said = sycoca("train", "--hostfile", "templates/a100x16", "--preset", "tiny", "--data.train", "x", "--dry-run")
+    assert f" {installed}/sycoca_ds/train.py --preset tiny" in said
+    stages = sycoca("demo", "--dry-run", "--out", "d")
+    assert f"{installed}/sycoca_ds/evaluate.py" in stages and "7/7 evaluate" in stages and not (tmp_path / "d").exists()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_an_empty_environment_with_pip(version: str, wheel: Path, tmp_path: Path) -> None:
+    """With a network: base and `data`, on every Python that is to be had here."""
+    python = next((path for path in pythons(version)), None)
+    if python is None:
+        pytest.skip(f"there is no Python {version} here")
+    subprocess.run([python, "-m", "venv", tmp_path / "env"], check=True)
+    pip = subprocess.run([tmp_path / "env/bin/pip", "install", "--quiet", f"{wheel}[data]"], capture_output=True, text=True)
+    if version == "3.13":
+        assert pip.returncode != 0 and "requires a different Python" in pip.stderr
+        return
+    if "Could not find a version" in pip.stderr or "connection" in pip.stderr.lower():
+        pytest.skip(f"packages cannot be had: {pip.stderr.splitlines()[-1]}")
+    assert pip.returncode == 0, pip.stderr[-3000:]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def sycoca(*words: str) -> subprocess.CompletedProcess:
+        words = (str(tmp_path / "env/bin/sycoca"), *words)
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    assert sycoca("--version").stdout == f"sycoca {__version__}\n"
+    assert "fastest that fits" in sycoca("plan", "--preset", "tiny", "--gpus", "2").stdout
+    drawn = sycoca("data", "scenes", "--out", "world", "--train", "12", "--val", "4", "--test", "4", "--no-serve")
+    assert drawn.returncode == 0 and (tmp_path / "world/world.json").is_file(), drawn.stderr
+    doctor = sycoca("doctor", "--for", "data")
+    assert "FAIL  packages" not in doctor.stdout and "ok    packages, data" in doctor.stdout, doctor.stdout
+    without = sycoca("demo", "--dry-run")
+    assert without.returncode == 2 and without.stderr.startswith("error: torch is not installed for ")
+
+
+def pythons(version: str) -> Iterator[Path]:
+    """Interpreters of a version: on PATH, and pyenv's."""
+    places = [shutil.which(f"python{version}"), *sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
+    for path in filter(None, places):
+        done = subprocess.run([path, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True)
+        if done.stdout.strip() == version:
+            yield Path(path)
 
 
 @pytest.mark.slow
@@ -64,6 +171,8 @@ PROGRAMS = {
         if path.parts[len(REPOSITORY.parts)] in ("data_pipeline", "sycoca_ds")
     },
     "-m data_pipeline": ("report",),
+    "-m sycoca_ds": ("plan", "--help"),
+    "-m sycoca_ds.launch": ("check",),
     "-m sycoca_ds.data": ("inspect",),
     "-m sycoca_ds.eval": ("datasets",),
     "-m sycoca_ds.inference": ("caption",),
@@ -88,7 +197,7 @@ def test_outside_the_environment_a_line_says_so(program: str) -> None:
 
 
 def test_all_programs_are_among_them() -> None:
-    assert len(PROGRAMS) == 16 and "-m sycoca_ds.launch" in PROGRAMS
+    assert len(PROGRAMS) == 17 and "-m sycoca_ds.launch" in PROGRAMS
 
 
 def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() -> None:

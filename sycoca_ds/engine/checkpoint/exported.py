@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sha256_file, sync, sync_folder
 from sycoca_ds.config import ModelConfig, check_model
 from sycoca_ds.model.shapes import check_tensors, our_shapes, unwrapped
@@ -145,11 +145,9 @@ def read_exported(folder: Path) -> tuple[ModelConfig, dict[str, Tensor], dict[st
 
     config_path = folder / CONFIG_FILE
     record = read_json_object(config_path, "exported model")
-    if record.get("format") != FORMAT or not all(isinstance(record.get(key), dict) for key in ("model", "source", "weights")):
-        raise UserError(
-            f"{config_path}: expected format {FORMAT} with model, source and weights, as sycoca_ds/export.py writes it, found "
-            f"format {record.get('format')!r}"
-        )
+    check_format(record.get("format"), FORMAT, config_path, "it is not what sycoca_ds/export.py writes: export the model again")
+    if not all(isinstance(record.get(key), dict) for key in ("model", "source", "weights")):
+        raise UserError(f"{config_path}: expected model, source and weights, as sycoca_ds/export.py writes them")
     for key, name in (("weights", WEIGHTS_FILE), ("tokenizer", TOKENIZER_FILE)):
         if record.get(key) is None:
             continue

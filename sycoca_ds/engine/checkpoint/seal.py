@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from data_pipeline.files import sha256_file, sha256_text, sync_folder, write_text
 from data_pipeline.paths import PlainPaths
 
 FORMAT = 2
 STATE_FILE = "state.json"
+OLDER = "go on with the version that saved it, or export its weights with that and start from them (run.weights)"
+"""What to do about a checkpoint whose format is no longer read: states of the optimizer are not converted."""
 STEP_NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -74,11 +76,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: expected a JSON object, found {type(state).__name__}")
     seal = state.pop("seal", None)
     if seal != _seal(state):
-        if state.get("format", FORMAT) != FORMAT and seal is None:
-            raise UserError(f"{path} has format {state['format']}, expected {FORMAT}: it was saved by another version")
+        if seal is None and "format" in state:
+            check_format(state["format"], FORMAT, path, OLDER)
         raise UserError(f"{path} is damaged (its content is not what its own sha256 says)")
-    if state["format"] != FORMAT:
-        raise UserError(f"{path} has format {state['format']}, expected {FORMAT}: it was saved by another version")
+    check_format(state["format"], FORMAT, path, OLDER)
     if step_of(folder) not in (None, state["step"]):
         raise UserError(f"{path} is of step {state['step']}, not of its folder's: it was copied here from another checkpoint")
     return state

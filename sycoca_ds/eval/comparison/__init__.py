@@ -7,3 +7,6 @@ Out: a table on the terminal, comparison.json, comparison.md.
        │    └─ numbers     how each number is made from what pictures add to it
     testing                paired tests, intervals, Holm, the smallest difference that could have been shown
 """
+
+PERMUTATIONS = 10_000
+"""Exchanges of a permutation test, where none are asked for."""

@@ -2,63 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json, write_text
 from data_pipeline.progress import Progress
+from sycoca_ds.eval.comparison import PERMUTATIONS
 from sycoca_ds.eval.comparison.folders import Evaluation, common_sets, different_settings
 from sycoca_ds.eval.comparison.numbers import Additive, additive_numbers
-from sycoca_ds.eval.comparison.testing import LEVEL, PERMUTATIONS, POWER, Difference, difference, holm
+from sycoca_ds.eval.comparison.testing import LEVEL, POWER, Difference, difference, holm
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.wording import show
 from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.stats.paired import KEY
 
 
-@dataclass(frozen=True)
-class CompareCommand:
-    """Checkpoints side by side, the first one against each of the others: difference with its 95 % interval, p of a paired test
-    over the same pictures, Holm-corrected over the table, and the smallest difference that so many pictures could have shown."""
-
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Two or more folders that evaluate.py --out has left, of the same data."""
-    numbers: tuple[str, ...] = ()
-    """Which numbers, TASK.NUMBER or TASK; default the headlines of every task that all folders have."""
-    names: tuple[str, ...] = ()
-    """What the checkpoints are called, in the order of the folders; default the folders' names."""
-    out: Path | None = None
-    """Folder for comparison.json and comparison.md."""
-    seed: int = 0
-    """Of exchanges and resamples."""
-    permutations: int = PERMUTATIONS
-    """Exchanges of a permutation test: p is at least 1 / (this + 1)."""
-
-    def run(self) -> int:
-        if len(self.folders) < 2:
-            raise UserError(f"compare: expected two folders or more, got {len(self.folders)}")
-        if self.names and len(self.names) != len(self.folders):
-            raise UserError(f"--names: {len(self.names)} names for {len(self.folders)} folders; expected one each")
-        if self.permutations < 1:
-            raise UserError(f"--permutations {self.permutations}: expected at least 1")
-        wanted = wanted_numbers(self.numbers)
-        evaluations, left = common_sets(list(self.folders))
-        comparison = compare(evaluations, self.names or short_names(self.folders), wanted, self.seed, self.permutations)
-        comparison["notes"] = [*left, *comparison["notes"]]
-        if not comparison["rows"]:
-            raise UserError("compare: no number that all folders have picture by picture; evaluate again with the same --tasks")
-        print_comparison(comparison)
-        if self.out is not None:
-            write_json(self.out / "comparison.json", comparison)
-            write_text(self.out / "comparison.md", markdown(comparison))
-            print(f"numbers: {self.out / 'comparison.json'}\ntable:   {self.out / 'comparison.md'}", flush=True)
-        return 0
+def compare_folders(
+    folders: tuple[Path, ...],
+    numbers: tuple[str, ...] = (),
+    names: tuple[str, ...] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+) -> int:
+    """Prints the table, and writes it where that was asked for. Raises `UserError`."""
+    if len(folders) < 2:
+        raise UserError(f"compare: expected two folders or more, got {len(folders)}")
+    if names and len(names) != len(folders):
+        raise UserError(f"--names: {len(names)} names for {len(folders)} folders; expected one each")
+    if permutations < 1:
+        raise UserError(f"--permutations {permutations}: expected at least 1")
+    wanted = wanted_numbers(numbers)
+    evaluations, left = common_sets(list(folders))
+    comparison = compare(evaluations, names or short_names(folders), wanted, seed, permutations)
+    comparison["notes"] = [*left, *comparison["notes"]]
+    if not comparison["rows"]:
+        raise UserError("compare: no number that all folders have picture by picture; evaluate again with the same --tasks")
+    print_comparison(comparison)
+    if out is not None:
+        write_json(out / "comparison.json", comparison)
+        write_text(out / "comparison.md", markdown(comparison))
+        print(f"numbers: {out / 'comparison.json'}\ntable:   {out / 'comparison.md'}", flush=True)
+    return 0
 
 
 def short_names(folders: tuple[Path, ...]) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sycoca_ds.eval.comparison import PERMUTATIONS
 from sycoca_ds.eval.comparison.numbers import Additive
 from sycoca_ds.eval.stats.intervals import RESAMPLES, resampled
 
-PERMUTATIONS = 10_000
 POWER, LEVEL = 0.8, 0.05
 AT_ONCE = 1 << 24
 """Numbers in one piece of draws."""

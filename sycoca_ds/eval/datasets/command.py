@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from data_pipeline.files import write_json
@@ -14,35 +14,23 @@ from sycoca_ds.eval.exports.finding import all_sets, sets_of
 WIDTH = 118
 
 
-@dataclass(frozen=True)
-class DatasetsCommand:
-    """Shows which of the paper's sets and which exports (WebDatasets, parquet folders) are there, counted and checked against the
-    official counts. Status 0 where all that is there is whole, 1 where something is broken."""
+def show_sets(data_root: str, sets: tuple[str, ...] = (), decode: bool = False, json: str | None = None) -> int:
+    """Prints what is there, and writes it where that was asked for. Raises `UserError`."""
+    root = folder_of(data_root)
+    entries = sets_of(sets, root) if sets else all_sets(root)
+    findings = [(entry, split, _look(entry, root, split, decode)) for entry in entries for split in entry.counts]
+    there = {entry.name for entry, _, finding in findings if finding.state != ABSENT}
+    print_findings([row for row in findings if row[0].name in there or row[1] == row[0].evaluated])
+    if json:
+        write_json(Path(json), [as_json(*row) for row in findings])
+    return int(any(finding.state == BROKEN for _, _, finding in findings))
 
-    data_root: str
-    """Folder with a folder a set."""
-    sets: tuple[str, ...] = ()
-    """Which sets to look at, wds:NAME and parquet:NAME among them; default all."""
-    decode: bool = False
-    """Open and decode every picture, too, on all cores; else only that it is there is checked."""
-    json: str | None = None
-    """File for the same as JSON."""
 
-    def run(self) -> int:
-        root = folder_of(self.data_root)
-        entries = sets_of(self.sets, root) if self.sets else all_sets(root)
-        findings = [(entry, split, self._look(entry, root, split)) for entry in entries for split in entry.counts]
-        there = {entry.name for entry, _, finding in findings if finding.state != ABSENT}
-        print_findings([row for row in findings if row[0].name in there or row[1] == row[0].evaluated])
-        if self.json:
-            write_json(Path(self.json), [as_json(*row) for row in findings])
-        return int(any(finding.state == BROKEN for _, _, finding in findings))
-
-    def _look(self, entry: OfficialSet, root: Path, split: str) -> Finding:
-        if not self.decode:
-            return look(entry, root, split)
-        with Progress(f"decode {entry.name} {split}", total=entry.counts[split].pictures, unit="images") as bar:
-            return look(entry, root, split, decode=True, told=bar.set)
+def _look(entry: OfficialSet, root: Path, split: str, decode: bool) -> Finding:
+    if not decode:
+        return look(entry, root, split)
+    with Progress(f"decode {entry.name} {split}", total=entry.counts[split].pictures, unit="images") as bar:
+        return look(entry, root, split, decode=True, told=bar.set)
 
 
 def as_json(entry: OfficialSet, split: str, finding: Finding) -> dict:

@@ -15,7 +15,6 @@ import pytest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.parts import merge
-from data_pipeline.report.command import report
 from data_pipeline.report.outcomes import (
     LOST,
     NO_SIDECAR,
@@ -29,6 +28,7 @@ from data_pipeline.report.outcomes import (
     shard_paths,
     worst_hosts,
 )
+from data_pipeline.report.writing import report
 from data_pipeline.shards.verify import verify
 from tests.worlds.data.written_shards import rows_of, slow_counts, slow_host, write_folder, write_sidecar, write_stats
 

@@ -18,12 +18,12 @@ from data_pipeline.__main__ import parse
 from data_pipeline.build import AdoptCommand
 from data_pipeline.errors import UserError
 from data_pipeline.report.charts import ticks
-from data_pipeline.report.command import report
 from data_pipeline.report.contents import histogram
 from data_pipeline.report.funnel import make_funnel
 from data_pipeline.report.page import hosts_of, render, visible
 from data_pipeline.report.projection import PUBLISHED_ROWS, project, share_interval
 from data_pipeline.report.total import add_up, report_total
+from data_pipeline.report.writing import report
 from data_pipeline.shards.mark import NEAR_DUPLICATE, mark
 from data_pipeline.shards.verify import verify
 from tests.worlds.data.data_sets import write_mirror

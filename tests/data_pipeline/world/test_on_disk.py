@@ -21,8 +21,9 @@ from PIL import Image
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
+from data_pipeline.world.command import ScenesCommand
 from data_pipeline.world.drawn.worlds import WORLDS
-from data_pipeline.world.on_disk import ROW_TROUBLES, SLOW_ROWS, SPLITS, ScenesCommand, build_world, deal, trouble_count
+from data_pipeline.world.on_disk import ROW_TROUBLES, SLOW_ROWS, SPLITS, build_world, deal, trouble_count
 from data_pipeline.world.server import PictureServer
 
 SIZES = {"train": 120, "val": 24, "test": 40}

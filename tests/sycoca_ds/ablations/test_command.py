@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.ablations import command as ablations
 from sycoca_ds.ablations import paired as comparing
+from sycoca_ds.ablations.__main__ import main
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.record import length_line
 from sycoca_ds.ablations.report import averaged, markdown, paired_table, pooled_error, ranks, spearman, spread, tables
@@ -249,7 +249,7 @@ def labels(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refusal(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
-        ablations.main(list(arguments))
+        main(list(arguments))
     return str(caught.value)
 
 

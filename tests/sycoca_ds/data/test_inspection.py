@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from sycoca_ds.data.inspection import LINES, TILE, largest_power, report, wrapped
+from sycoca_ds.data.command import report
+from sycoca_ds.data.inspection import LINES, TILE, largest_power, wrapped
 from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources

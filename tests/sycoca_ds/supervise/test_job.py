@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import UserError
+from sycoca_ds.cli.train import launcher
 from sycoca_ds.launch.hostfile import Host, read_hostfile
+from sycoca_ds.launch.processes import train_script
+from sycoca_ds.supervise import command
 from sycoca_ds.supervise.job import DEFAULT_HOSTFILE, Job, option, parse_job, set_option
 
 TRAIN = ["sycoca_ds/train.py", "--run.out", "runs/x", "--optim.global-batch-size", "64", "--data.lanes", "16"]
@@ -152,3 +157,19 @@ def test_options_in_both_spellings() -> None:
     assert option(words, ("--hostfile", "-H")) == "b"
     assert set_option(words, ("--hostfile", "-H"), "c") == ["deepspeed", "-H", "c", "--hostfile=c", "x"]
     assert set_option(words, ("--hostfile", "-H"), None) == ["deepspeed", "x"]
+
+
+def test_a_dry_run_says_what_would_be_started_and_the_short_command_is_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sycoca train` after `--` becomes the launcher's own line, which is what can be taken apart and changed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hf").write_text("a slots=2\nb slots=2\n")
+    words = ["sycoca", "train", "--hostfile", "hf", "--preset", "tiny", "--data.train", "x", "--run.out", "there"]
+    monkeypatch.setattr(sys, "argv", ["supervise", "--dry-run", "--restarts", "3", "--", *words])
+    assert command.main() == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    launch = [launcher(), "--hostfile", "hf", train_script(), *words[4:]]
+    assert shlex.split(lines["command"]) == launch and lines["hosts"].strip() == "a (2), b (2)"
+    assert lines["run"].strip() == "there, no checkpoint yet" and "after 3 restarts" in lines["attempts"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]

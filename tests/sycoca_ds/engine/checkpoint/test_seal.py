@@ -61,10 +61,18 @@ def test_a_seal_that_is_none_is_named_and_an_older_checkpoint_taken(content: str
         newest_whole(tmp_path)
 
 
-def test_a_seal_of_another_format_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sealed_by_it", [False, True])
+@pytest.mark.parametrize(
+    "number, said",
+    [(1, "format 1, this version reads 2; go on with the version that saved it, or export"), (3, "by a newer version")],
+)
+def test_a_seal_of_another_format_says_so(number: int, said: str, sealed_by_it: bool, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
-    (folder / STATE_FILE).write_text(json.dumps({"format": 1, "step": 4, "files": {}}))
-    assert "has format 1, expected 2" in damage(folder)
+    if sealed_by_it:
+        write_seal(folder, {"format": number, "step": 4, "files": {}})
+    else:
+        (folder / STATE_FILE).write_text(json.dumps({"format": number, "step": 4, "files": {}}))
+    assert f"{folder / STATE_FILE}: format {number}" in damage(folder) and said in damage(folder)
 
 
 def test_the_step_is_that_of_the_folder(tmp_path: Path) -> None:

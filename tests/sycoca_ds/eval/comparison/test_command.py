@@ -13,7 +13,8 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.__main__ import main
-from sycoca_ds.eval.comparison.command import CompareCommand, short_names
+from sycoca_ds.eval.commands import CompareCommand
+from sycoca_ds.eval.comparison.command import short_names
 from sycoca_ds.eval.comparison.testing import holm
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.evaluation.command import evaluate

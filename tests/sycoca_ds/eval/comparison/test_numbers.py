@@ -100,7 +100,7 @@ def test_means_over_classes_and_groups_are_weighted_means() -> None:
 
 
 def test_intervals_are_those_of_resampled_pictures(done) -> None:
-    """Against the loop of eval/stats/intervals.py, on a weighted mean with pictures that have no value; and of every number there is."""
+    """Against the loop of eval/stats/intervals.py, on a weighted mean with pictures that have no value; of all numbers."""
     random = np.random.default_rng(4)
     value_I, weight_I = random.normal(10, 3, 80), random.integers(1, 4, 80).astype(float)
     value_I[::9] = np.nan

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.commands import DatasetsCommand
 from sycoca_ds.eval.datasets import registry
 from sycoca_ds.eval.datasets.check import look
-from sycoca_ds.eval.datasets.command import DatasetsCommand
 from sycoca_ds.eval.datasets.registry import SETS, Count
 from tests.worlds import REPOSITORY
 from tests.worlds.published.captioned import write_flickr, write_mscoco, write_nocaps

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.commands import DatasetsCommand
 from sycoca_ds.eval.datasets import registry
-from sycoca_ds.eval.datasets.command import DatasetsCommand
 from sycoca_ds.eval.datasets.names import labels_of
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent

@@ -1,0 +1,112 @@
+"""`sycoca train [OPTIONS OF deepspeed] [OPTIONS OF train.py]`: starts `deepspeed` on train.py, or prints the command.
+
+The two kinds of options are told apart by their names. What train.py would refuse on every rank, and a hostfile that cannot be
+used, are refused here, before the launcher is started.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from data_pipeline.errors import UserError
+from sycoca_ds.engine.ranks.environment import own_tools_first
+from sycoca_ds.launch.processes import train_script
+
+PROGRAM = "sycoca_ds/train.py"
+WITH_VALUE = frozenset(
+    "-H --hostfile -i --include -e --exclude --num_nodes --num_gpus --num_accelerators --master_port --master_addr --node_rank "
+    "--launcher --launcher_args --enable_each_rank_log --bind_core_list --ssh_port --venv_script --log_level".split()
+)
+"""Options of DeepSpeed's launcher that take a value."""
+FLAGS = frozenset("--no_local_rank --no_ssh --no_ssh_check --force_multi --save_pid --bind_cores_to_rank -q --quiet".split())
+"""Those that take none."""
+REFUSED = {
+    "--module": "train.py is what is started",
+    "--no_python": "train.py is what is started",
+    "--autotuning": "it starts another script; `sycoca plan` finds what fits",
+}
+"""Options of the launcher that have no place here: why."""
+HELP = """\
+Trains or fine-tunes a model: DeepSpeed's launcher starts sycoca_ds/train.py on every GPU of this machine, or on a file's hosts. The
+same command resumes. Ctrl-C, SIGTERM and SIGUSR1 save first (status 75); after a crash all up to the last checkpoint is kept.
+
+options of the launcher (deepspeed --help describes all):
+  --hostfile FILE         hosts to train on, `NAME slots=GPUS` a line (default: this machine)
+  --num_accelerators N    processes on each host (default: its GPUs; on a machine without any, name it)
+  --num_nodes N, --include HOSTS, --exclude HOSTS
+                          of the hosts in the file only these
+  --master_addr ADDRESS, --master_port PORT
+                          where rank 0 waits for the others (default: the first host's address, a free port)
+  --dry-run               print the command and start nothing
+
+options of the training:
+"""
+
+
+def divide(words: list[str]) -> tuple[list[str], list[str], bool]:
+    """(the launcher's words, train.py's, whether --dry-run is among them).
+
+    Raises:
+        UserError: an option of the launcher without its value, or one that has no place here.
+    """
+    own, rest, dry = [], [], False
+    items = iter(words)
+    for word in items:
+        name, _, value = word.partition("=")
+        if name.startswith("--"):
+            name = "--" + name[2:].replace("-", "_")
+        if name in REFUSED:
+            raise UserError(f"{word}: {REFUSED[name]}; leave it out")
+        if word == "--dry-run":
+            dry = True
+        elif name in FLAGS:
+            own.append(name)
+        elif name in WITH_VALUE:
+            value = value if "=" in word else next(items, None)
+            if value is None:
+                raise UserError(f"{word} is the last word: expected a value after it")
+            own += [name, value]
+        else:
+            rest.append(word)
+    return own, rest, dry
+
+
+def launcher() -> str:
+    """The `deepspeed` of this environment. Raises `UserError` where there is none."""
+    beside = Path(sys.executable).with_name("deepspeed")
+    found = str(beside) if beside.is_file() else shutil.which("deepspeed")
+    if found is None:
+        raise UserError("deepspeed is not installed here: `pip install 'sycoca-ds[train]'`; `sycoca doctor --for train` says more")
+    return found
+
+
+def command(own: list[str], rest: list[str]) -> list[str]:
+    """The launch. Raises `UserError` for a hostfile that cannot be used."""
+    from sycoca_ds.launch.hostfile import whole_hostfile
+
+    for name in ("-H", "--hostfile"):
+        if name in own:  # where it is missing DeepSpeed would train on this machine alone
+            whole_hostfile(Path(own[own.index(name) + 1]))
+    return [launcher(), *own, train_script(), *rest]
+
+
+def main() -> int:
+    from sycoca_ds.options import parse_options
+
+    own, rest, dry = divide(sys.argv[1:])
+    if {"-h", "-H", "--help", "--help-verbose"} & set(rest):
+        print(HELP)
+    options = [name for name in sorted(WITH_VALUE | FLAGS) if name.startswith("--")]
+    config = parse_options(rest, PROGRAM, [name[2:] for name in [*options, "--dry-run"]])
+    words = command(own, rest)
+    if dry:
+        print(shlex.join(words))
+        return 0
+    if not config.data.train:
+        raise UserError("data.train is not given: expected --data.train FOLDER, a data set folder; `sycoca data --help` makes one")
+    sys.stdout.flush()
+    os.execve(words[0], words, {**os.environ, "PATH": own_tools_first()})

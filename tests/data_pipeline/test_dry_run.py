@@ -1,0 +1,54 @@
+"""`--dry-run`: says what would be done and what is done already, refuses what would be refused, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.__main__ import parse
+from data_pipeline.errors import UserError
+from tests.worlds.data.catalogues import parquet
+from tests.worlds.data.data_sets import write_data_set
+
+ROWS = [{"url": f"http://example.com/{number}.jpg", "caption": f"a picture, the {number}th"} for number in range(5)]
+
+
+def said(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert parse([*line.split(), "--dry-run"]).run() == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def everything(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+
+
+def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, options = (
+        tmp_path / "ds",
+        f"--source generic --metadata {parquet(tmp_path / 'rows.parquet', ROWS)} --out {tmp_path / 'ds'}",
+    )
+    lines = said(f"build {options} --processes 3 --threads 7 --timeout 2", capsys)
+    assert lines[0].startswith("curate: 1 files of ") and lines[0].endswith(f"into {out}/canonical")
+    assert lines[2:] == ["download: then, the rows that are left", "verify: then, every tar", "report: then, the funnel"]
+    assert not out.exists()
+    assert parse(f"curate {options}".split()).run() == 0
+    before, _ = everything(out), capsys.readouterr()
+    assert said(f"curate {options}", capsys) == [f"curate: {out}/canonical: already curated, 5 rows"]
+    curated, first, second, *_ = said(f"build {options} --processes 3 --threads 7 --timeout 2 --shard-size 10", capsys)
+    assert "already curated" in curated and first == f"download: 5 of 5 rows in 1 of 1 shards, into {out}/shards"
+    assert second.startswith("  3 processes of 7 connections; at most ")
+    assert everything(out) == before
+    with pytest.raises(UserError, match="its rows were curated with --dedup url"):
+        parse(f"curate {options} --dedup none --dry-run".split()).run()
+    with pytest.raises(UserError, match="--processes 0: expected at least 1"):
+        parse(f"build {options} --processes 0 --dry-run".split()).run()
+
+
+def test_tars_that_are_checked_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data_set(tmp_path / "data", [2, 3])
+    before = everything(data)
+    (line,) = said(f"verify --data {data} --processes 2", capsys)
+    assert line.startswith("verify: 2 tars of ") and "by 2 processes; 2 were checked before" in line and everything(data) == before
+    with pytest.raises(UserError, match="no tars to verify"):
+        parse(["verify", "--data", str(tmp_path), "--dry-run"]).run()

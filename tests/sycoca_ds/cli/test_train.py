@@ -1,0 +1,102 @@
+"""`sycoca train`: which words are the launcher's, and what is refused before it is started."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from sycoca_ds.cli import train
+from tests.worlds import REPOSITORY
+
+
+def test_options_are_those_of_deepspeeds_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.launcher import runner
+
+    seen: list[argparse.ArgumentParser] = []
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", lambda self, args=None: seen.append(self))
+    runner.parse_args([])
+    actions = [action for action in seen[0]._actions if action.option_strings and action.dest != "help"]
+    flags = {name for action in actions if action.nargs == 0 for name in action.option_strings}
+    valued = {name for action in actions if action.nargs != 0 for name in action.option_strings}
+    assert train.FLAGS == flags - train.REFUSED.keys() and train.WITH_VALUE == valued - train.REFUSED.keys()
+    assert train.REFUSED.keys() <= flags | valued
+
+
+def test_words_are_divided_and_unchanged() -> None:
+    words = "--hostfile hf --preset tiny --num-accelerators=2 --force_multi --data.train a b --dry-run --run.out".split()
+    own, rest, dry = train.divide([*words, "x y", "-q", "--master_port", "7"])
+    assert own == ["--hostfile", "hf", "--num_accelerators", "2", "--force_multi", "-q", "--master_port", "7"]
+    assert rest == ["--preset", "tiny", "--data.train", "a", "b", "--run.out", "x y"] and dry
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--data.train x --master_port", "--master_port is the last word: expected a value after it"),
+        ("--module --data.train x", "--module: train.py is what is started; leave it out"),
+        ("--hostfile nowhere --data.train x", "--hostfile nowhere does not exist"),
+        ("--hostfil hf --data.train x", "unknown option --hostfil; did you mean --hostfile?"),
+        ("--data.trian x", "unknown option --data.trian; did you mean --data.train?"),
+        ("--preset tyny", "--preset tyny: no such preset; did you mean tiny?"),
+        ("--preset tiny", "data.train is not given: expected --data.train FOLDER"),
+    ],
+)
+def test_what_the_ranks_would_refuse_is_refused_before(words: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sycoca train", *words.split()])
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the launcher was started"))
+    with pytest.raises(UserError) as error:
+        train.main()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("folder", ["checkout", "elsewhere"])
+def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "hf").write_text("a slots=8\n")
+    words = ["--hostfile", str(tmp_path / "hf"), "--data.train", "/data/with blanks", "--dry-run"]
+    here = REPOSITORY if folder == "checkout" else tmp_path
+    done = subprocess.run(
+        [sys.executable, "-m", "sycoca_ds", "train", *words],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    launcher, *printed = shlex.split(done.stdout)
+    script = "sycoca_ds/train.py" if folder == "checkout" else str(REPOSITORY / "sycoca_ds/train.py")
+    assert printed == ["--hostfile", words[1], script, "--data.train", "/data/with blanks"]
+    assert Path(launcher).name == "deepspeed" and os.access(launcher, os.X_OK)
+
+
+def test_the_launcher_takes_the_place_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that its signals and its status are its own."""
+    started: list = []
+    monkeypatch.setattr(sys, "argv", ["sycoca train", "--data.train", "a b", "", "--num_gpus", "3"])
+    monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
+    train.main()
+    ((program, words, environment),) = started
+    assert words == [program, "--num_gpus", "3", train.train_script(), "--data.train", "a b", ""]
+    assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+@pytest.mark.full
+def test_the_launcher_is_started_and_its_status_is_that_of_the_ranks(data_set: Path, tmp_path: Path) -> None:
+    words = ["train", "--num_accelerators", "1", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-m", "sycoca_ds", *words, "--run.out", "a b"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 2 and "error: run.weights = nowhere does not exist" in done.stderr, done.stderr[-3000:]
