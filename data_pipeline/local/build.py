@@ -41,7 +41,7 @@ def read_record(folder: Path) -> dict:
 
 
 def planned(pictures: Path, captions: str | None, out: Path, file_col: str | None, caption_col: str | None) -> list[str]:
-    """What `pack_folder` would do, in lines; nothing is written, and no picture opened. Raises `UserError`: no such folder or table."""
+    """What `pack_folder` would do, in lines; no picture is opened. Raises `UserError`: no such folder or table."""
     if not pictures.is_dir():
         raise UserError(f"--pictures {pictures}: no such folder")
     words, pairs = read_captions(pictures, captions, file_col, caption_col)

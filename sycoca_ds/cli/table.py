@@ -127,7 +127,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "eval compare": evaluation("compare", "checkpoints side by side, tested", "runs/a/eval runs/b/eval"),
         "eval labels": evaluation(
             "labels",
-            "which class each picture shows, from a table or from folders' names",
+            "which class each picture shows, from a table or from folders",
             "--data /data/heldout --out labels.json",
         ),
         "eval paper": evaluation("paper", "our numbers in the paper's tables", "--out runs/930m/paper"),
@@ -150,8 +150,8 @@ TABLE: dict[str, dict[str, Command]] = {
         "caption": inference("caption", "captions of photographs", "photo.jpg holiday --checkpoint runs/base --beams 6"),
         "search": inference(
             "search",
-            "pictures of a folder that fit a text best",
-            "photos 'a red bicycle' --checkpoint runs/base --sheet found.html",
+            "a folder's pictures that fit a text best",
+            "photos 'a red bicycle' --checkpoint runs/base --sheet found.png",
         ),
         "explore": module("explore.command", "a page that looks inside a model: patches and words, masks, neighbours", "runs/base"),
     },

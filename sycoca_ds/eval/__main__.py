@@ -1,5 +1,6 @@
 """Four commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), checkpoints side by
-side (`compare A B`), numbers beside the paper's (`paper --out DIR`), and the file behind `--labels` (`labels --data DIR --out FILE`)."""
+side (`compare A B`), numbers beside the paper's (`paper --out DIR`), and the file behind
+`--labels` (`labels --data DIR --out FILE`)."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from data_pipeline.build import BuildCommand
 from data_pipeline.errors import UserError
 from data_pipeline.local import packing
 from data_pipeline.local.captions import read_captions
+from data_pipeline.shards.command import MarkCommand
 from data_pipeline.shards.manifest import Manifest
-from data_pipeline.shards.mark import MarkCommand
 from data_pipeline.world.server import bomb_png
 from sycoca_ds.eval.collection import Collection
 from tests.worlds import REPOSITORY
