@@ -4,3 +4,6 @@ In: run folders, as a training and its evaluations leave them. Out: a table, or 
 
     reading (one run folder -> facts) -> command (which runs, in which order, how they are shown)
 """
+
+LOSSES = ("loss", "itc", "ic", "mim", "vqa")
+"""Names of a training's losses in metrics.jsonl."""

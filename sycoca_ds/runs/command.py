@@ -15,6 +15,7 @@ import tyro
 
 from data_pipeline.command_line import nearest, parse_command
 from data_pipeline.errors import UserError
+from sycoca_ds.runs import LOSSES
 
 if TYPE_CHECKING:
     from sycoca_ds.runs.reading import Run
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 PROGRAM = "python -m sycoca_ds.runs"
 USUAL = ("retrieval.i2t_r1", "retrieval.t2i_r1", "classification.top1", "captioning.cider")
 """Numbers of evaluations that have a column of their own where a run has them."""
-LOSSES = ("loss", "itc", "ic", "mim", "vqa")
-"""Of metrics.jsonl."""
 FALLING = ("run", "status", *LOSSES)
 """Columns that are sorted from the smallest on; others from the largest."""
 Value = str | float | None
@@ -36,7 +35,7 @@ class RunsCommand:
     folder: Annotated[str, tyro.conf.Positional] = "runs"
     """A run, or a folder with runs up to three folders down."""
     sort: str = "age"
-    """Column by which they are sorted: names and losses from the smallest, the others from the largest; runs without it are last."""
+    """Column by which they are sorted: names and losses from the smallest, others from the largest; runs without it last."""
     reverse: bool = False
     """The other way round."""
     metrics: tuple[str, ...] = ()
@@ -65,7 +64,9 @@ class RunsCommand:
         table = {run.path: cells(run, folder, metrics) for run in runs}
         columns = list(next(iter(table.values())))
         if self.sort not in columns:
-            raise UserError(f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})")
+            raise UserError(
+                f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})"
+            )
         unknown = [name for name in self.metrics if all(table[run.path][name] is None for run in runs)]
         if unknown:
             there = sorted({name for run in runs for name in (*run.metrics(), *(f"validation/{v}" for v in run.validation))})

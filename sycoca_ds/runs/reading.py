@@ -14,14 +14,14 @@ from sycoca_ds.engine.checkpoint.seal import sealed, step_of
 from sycoca_ds.engine.ranks.process_table import process_began, whoami
 from sycoca_ds.engine.safety.run_lock import DEAD_SECONDS, FILE, read_owner
 from sycoca_ds.engine.safety.status import read_status
-from sycoca_ds.runs.command import LOSSES
+from sycoca_ds.runs import LOSSES
 
 TAIL_BYTES = 1 << 20
 """Of metrics.jsonl that is read: the last records stand there."""
 DEEPEST = 3
 """Folders below DIR in which runs are looked for."""
 RUNNING, GONE, SILENT = "running", "gone", "silent"
-"""A run whose status says that it trains: it does; its process is not there any more; on another machine, without a sign of life."""
+"""A run whose status says that it trains: it does; its process is gone; on another machine, without a sign of life."""
 
 
 @dataclass(frozen=True)
