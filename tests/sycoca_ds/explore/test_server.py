@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from sycoca_ds.explore.keeper import Compared, Keeper
 from sycoca_ds.explore.looking import PARTS
 from sycoca_ds.explore.samples import find_samples
 from sycoca_ds.explore.server import Settings
-from sycoca_ds.inference.model import Model
 from tests.worlds.trainings.explored import open_here, served, state_of, until
 from tests.worlds.trainings.training import run, with_validation
 
@@ -255,24 +255,25 @@ def test_a_newer_checkpoint_is_taken_and_a_question_in_flight_finishes(trained: 
         assert look(page, sample="1", caption="a ring", parts="similarity")["similarity"] == after["similarity"]
 
 
+def counted(keeper: Keeper) -> list[str]:
+    """The names of the checkpoints that it opens from now on."""
+    names, opened = [], keeper.opened
+    keeper.opened = lambda folder: names.append(folder.name) or opened(folder)
+    return names
+
+
 def test_the_next_one_is_opened_only_when_the_older_one_is_given_up(trained: Path, tmp_path: Path) -> None:
     path, place, newer = taken_away(trained, tmp_path)
-    keeper, alive = keeper_of(path), []
-    open_first = keeper.opened
-
-    def opened(folder: Path) -> Model:
-        alive.append(keeper._turn.locked())
-        return open_first(folder)
-
-    keeper.opened = opened
+    keeper = Keeper(path, open_here(path), open_here, Compared(None, "There are none."), watch_seconds=0.02)
+    names = counted(keeper)
     with served(keeper) as page:
-        until(page, stage="ready")
-        newer.rename(place)
-        with keeper.lent():
-            until(page, newer={"step": 4, "stage": "samples", "done": 0, "total": state_of(page)["total"]})
+        with keeper.lent() as held:
+            newer.rename(place)
+            assert until(page, version=2)["model"]["step"] == 4 and held.model.step == 2
             resealed(place, place.with_name("step_00000005"), 5)
-            assert len(alive) == 1, "a third model is opened while the first one answers"
-        assert until(page, version=3)["model"]["step"] == 5 and len(alive) == 2
+            time.sleep(0.5)
+            assert names == ["step_00000004"], "a third model is opened while the first one answers"
+        assert until(page, version=3)["model"]["step"] == 5 and names == ["step_00000004", "step_00000005"]
 
 
 def resealed(source: Path, place: Path, step: int) -> Path:
@@ -292,7 +293,9 @@ def test_a_damaged_newer_checkpoint_is_named_and_the_next_one_taken(trained: Pat
     sound = resealed(newer, tmp_path / "step_00000006", 6)
     damaged = next(newer.glob("*.pt"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    with served(keeper_of(path)) as page:
+    keeper = keeper_of(path)
+    names = counted(keeper)
+    with served(keeper) as page:
         until(page, stage="ready")
         newer.rename(place)
         while not (state := state_of(page))["left_out"]:
@@ -301,6 +304,8 @@ def test_a_damaged_newer_checkpoint_is_named_and_the_next_one_taken(trained: Pat
             state["version"] == 1 and damaged.name in state["left_out"] and state["left_out"].startswith("step 4 cannot be opened")
         )
         assert look(page, sample="0", caption="a ring", parts="similarity")["begin"]["step"] == 2
+        time.sleep(0.5)
+        assert names == [place.name], "it is tried again and again"
         sound.rename(place.with_name("step_00000006"))
         state = until(page, version=2)
         assert (state["model"]["step"], state["left_out"]) == (6, "")
