@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
 import io
+import itertools
 import re
 import shutil
+import sys
 import textwrap
 import types
 import typing
@@ -105,15 +108,27 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
 
 
 def help_texts(kind: type) -> dict[str, str]:
-    """The docstrings under a dataclass's fields, each as one line, by the fields' names."""
-    import docstring_parser
-
+    """The docstrings under a dataclass's fields, those of its parents' included, each as one line, by the fields' names."""
     return {
-        text.arg_name: " ".join(text.description.split())
+        name: text
         for parent in reversed(kind.__mro__[:-1])
-        for text in docstring_parser.parse_from_object(parent).params
-        if text.description
+        for name, text in _texts_in(parent.__module__).get(parent.__name__, {}).items()
     }
+
+
+@functools.cache
+def _texts_in(module: str) -> dict[str, dict[str, str]]:
+    """{class: {field: docstring under it}} of a module, whose source is read once; the usual library reads it for each class."""
+    found = {}
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {
+                field.target.id: " ".join(below.value.value.split())
+                for field, below in itertools.pairwise(node.body)
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str)
+            }
+    return found
 
 
 @functools.cache

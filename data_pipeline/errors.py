@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 REQUIRED = frozenset(
-    "numpy pyarrow fsspec tokenizers ftfy tyro docstring_parser rich jinja2 packaging "
+    "numpy pyarrow fsspec tokenizers ftfy tyro rich jinja2 packaging "
     "PIL cv2 img2dataset webdataset duckdb urllib3 idna "
     "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy flask waitress".split()
 )
