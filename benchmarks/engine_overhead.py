@@ -42,7 +42,7 @@ from sycoca_ds.capacity.step import Step  # noqa: E402
 from sycoca_ds.config import ModelConfig, TrainConfig, with_vocabulary  # noqa: E402
 from sycoca_ds.data.loader import Batch  # noqa: E402
 from sycoca_ds.engine.batches import BatchPlan  # noqa: E402
-from sycoca_ds.engine.policy import build_optimizer, read_policy  # noqa: E402
+from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy  # noqa: E402
 from sycoca_ds.engine.ranks.environment import own_tools_first, prepare_deepspeed  # noqa: E402
 from sycoca_ds.engine.ranks.runtime import Runtime, start_runtime  # noqa: E402
 from sycoca_ds.engine.schedule import learning_rate  # noqa: E402
@@ -116,7 +116,7 @@ class BareLoop:
     def __init__(self, config: TrainConfig, runtime: Runtime) -> None:
         self.config, self.device, self.step = config, runtime.device, 0
         self.model = SyCoCa(config.model, config.loss, seed=config.run.seed).to(self.device).train()
-        self.optimizer = build_optimizer(self.model, config.optim, offload=False)
+        self.optimizer = build_optimizer(self.model, config.optim, offload=False, stage=0)
         self.losses: list[torch.Tensor] = []
 
     def __call__(self, batch: Batch) -> None:
@@ -232,8 +232,6 @@ def inputs(model: ModelConfig, batch_size: int, runtime: Runtime) -> dict[str, t
 
 def build(options: argparse.Namespace, stage: int, zero: dict[str, int], *, recompute: bool = False, counted: bool = False) -> Any:
     """An engine of the preset's model in float32 whose policy has other values under `zero_optimization`."""
-    import deepspeed
-
     preset = PRESETS[options.preset]
     model = SyCoCa(with_vocabulary(preset.model, VOCABULARY), seed=0).train()
     model.set_activation_checkpointing(recompute)
@@ -241,7 +239,7 @@ def build(options: argparse.Namespace, stage: int, zero: dict[str, int], *, reco
     sizes = {"train_micro_batch_size_per_gpu": options.batch_size // RANKS, "gradient_accumulation_steps": 1}
     policy |= {**sizes, "gradient_clipping": 1.0, "bf16": {"enabled": False}}
     policy |= {"comms_logger": {"enabled": True, "prof_all": True}} if counted else {}
-    return deepspeed.initialize(model=model, optimizer=build_optimizer(model, preset.optim, False), config=policy)[0]
+    return build_engine(model, build_optimizer(model, preset.optim, False, stage), policy)
 
 
 def policy_of(stage: int, zero: dict[str, int]) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import tyro
-
 from data_pipeline.command_line import no_such_command, parse_command
 from data_pipeline.errors import UserError, run_command
 
@@ -26,6 +24,8 @@ def main() -> int:
         from sycoca_ds.inference.search import SearchCommand as Command
     else:
         raise no_such_command(words, ["caption", "search"], f"{PROGRAM} caption")
+    import tyro
+
     return parse_command(Annotated[Command, tyro.conf.OmitArgPrefixes], words[1:], f"{PROGRAM} {words[0]}").run()
 
 

@@ -115,7 +115,7 @@ def test_reconstructions_are_the_evaluations(model: Model, bench: Bench, files: 
         assert np.array_equal(other.hidden, one.hidden)
         assert close(one.scores.reshape(-1), out["scores_BN"][number].numpy())
         shown = bench.collection.picture(number)
-        rebuilt = paste(shown, patches_to_picture(out["pixels_BNP"][number]), one.hidden)
+        rebuilt = paste(shown, patches_to_picture(out["pixels_BNP"][number]), one.hidden.reshape(-1))
         assert np.array_equal(one.picture, shown) and np.abs(one.rebuilt.astype(int) - rebuilt).max() <= 1
     random = [model.reconstruct(files, "a text", mask_by="random", seed=seed) for seed in (0, 0, 1)]
     assert np.array_equal(random[0][0].hidden, random[1][0].hidden) and not np.array_equal(random[0][0].hidden, random[2][0].hidden)
@@ -212,6 +212,16 @@ def test_arrays_are_rgb_rgba_or_grey() -> None:
             read_picture(wrong)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr"])
+def test_pictures_that_pillow_has_made_are_taken_as_those_that_it_opened(mode: str) -> None:
+    made = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)).convert(mode)
+    if mode in ("RGBA", "LA"):
+        made.putalpha(Image.new("L", made.size, 128))
+    flat = Image.alpha_composite(Image.new("RGBA", made.size, "white"), made.convert("RGBA")).convert("RGB")
+    assert np.abs(read_picture(made).astype(int) - np.asarray(flat)).max() <= 1
+    assert np.array_equal(read_picture(made), read_picture(made.copy()))
+
+
 def test_pictures_that_cannot_be_read_are_named(model: Model, files: list[str], tmp_path: Path) -> None:
     cut = tmp_path / "cut.jpg"
     whole = io.BytesIO()
@@ -224,7 +234,7 @@ def test_pictures_that_cannot_be_read_are_named(model: Model, files: list[str], 
         (tmp_path / "text.jpg", "not an image"),
         (tmp_path / "empty.png", "is empty"),
         (tmp_path / "nothing.jpg", "No such file"),
-        (tmp_path, "is no file"),
+        (tmp_path, "Is a directory"),
     ):
         with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: no picture that can be read \(.*{why}") as error:
             model.encode_image([*files[:2], path])
