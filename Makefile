@@ -38,7 +38,7 @@ gpu-check: install
 bench: peer
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 190 MB, for the tests and benchmarks that compare with it; without it
+# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 270 MB, for the tests and benchmarks that compare with it; without it
 # they skip.
 peer: install
 	tests/worlds/open_clip/peer.sh build/open_clip $(BIN)/python

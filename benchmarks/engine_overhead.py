@@ -42,7 +42,7 @@ from sycoca_ds.capacity.step import Step  # noqa: E402
 from sycoca_ds.config import ModelConfig, TrainConfig, with_vocabulary  # noqa: E402
 from sycoca_ds.data.loader import Batch  # noqa: E402
 from sycoca_ds.engine.batches import BatchPlan  # noqa: E402
-from sycoca_ds.engine.policy import build_optimizer, read_policy  # noqa: E402
+from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy  # noqa: E402
 from sycoca_ds.engine.ranks.environment import own_tools_first, prepare_deepspeed  # noqa: E402
 from sycoca_ds.engine.ranks.runtime import Runtime, start_runtime  # noqa: E402
 from sycoca_ds.engine.schedule import learning_rate  # noqa: E402
@@ -214,8 +214,6 @@ def inputs(model: ModelConfig, batch_size: int, runtime: Runtime) -> dict[str, t
 
 def build(options: argparse.Namespace, stage: int, zero: dict[str, int], *, recompute: bool = False, counted: bool = False) -> Any:
     """An engine of the preset's model in float32 whose policy has other values under `zero_optimization`."""
-    import deepspeed
-
     preset = PRESETS[options.preset]
     model = SyCoCa(with_vocabulary(preset.model, VOCABULARY), seed=0).train()
     model.set_activation_checkpointing(recompute)
@@ -223,8 +221,7 @@ def build(options: argparse.Namespace, stage: int, zero: dict[str, int], *, reco
     sizes = {"train_micro_batch_size_per_gpu": options.batch_size // RANKS, "gradient_accumulation_steps": 1}
     policy |= {**sizes, "gradient_clipping": 1.0, "bf16": {"enabled": False}}
     policy |= {"comms_logger": {"enabled": True, "prof_all": True}} if counted else {}
-    optimizer = build_optimizer(model, preset.optim, False, stage)
-    return deepspeed.initialize(model=model, optimizer=optimizer, config=policy)[0]
+    return build_engine(model, build_optimizer(model, preset.optim, False, stage), policy)
 
 
 def policy_of(stage: int, zero: dict[str, int]) -> dict[str, Any]:

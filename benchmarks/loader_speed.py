@@ -134,9 +134,7 @@ def resize_each(batch) -> None:
 
 
 def open_clip_batches(folder: Path) -> Iterator[int]:
-    from tests.worlds.open_clip.peer import import_open_clip
-
-    open_clip = import_open_clip()
+    import open_clip
     from open_clip_train.data import get_wds_dataset
 
     names = f"{folder}/shards/{{00000..{SAMPLES // SHARD - 1:05d}}}.tar"

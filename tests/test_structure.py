@@ -19,7 +19,8 @@ ROOMS = {  # of data_pipeline, each with what it may import beside the ground an
     "shards": {"catalogue", "pictures"},
     "fetch": {"catalogue", "pictures"},
     "download": {"catalogue", "pictures", "shards", "fetch"},
-    "report": {"catalogue", "shards", "download"},
+    "local": {"catalogue", "pictures", "shards"},
+    "report": {"catalogue", "shards", "download", "local"},
     "tokenizer": {"catalogue", "shards"},
     "world": {"catalogue"},
 }

@@ -44,7 +44,7 @@ def main() -> None:
     prepare_deepspeed()
     import deepspeed
 
-    from sycoca_ds.engine.policy import build_optimizer, read_policy
+    from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
     from sycoca_ds.engine.ranks.runtime import start_runtime
 
     runtime = start_runtime()
@@ -56,9 +56,8 @@ def main() -> None:
         model.set_activation_checkpointing(recompute)
         bare = fastest(lambda model=model: model("train", **batch)["loss"].backward())
         sizes = {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
-        policy = {**read_policy("ds_configs/zero3.json"), **sizes}
-        optimizer = build_optimizer(model, OptimConfig(), False, 3)
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+        policy = {**read_policy("ds_configs/zero3.json"), **sizes, "bf16": {"enabled": False}}
+        engine = build_engine(model, build_optimizer(model, OptimConfig(), False, stage=3), policy)
 
         zero3 = fastest(lambda engine=engine: engine.backward(engine("train", **batch)["loss"]), engine.step)
         engine.destroy()

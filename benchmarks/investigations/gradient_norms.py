@@ -22,7 +22,7 @@ import torch  # noqa: E402
 
 from sycoca_ds.config import with_vocabulary  # noqa: E402
 from sycoca_ds.engine.monitoring.gradients import GradientNorms  # noqa: E402
-from sycoca_ds.engine.policy import build_optimizer, read_policy  # noqa: E402
+from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy  # noqa: E402
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed  # noqa: E402
 from sycoca_ds.engine.ranks.runtime import Runtime, start_runtime  # noqa: E402
 from sycoca_ds.model.sycoca import SyCoCa  # noqa: E402
@@ -32,7 +32,6 @@ from sycoca_ds.train import end_process  # noqa: E402
 
 def measured(runtime: Runtime, stage: int, options: argparse.Namespace) -> tuple[float, float, float]:
     """Median seconds of (a step, our norms, the public way) at one stage."""
-    import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
     preset = PRESETS[options.preset]
@@ -40,8 +39,7 @@ def measured(runtime: Runtime, stage: int, options: argparse.Namespace) -> tuple
     model = SyCoCa(config, seed=0)
     sizes = {"train_micro_batch_size_per_gpu": options.batch_size, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0}
     policy = {**read_policy(f"ds_configs/zero{stage}.json"), **sizes, "bf16": {"enabled": options.bf16 and stage > 0}}
-    optimizer = build_optimizer(model, preset.optim, False, policy["zero_optimization"]["stage"])
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+    engine = build_engine(model, build_optimizer(model, preset.optim, False, stage), policy)
     torch.manual_seed(runtime.rank)
     side, length = config.image.image_size, config.text.context_length
     text_BL = torch.randint(3, 512, (options.batch_size, length), device=runtime.device)

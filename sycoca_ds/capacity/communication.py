@@ -55,8 +55,9 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         numbers = k * gathers(step.pieces, sharding, traced=k == 1).gathered
         if k > 1:  # both encoders without gradient, and what is fetched ahead for the order of another call
             once = sum(numel(part.shapes()) for name, part in parts(step.model).items() if "encoder" in name)
-            numbers += k * once + engine.total
-        launches = 8 * k * len(step.pieces) if cut else 0  # one a linear layer, each way; fetched ahead, several at once
+            kept = sharding.reuse_distance >= 2 * engine.total  # within a call, measured
+            numbers = k * (engine.total + once) if kept else numbers + k * once + engine.total
+        launches = 2 * k * len(step.pieces) if cut else 0  # one a block, each way; fetched ahead, several at once
         if k == 1 and sharding.prefetch:
             launches = min(launches, math.ceil(numbers * cut / sharding.prefetch))
         yield Traffic("weights", "all_gather", round(w * numbers * cut), launches, True)
@@ -64,7 +65,7 @@ def _by_stage(step: Step) -> Iterator[Traffic]:
         yield Traffic("gradients", "reduce_scatter", k * reduced * ranks * engine.part, launches, sharding.overlap)
         if engine.persistent:
             whole = sum(-(-n // ranks) * ranks for n in engine.persistent)
-            yield Traffic("small weights", "all_gather", w * whole, len(engine.persistent), False)
+            yield Traffic("small weights", "all_gather", w * whole, 1, False)  # engine/zero3/upkeep.py
 
 
 def traffic(step: Step) -> list[Traffic]:

@@ -38,25 +38,24 @@ def gathers(pieces: list[Piece], sharding: Sharding, traced: bool) -> Gathers:
     for at in range(len(order) - 1, -1, -1):
         name = pieces[order[at][0]].weights
         then = following.get(name)
-        keeps[at] = traced and then is not None and behind[then] - behind[at + 1] < sharding.reuse_distance
+        computed_again = order[at + 1 : at + 2] == [order[at]]  # in the middle of its backward pass, for which it is whole
+        near = traced and then is not None and behind[then] - behind[at + 1] < sharding.reuse_distance
+        keeps[at] = computed_again or near
         following[name] = at
     gathered = whole = 0
     forward, backward = [0] * len(pieces), [0] * len(pieces)
     held: dict[str, int] = {}  # name -> copy that the coordinator holds
     users: list[int] = []  # of each copy: the coordinator, and pieces whose graph refers to it
     refers: dict[int, int] = {}  # piece -> copy
-    seen: set[tuple[int, bool]] = set()
 
     def release(copy: int, numbers: int) -> int:
         users[copy] -= 1
         return numbers if not users[copy] else 0
 
     for at, (number, is_backward) in enumerate(order):
-        piece, again = pieces[number], (number, is_backward) in seen
-        seen.add((number, is_backward))
+        piece = pieces[number]
         if piece.weights not in held:
-            # a recomputed block's last layer is not run again, and what it gathered serves its backward pass
-            gathered += 2 * piece.numbers // 3 if again else piece.numbers
+            gathered += piece.numbers
             whole += piece.numbers
             held[piece.weights] = len(users)
             users.append(1)

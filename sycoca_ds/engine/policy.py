@@ -140,3 +140,44 @@ def build_optimizer(model: torch.nn.Module, optim: OptimConfig, offload: bool, s
 
         return DeepSpeedCPUAdam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, adamw_mode=True)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
+
+
+def build_engine(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine of a model, with what is done otherwise here under ZeRO-3; the one place that makes one.
+
+    Args:
+        config: of `deepspeed_config`, or another dict of DeepSpeed's.
+
+    Raises:
+        UserError: of `check_weights`.
+    """
+    import deepspeed
+
+    from sycoca_ds.engine.ranks.compiler import import_muon
+    from sycoca_ds.engine.zero3.blocks import gather_whole_blocks
+    from sycoca_ds.engine.zero3.release import release_in_one_pass
+    from sycoca_ds.engine.zero3.upkeep import ask_less, gather_small_weights_at_once
+
+    import_muon()
+    for way in (ask_less, release_in_one_pass, gather_whole_blocks):
+        way()
+    engine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    gather_small_weights_at_once(engine)
+    check_weights(model, config)
+    return engine
+
+
+def check_weights(model: torch.nn.Module, config: dict[str, Any]) -> None:
+    """Raises `UserError` if the weights of an engine do not compute in the precision that its configuration says: products take the
+    type of their weights, and a step in float32 in place of bf16 takes a GPU at least twice as long, without another sign."""
+    import torch
+
+    precision, expected = ("bf16", torch.bfloat16) if config.get("bf16", {}).get("enabled") is True else ("fp32", torch.float32)
+    types = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    wrong = [name for name, dtype in types.items() if dtype != expected]
+    if wrong:
+        raise UserError(
+            f"run.precision = {precision}, and {len(wrong)} of {len(types)} weights compute in another type ({wrong[0]}: "
+            f"{types[wrong[0]]}): expected {expected} for all; a module that was changed makes them so, or another DeepSpeed than "
+            "pyproject.toml names"
+        )

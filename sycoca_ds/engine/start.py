@@ -25,11 +25,10 @@ from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.feed import start_feed
 from sycoca_ds.engine.monitoring.question_validation import QuestionValidation
 from sycoca_ds.engine.monitoring.validation import Validation
-from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
+from sycoca_ds.engine.policy import build_engine, build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer, make_plan, same_sources, settle, total_steps
 from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
-from sycoca_ds.engine.zero3_release import release_in_one_pass
 from sycoca_ds.eval.masking.verdict import warmed_up
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
@@ -142,8 +141,6 @@ class Session:
 
 def start(config: TrainConfig, runtime: Runtime) -> Session:
     """Every rank calls it. Raises `UserError`: the configuration, the data or the checkpoint do not fit."""
-    import deepspeed
-
     run = Path(config.run.out)
 
     # ---- 1. data and arithmetic: refuse what does not divide before any memory is taken -------------------------------------
@@ -184,8 +181,7 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))
     offload = policy["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
     optimizer = build_optimizer(model, config.optim, offload, stage)
-    release_in_one_pass()
-    engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+    engine = build_engine(model, optimizer, policy)
     seed_everything(config.run.seed + runtime.rank)
     ema = Ema(engine, config.optim.ema_decay)
     session = Session(config, runtime, sources, plan, tokenizer, batches, steps, stage, validation, engine, ema, state)

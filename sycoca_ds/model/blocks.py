@@ -240,7 +240,16 @@ class Mlp(nn.Module):
         return self.out(F.gelu(self.fc(x_BLD)))
 
 
-class SelfBlock(nn.Module):
+class Block(nn.Module):
+    """A transformer block: whatever is asked of it goes through its `forward`, for ZeRO-3 gathers the weights of a block as one
+    (engine/zero3/blocks.py), by the hooks around that."""
+
+    def forward(self, *inputs, way: str = "_run"):
+        """The block's answer to `inputs`: by `_run`, or by another of its methods, which the method that is called names."""
+        return getattr(self, way)(*inputs)
+
+
+class SelfBlock(Block):
     """x += attention(norm(x)); x += mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, pattern: str = "full"):
@@ -250,7 +259,7 @@ class SelfBlock(nn.Module):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
+    def _run(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
         x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
@@ -259,11 +268,14 @@ class SelfBlock(nn.Module):
 
         The value path of MaskCLIP (Zhou et al., 2022), on [CLS]'s own residual: what the contrast has trained to be read.
         """
+        return self(x_BLD, cls_BD, way="_alone")
+
+    def _alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
         x_BLD = cls_BD[:, None] + self.attention.values(self.ln_1(x_BLD))
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
-class CrossBlock(nn.Module):
+class CrossBlock(Block):
     """x += attention(norm(x) -> norm(other)); x += mlp(norm(x))."""
 
     def __init__(self, width: int, heads: int, other_width: int):
@@ -276,18 +288,27 @@ class CrossBlock(nn.Module):
 
     def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """What the block needs of the other modality, for `attend_to`."""
-        return self.attention.keys_values(self.ln_other(other_BSD))
+        return self(other_BSD, way="_keys_values")
 
     def attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
-        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
-        return x_BQD + self.mlp(self.ln_2(x_BQD))
+        return self(x_BQD, keys_values, valid_BS, way="_attend_to")
 
     def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
+        return self(x_BQD, keys_values, way="_looks_at")
+
+    def _keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        return self.attention.keys_values(self.ln_other(other_BSD))
+
+    def _attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
+        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
+        return x_BQD + self.mlp(self.ln_2(x_BQD))
+
+    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
         return self.attention.weights(self.ln_1(x_BQD), keys_values[0])
 
-    def forward(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
-        return self.attend_to(x_BQD, self.keys_values(other_BSD), valid_BS)
+    def _run(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
+        return self._attend_to(x_BQD, self._keys_values(other_BSD), valid_BS)
 
 
 class AttentionPooling(nn.Module):

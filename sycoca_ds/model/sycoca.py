@@ -315,16 +315,19 @@ class SyCoCa(GradCam, Answering):
         prompt_BL: Tensor | None = None,
         choices: Choices | None = None,
         key_B: Tensor | None = None,
-    ) -> Tensor:
-        """Captions from all patches: int64 (B, steps), [SOT] left out, pads after [EOT].
+        embed: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """Captions from all patches: int64 (B, steps), [SOT] left out, pads after [EOT]; with `embed` text_BT, these, and image_BE,
+        the `image_features` of the same pass.
 
         Exactly `steps` tokens are computed whatever the captions, so that all ranks run the same modules; the arguments are
         those of `generation.generate`.
         """
         decoding = decoding or Decoding()
-        image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
+        global_BD, image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))
         captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD, steps=steps)
-        return generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
+        text_BT = generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
+        return {"text_BT": text_BT, "image_BE": self.image_encoder.project(global_BD)} if embed else text_BT
 
     def _caption_likelihoods(self, image_BCHW: Tensor, text_TL: Tensor, image_of_T: Tensor) -> Tensor:
         """How likely each text is as the caption of one of the pictures, from all patches: (T,) float32, the sum over its tokens,

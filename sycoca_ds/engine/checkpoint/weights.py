@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
-from sycoca_ds.engine.checkpoint import ema_files, exported
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, for_deepspeed, newest_whole, read_state
-from sycoca_ds.engine.ranks.environment import prepare_deepspeed
+from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
+from sycoca_ds.engine.checkpoint.tensor_files import Damaged
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -44,8 +41,10 @@ class Stored:
 def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
     """Opens the newest whole checkpoint of a run folder or checkpoints folder, one step's folder, or an exported folder.
 
+    Of a checkpoint the weights are read and verified, as they are read, and nothing of the optimizer's state beside them.
+
     Args:
-        ema: the moving average of a checkpoint's weights; reads and verifies no other weights.
+        ema: the moving average of a checkpoint's weights, and no other weights.
 
     Raises:
         UserError: nothing there, or damaged, naming the file; `ema` of what has none.
@@ -59,7 +58,18 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         state = {"step": None, "samples": None, **record["source"]}
         digest, decay = sha256_file(path / exported.CONFIG_FILE), record["source"].get("ema_decay")
         return Stored(TrainConfig(model=model), weights, tokenizer, state, path, digest, decay)
-    look = functools.partial(damage, patterns=(ema_files.PATTERN, exported.TOKENIZER_FILE)) if ema else damage
+    read: dict[Path, dict[str, torch.Tensor]] = {}
+
+    def look(folder: Path) -> str | None:
+        """What is wrong with what is needed of a checkpoint, or None. Weights are read here: verifying them is reading them."""
+        problem = damage(folder, patterns=(exported.TOKENIZER_FILE, *([ema_files.PATTERN] if ema else [])))
+        if problem is None and not ema:
+            try:
+                read[folder] = master_files.read(folder, read_state(folder))
+            except (Damaged, OSError) as error:
+                problem = str(error)
+        return problem
+
     if (path / STATE_FILE).is_file():
         problem = look(path)
         if problem is not None:
@@ -81,7 +91,7 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
             raise UserError(f"--ema: checkpoint {folder} was saved without optim.ema-decay and has no average: leave --ema out")
         weights = ema_files.read(folder, files, our_shapes(config.model))
     else:
-        weights, decay = _weights(folder, state["zero_stage"]), None
+        weights, decay = read[folder], None
     return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
 
 
@@ -122,40 +132,3 @@ def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, 
     tokenizer = None if stored.tokenizer is None else Tokenizer(stored.tokenizer)
     model = model.to(device).eval()
     return Loaded(model, stored.config, tokenizer, stored.state, stored.folder, stored.digest, stored.ema_decay)
-
-
-def _weights(folder: Path, zero_stage: int) -> dict[str, torch.Tensor]:
-    """All weights in float32 from the shards of every rank."""
-    if zero_stage == 0:
-        saved = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["module"]
-        return {name: value.float() for name, value in saved.items()}
-    prepare_deepspeed()
-    if zero_stage == 1 and list(folder.glob("bf16_zero_pp_rank_*")):
-        return _weights_of_bf16_zero_1(folder)
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
-        with for_deepspeed(folder) as (above, name):
-            return get_fp32_state_dict_from_zero_checkpoint(above, tag=name)
-
-
-def _weights_of_bf16_zero_1(folder: Path) -> dict[str, torch.Tensor]:
-    """ZeRO-1 in bf16 has an optimizer class of its own, whose files DeepSpeed 0.19.8's zero_to_fp32 does not read.
-
-    Every rank holds an equal piece of each parameter group's float32 weights laid end to end, padded at the end.
-    """
-    shapes = torch.load(folder / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=False)["param_shapes"]
-    ranks = len(list(folder.glob("bf16_zero_pp_rank_*_mp_rank_00_optim_states.pt")))
-    pieces = [
-        torch.load(folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", map_location="cpu", weights_only=False)[
-            "optimizer_state_dict"
-        ]["single_partition_of_fp32_groups"]
-        for rank in range(ranks)
-    ]
-    weights = {}
-    for number, group in enumerate(shapes):
-        flat, place = torch.cat([piece[number] for piece in pieces]), 0
-        for name, shape in group.items():
-            weights[name] = flat[place : place + shape.numel()].view(shape).clone()
-            place += shape.numel()
-    return weights

@@ -12,7 +12,6 @@ is gone or gives this save up, and so does the writer. It says one line of JSON 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -26,9 +25,8 @@ from typing import Any
 
 from data_pipeline.files import sync_folder, write_text
 from sycoca_ds.engine.checkpoint.retention import Retention, retire
-from sycoca_ds.engine.checkpoint.seal import write_seal
+from sycoca_ds.engine.checkpoint.seal import BLOCK, Digests, write_seal
 
-BLOCK = 8 << 20
 NOTE = ".written_by_rank_{:05d}.json"
 GIVEN_UP = 3
 """Exit status when the rank is gone or gave the save up."""
@@ -49,15 +47,15 @@ class Job:
 
 
 def write_file(descriptor: int, path: Path, size: int) -> dict[str, Any]:
-    """Copies the next `size` bytes of a descriptor to a new file and makes it durable; its `bytes` and `sha256`."""
-    digest, position = hashlib.sha256(), 0
+    """Copies the next `size` bytes of a descriptor to a new file and makes it durable; what the seal says of it."""
+    digests, position = Digests(), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb", buffering=0) as file:
         while position < size:
             block = os.read(descriptor, min(BLOCK, size - position))
             if not block:
                 raise OSError(f"{path}: the rank gave {position} of {size} bytes")
-            digest.update(block)
+            digests.update(block)
             view = memoryview(block)
             while view:
                 view = view[file.write(view) :]
@@ -69,7 +67,7 @@ def write_file(descriptor: int, path: Path, size: int) -> dict[str, Any]:
 
             if error.errno not in NO_SYNC:
                 raise
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return digests.facts()
 
 
 def collect_notes(folder: Path, world_size: int) -> dict[str, Any]:

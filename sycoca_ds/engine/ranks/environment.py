@@ -17,14 +17,17 @@ def own_tools_first() -> str:
 
 
 def prepare_deepspeed() -> None:
-    """What DeepSpeed has to find in the environment; called before its first import, which warns otherwise.
+    """What DeepSpeed has to find in the environment and in torch; called before its first import, which warns otherwise.
 
-    That a machine without a GPU is meant to be one; what the processor is, once; this environment's tools; and compiled operators
-    inside the virtual environment they belong to: in the home folder, torch's default, two environments would take turns compiling
-    them anew.
+    That a machine without a GPU is meant to be one; what the processor is, once; no compiler of torch's before there is something
+    to compile; this environment's tools; and compiled operators inside the virtual environment they belong to: in the home folder,
+    torch's default, two environments would take turns compiling them anew.
     """
     import torch
 
+    from sycoca_ds.engine.ranks.compiler import import_compiler_late
+
+    import_compiler_late()
     with contextlib.suppress(ImportError):  # DeepSpeed then asks lscpu
         import cpuinfo
 

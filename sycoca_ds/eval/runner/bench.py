@@ -55,6 +55,8 @@ class Resources:
 
     team: Team = field(default_factory=Team)
     cache: Cache = field(default_factory=Cache)
+    told: bool = True
+    """Whether progress is reported."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Bench:
             parts.append((rows[fresh], {name: array[fresh] for name, array in arrays.items()}))
         left = np.flatnonzero(~done_N)
         try:
-            with Progress(what, total=total, unit=unit) as bar:
+            with Progress(what, total=total, unit=unit, enabled=self.resources.told) as bar:
                 bar.set(total - len(left))
                 for rows, arrays in self.resources.team.rounds(self, work, left):
                     parts.append((rows, arrays))

@@ -23,15 +23,15 @@ from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.checkpoint.contents import Contents
 from sycoca_ds.engine.checkpoint.contents import measure as size_of
 from sycoca_ds.engine.ema import Ema
-from sycoca_ds.engine.policy import build_optimizer, read_policy
+from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.model.blocks import has_bf16_products
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages, tensors_alive
 from tests.worlds.processes.launching import run_on_ranks
 
 MICRO_BATCH = 4
-MODEL = dataclasses.replace(with_vocabulary(PRESETS["tiny"].model, 512), family="sycoca")
 SMALL = {"reduce_bucket_size": 200_000}
 """Of the tiny model's size: the shipped buckets are for models a hundred times as large."""
 GATHERED = {**SMALL, "stage3_param_persistence_threshold": 1000, "stage3_prefetch_bucket_size": 100_000}
@@ -49,6 +49,15 @@ class Case:
     recomputed: bool = False
     accumulation_steps: int = 1
     ema: bool = False
+    preset: str = "tiny"
+
+    @property
+    def model(self) -> ModelConfig:
+        return with_vocabulary(PRESETS[self.preset].model, 512)
+
+    @property
+    def micro_batch(self) -> int:
+        return MICRO_BATCH if self.preset == "tiny" else 2
 
     def settings(self) -> dict[str, Any]:
         policy = read_policy(f"ds_configs/{self.policy}.json")
@@ -57,8 +66,8 @@ class Case:
     def step(self, ranks: int) -> Step:
         sharding = Sharding.of(self.settings(), self.precision, self.policy)
         k = self.accumulation_steps
-        batches = BatchPlan(MICRO_BATCH * k * ranks, MICRO_BATCH, k, ranks)
-        return Step(MODEL, sharding, batches, (FULL if self.recomputed else NONE).by_part, cpu=True, ema=self.ema)
+        batches = BatchPlan(self.micro_batch * k * ranks, self.micro_batch, k, ranks)
+        return Step(self.model, sharding, batches, (FULL if self.recomputed else NONE).by_part, cpu=True, ema=self.ema)
 
 
 CASES = {
@@ -82,45 +91,47 @@ CASES = {
     "3 bf16, averaged": Case("zero3", "bf16", GATHERED, ema=True),
     "3 bf16, recomputed, averaged": Case("zero3", "bf16", GATHERED, True, ema=True),
     "3 bf16, offloaded, averaged": Case("zero3_offload", "bf16", GATHERED, ema=True),
+    "small, 1 bf16": Case("zero1", "bf16", {}, preset="small"),
+    "small, 3 bf16, recomputed": Case("zero3", "bf16", SMALL, True, preset="small"),
+    "coca_ViT-B-32, 1 bf16": Case("zero1", "bf16", {}, preset="coca_ViT-B-32"),
 }
 
 
-def inputs(model: ModelConfig, rank: int) -> dict[str, torch.Tensor]:
+def inputs(model: ModelConfig, count: int, rank: int) -> dict[str, torch.Tensor]:
     """Captions of full length, so that the formulas' numbers are those of the run."""
     generator = torch.Generator().manual_seed(rank)
-    text_BL = torch.randint(3, model.text.vocab_size, (MICRO_BATCH, model.text.context_length), generator=generator)
+    text_BL = torch.randint(3, 500, (count, model.text.context_length), generator=generator)
     text_BL[:, 0], text_BL[:, -1] = model.text.sot_id, model.text.eot_id
     side = model.image.image_size
-    pixels = torch.randint(0, 256, (MICRO_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
-    return {"image_BCHW": pixels, "text_BL": text_BL, "key_B": torch.arange(MICRO_BATCH)}
+    pixels = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    return {"image_BCHW": pixels, "text_BL": text_BL, "key_B": torch.arange(count)}
 
 
 def measure(case: Case, runtime: Runtime) -> dict[str, Any]:
     """Bytes held between two steps, the most on top of them within one, what its collectives carried and its checkpoint takes."""
-    import deepspeed
     from deepspeed.comm.comm import comms_logger
 
     earlier = tensors_alive()  # held, so that no new one takes the place of one of them
     before = set(storages(earlier))
-    model = SyCoCa(MODEL, seed=0).train()
+    model = SyCoCa(case.model, seed=0).train()
     model.set_activation_checkpointing(case.recomputed)
     policy, optim = case.settings(), dataclasses.replace(PRESETS["tiny"].optim, lr=1e-4)
     stage = policy["zero_optimization"]["stage"]
     optimizer = build_optimizer(model, optim, case.policy == "zero3_offload", stage)
     config = {
         **policy,
-        "train_micro_batch_size_per_gpu": MICRO_BATCH,
+        "train_micro_batch_size_per_gpu": case.micro_batch,
         "gradient_accumulation_steps": case.accumulation_steps,
         "gradient_clipping": 1.0,
         "bf16": {"enabled": case.precision == "bf16"},
         "comms_logger": {"enabled": True, "prof_all": True},
     }
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    engine = build_engine(model, optimizer, config)
     ema = Ema(engine, 0.9 if case.ema else None)
-    micro_batches = [inputs(MODEL, runtime.rank)] * case.accumulation_steps
+    micro_batches = [inputs(case.model, case.micro_batch, runtime.rank)] * case.accumulation_steps
 
     def step() -> None:
-        for micro, more in zip(micro_batches, shared_inputs(engine, micro_batches, MODEL.text.eot_id), strict=True):
+        for micro, more in zip(micro_batches, shared_inputs(engine, micro_batches, case.model.text.eot_id), strict=True):
             engine.backward(engine("train", **micro, **more)["loss"])
             engine.step()
         ema.update(taken=True)
@@ -150,7 +161,7 @@ ALWAYS = [(2, name) for name in ("2 bf16, two micro-batches", "3 bf16, recompute
 """Weights cut end to end, and each for itself; the others are the night's."""
 RUNS = [
     pytest.param(*run, marks=() if run in ALWAYS else pytest.mark.full)
-    for run in [*((1, name) for name in ALONE), *((2, name) for name in CASES)]
+    for run in [*((1, name) for name in ALONE), *((2, name) for name, case in CASES.items() if case.preset == "tiny")]
 ]
 
 
@@ -183,6 +194,10 @@ def held(step: Step) -> int:
     return rest.weights + rest.gradients + rest.optimizer + rest.buckets + rest.host
 
 
+def peak(step: Step) -> int:
+    return max(sum(numbers) for _, numbers in moments(step))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, name", RUNS)
 def test_bytes_between_two_steps(measured: Measured, ranks: int, name: str) -> None:
@@ -193,9 +208,15 @@ def test_bytes_between_two_steps(measured: Measured, ranks: int, name: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, name", RUNS)
 def test_the_highest_moment_of_a_step(measured: Measured, ranks: int, name: str) -> None:
-    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %."""
+    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %. Of larger
+    presets all together, to 15 %."""
     step = CASES[name].step(ranks)
-    expected = max(sum(numbers) for _, numbers in moments(step)) - held(step)
+    if name == "3 bf16, nothing kept" and not has_bf16_products():
+        pytest.skip("a processor with bf16 products: without them a linear layer keeps no view of a weight that is let go")
+    if CASES[name].preset != "tiny":  # what products without bf16 hold for a moment counts there: the whole peak
+        assert peak(step) == pytest.approx(measured[ranks, name]["rest"] + measured[ranks, name]["most"], rel=0.15)
+        return
+    expected = peak(step) - held(step)
     assert 0.98 * measured[ranks, name]["most"] < expected < 1.15 * measured[ranks, name]["most"]
 
 

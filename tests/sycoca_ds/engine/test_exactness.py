@@ -24,7 +24,7 @@ from sycoca_ds.config import DataConfig, ModelConfig, OptimConfig, RunConfig, Tr
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.batches import plan_batches
 from sycoca_ds.engine.logit_scale import bound_logit_scale
-from sycoca_ds.engine.policy import build_optimizer, deepspeed_config, read_policy
+from sycoca_ds.engine.policy import build_engine, build_optimizer, deepspeed_config, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
@@ -191,7 +191,6 @@ def plain_training(precision: str, run: str, ranks: int = 1, micro_batches: int 
 
 def engine_training(cell: Cell, runtime: Runtime) -> Course:
     """The same on DeepSpeed's engine, as engine/loop.py does it; called on every rank."""
-    import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 
     config, policy = cell.settings()
@@ -199,7 +198,7 @@ def engine_training(cell: Cell, runtime: Runtime) -> Course:
     start = first_weights(model, cell.precision)
     model.set_activation_checkpointing(read_recompute(cell.recompute))
     optimizer = build_optimizer(model, config.optim, cell.stage == "zero3_offload", policy["zero_optimization"]["stage"])
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+    engine = build_engine(model, optimizer, policy)
     if cell.buckets == "tiny" and runtime.world_size > 1 and "zero3" in cell.stage:
         assert all(p.data.numel() < p.ds_numel for p in model.parameters()), "some weights are still whole"
     if cell.fault == "-twice":

@@ -10,6 +10,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
+from sycoca_ds.engine.checkpoint import seal
 from sycoca_ds.engine.checkpoint.seal import (
     STATE_FILE,
     damage,
@@ -64,7 +65,7 @@ def test_a_seal_that_is_none_is_named_and_an_older_checkpoint_taken(content: str
 @pytest.mark.parametrize("sealed_by_it", [False, True])
 @pytest.mark.parametrize(
     "number, said",
-    [(1, "format 1, this version reads 2; go on with the version that saved it, or export"), (3, "by a newer version")],
+    [(1, "format 1, this version reads 2 to 3; go on with the version that saved it, or export"), (4, "by a newer version")],
 )
 def test_a_seal_of_another_format_says_so(number: int, said: str, sealed_by_it: bool, tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
@@ -107,3 +108,19 @@ def test_what_interrupted_saves_left_is_removed_and_nothing_else(tmp_path: Path)
         (tmp_path / name / "shard").mkdir(parents=True)
     assert remove_unsealed(tmp_path) == [tmp_path / "step_00000006", tmp_path / "step_12345678"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "step_00000004", "step_x"] and damage(whole) is None
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_large_file_is_sealed_by_blocks_and_was_as_one(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seal, "BLOCK", 100)
+    folder = step_folder(tmp_path, 1)
+    folder.mkdir()
+    whole = bytes(range(250))
+    (folder / "weights").write_bytes(whole)
+    facts = seal.digests(folder / "weights", whole=number == 2)
+    assert len(facts.get("blocks", [])) == (3 if number == 3 else 0) and facts["bytes"] == 250
+    write_seal(folder, {"format": number, "step": 1, "files": {"weights": facts}})
+    assert damage(folder) is None
+    for place in (0, 99, 100, 249):
+        (folder / "weights").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        assert "weights is damaged" in damage(folder)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sycoca_ds.engine.checkpoint.retention import Retention
 from sycoca_ds.engine.checkpoint.saving import Writing
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, read_state, sealed, step_folder
-from sycoca_ds.engine.checkpoint.writer import BLOCK, Job
+from sycoca_ds.engine.checkpoint.seal import BLOCK, STATE_FILE, damage, read_state, sealed, step_folder
+from sycoca_ds.engine.checkpoint.writer import Job
 from tests.worlds.processes.watching import wait_until
 
 
@@ -47,6 +47,8 @@ def test_what_ranks_wrote_is_sealed_with_its_hashes(tmp_path: Path) -> None:
     expected = {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for part in files for name, data in part.items()
     }
+    blocks = [files[0]["a.pt"][at : at + BLOCK] for at in (0, BLOCK, 2 * BLOCK)]  # a large file has a hash a block
+    expected["a.pt"] = {"bytes": 2 * BLOCK + 17, "blocks": [hashlib.sha256(block).hexdigest() for block in blocks]}
     assert read_state(folder)["files"] == expected and read_state(folder)["samples"] == 12 and damage(folder) is None
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} == {*expected, STATE_FILE}
     for part in files:

@@ -13,7 +13,7 @@ import torch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.monitoring.curves import PARTS as ALL_PARTS
 from sycoca_ds.engine.monitoring.gradients import GradientNorms
-from sycoca_ds.engine.policy import read_policy
+from sycoca_ds.engine.policy import build_engine, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from tests.worlds.models.gradients import BATCH, LENGTHS, cut, model_of, of_whole_batch
 from tests.worlds.models.small_model import random_inputs
@@ -31,7 +31,6 @@ BY_DAY = ("zero0", "zero1_bf16", "zero2", "zero3")
 
 def on_a_rank(runtime: Runtime, folder: str, *kinds: str) -> None:
     """Each kind: norms of this rank's half of the batch in two micro-batches; rank 0 writes them down beside DeepSpeed's own."""
-    import deepspeed
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     torch.set_num_threads(1)
@@ -42,7 +41,7 @@ def on_a_rank(runtime: Runtime, folder: str, *kinds: str) -> None:
         optimizer = (DeepSpeedCPUAdam if "offload" in kind else torch.optim.AdamW)(model.parameters(), lr=0.0)
         sizes = {"train_micro_batch_size_per_gpu": BATCH // 4, "gradient_accumulation_steps": MICRO_BATCHES}
         policy = {**read_policy(f"ds_configs/{stage}.json"), **sizes, "gradient_clipping": 1e-3, "bf16": {"enabled": kind != stage}}
-        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=policy)
+        engine = build_engine(model, optimizer, policy)
         norms = GradientNorms(runtime)
         assert norms.read() == {}, "nothing was measured yet"
         for number, (micro, more) in enumerate(zip(micro_batches, shared_inputs(engine, micro_batches, 2), strict=True)):

@@ -1,4 +1,4 @@
-"""Generation and features under ZeRO-3: parameters are gathered module by module, and all ranks must ask for the same ones."""
+"""Generation and features under ZeRO-3: parameters are gathered block by block, and all ranks must ask for the same ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sycoca_ds.engine.policy import build_engine
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.generation import Decoding
@@ -56,12 +57,10 @@ def outputs(model, seed: int) -> dict[str, list]:
 
 def on_a_rank(runtime: Runtime, folder: str, *poolings: str) -> None:
     """What each rank runs: models partitioned by ZeRO-3, one after the other, images of its own."""
-    import deepspeed
-
     torch.set_num_threads(1)
     policy = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False}}
     for pooling in poolings:
-        engine, *_ = deepspeed.initialize(model=model_of(pooling), config={**policy, "train_micro_batch_size_per_gpu": 4})
+        engine = build_engine(model_of(pooling), None, {**policy, "train_micro_batch_size_per_gpu": 4})
         engine.eval()
         Path(folder, f"{pooling}.{runtime.rank}.json").write_text(json.dumps(outputs(engine, seed=runtime.rank)))
         engine.destroy()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine import zero3_release
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.engine.zero3 import release
 from tests.worlds.processes.launching import run_on_ranks
 from tests.worlds.trainings.training import SMALL, train_here, with_validation
 
@@ -21,9 +21,9 @@ def on_a_rank(runtime: Runtime, folder: str, data: str) -> None:
     """Every answer beside that of DeepSpeed's method without its memory, which is asked as the first of the two."""
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
 
-    name, counts = f"{zero3_release.OWN}params_to_release", {}
+    name, counts = f"{release.OWN}params_to_release", {}
     own = inspect.getclosurevars(getattr(Coordinator, name)).nonlocals["func"].__wrapped__
-    zero3_release.release_in_one_pass()
+    release.release_in_one_pass()
     ours = getattr(Coordinator, name)
     for distance in DISTANCES:
         counts[distance] = [0, 0, 0, 0]  # calls, equal answers, weights that stay, weights that are let go

@@ -1,0 +1,99 @@
+"""The float32 weights of a checkpoint, of every ZeRO stage, read from where they lie and nothing beside them.
+
+Without ZeRO they are the model's. Stages 1 and 2 lay the weights of an optimizer's group end to end and cut that into a piece a
+rank, padded at the end; stage 3 cuts every weight for itself and lays the pieces end to end, group by group. Names of files and of
+what is in them are those of DeepSpeed 0.19.8, whose own `zero_to_fp32` gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sycoca_ds.engine.checkpoint.tensor_files import Extent, Verified, Wanted
+
+MODEL, OPTIMIZER = "*model_states.pt", "*_optim_states.pt"
+Place = tuple[int, Wanted]
+"""A file's number, and what is wanted of it."""
+
+
+def read(folder: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All weights, float32.
+
+    Args:
+        state: what the checkpoint's seal says.
+
+    Raises:
+        Damaged, OSError: of `tensor_files`.
+    """
+    model = _opened(folder, state, MODEL)[0].content()
+    if state["zero_stage"] == 0:
+        return _of_model(folder, state, model["module"])
+    files = _opened(folder, state, OPTIMIZER)
+    parts = [file.content()["optimizer_state_dict"] for file in files]
+    groups = [{name: tuple(shape) for name, shape in group.items()} for group in model["param_shapes"]]
+    weights = {name: torch.empty(shape) for group in groups for name, shape in group.items()}
+    flat = {name: weight.view(-1) for name, weight in weights.items()}
+    if state["zero_stage"] == 3:
+        places = _cut_each(flat, [part["fp32_flat_groups"] for part in parts])
+    else:
+        names = [list(group) for group in groups]
+        places = _cut_together(flat, names, [part["single_partition_of_fp32_groups"] for part in parts])
+    wanted: list[list[Wanted]] = [[] for _ in files]
+    for number, one in places:
+        wanted[number].append(one)
+    for file, own in zip(files, wanted, strict=True):
+        file.read(own)
+    return weights
+
+
+def _opened(folder: Path, state: Mapping[str, Any], pattern: str) -> list[Verified]:
+    """The files of a pattern, by rank: their names hold it, with as many digits as it has."""
+    names = fnmatch.filter(state["files"], pattern)
+    by_rank = sorted(names, key=lambda name: [int(word) if word.isdigit() else -1 for word in name.split("_")])
+    return [Verified(folder / name, state["files"][name]) for name in by_rank]
+
+
+def _of_model(folder: Path, state: Mapping[str, Any], module: Mapping[str, Extent]) -> dict[str, Tensor]:
+    found = {name: torch.empty(extent.shape, dtype=extent.dtype) for name, extent in module.items()}
+    file = _opened(folder, state, MODEL)[0]
+    file.read(Wanted(extent.record, extent.start, found[name].view(-1)) for name, extent in module.items())
+    return {name: value.float() for name, value in found.items()}
+
+
+def _end_to_end(extents: Sequence[tuple[int, Extent]], first: int, target: Tensor) -> Iterator[Place]:
+    """Where the numbers of `target` are among those of some tensors laid end to end, each with its file's number; they begin there
+    with the `first`-th."""
+    begin = 0
+    for file, extent in extents:
+        start, end = max(first, begin), min(first + target.numel(), begin + extent.numel)
+        if start < end:
+            place = extent.start + (start - begin) * extent.dtype.itemsize
+            yield file, Wanted(extent.record, place, target[start - first : end - first])
+        begin += extent.numel
+
+
+def _cut_each(weights: Mapping[str, Tensor], parts: Sequence[Sequence[Extent]]) -> Iterator[Place]:
+    """Stage 3: where weights, 1-D, are in the groups of each rank."""
+    begin = 0
+    for weight in weights.values():
+        each = -(-weight.numel() // len(parts))
+        for rank, extents in enumerate(parts):
+            yield from _end_to_end([(rank, extent) for extent in extents], begin, weight[rank * each : (rank + 1) * each])
+        begin += each
+
+
+def _cut_together(
+    weights: Mapping[str, Tensor], groups: Sequence[Sequence[str]], parts: Sequence[Sequence[Extent]]
+) -> Iterator[Place]:
+    """Stages 1 and 2: where the weights of each group, 1-D, are in the pieces that the ranks have of it."""
+    for number, names in enumerate(groups):
+        pieces, begin = [(rank, part[number]) for rank, part in enumerate(parts)], 0
+        for name in names:
+            yield from _end_to_end(pieces, begin, weights[name])
+            begin += weights[name].numel()
