@@ -64,9 +64,7 @@ class RunsCommand:
         table = {run.path: cells(run, folder, metrics) for run in runs}
         columns = list(next(iter(table.values())))
         if self.sort not in columns:
-            raise UserError(
-                f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})"
-            )
+            raise UserError(f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})")
         unknown = [name for name in self.metrics if all(table[run.path][name] is None for run in runs)]
         if unknown:
             there = sorted({name for run in runs for name in (*run.metrics(), *(f"validation/{v}" for v in run.validation))})
