@@ -17,13 +17,11 @@ from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.worlds.open_clip.peer import skip_initialisation  # noqa: E402
+from tests.worlds.open_clip.peer import open_clip, skip_initialisation  # noqa: E402
 
 
 class Peer:
     def __init__(self) -> None:
-        import open_clip
-
         self.open_clip = open_clip
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model: Any = None

@@ -70,7 +70,7 @@ class Assumptions:
     """What a collective takes however small it is, microseconds."""
     block_ms: float = 0.8
     """What the host needs to queue a block's forward and backward pass, milliseconds; a step is never shorter. Measured on one
-    core of an AMD EPYC, as the next two are (`benchmarks/block_overhead.py`)."""
+    core of an AMD EPYC, as the next two are (`benchmarks/investigations/block_overhead.py`)."""
     zero3_block_ms: float = 1.1
     """What stage 3 adds: its hooks run around every block. It was 3.5 when they ran around every module in it; 30 % of that are
     left (benchmarks/results/2026-11-27_zero3_hooks.md)."""
