@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -419,10 +420,15 @@ def run_blocks(
     return x_BLD, last_BLD
 
 
-def initialise(model: nn.Module, std: float, seed: int) -> None:
+def initialise(
+    model: nn.Module, std: float, seed: int, whole: Callable[[nn.Parameter], AbstractContextManager] = nullcontext
+) -> None:
     """N(0, std) for every weight matrix and embedding, 1 for norms, 0 for biases; `SyCoCa` sets its logit scale itself.
 
     The values depend on `seed` and the parameters' names' order alone, so every rank builds the same model.
+
+    Args:
+        whole: in it a parameter has all its numbers, where ranks have shared them among each other.
 
     Raises:
         RuntimeError: a parameter of a kind this function does not know, which would keep raw memory.
@@ -438,9 +444,10 @@ def initialise(model: nn.Module, std: float, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if name == "logit_scale":
                 continue
-            for applies, fill in rules:
-                if applies(name, parameter):
-                    fill(parameter)
-                    break
-            else:
-                raise RuntimeError(f"no initialisation rule for parameter {name} of shape {tuple(parameter.shape)}")
+            with whole(parameter):
+                for applies, fill in rules:
+                    if applies(name, parameter):
+                        fill(parameter)
+                        break
+                else:
+                    raise RuntimeError(f"no initialisation rule for parameter {name} of shape {tuple(parameter.shape)}")
