@@ -1,5 +1,6 @@
-# Two commands for a fresh machine with Python 3.10 to 3.12, a C++ compiler and make:
+# Three commands for a fresh machine with Python 3.10 to 3.12, a C++ compiler and make:
 #   make demo    the whole way on a small drawn world: runs/demo/report.html
+#   make bench   speed beside open_clip's, in minutes
 #   make test    the test suite: every check, of large grids a part; make test-all: all of it
 # A faster way to install (another index, a wheel folder) goes through pip's own variables, e.g. PIP_FIND_LINKS. Only there pip is not
 # quiet: in the minutes that it takes it says what it loads and how far it is.
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-all gpu-check peer spark install lint clean
+.PHONY: demo test test-all bench gpu-check peer spark install lint clean
 .DELETE_ON_ERROR:
 
 demo: install
@@ -33,7 +34,12 @@ test-all: install
 gpu-check: install
 	$(BIN)/python benchmarks/gpu_check --out runs/gpu_check $(GPU_CHECK)
 
-# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 190 MB, for the tests that compare with it; without it they skip.
+# Ours beside open_clip's, in one run, kept in runs/bench; BENCH="training --turns 9" is a part, with more turns (docs/performance.md).
+bench: peer
+	$(BIN)/python -m benchmarks $(BENCH)
+
+# open_clip 3.3 and CLIP_benchmark 1.6 beside the environment, 270 MB, for the tests and benchmarks that compare with it; without it
+# they skip.
 peer: install
 	tests/worlds/open_clip/peer.sh build/open_clip $(BIN)/python
 

@@ -21,7 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(REPOSITORY)] if __name__ == "__main__" else sys.path[:1]
+
+from benchmarks.frame import Turn, waited  # noqa: E402
+
 BARE = """
 import json, sys
 if __name__ == "__main__":
@@ -68,86 +72,85 @@ def write_catalogue(path: Path, rows: int, port: int) -> None:
     pq.write_table(pa.table({"url": urls, "caption": captions}), path)
 
 
-def seconds_of(command: list[str]) -> float:
+def turn_of(command: list[str]) -> Turn:
+    """Of a whole command. Its processor time is not known: a supervisor ends workers without waiting for them."""
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}
-    start = time.monotonic()
+    start, stalled = time.monotonic(), waited()
     subprocess.run(command, cwd=REPOSITORY, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.monotonic() - start
+    seconds = time.monotonic() - start
+    return Turn(seconds, 0.0, min(1.0, (waited() - stalled) / seconds))
+
+
+def measure(photos: Path, rows: int, rounds: int, processes: int, threads: int, shard_size: int) -> dict[str, list[Turn]]:
+    """Turns of `ours` and `bare` img2dataset on the same rows, and one of `verify`."""
+    port_queue: multiprocessing.Queue = multiprocessing.Queue()
+    server = multiprocessing.Process(target=serve, args=(str(photos), 500, port_queue), daemon=True)
+    server.start()
+    port = port_queue.get(timeout=60)
+    pipeline = [sys.executable, "-m", "data_pipeline"]
+    with tempfile.TemporaryDirectory(prefix="download_speed_") as name:
+        folder, found = Path(name), {"ours": [], "bare": []}
+        root, allow = folder / "ours", ["--allow-host", f"127.0.0.1:{port}"]
+        write_catalogue(folder / "catalogue.parquet", rows, port)
+        turn_of([*pipeline, "curate", "--metadata", str(folder / "catalogue.parquet"), "--out", str(root), *allow])
+        words = ["--proxy", "none", "--processes", processes, "--threads", threads, "--shard-size", shard_size]
+        settings = {
+            "url_list": str(root / "canonical"),
+            "input_format": "parquet",
+            "url_col": "url",
+            "caption_col": "caption",
+            "save_additional_columns": ["uid"],
+            "output_folder": str(folder / "bare"),
+            "output_format": "webdataset",
+            "processes_count": processes,
+            "thread_count": threads,
+            "number_sample_per_shard": shard_size,
+            "image_size": 288,
+            "resize_mode": "keep_ratio",
+            "resize_only_if_bigger": True,
+            "extract_exif": False,
+            "compute_hash": "sha256",
+            "enable_wandb": False,
+        }
+        script = folder / "bare.py"
+        script.write_text(BARE)
+        for _ in range(rounds):
+            shutil.rmtree(root / "shards", ignore_errors=True)
+            (root / "download.json").unlink(missing_ok=True)
+            found["ours"].append(turn_of([*pipeline, "download", "--data", str(root), *allow, *map(str, words)]))
+            state = json.loads((root / "download.json").read_text())
+            if state["downloaded"] != rows:
+                raise SystemExit(f"ours: {state['downloaded']} of {rows} rows: {state['failed']}")
+            shutil.rmtree(folder / "bare", ignore_errors=True)
+            found["bare"].append(turn_of([sys.executable, str(script), json.dumps(settings)]))
+            got = sum(json.loads(path.read_text())["successes"] for path in (folder / "bare").glob("*_stats.json"))
+            if got != rows:
+                raise SystemExit(f"bare img2dataset: {got} of {rows} rows")
+            print(f"ours {found['ours'][-1].seconds:.1f} s, bare img2dataset {found['bare'][-1].seconds:.1f} s", file=sys.stderr)
+        found["verify"] = [turn_of([*pipeline, "verify", "--data", str(root), "--processes", str(processes)])]
+    server.terminate()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", required=True)
+    parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--shard-size", type=int, default=1000)
-    arguments = parser.parse_args()
-    port_queue: multiprocessing.Queue = multiprocessing.Queue()
-    server = multiprocessing.Process(target=serve, args=(arguments.photos, 500, port_queue), daemon=True)
-    server.start()
-    port = port_queue.get(timeout=60)
-    ours, bare = [], []
-    pipeline = [sys.executable, "-m", "data_pipeline"]
-    with tempfile.TemporaryDirectory(prefix="download_speed_") as name:
-        folder = Path(name)
-        root = folder / "ours"
-        write_catalogue(folder / "catalogue.parquet", arguments.rows, port)
-        allow = ["--allow-host", f"127.0.0.1:{port}"]
-        seconds_of([*pipeline, "curate", "--metadata", str(folder / "catalogue.parquet"), "--out", str(root), *allow])
-        for _ in range(arguments.rounds):
-            shutil.rmtree(root / "shards", ignore_errors=True)
-            (root / "download.json").unlink(missing_ok=True)
-            words = [
-                "--proxy",
-                "none",
-                "--processes",
-                arguments.processes,
-                "--threads",
-                arguments.threads,
-                "--shard-size",
-                arguments.shard_size,
-            ]
-            ours.append(seconds_of([*pipeline, "download", "--data", str(root), *allow, *map(str, words)]))
-            state = json.loads((root / "download.json").read_text())
-            if state["downloaded"] != arguments.rows:
-                raise SystemExit(f"ours: {state['downloaded']} of {arguments.rows} rows: {state['failed']}")
-            shutil.rmtree(folder / "bare", ignore_errors=True)
-            settings = {
-                "url_list": str(root / "canonical"),
-                "input_format": "parquet",
-                "url_col": "url",
-                "caption_col": "caption",
-                "save_additional_columns": ["uid"],
-                "output_folder": str(folder / "bare"),
-                "output_format": "webdataset",
-                "processes_count": arguments.processes,
-                "thread_count": arguments.threads,
-                "number_sample_per_shard": arguments.shard_size,
-                "image_size": 288,
-                "resize_mode": "keep_ratio",
-                "resize_only_if_bigger": True,
-                "extract_exif": False,
-                "compute_hash": "sha256",
-                "enable_wandb": False,
-            }
-            script = folder / "bare.py"
-            script.write_text(BARE)
-            bare.append(seconds_of([sys.executable, str(script), json.dumps(settings)]))
-            got = sum(json.loads(path.read_text())["successes"] for path in (folder / "bare").glob("*_stats.json"))
-            if got != arguments.rows:
-                raise SystemExit(f"bare img2dataset: {got} of {arguments.rows} rows")
-            print(f"ours {ours[-1]:.1f} s, bare img2dataset {bare[-1]:.1f} s", file=sys.stderr, flush=True)
-        checking = seconds_of([*pipeline, "verify", "--data", str(root), "--processes", str(arguments.processes)])
-    server.terminate()
+    options = parser.parse_args()
+    rows, rounds = options.rows, options.rounds
+    found = measure(options.photos, rows, rounds, options.processes, options.threads, options.shard_size)
+    ours, bare = ([turn.seconds for turn in found[name]] for name in ("ours", "bare"))
     result = {
-        "rows": arguments.rows,
-        "rounds": arguments.rounds,
-        "images_per_second": round(arguments.rows / statistics.median(ours)),
-        "bare_img2dataset": round(arguments.rows / statistics.median(bare)),
+        "rows": rows,
+        "rounds": rounds,
+        "images_per_second": round(rows / statistics.median(ours)),
+        "bare_img2dataset": round(rows / statistics.median(bare)),
         "ratio": round(statistics.median(b / o for o, b in zip(ours, bare, strict=True)), 3),
-        "verified_per_second": round(arguments.rows / checking),
+        "verified_per_second": round(rows / found["verify"][0].seconds),
     }
     print(json.dumps(result))
 

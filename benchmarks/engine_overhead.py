@@ -1,11 +1,10 @@
 """What the engine costs beside the arithmetic that it does.
 
     python benchmarks/engine_overhead.py --out build/engine_overhead.json
-    python benchmarks/engine_overhead.py --preset small --batch-size 8 --turns 12 --parts step save
+    python benchmarks/engine_overhead.py --preset small --batch-size 8 --turns 12 --parts step
 
 step      the training loop with everything but loading, on one rank under ZeRO 0, 1 and 3, and a bare PyTorch loop on the same
           batches, in turns: the bare step runs while the loop waits for its next batch
-save      how much longer a step takes that saves, and the two after it, beside which another process writes
 ranks     ZeRO-1 and ZeRO-3 on two ranks, in turns
 gathers   what stage 3 gathers in one micro-batch on two ranks, and what the planner says (sycoca_ds/capacity)
 
@@ -35,6 +34,7 @@ sys.path[:1] = [str(REPOSITORY)]
 
 import torch  # noqa: E402
 
+from benchmarks.frame import Clock, Turn  # noqa: E402
 from sycoca_ds.capacity.communication import traffic  # noqa: E402
 from sycoca_ds.capacity.search import FULL, NONE  # noqa: E402
 from sycoca_ds.capacity.states import Sharding  # noqa: E402
@@ -88,25 +88,25 @@ class Feed:
 
     def __init__(self, feed: Iterator[Batch], device: torch.device, beside: Callable[[Batch], None] | None) -> None:
         self.feed, self.device, self.beside = feed, device, beside
-        self.seconds: list[float] = []
+        self.turns: list[Turn] = []
         """Of the loop, by step; the last step's is not known."""
-        self.beside_seconds: list[float] = []
-        self._since: float | None = None
+        self.beside_turns: list[Turn] = []
+        self._clock = Clock(device)
+        self._began = False
 
     def __iter__(self) -> Feed:
         return self
 
     def __next__(self) -> Batch:
-        wait_for(self.device)
-        if self._since is not None:
-            self.seconds.append(time.perf_counter() - self._since)
+        if self._began:
+            self.turns.append(self._clock.stop())
         batch = next(self.feed)
         if self.beside is not None:
-            start = time.perf_counter()
+            self._clock.start()
             self.beside(batch)
-            wait_for(self.device)
-            self.beside_seconds.append(time.perf_counter() - start)
-        self._since = time.perf_counter()
+            self.beside_turns.append(self._clock.stop())
+        self._clock.start()
+        self._began = True
         return batch
 
 
@@ -182,30 +182,12 @@ def measure_steps(runtime: Runtime, options: argparse.Namespace, folder: Path) -
         bare = BareLoop(config, runtime)
         feed = run(config, runtime, bare)
         check_losses(Path(config.run.out), [loss.item() for loss in bare.losses])
-        loop, alone = feed.seconds[WARM_UP:], feed.beside_seconds[WARM_UP : len(feed.seconds)]
+        turns = feed.turns[WARM_UP:], feed.beside_turns[WARM_UP : len(feed.turns)]
+        loop, alone = ([turn.seconds for turn in one] for one in turns)
         ratios = [a / b for a, b in zip(loop, alone, strict=True)]
         found[f"zero{stage}"] = {"loop": spread(loop), "bare": spread(alone), "ratio": spread(ratios)}
+        found[f"zero{stage}"]["turns"] = [[dataclasses.asdict(turn) for turn in one] for one in turns]
     return found
-
-
-def measure_saves(runtime: Runtime, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """ZeRO-1 with a save every `--save-every` steps."""
-    every, steps = options.save_every, options.saves * options.save_every + WARM_UP
-    config = configuration(options, scenes(folder), folder / "saving", 1, steps, every)
-    seconds = run(config, runtime, None).seconds
-    by_place: dict[str, list[float]] = {"saving": [], "after a save": [], "others": []}
-    for step, taken in enumerate(seconds, 1):
-        if step > WARM_UP:
-            place = "saving" if step % every == 0 else "after a save" if 0 < step % every <= 2 and step > every else "others"
-            by_place[place].append(taken)
-    usual = statistics.median(by_place["others"])
-    folders = sorted((Path(config.run.out) / "checkpoints").iterdir())
-    return {
-        **{place: spread(values) for place, values in by_place.items()},
-        "stall": spread([taken - usual for taken in by_place["saving"]]),
-        "bytes": sum(path.stat().st_size for path in folders[-1].rglob("*") if path.is_file()),
-        "every": every,
-    }
 
 
 def scenes(folder: Path) -> Path:
@@ -301,28 +283,47 @@ def measure_gathers(runtime: Runtime, options: argparse.Namespace, folder: Path)
 
 PARTS = {
     "step": (1, measure_steps),
-    "save": (1, measure_saves),
     "ranks": (RANKS, measure_ranks),
     "gathers": (RANKS, measure_gathers),
 }
 """Ranks, and what they do."""
 
 
-def on_ranks(part: str, arguments: list[str]) -> dict[str, Any]:
-    """A part's numbers, from processes of its own."""
-    ranks = PARTS[part][0]
+def on_ranks(script: Path, part: str, ranks: int, arguments: list[str]) -> dict[str, Any]:
+    """A part's numbers, from processes of its own that run `script`."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
         probe.close()
         launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks), "--master_port", port]
-        command = [*(launcher if ranks > 1 else [sys.executable]), __file__, *arguments, "--part", part, "--folder", folder]
+        command = [*(launcher if ranks > 1 else [sys.executable]), str(script), *arguments, "--part", part, "--folder", folder]
         environment = {**os.environ, "PATH": own_tools_first()}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         found = Path(folder, "found.json")
         if done.returncode or not found.exists():
             raise SystemExit(f"{part}: ended with status {done.returncode}:\n{done.stdout[-3000:]}")
         return json.loads(found.read_text())
+
+
+def measure_apart(measure: Callable[..., dict[str, Any]], options: argparse.Namespace) -> None:
+    """In such a process: measures, leaves the numbers in the folder, and ends."""
+    prepare_deepspeed()
+    runtime = start_runtime()
+    found = measure(runtime, options, options.folder)
+    if runtime.leads:
+        (options.folder / "found.json").write_text(json.dumps(found))
+    runtime.leave()
+    end_process(0)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a process of `on_ranks` is told."""
+    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
+    parser.add_argument("--batch-size", type=int, default=32, help="pairs of all ranks together")
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
 
 
 def ms(values: dict[str, float]) -> str:
@@ -340,15 +341,6 @@ def table(part: str, found: dict[str, Any]) -> Iterator[str]:
         yield from ("| | loop, ms | bare PyTorch, ms | more |", "|---|---|---|---|")
         for name, facts in found.items():
             yield f"| {name} | {ms(facts['loop'])} | {ms(facts['bare'])} | {percent(facts['ratio'])} |"
-    elif part == "save":
-        yield from ("| step | ms | most |", "|---|---|---|")
-        for name in ("others", "saving", "after a save"):
-            yield f"| {name} | {ms(found[name])} | {1e3 * found[name]['most']:.0f} |"
-        stall, every = found["stall"], found["every"]
-        share = 100 * stall["mean"] / found["others"]["median"]
-        yield ""
-        yield f"A save of {found['bytes'] / 1e6:.1f} MB stalls {stall['mean']:.3f} s, at most {stall['most']:.3f} s:"
-        yield f"{share:.0f} % of a step, {share / every:.1f} % of the time with a save every {every} steps."
     elif part == "ranks":
         yield from ("| | a step, ms | more than ZeRO-1 |", "|---|---|---|")
         for name, facts in found.items():
@@ -364,26 +356,13 @@ def table(part: str, found: dict[str, Any]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
-    parser.add_argument("--batch-size", type=int, default=32, help="pairs of all ranks together")
-    parser.add_argument("--turns", type=int, default=30)
-    parser.add_argument("--saves", type=int, default=8)
-    parser.add_argument("--save-every", type=int, default=10, help="steps between saves")
+    add_arguments(parser)
     parser.add_argument("--stages", type=int, nargs="+", choices=(0, 1, 2, 3), default=[0, 1, 3], help="of ZeRO, for the part step")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, help="JSON of all numbers")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
-        prepare_deepspeed()
-        runtime = start_runtime()
-        found = PARTS[options.part][1](runtime, options, options.folder)
-        if runtime.leads:
-            (options.folder / "found.json").write_text(json.dumps(found))
-        runtime.leave()
-        end_process(0)
+        measure_apart(PARTS[options.part][1], options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {"command": " ".join(sys.argv[1:]), "commit": git_sha(), **versions(), **hardware(device)}
     print(
@@ -391,7 +370,7 @@ def main() -> None:
     )
     print(f"{options.preset}, batch {options.batch_size}, float32, {options.turns} turns; medians (quartiles)")
     for part in options.parts:
-        facts[part] = on_ranks(part, sys.argv[1:])
+        facts[part] = on_ranks(Path(__file__), part, PARTS[part][0], sys.argv[1:])
         print("\n".join(["", *table(part, facts[part])]), flush=True)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)

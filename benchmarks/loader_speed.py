@@ -1,13 +1,12 @@
-"""Pictures a second on one core, from the same tars: `make peer`, then
-`python benchmarks/loader_speed.py [--photos DIR] [--open-clip build/open_clip]`
+"""Pictures a second on one core, from the same tars, for `python -m benchmarks input [--photos DIR] [--open-clip build/open_clip]`
 
 decoding    `cv2.imdecode` of the same files from memory, nothing else
 ours        what a loader process does for a batch: index, read, decode, cut, tokenise, pack
  + resize   the same with bicubic resizing in the loader process, as torch does it on bytes, instead of on the training device
 open_clip   open_clip 3.3's own `get_wds_dataset` with its training transform and tokenizer: webdataset, PIL, torchvision
 
-All in one process and thread each, in turns, with the same BPE; ratios are of the medians. `--photos` takes a folder of
-JPEGs, brought to a short side of 256 px at quality 95; without it, noise with the spectrum of photographs.
+All in one process and thread each, in turns, with the same BPE. `--photos` takes a folder of JPEGs, brought to a short side of 256
+px at quality 95; without it, noise with the spectrum of photographs. Run as a script this is open_clip's process.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -30,6 +30,11 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:1] = [str(REPOSITORY)] if __name__ == "__main__" else sys.path[:1]
+
+from benchmarks.frame import Clock, Turn  # noqa: E402
 
 SAMPLES, SHARD, BATCH, SIDE, SIZE = 2_000, 250, 64, 256, 224
 CAPTIONS = ("a dog runs over the wet sand towards the water", "two people in red coats wait at the corner of a street in winter")
@@ -78,13 +83,15 @@ def write_data(folder: Path, photos: Path | None) -> None:
     verify(folder, processes=2)
 
 
-def rate(batches: Iterator[int], seconds: float) -> float:
-    """Pictures a second from an endless iterator of how many each batch had."""
+def rate(batches: Iterator[int], seconds: float) -> Turn:
+    """A picture's share of some seconds of an endless iterator of how many each batch had."""
     next(batches)
-    began, done = time.perf_counter(), 0
-    while (spent := time.perf_counter() - began) < seconds:
+    clock, began, done = Clock(), time.perf_counter(), 0
+    clock.start()
+    while time.perf_counter() - began < seconds:
         done += next(batches)
-    return done / spent
+    turn = clock.stop()
+    return Turn(turn.seconds / done, turn.processor / done, turn.stalled)
 
 
 def decoding(folder: Path) -> Iterator[int]:
@@ -127,9 +134,7 @@ def resize_each(batch) -> None:
 
 
 def open_clip_batches(folder: Path) -> Iterator[int]:
-    from tests.worlds.open_clip.peer import import_open_clip
-
-    open_clip = import_open_clip()
+    import open_clip
     from open_clip_train.data import get_wds_dataset
 
     names = f"{folder}/shards/{{00000..{SAMPLES // SHARD - 1:05d}}}.tar"
@@ -150,29 +155,18 @@ def open_clip_batches(folder: Path) -> Iterator[int]:
             yield BATCH
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--open-clip", type=Path, default=Path("build/open_clip"))
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+@contextmanager
+def prepared(photos: Path | None, open_clip: Path) -> Iterator[dict[str, Callable[[float], Turn]]]:
+    """Each way, to be given seconds; caches and shuffle buffers are filled."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if options.peer is not None:  # open_clip's process: a line in, a rate out
-        batches = open_clip_batches(options.peer)
-        for line in sys.stdin:
-            print(rate(batches, float(line)), flush=True)
-        return
     with tempfile.TemporaryDirectory() as temporary:
         folder, clip = Path(temporary) / "data", Path(temporary) / "clip.json"
-        write_data(folder, options.photos)
-        merges = next(options.open_clip.rglob("bpe_simple_vocab_16e6.txt.gz"))
-        subprocess.run(
-            [sys.executable, "-m", "data_pipeline", "tokenizer", "import-clip", "--merges", merges, "--out", clip], check=True
-        )
-        paths = os.pathsep.join([str(Path.cwd()), str(options.open_clip.resolve())])
+        write_data(folder, photos)
+        merges = next(open_clip.rglob("bpe_simple_vocab_16e6.txt.gz"))
+        command = [sys.executable, "-m", "data_pipeline", "tokenizer", "import-clip", "--merges", merges, "--out", clip]
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        paths = os.pathsep.join([str(open_clip.resolve()), str(REPOSITORY)])
         peer = subprocess.Popen(
             [sys.executable, __file__, "--peer", folder],
             env={**os.environ, "PYTHONPATH": paths},
@@ -181,33 +175,33 @@ def main() -> None:
             text=True,
         )
 
-        def ask_peer(seconds: float) -> float:
+        def ask_peer(seconds: float) -> Turn:
             peer.stdin.write(f"{seconds}\n")
             peer.stdin.flush()
-            return float(peer.stdout.readline())
+            return Turn(*json.loads(peer.stdout.readline()))
 
-        own = {
-            "decoding": decoding(folder),
-            "ours": ours(folder, clip),
-            "ours + resize": ours(folder, clip, resize_each),
-        }
+        own = {"decoding": decoding(folder), "ours": ours(folder, clip), "ours + resize": ours(folder, clip, resize_each)}
         ways = {name: lambda seconds, it=it: rate(it, seconds) for name, it in own.items()} | {"open_clip": ask_peer}
         for way in ways.values():
-            way(1.0)  # fills caches and shuffle buffers
-        found = {name: [] for name in ways}
-        for turn in range(options.turns):
-            for name, way in ways.items():
-                found[name].append(way(options.seconds))
-            print(f"turn {turn + 1}: " + ", ".join(f"{name} {values[-1]:,.0f}" for name, values in found.items()), flush=True)
-        peer.stdin.close()
-        peer.wait()
-        kilobytes = sum(path.stat().st_size for path in (folder / "shards").glob("*.tar")) / SAMPLES / 1e3
-    middle = {name: float(np.median(values)) for name, values in found.items()}
-    versions = f"OpenCV {cv2.__version__}, torch {torch.__version__}"
-    print(f"\n{SIDE} px short side, {kilobytes:.1f} kB of tar a sample, {SIZE} px pictures; {versions}")
-    for name, value in middle.items():
-        ratios = f"{value / middle['decoding']:5.0%} of decoding  {value / middle['open_clip']:5.2f} x open_clip"
-        print(f"{name:14} {value:7,.0f} pictures/s  {ratios}")
+            way(1.0)
+        try:
+            yield ways
+        finally:
+            peer.stdin.close()
+            peer.wait()
+
+
+def main() -> None:
+    """open_clip's process: a line with seconds in, a turn out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, required=True)
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    batches = open_clip_batches(parser.parse_args().peer)
+    for line in sys.stdin:
+        turn = rate(batches, float(line))
+        print(json.dumps([turn.seconds, turn.processor, turn.stalled]), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from data_pipeline.catalogue.curate import CurateOptions, curate
 from data_pipeline.catalogue.curate import plan as curation
@@ -17,9 +18,15 @@ from data_pipeline.errors import UserError
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
+Source = Literal["laion2b", "relaion2b", "coyo700m", "cc12m", "cc3m", "generic", "wds", "folder"]
 LAST_STAGES = ("verify: then, every tar", "report: then, the funnel")
 ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 """Options of `build` that mean something for tars that are there already."""
+PACKING = (
+    *("source", "pictures", "captions", "url_col", "caption_col", "out", "image_size", "min_image_size", "max_pixels"),
+    *("shard_size", "processes", "verify_processes"),
+)
+"""Options of `build` that mean something for pictures that are there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +49,31 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """Catalogue to verified shards: curate, download, verify and report, into one data set folder. The same command
     resumes. Status 0: all is well; 1: built without the tars that it names; 2: not built, in a line what to do."""
 
+    metadata: str = ""
+    """Catalogue: a parquet, tsv, csv or jsonl file, a folder of them, or a glob in quotes; with --source wds tars."""
+    source: Source = "generic"
+    """Whose schema the catalogue has; wds: there is none, --metadata names tars that are already downloaded; folder: --pictures
+    is a folder of pictures on this machine."""
+    pictures: Path | None = None
+    """With --source folder: the pictures, folders inside it included."""
+    captions: str | None = None
+    """With --source folder: a csv, tsv or jsonl with the columns file and caption (--url-col and --caption-col for others);
+    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there of these, in this
+    order."""
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
     dry_run: bool = False
     """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
+        if self.source != "folder" and (self.pictures is not None or self.captions is not None):
+            raise UserError("--pictures and --captions go with --source folder")
+        if self.source != "folder" and not self.metadata:
+            raise UserError(
+                "--metadata: expected a catalogue, or with --source wds tars; pictures of this machine: --source folder"
+            )
+        if self.source == "folder":
+            return self._pack()
         if self.dry_run:
             print("\n".join(self._plan()))
             return 0
@@ -70,12 +96,35 @@ class BuildCommand(DownloadOptions, CurateOptions):
         downloading = planned_download(self.out, self) if curated else ["download: then, the rows that are left"]
         return [*lines, *downloading, *LAST_STAGES]
 
-    def _adopt(self) -> int:
-        """Adopts the tars whole. Raises `UserError`, before anything is done, for options of what is curated or downloaded."""
-        given = [field.name for field in fields(self) if field.name not in ADOPTION and getattr(self, field.name) != field.default]
+    def _refuse_others(self, known: tuple[str, ...], why: str) -> None:
+        """Raises `UserError` for options of what is not done here."""
+        others = [field for field in fields(self) if field.name not in (*known, "dry_run")]
+        given = [field.name for field in others if getattr(self, field.name) != field.default]
         if given:
             options = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise UserError(f"{options}: without effect with --source wds, whose tars are taken as they are; leave that out")
+            raise UserError(f"{options}: without effect with --source {self.source}, {why}; leave that out")
+
+    def _pack(self) -> int:
+        """Packs pictures of this machine."""
+        from data_pipeline.local.build import pack_folder, planned
+        from data_pipeline.local.packing import How
+
+        self._refuse_others(PACKING, "whose pictures are neither curated nor downloaded")
+        if self.pictures is None:
+            raise UserError("--source folder: expected --pictures FOLDER")
+        check_options(self)
+        columns = {"file_col": self.url_col, "caption_col": self.caption_col}
+        if self.dry_run:
+            print("\n".join([*planned(self.pictures, self.captions, self.out, **columns), *LAST_STAGES]))
+            return 0
+        how = How(self.image_size, self.min_image_size, self.max_pixels)
+        state = pack_folder(self.pictures, self.captions, self.out, how, self.shard_size, self.processes, **columns)
+        print(f"{self.out / 'shards'}: {state['downloaded']} samples in {len(state['shards'])} tars", file=sys.stderr, flush=True)
+        return _finish(self.out, self.verify_processes, "delete them")
+
+    def _adopt(self) -> int:
+        """Adopts the tars whole. Raises `UserError`, before anything is done, for options of what is curated or downloaded."""
+        self._refuse_others(ADOPTION, "whose tars are taken as they are")
         processes = {"--processes": self.processes, "--verify-processes": self.verify_processes}
         return _adopted("--metadata", self.metadata, self.out, processes)
 

@@ -70,7 +70,8 @@ def flatten(picture: Image) -> np.ndarray:
 def _clear_colour(picture: Image) -> int | tuple[int, ...] | None:
     """The one colour of a PNG that is clear, scaled as Pillow scales the pixels, which it does not do itself. None: there is none,
     or opacity is stored in another way. Only before the picture is loaded."""
-    colour, how = picture.info.get("transparency"), picture.tile[0].args if picture.tile else None
+    tile = getattr(picture, "tile", None)  # which a picture that was made, not opened, lacks
+    colour, how = picture.info.get("transparency"), tile[0].args if tile else None
     if picture.format != "PNG" or not isinstance(colour, int | tuple) or how not in DEPTHS:
         return None
     most = 2 ** DEPTHS[how] - 1

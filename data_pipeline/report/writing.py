@@ -10,6 +10,7 @@ from data_pipeline.catalogue.curate import read_curate
 from data_pipeline.download.record import PARTS, sum_of_downloads
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
+from data_pipeline.local.build import is_local, read_record
 from data_pipeline.report.contents import look_inside
 from data_pipeline.report.funnel import make_funnel
 from data_pipeline.report.outcomes import (
@@ -25,6 +26,7 @@ from data_pipeline.report.projection import project
 from data_pipeline.shards.adopt import is_mirror
 
 LEFT_OUT_NAMED = 20
+NOT_DOWNLOADED = dict.fromkeys(("hosts", "sidecars", "over_time", "hours", "rows_per_second")) | {"stats_missing": 0}
 
 
 def _read(path: Path, command: str) -> dict:
@@ -93,7 +95,11 @@ def report(folder: Path, project_to: int | None = None) -> dict:
         curated = {"source": "wds", "rows_in": total, "dropped": {}}
         downloaded = {"requested": total, "downloaded": total, "failed": {}, "shards": {}}
         funnel = make_funnel(curated, downloaded, verified)
-        funnel |= dict.fromkeys(("hosts", "sidecars", "over_time", "hours", "rows_per_second")) | {"stats_missing": 0}
+        funnel |= NOT_DOWNLOADED
+    elif is_local(folder):  # packed: it begins with the files and captions that were found
+        downloaded = _read(folder / "download.json", "build --source folder")
+        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
+        funnel = make_funnel(read_record(folder), downloaded, verified) | NOT_DOWNLOADED
     else:
         curated, downloaded, verified = _records(folder)
         funnel = make_funnel(curated, downloaded, verified)

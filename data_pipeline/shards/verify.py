@@ -197,8 +197,8 @@ def check_shard(root: Path, name: str, known: Known) -> tuple[str, dict | None, 
     return name, row, None, False
 
 
-def _die_with_parent() -> None:
-    """In a checking process: ends it when the parent is gone, however it went; it would wait for work for ever."""
+def die_with_parent() -> None:
+    """In a process of a pool: ends it when the parent is gone, however it went; it would wait for work for ever."""
     parent = parent_process()
 
     def watch() -> None:
@@ -226,7 +226,7 @@ def _check_all(root: Path, names: list[str], known: dict[str, Known], processes:
     if processes == 1 or len(todo) <= 1:
         yield from (check_shard(root, name, known.get(name, Known())) for name in todo)
         return
-    with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn"), _die_with_parent) as pool:
+    with ProcessPoolExecutor(min(processes, len(todo)), get_context("spawn"), die_with_parent) as pool:
         jobs = [pool.submit(check_shard, root, name, known.get(name, Known())) for name in todo]
         try:
             for job in as_completed(jobs):

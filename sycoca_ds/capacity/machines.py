@@ -70,7 +70,7 @@ class Assumptions:
     """What a collective takes however small it is, microseconds."""
     block_ms: float = 0.8
     """What the host needs to queue a block's forward and backward pass, milliseconds; a step is never shorter. Measured on one
-    core of an AMD EPYC, as the next two are (`benchmarks/block_overhead.py`)."""
+    core of an AMD EPYC, as the next two are (`benchmarks/investigations/block_overhead.py`)."""
     zero3_block_ms: float = 1.1
     """What stage 3 adds: its hooks run around every block. It was 3.5 when they ran around every module in it; 30 % of that are
     left (benchmarks/results/2026-11-27_zero3_hooks.md)."""
@@ -82,8 +82,8 @@ class Assumptions:
     reserve: float = 0.05
     """Share of the GPU's memory left free, for the allocator's gaps."""
     caption_tokens: float | None = None
-    """Real tokens of a caption on average, [SOT] and [EOT] counted; the vocabulary's loss runs on those alone. Default: the context
-    length, which is the most."""
+    """Real tokens of a caption on average, [SOT] and [EOT] counted; text encoder, text decoder and vocabulary run on those alone.
+    Default: the context length, which is the most."""
     loader_pictures: float = 1850.0
     """Pictures a second that one loader process decodes and packs (benchmarks/results/2026-11-25_loader_speed.md, 256 px)."""
     sample_kb: float = 46.0

@@ -51,6 +51,11 @@ def evaluation(name: str, says: str, example: str) -> Command:
     return Command("sycoca_ds.eval.__main__:main", says, example, "python -m sycoca_ds.eval", (name,))
 
 
+def inference(name: str, says: str, example: str) -> Command:
+    """A command of sycoca_ds.inference."""
+    return Command("sycoca_ds.inference.__main__:main", says, example, "python -m sycoca_ds.inference", (name,))
+
+
 def launch(name: str, says: str, example: str) -> Command:
     """A command of sycoca_ds.launch."""
     return Command("sycoca_ds.launch.command:main", says, example, "python -m sycoca_ds.launch", (name,))
@@ -120,6 +125,11 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
         "eval datasets": evaluation("datasets", "which evaluation sets are there, and whole?", "--data-root /data/sets"),
         "eval compare": evaluation("compare", "checkpoints side by side, tested", "runs/a/eval runs/b/eval"),
+        "eval labels": evaluation(
+            "labels",
+            "which class each picture shows, from a table or from folders",
+            "--data /data/heldout --out labels.json",
+        ),
         "eval paper": evaluation("paper", "our numbers in the paper's tables", "--out runs/930m/paper"),
         "watch": Command(
             "sycoca_ds.evaluate:main",
@@ -131,9 +141,19 @@ TABLE: dict[str, dict[str, Command]] = {
         "export": Command(
             "sycoca_ds.export:main",
             "weights out of a run, and open_clip's in",
-            "--checkpoint runs/base --layout open_clip --out weights/for_open_clip",
+            "runs/base --to open_clip --out weights/for_open_clip",
             "sycoca_ds/export.py",
         ),
+        "runs": module("runs.command", "which runs there are, how they stand, what they reached", "runs --sort loss"),
+    },
+    "use": {
+        "caption": inference("caption", "captions of photographs", "photo.jpg holiday --checkpoint runs/base --beams 6"),
+        "search": inference(
+            "search",
+            "a folder's pictures that fit a text best",
+            "photos 'a red bicycle' --checkpoint runs/base --sheet found.png",
+        ),
+        "explore": module("explore.command", "a page that looks inside a model: patches and words, masks, neighbours", "runs/base"),
     },
     "shell": {
         "completion": Command(

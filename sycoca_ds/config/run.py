@@ -108,8 +108,9 @@ class RunConfig:
     seed: int = 0
     """Seed of the weights, the sample order and the augmentation."""
     weights: str | None = None
-    """Start from the weights of a run, a checkpoint or a folder that sycoca_ds/export.py wrote; parts that it lacks start
-    fresh. Read at step 0 only: a run that has a checkpoint goes on from that."""
+    """Start from the weights of a run, a checkpoint, a folder that sycoca_ds/export.py wrote, or open_clip's folder or file of a
+    CoCa or CLIP; parts that it lacks start fresh, and the log says which, and what was left. Read at step 0 only: a run that has a
+    checkpoint goes on from that."""
     ds_config: str = "ds_configs/zero3.json"
     """DeepSpeed policy (sharding, offload, communication); sizes in it are "auto". Relative to the current folder, then
     to the repository; the shipped ones are found from anywhere."""

@@ -243,7 +243,10 @@ def check_before_start(config: TrainConfig) -> None:
             f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
         )
     if config.run.weights is not None and not Path(config.run.weights).exists():
-        raise UserError(f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint or an exported folder")
+        raise UserError(
+            f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint, an exported folder, or "
+            "open_clip's folder or file"
+        )
 
 
 def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:

@@ -1,5 +1,6 @@
-"""Three commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), checkpoints side by
-side (`compare A B`), and numbers beside the paper's (`paper --out DIR`)."""
+"""Four commands: which of the paper's sets are there (`python -m sycoca_ds.eval datasets --data-root DIR`), checkpoints side by
+side (`compare A B`), numbers beside the paper's (`paper --out DIR`), and the file behind
+`--labels` (`labels --data DIR --out FILE`)."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ def main() -> int:
     words = sys.argv[1:]
     if not words or words[0].startswith("-"):
         raise UserError(
-            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, or {PROGRAM} paper --out DIR (--help after it "
-            "lists its options)"
+            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, {PROGRAM} paper --out DIR, or {PROGRAM} labels "
+            "--data DIR --out FILE (--help after it lists its options)"
         )
     if words[0] == "datasets":
         from sycoca_ds.eval.commands import DatasetsCommand as Command
@@ -24,8 +25,10 @@ def main() -> int:
         from sycoca_ds.eval.commands import CompareCommand as Command
     elif words[0] == "paper":
         from sycoca_ds.eval.commands import PaperCommand as Command
+    elif words[0] == "labels":
+        from sycoca_ds.eval.labelling import LabelsCommand as Command
     else:
-        raise no_such_command(words, ["datasets", "compare", "paper"], f"{PROGRAM} datasets")
+        raise no_such_command(words, ["datasets", "compare", "paper", "labels"], f"{PROGRAM} datasets")
     return parse_command(Command, words[1:], f"{PROGRAM} {words[0]}").run()
 
 

@@ -17,26 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-def split_heads(x_BLD: Tensor, heads: int) -> Tensor:
-    """(B, L, D) -> (B, heads, L, D / heads)."""
-    return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(x_BHLd: Tensor) -> Tensor:
-    """(B, heads, L, d) -> (B, L, heads * d)."""
-    return x_BHLd.transpose(1, 2).flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """`scaled_dot_product_attention` on (B, heads, L, d); on a CPU always computed in float32.
-
-    torch 2.13's CPU kernel takes several times as long in bf16 as in float32, which eats all that bf16 matrix products win
-    (benchmarks/results/2026-11-25_cpu_kernels.md).
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+from sycoca_ds.model.attention import attend, join_heads, split_heads
+from sycoca_ds.model.packing import Packing
 
 
 @functools.cache
@@ -62,10 +44,15 @@ class Float32Products(torch.autograd.Function):
         return for_x, for_weight, slope_RO.sum(dim=0).to(x.dtype) if ctx.needs_input_grad[2] else None
 
 
+def multiplies_in_float32(x: Tensor) -> bool:
+    """Whether products of x are those of its float32 copy."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`; in bf16 on a CPU that has no such products they are those of float32, 100 times as fast as torch's
     (benchmarks/results/2026-11-26_bf16_without_avx512.md)."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products():
+    if multiplies_in_float32(x):
         return Float32Products.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -90,21 +77,71 @@ class LayerNorm(nn.LayerNorm):
         return super().forward(x)
 
 
-class KeyValues:
-    """Keys and values (B, heads, L, d) of the tokens so far, for generation one token at a time."""
+class Places:
+    """Which tokens each of R texts sees while they grow by one token a step: K = R / B texts for each of B images in a row.
 
-    def __init__(self) -> None:
+    The texts of an image share one row of slots, K for each step. A token stays in its slot; a text that goes on as a copy of
+    another one sees that one's slots, so that beams change places without a move of keys and values.
+    """
+
+    def __init__(self, images: int, texts: int, steps: int, device: torch.device) -> None:
+        self.images, self.texts, self.steps, self.step = images, texts, steps, 0
+        self.seen_BKS: Tensor | None = None
+        """Bool (B, K, T * K); None: one text an image, which sees all before it."""
+        if texts > 1:
+            self.seen_BKS = torch.eye(texts, dtype=torch.bool, device=device).repeat(images, 1, steps)
+            self.seen_BKS[:, :, texts:] = False
+            self._own_KK = torch.eye(texts, dtype=torch.bool, device=device)
+
+    def begin(self) -> None:
+        """The next token's slots: a text sees its own."""
+        if self.seen_BKS is not None:
+            self.seen_BKS[:, :, self.step * self.texts : (self.step + 1) * self.texts] = self._own_KK
+
+    def mask(self) -> Tensor | None:
+        """Bool (B, 1, K, slots so far) for attention; None: all are seen."""
+        return None if self.seen_BKS is None else self.seen_BKS[:, None, :, : (self.step + 1) * self.texts]
+
+    def reorder(self, index_R: Tensor) -> None:
+        """Text r goes on as text `index_R[r]` of the same image was."""
+        if self.seen_BKS is not None:
+            self.seen_BKS = self.seen_BKS.flatten(0, 1).index_select(0, index_R).view_as(self.seen_BKS)
+
+    def keep(self, index_B: Tensor) -> None:
+        """Only these images' texts go on."""
+        self.images = len(index_B)
+        if self.seen_BKS is not None:
+            self.seen_BKS = self.seen_BKS.index_select(0, index_B)
+
+
+class KeyValues:
+    """Keys and values (B, heads, T * K, d) of a block, for generation one token at a time; room for all of them is taken once.
+
+    On a CPU they are float32 whatever the model: `attend` would turn them into that at every token.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
         self.k: Tensor | None = None
         self.v: Tensor | None = None
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the next tokens' and returns all so far."""
-        self.k = k if self.k is None else torch.cat([self.k, k], dim=2)
-        self.v = v if self.v is None else torch.cat([self.v, v], dim=2)
-        return self.k, self.v
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keeps the next token's keys and values and mixes what each text sees: (R, heads, 1, d) each and out."""
+        places, (rows, heads, _, width) = self.places, q.shape
+        slots = places.steps * places.texts
+        if self.k is None:
+            dtype = torch.float32 if q.device.type == "cpu" else q.dtype
+            self.k, self.v = (q.new_empty(places.images, heads, slots, width, dtype=dtype) for _ in range(2))
+        now = slice(places.step * places.texts, (places.step + 1) * places.texts)
+        by_image = (places.images, places.texts, heads, width)
+        for room, new in ((self.k, k), (self.v, v)):
+            room[:, :, now] = new.reshape(by_image).transpose(1, 2)
+        q_BHKd = q.reshape(by_image).transpose(1, 2)
+        mixed = attend(q_BHKd, self.k[:, :, : now.stop], self.v[:, :, : now.stop], places.mask())
+        return mixed.transpose(1, 2).reshape(rows, heads, 1, width)
 
-    def reorder(self, index_B: Tensor) -> None:
-        """Row b goes on as the row `index_B[b]` was: beams that were dropped give their place to copies of others."""
+    def keep(self, index_B: Tensor) -> None:
+        """Only these images' texts go on."""
         if self.k is not None and self.v is not None:
             self.k, self.v = self.k.index_select(0, index_B), self.v.index_select(0, index_B)
 
@@ -129,11 +166,22 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
-        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it."""
+    def forward(
+        self,
+        x_BLD: Tensor,
+        valid_BL: Tensor | None = None,
+        past: KeyValues | None = None,
+        packing: Packing | None = None,
+        mask_B1SS: Tensor | None = None,
+    ) -> Tensor:
+        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it. With
+        `packing`, x_BLD are the rows (T, D) of captions without padding, causal or as `mask_B1SS` has it; their [CLS] stands behind
+        the last real token and so sees what "causal_cls" shows to it."""
+        if packing is not None:
+            return self.out(packing.mix(self.qkv(x_BLD), self.heads, mask_B1SS))
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BLD).chunk(3, dim=-1))
         if past is not None:
-            mixed = attend(q, *past.append(k, v))
+            mixed = past.attend(q, k, v)
         elif self.pattern == "causal_cls":
             # Two calls instead of one with a (L+1, L+1) mask a caption: the long one keeps the causal fused kernel. Real
             # tokens stand before the pads, so causality alone keeps them from seeing pads.
@@ -164,19 +212,33 @@ class CrossAttention(nn.Module):
         self.kv = Linear(other_width, 2 * width)
         self.out = Linear(width, width)
 
-    def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, S, d) each; they depend on the other modality alone."""
-        k, v = (split_heads(part, self.heads) for part in self.kv(other_BSD).chunk(2, dim=-1))
+    def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, d) each; they depend on the other modality alone. With `packed`, that is given as the rows
+        (T, D) of captions without padding."""
+        kv = self.kv(other_BSD)
+        k, v = (split_heads(part, self.heads) for part in (kv if packed is None else packed.unpack(kv)).chunk(2, dim=-1))
         return k, v
 
-    def weights(self, x_BQD: Tensor, k_BHSd: Tensor) -> Tensor:
-        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1."""
-        q_BHQd = split_heads(self.q(x_BQD), self.heads).float()
+    def weights(self, x_BQD: Tensor, k_BHSd: Tensor, packing: Packing | None = None) -> Tensor:
+        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1. With
+        `packing`, x_BQD are the rows (T, D) of captions, and what pads have means nothing."""
+        q = self.q(x_BQD)
+        q_BHQd = split_heads(q if packing is None else packing.unpack(q), self.heads).float()
         return (q_BHQd @ k_BHSd.float().transpose(2, 3) * q_BHQd.shape[3] ** -0.5).softmax(dim=3).mean(dim=1)
 
-    def forward(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """With `packing`, x_BQD are the rows (T, D) of captions without padding. Tokens (1, Q, D) are the same for all rows."""
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
-        return self.out(join_heads(attend(split_heads(self.q(x_BQD), self.heads), *keys_values, mask)))
+        if packing is not None:
+            return self.out(packing.look(self.q(x_BQD), *keys_values, mask))
+        q_BHQd = split_heads(self.q(x_BQD), self.heads).expand(len(keys_values[0]), -1, -1, -1)
+        return self.out(join_heads(attend(q_BHQd, *keys_values, mask)))
 
 
 class Mlp(nn.Module):
@@ -210,19 +272,29 @@ class SelfBlock(Block):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def _run(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past)
+    def _run(
+        self,
+        x_BLD: Tensor,
+        valid_BL: Tensor | None = None,
+        past: KeyValues | None = None,
+        packing: Packing | None = None,
+        mask_B1SS: Tensor | None = None,
+    ) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past, packing, mask_B1SS)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
-    def alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
-        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D).
+    def alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
+        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D), or of rows (T, D).
 
         The value path of MaskCLIP (Zhou et al., 2022), on [CLS]'s own residual: what the contrast has trained to be read.
-        """
-        return self(x_BLD, cls_BD, way="_alone")
 
-    def _alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
-        x_BLD = cls_BD[:, None] + self.attention.values(self.ln_1(x_BLD))
+        Args:
+            cls: each token's [CLS], (B, 1, D) or (T, D).
+        """
+        return self(x_BLD, cls, way="_alone")
+
+    def _alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
+        x_BLD = cls + self.attention.values(self.ln_1(x_BLD))
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
@@ -237,29 +309,49 @@ class CrossBlock(Block):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
         """What the block needs of the other modality, for `attend_to`."""
-        return self(other_BSD, way="_keys_values")
+        return self(other_BSD, packed, way="_keys_values")
 
-    def attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
-        return self(x_BQD, keys_values, valid_BS, way="_attend_to")
+    def attend_to(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        return self(x_BQD, keys_values, valid_BS, packing, way="_attend_to")
 
-    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
         """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
-        return self(x_BQD, keys_values, way="_looks_at")
+        return self(x_BQD, keys_values, packing, way="_looks_at")
 
-    def _keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        return self.attention.keys_values(self.ln_other(other_BSD))
+    def _keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        return self.attention.keys_values(self.ln_other(other_BSD), packed)
 
-    def _attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
-        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
+    def _attend_to(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS, packing)
         return x_BQD + self.mlp(self.ln_2(x_BQD))
 
-    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        return self.attention.weights(self.ln_1(x_BQD), keys_values[0])
+    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
+        return self.attention.weights(self.ln_1(x_BQD), keys_values[0], packing)
 
-    def _run(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
-        return self._attend_to(x_BQD, self._keys_values(other_BSD), valid_BS)
+    def _run(
+        self,
+        x_BQD: Tensor,
+        other_BSD: Tensor,
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+        packed: Packing | None = None,
+    ) -> Tensor:
+        """Either side may be captions without padding, rows (T, D): `packing` is that of x_BQD, `packed` that of other_BSD."""
+        return self._attend_to(x_BQD, self._keys_values(other_BSD, packed), valid_BS, packing)
 
 
 class AttentionPooling(nn.Module):
@@ -274,8 +366,8 @@ class AttentionPooling(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """(B, S, D) -> (B, Q, E)."""
-        query_BQE = self.ln_query(self.query_embedding).expand(len(x_BSD), -1, -1)
-        return self.attention(query_BQE, self.attention.keys_values(self.ln_other(x_BSD)))
+        query_1QE = self.ln_query(self.query_embedding)[None]
+        return self.attention(query_1QE, self.attention.keys_values(self.ln_other(x_BSD)))
 
     def alone(self, x_BND: Tensor) -> Tensor:
         """What a query would read if it attended to one output alone, for each of them: (B, N, D) -> (B, N, E).

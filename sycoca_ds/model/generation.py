@@ -1,17 +1,15 @@
 """Captions with a key/value cache: greedy, beam search, sampling, freely or among given choices.
 
 Always a fixed number of steps, agreed by all ranks beforehand: under ZeRO-3 a rank that stopped early would leave the others
-waiting for its parameter shards. For the same reason no branch around the model looks at the data.
+waiting for its parameter shards. For the same reason no branch around the model looks at the data: a rank whose texts have all
+ended calls it without rows.
 
-Legend: B images, K beams, R = B * K rows (the beams of one image in a row), T steps, V vocabulary, N nodes and E edges of the
-choices' tree, D the most edges of one node.
+Legend: B images, K beams, R = B * K rows (the beams of one image in a row), T steps, V vocabulary.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +18,20 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import KeyValues
+from sycoca_ds.model.blocks import KeyValues, Places
+from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import TextDecoder
 from sycoca_ds.model.masking import random_scores
 from sycoca_ds.model.text_encoder import PAD_ID, TextEncoder
 
 NEVER = float("-inf")
 """Log-probability of a token that may not come next."""
+BLOCK = 64
+"""Numbers of a row of logits that `largest` looks at together."""
+LOOKS_EVERY = 4
+"""Steps between two looks at which texts have ended, where the host has to wait for the device to see it."""
+KEPT_AT_MOST = 0.75
+"""Share of the images whose texts may go on when the others' rows are given up."""
 
 
 @dataclass(frozen=True)
@@ -72,117 +77,76 @@ class Decoding:
             refuse("beams", "1 with sample = True: choose beam search or sampling")
 
 
-@dataclass(frozen=True, eq=False)
-class Choices:
-    """The only texts that may come out, as a prefix tree. Made by `from_ids`.
-
-    Node 0 is the root; the edges of node n stand at places start_N1[n] .. start_N1[n + 1] - 1.
-    """
-
-    start_N1: Tensor
-    """int64 (N + 1,)."""
-    token_E: Tensor
-    """int64 (E,), the token of each edge."""
-    child_E: Tensor
-    """int64 (E,), the node it leads to."""
-    longest: int
-    """Tokens of the longest choice, [EOT] counted."""
-    widest: int
-    """D."""
-    largest_id: int
-    """The largest token."""
-
-    @classmethod
-    def from_ids(cls, ids: Iterable[Sequence[int]], eot_id: int) -> Choices:
-        """A tree of token sequences, each without [SOT] and with [EOT] as its end. Duplicates count once.
-
-        Raises:
-            UserError: no choice, or a sequence that does not end with its only [EOT], or holds a negative id.
-        """
-        children: list[dict[int, int]] = [{}]
-        longest = 0
-        for number, sequence in enumerate(ids):
-            tokens = [int(token) for token in sequence]
-            if eot_id not in tokens or tokens.index(eot_id) != len(tokens) - 1:
-                raise UserError(
-                    f"choice {number} (tokens {tokens[:8]}..): expected one <end_of_text> ({eot_id}) as its last token; "
-                    "add it, or cut off what comes after it"
-                )
-            if min(tokens) < 0:
-                raise UserError(f"choice {number} holds the token {min(tokens)}: expected ids of the vocabulary, from 0 on")
-            longest, node = max(longest, len(tokens)), 0
-            for token in tokens:
-                child = children[node].setdefault(token, len(children))
-                if child == len(children):
-                    children.append({})
-                node = child
-        edges = [sorted(after.items()) for after in children]
-        if not edges[0]:
-            raise UserError("no choices: expected at least one text to choose")
-        start_N1 = torch.tensor([0, *(len(after) for after in edges)]).cumsum(0)
-        token_E, child_E = torch.tensor([edge for after in edges for edge in after]).unbind(1)
-        return cls(start_N1, token_E.contiguous(), child_E.contiguous(), longest, max(map(len, edges)), int(token_E.max()))
-
-    def to(self, device: torch.device | str) -> Choices:
-        tensors = {name: getattr(self, name).to(device) for name in ("start_N1", "token_E", "child_E")}
-        return dataclasses.replace(self, **tensors)
-
-    def _edges(self, node_R: Tensor) -> tuple[Tensor, Tensor]:
-        """(places in token_E (R, D), bool (R, D) True where there is such an edge)."""
-        place_RD = self.start_N1[node_R][:, None] + torch.arange(self.widest, device=node_R.device)
-        return place_RD.clamp(max=len(self.token_E) - 1), place_RD < self.start_N1[node_R + 1][:, None]
-
-    def allowed(self, node_R: Tensor, vocab_size: int) -> Tensor:
-        """Bool (R, V), True at the tokens that go on from each row's node; none at a choice's end."""
-        place_RD, real_RD = self._edges(node_R)
-        allowed = torch.zeros(len(node_R), vocab_size + 1, dtype=torch.bool, device=node_R.device)
-        # missing edges point to one column too many, which is cut off
-        return allowed.scatter_(1, self.token_E[place_RD].masked_fill(~real_RD, vocab_size), True)[:, :vocab_size]
-
-    def follow(self, node_R: Tensor, token_R: Tensor) -> Tensor:
-        """The nodes (R,) that tokens lead to; a row whose token is no edge stays where it is."""
-        place_RD, real_RD = self._edges(node_R)
-        match_RD = real_RD & (self.token_E[place_RD] == token_R[:, None])
-        child_R = (self.child_E[place_RD] * match_RD).sum(dim=1)
-        return torch.where(match_RD.any(dim=1), child_R, node_R)
-
-
 class Captioner:
     """Text encoder and text decoder, one token at a time, for B images and any number of texts an image."""
 
-    def __init__(self, text_encoder: TextEncoder, text_decoder: TextDecoder, image_BSD: Tensor, valid_BS: Tensor | None = None):
+    def __init__(
+        self,
+        text_encoder: TextEncoder,
+        text_decoder: TextDecoder,
+        image_BSD: Tensor,
+        valid_BS: Tensor | None = None,
+        steps: int | None = None,
+    ):
         """`image_BSD`: image tokens as `ImageEncoder.read` gives them; their keys and values are computed here, once. `valid_BS`:
-        those that may be seen, default all."""
+        those that may be seen, default all. `steps`: tokens that there is room for, default the context length."""
         self.text_encoder, self.text_decoder, self.valid_BS = text_encoder, text_decoder, valid_BS
-        self.image = text_decoder.keys_values(image_BSD)
+        self.image = [(k.contiguous(), v.contiguous()) for k, v in text_decoder.keys_values(image_BSD)]  # read at every token
         self.images, self.device = len(image_BSD), image_BSD.device
-        self.encoder_past = [KeyValues() for _ in text_encoder.blocks]
-        self.decoder_past = [KeyValues() for _ in text_decoder.self_blocks]
-        self.place = 0
+        if self.device.type == "cpu":  # what attention computes in there, once and not at every token
+            self.image = [(k.float(), v.float()) for k, v in self.image]
+        self.steps = steps or text_encoder.config.context_length
+        self.places: Places | None = None
 
     def next_logits(self, token_R: Tensor) -> Tensor:
-        """Logits (R, V), float32, of what follows one more token a text: [SOT] at first. R is the same at every call."""
-        x_R1D = self.text_encoder(token_R[:, None], self.encoder_past, self.place)[1]
-        self.place += 1
-        return self.text_decoder.step(x_R1D, self.decoder_past, self.image, self.valid_BS).float()
+        """Logits (R, V), float32, of what follows one more token a text: [SOT] at first. R is the same at every call, but for
+        `keep`."""
+        if self.places is None:
+            self.places = Places(self.images, len(token_R) // self.images, self.steps, self.device)
+            self.encoder_past = [KeyValues(self.places) for _ in self.text_encoder.blocks]
+            self.decoder_past = [KeyValues(self.places) for _ in self.text_decoder.self_blocks]
+        self.places.begin()
+        x_R1D = self.text_encoder(token_R[:, None], self.encoder_past, self.places.step)[1]
+        logits_RV = self.text_decoder.step(x_R1D, self.decoder_past, self.image, self.valid_BS).float()
+        self.places.step += 1
+        return logits_RV
 
     def reorder(self, index_R: Tensor) -> None:
         """Text r goes on as text `index_R[r]` of the same image was."""
+        self.places.reorder(index_R)
+
+    def keep(self, index_B: Tensor) -> None:
+        """Only these images' texts go on; none is a number, too: then every module still runs, on nothing."""
+        self.places.keep(index_B)
         for cache in (*self.encoder_past, *self.decoder_past):
-            cache.reorder(index_R)
+            cache.keep(index_B)
+        self.image = [(k.index_select(0, index_B), v.index_select(0, index_B)) for k, v in self.image]
+        self.valid_BS = None if self.valid_BS is None else self.valid_BS.index_select(0, index_B)
+        self.images = len(index_B)
 
 
 def largest(x_BC: Tensor, k: int) -> Tensor:
     """Places (B, k) of the k largest float32 of each row, in falling order, equal ones by rising place.
 
     `topk` alone breaks ties as its algorithm happens to, which depends on the shape of the batch and the device, and ties are
-    common: bf16 logits have 8 bits. So each number and its place become one integer of a kind.
+    common: bf16 logits have 8 bits. So each number and its place become one integer of a kind. Of long rows that is done for k
+    blocks alone: whoever is among the k largest is in one of the k blocks with the largest maxima, equal ones by rising place.
     """
+    columns = x_BC.shape[1]
+    blocks = columns // BLOCK
+    if blocks > 4 * k:
+        maxima_BN = x_BC[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).amax(dim=2)
+        block_Bk = largest(maxima_BN, k).sort(dim=1).values
+        inside = torch.arange(BLOCK, device=x_BC.device)
+        place_BC = (block_Bk[:, :, None] * BLOCK + inside).flatten(1)
+        rest = torch.arange(blocks * BLOCK, columns, device=x_BC.device).expand(len(x_BC), -1)
+        place_BC = torch.cat([place_BC, rest], dim=1)
+        return place_BC.gather(1, largest(x_BC.gather(1, place_BC), k))
     bits_BC = (x_BC + 0.0).contiguous().view(torch.int32)  # + 0.0: the bits of -0 are not those of 0
     order_BC = torch.where(bits_BC < 0, bits_BC ^ 0x7FFFFFFF, bits_BC).long()  # floats in order as integers in order
-    place_C = torch.arange(x_BC.shape[1], device=x_BC.device)
-    key_BC = (order_BC << 32) + (x_BC.shape[1] - 1 - place_C)
-    return x_BC.shape[1] - 1 - (key_BC.topk(k, dim=1).values & 0xFFFFFFFF)
+    place_C = torch.arange(columns, device=x_BC.device)
+    key_BC = (order_BC << 32) + (columns - 1 - place_C)
+    return columns - 1 - (key_BC.topk(k, dim=1).values & 0xFFFFFFFF)
 
 
 def gumbel_noise(key_B: Tensor, step: int, vocab_size: int) -> Tensor:
@@ -219,17 +183,36 @@ def extend(logp_RV: Tensor, score_R: Tensor, ended_R: Tensor, words_R: Tensor, d
     Returns:
         (row it goes on from, token, score), (R,) each. An image with fewer than K ways on keeps dead hypotheses at the end.
     """
-    beams, vocab_size = decoding.beams, logp_RV.shape[1]
+    beams, few = decoding.beams, min(decoding.beams, logp_RV.shape[1])
+    # the best K of an image are among the best K of each of its rows; by rising token, so that ties go to the lowest as a whole
+    token_RK = largest(logp_RV, few).sort(dim=1).values
+    logp_RK = logp_RV.gather(1, token_RK)
     # the one way on for an ended hypothesis is a pad that costs nothing
-    logp_RV = logp_RV.masked_fill(ended_R[:, None], NEVER)
-    logp_RV[:, PAD_ID] = logp_RV[:, PAD_ID].masked_fill(ended_R, 0.0)
-    total_RV = score_R[:, None] + logp_RV
+    logp_RK = logp_RK.masked_fill(ended_R[:, None], NEVER)
+    logp_RK[:, 0] = logp_RK[:, 0].masked_fill(ended_R, 0.0)
+    token_RK = token_RK.masked_fill(ended_R[:, None], PAD_ID)
+    total_RK = score_R[:, None] + logp_RK
     length_R1 = (words_R + ~ended_R).clamp(min=1)[:, None]
-    rank_RV = total_RV / length_R1**decoding.length_penalty
-    place_BK = largest(rank_RV.view(-1, beams * vocab_size), beams)
+    rank_RK = total_RK / length_R1**decoding.length_penalty
+    place_BK = largest(rank_RK.view(-1, beams * few), beams)
     first_B1 = torch.arange(0, len(logp_RV), beams, device=logp_RV.device)[:, None]
-    score_BK = total_RV.view(-1, beams * vocab_size).gather(1, place_BK)
-    return (first_B1 + place_BK // vocab_size).flatten(), (place_BK % vocab_size).flatten(), score_BK.flatten()
+    token_BK, score_BK = (x_RK.view(-1, beams * few).gather(1, place_BK) for x_RK in (token_RK, total_RK))
+    return (first_B1 + place_BK // few).flatten(), token_BK.flatten(), score_BK.flatten()
+
+
+def decided(score_R: Tensor, ended_R: Tensor, words_R: Tensor, left: int, decoding: Decoding) -> Tensor:
+    """Images whose text no further step changes, bool (B,): the first hypothesis has ended and no live one can rank as high.
+
+    A sum of log-probabilities only falls; what it is divided by is at most the power of its length with the `left` steps.
+    """
+    beams, penalty = decoding.beams, decoding.length_penalty
+    if beams == 1:
+        return ended_R
+    length_R = words_R + torch.where(ended_R, 0, left if penalty > 0 else 1)
+    rank_BK = (score_R / length_R.clamp(min=1) ** penalty).view(-1, beams)
+    most_B = rank_BK.masked_fill(ended_R.view(-1, beams), NEVER).amax(dim=1)
+    rounding_B = 0.0 if penalty == 0 else 1e-5 * rank_BK[:, 0].abs()
+    return ended_R[::beams] & (most_B <= rank_BK[:, 0] - rounding_B)
 
 
 def _prompts(prompt_BL: Tensor | None, captioner: Captioner, steps: int, vocab_size: int) -> tuple[Tensor, Tensor]:
@@ -278,6 +261,8 @@ def generate(
         int64 (B, T), without [SOT], prompts included, pads after [EOT]. Pads and [SOT] are never generated otherwise, except
         where a choice holds them.
 
+    Images whose texts have all ended are given up on the way, so that they cost nothing.
+
     Raises:
         ValueError: steps, prompts, choices or keys that do not fit the model or one another.
     """
@@ -307,18 +292,21 @@ def generate(
     node_R = torch.zeros_like(itself_R)
     # One live beam an image: as many copies of the same beginning would go on as the same text.
     score_R = torch.zeros(images * beams, device=device).masked_fill(itself_R % beams != 0, NEVER)
-    barred_V = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-    barred_V[PAD_ID] = barred_V[text.sot_id] = True
+    never = torch.tensor([PAD_ID, text.sot_id], device=device)
+    key_B = None if key_B is None else key_B.to(device)
+    found_BT, image_B = torch.full((images, steps), PAD_ID, dtype=torch.int64, device=device), torch.arange(images, device=device)
+    looks_every = 1 if device.type == "cpu" else LOOKS_EVERY
 
     for step in range(steps):
         logits_RV = captioner.next_logits(token_R)
-        if beams > 1:
-            logits_RV = logits_RV.log_softmax(dim=1)
+        if not len(token_R):
+            continue  # all have ended; the model is called as often as on the other ranks
+        logits_RV = logits_RV.log_softmax(dim=1) if beams > 1 else logits_RV.clone()
         if choices is not None:
-            logits_RV = logits_RV.masked_fill(~choices.allowed(node_R, vocab_size), NEVER)
+            logits_RV.masked_fill_(~choices.allowed(node_R, vocab_size), NEVER)
         else:
-            logits_RV = logits_RV.masked_fill(barred_V, NEVER)
-            logits_RV[:, text.eot_id] = logits_RV[:, text.eot_id].masked_fill(words_R < decoding.min_tokens, NEVER)
+            logits_RV.index_fill_(1, never, NEVER)
+            logits_RV[:, text.eot_id].masked_fill_(words_R < decoding.min_tokens, NEVER)
         forced_R = step < prompt_R
 
         if beams > 1:
@@ -328,7 +316,7 @@ def generate(
             captioner.reorder(parent_R)
             out_RT, ended_R, words_R, node_R = (x.index_select(0, parent_R) for x in (out_RT, ended_R, words_R, node_R))
         elif decoding.sample:
-            token_R = (filtered(logits_RV, decoding) + gumbel_noise(key_B.to(device), step, vocab_size)).argmax(dim=1)
+            token_R = (filtered(logits_RV, decoding) + gumbel_noise(key_B, step, vocab_size)).argmax(dim=1)
         else:
             token_R = logits_RV.argmax(dim=1)
 
@@ -339,4 +327,18 @@ def generate(
         if choices is not None:
             node_R = torch.where(free_R, choices.follow(node_R, token_R), node_R)
         ended_R = ended_R | (token_R == text.eot_id)
-    return out_RT[::beams]  # an image's beams stand in falling order
+
+        if step % looks_every == 0 and step + 1 < steps:
+            live_B = (~decided(score_R, ended_R, words_R, steps - step - 1, decoding)).nonzero().squeeze(1)
+            # keys and values of those that go on are copied, so not for one image of many
+            if len(live_B) <= KEPT_AT_MOST * len(image_B):
+                found_BT[image_B] = out_RT[::beams]  # an image's beams stand in falling order
+                captioner.keep(live_B)
+                image_B = image_B[live_B]
+                key_B = None if key_B is None else key_B[live_B]
+                rows = (live_B[:, None] * beams + torch.arange(beams, device=device)).flatten()
+                token_R, out_RT, ended_R, words_R, node_R, score_R, prompt_RT, prompt_R = (
+                    x.index_select(0, rows) for x in (token_R, out_RT, ended_R, words_R, node_R, score_R, prompt_RT, prompt_R)
+                )
+    found_BT[image_B] = out_RT[::beams]
+    return found_BT

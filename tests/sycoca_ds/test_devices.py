@@ -31,7 +31,8 @@ from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.vqa.items import Request
 from sycoca_ds.model import decoders, objectives, sycoca
-from sycoca_ds.model.generation import Choices, Decoding
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
 from tests.worlds.data.named_squares import ENTRIES, draw_squares, squares_tokenizer, write_squares

@@ -63,7 +63,7 @@ def test_an_exported_run_is_the_run(run: Path, folder: Path, tmp_path: Path) -> 
     assert after.config.model == before.config.model and after.config.data.train == ()
     assert (after.state["step"], after.state["samples"], after.state["digest"]) == (7, 7 * 256, before.digest)
     assert after.tokenizer.encode(["a red circle"], 9).tolist() == before.tokenizer.encode(["a red circle"], 9).tolist()
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
     assert not after.model.training and next(after.model.parameters()).dtype == torch.float32
     config, weights = read_weights(folder)
     assert config == before.config.model
@@ -233,7 +233,7 @@ def test_a_run_goes_to_open_clips_layout_and_comes_back(run: Path, tmp_path: Pat
     assert run_export("--checkpoint", run, "--out", tmp_path / "theirs", "--layout", "open_clip") == 0
     said = capsys.readouterr().err
     assert "NOTE: the image decoder is left out" in said and "shifted padding mask" in said
-    names = ["open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    names = ["README.md", "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == names
     # what transformers' AutoTokenizer makes of the two files: special ids around the text by the tokenizer itself
     bpe = Bpe.from_file(str(tmp_path / "theirs" / "tokenizer.json"))
@@ -377,8 +377,8 @@ def test_launched_by_path_and_as_a_module_errors_are_one_line(launch: list[str],
 def test_options_that_contradict_are_refused(run: Path, tmp_path: Path) -> None:
     out = ("--out", tmp_path / "out")
     for words, message in (
-        (out, "give one of --checkpoint"),
-        (("--checkpoint", run, "--from-open-clip", run, *out), "give one of --checkpoint"),
+        (out, "give one of RUN or --checkpoint"),
+        (("--checkpoint", run, "--from-open-clip", run, *out), "give one of RUN or --checkpoint"),
         (("--checkpoint", run, "--model", "coca_base", *out), "--model says what open_clip's weights are"),
         (("--checkpoint", run, "--layout", "onnx", *out), "layout"),
     ):

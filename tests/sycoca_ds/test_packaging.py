@@ -175,6 +175,7 @@ PROGRAMS = {
     "-m sycoca_ds.launch": ("check",),
     "-m sycoca_ds.data": ("inspect",),
     "-m sycoca_ds.eval": ("datasets",),
+    "-m sycoca_ds.inference": ("caption",),
     **{f"sycoca_ds/{name}.py": () for name in ("train", "evaluate", "export")},
     "-m sycoca_ds.train": (),
     "-m sycoca_ds.engine.operators": (),
@@ -196,13 +197,14 @@ def test_outside_the_environment_a_line_says_so(program: str) -> None:
 
 
 def test_all_programs_are_among_them() -> None:
-    assert len(PROGRAMS) == 15 and "-m sycoca_ds.launch" in PROGRAMS
+    assert len(PROGRAMS) == 17 and "-m sycoca_ds.launch" in PROGRAMS
 
 
 def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() -> None:
-    lists = re.findall(r"^(dependencies|data|train|eval) = \[(.*?)^\]", (REPOSITORY / "pyproject.toml").read_text(), re.M | re.S)
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    lists = re.findall(r"^(dependencies|data|train|eval|explore) = \[(.*?)^\]", text, re.M | re.S)
     required = {name.lower() for _, lines in lists for name in re.findall(r'^ +"([\w.-]+)', lines, re.M)} - {"sycoca-ds"}
-    assert len(lists) == 4
+    assert len(lists) == 5
     owners = importlib.metadata.packages_distributions()
     assert {owner.lower().replace("_", "-") for name in REQUIRED for owner in owners[name]} == required
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.tokenizer import Tokenizer
+from sycoca_ds.engine.checkpoint.foreign_weights import is_foreign, read_foreign
 from sycoca_ds.engine.checkpoint.weights import open_weights
 from sycoca_ds.model.shapes import check_tensors, unwrapped
 from sycoca_ds.model.sycoca import SyCoCa
@@ -47,7 +48,7 @@ def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None
 
     Args:
         model: built and initialised, on a CPU or a GPU, not yet partitioned.
-        path: a run, a checkpoint or an exported folder.
+        path: a run, a checkpoint, an exported folder, or open_clip's folder or file of a CoCa or CLIP.
         tokenizer: the run's; None: nothing is said of ids.
 
     Returns:
@@ -56,6 +57,10 @@ def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None
     Raises:
         UserError: nothing there, damaged, other ids of words, or a part that both have is not of the same shape, naming the field.
     """
+    if is_foreign(Path(path)):
+        foreign = read_foreign(Path(path), model.config, tokenizer)
+        said = take_shared(model, foreign.config, foreign.weights, str(path), foreign.lacking)
+        return "; ".join([f"weights of {path} (open_clip's): {said}", *(f"not taken: {what}" for what in foreign.left)])
     stored = open_weights(path)
     same_size = stored.config.model.text.vocab_size == model.config.text.vocab_size  # else that is named below
     if tokenizer and stored.tokenizer and same_size and not tokenizer.has_ids_of(stored.tokenizer):
@@ -68,8 +73,9 @@ def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None
     return f"weights of {stored.folder}{'' if step is None else f' (step {step})'}: {said}"
 
 
-def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor], where: str) -> str:
-    """`initialise_from` on weights that are already read; `config` is theirs, `where` names them in errors."""
+def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor], where: str, lacking: Sequence[str] = ()) -> str:
+    """`initialise_from` on weights that are already read; `config` is theirs, `where` names them in errors, `lacking` names what
+    may be missing in parts that they have."""
     weights = unwrapped(weights, where)
     own = dict(model.named_parameters())
     parts = {part: [name for name in own if _part(name) == part] for part in _SHAPES}
@@ -79,13 +85,18 @@ def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor
         _check_same(part, config, model.config, where)
     chosen = {name: weights[name] for part in taken for name in given[part]}
     # with equal fields the shapes are equal; this holds should a field ever be added and not named above
-    check_tensors(chosen, {name: tuple(own[name].shape) for part in taken for name in parts[part]}, f"{where}: the weights")
+    check_tensors(
+        chosen,
+        {name: tuple(own[name].shape) for part in taken for name in parts[part] if name not in lacking},
+        f"{where}: the weights",
+    )
     model.load_state_dict(chosen, strict=False)
 
     total, count = sum(p.numel() for p in own.values()), sum(own[name].numel() for name in chosen)
     said = [f"{', '.join(taken)} taken ({count / 1e6:.1f} M of {total / 1e6:.1f} M parameters)"]
     fresh = [part for part in _SHAPES if parts[part] and not given[part]]
     left = [part for part in _SHAPES if given[part] and not parts[part]]
+    fresh += [name for name in lacking if name in own]
     said += [f"{', '.join(fresh)} fresh"] if fresh else []
     said += [f"{', '.join(left)} not used"] if left else []
     for field in _SWITCHES.split():

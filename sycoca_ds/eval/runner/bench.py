@@ -63,6 +63,8 @@ class Resources:
 
     team: Team = field(default_factory=Team)
     cache: Cache = field(default_factory=Cache)
+    told: bool = True
+    """Whether progress is reported."""
     fresh: Callable[[ModelConfig, int], torch.nn.Module] = fresh_model
     """(configuration, seed) -> a model with untrained weights, on every rank at once where they share them."""
 
@@ -187,7 +189,7 @@ class Bench:
             parts.append((rows[fresh], {name: array[fresh] for name, array in arrays.items()}))
         left = np.flatnonzero(~done_N)
         try:
-            with Progress(what, total=total, unit=unit) as bar:
+            with Progress(what, total=total, unit=unit, enabled=self.resources.told) as bar:
                 bar.set(total - len(left))
                 for rows, arrays in self.resources.team.rounds(self, work, left):
                     parts.append((rows, arrays))

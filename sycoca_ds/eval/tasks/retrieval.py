@@ -41,36 +41,80 @@ def exact_unit_vectors(features_XE: torch.Tensor) -> torch.Tensor:
     return torch.round(features_XE / QUANTUM) * QUANTUM
 
 
-def best_own_ranks(
-    query_QE: torch.Tensor,
-    candidate_CE: torch.Tensor,
-    group_of_query: torch.Tensor,
-    group_of_candidate: torch.Tensor,
-    chunk: int = 512,
-) -> torch.Tensor:
-    """Rank (0 = first) of the best-ranked candidate of the query's own group; (Q,) int64 on the CPU.
+def own_ranks(
+    image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 256
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ranks (0 = first) of each image's best caption among all captions, (I,), and of each caption's image among all images, (T,);
+    int64 on the CPU.
 
-    query_QE, candidate_CE: floats, any scale. group_of_query (Q,), group_of_candidate (C,): int64.
-    chunk: queries scored at once; bounds memory (chunk x C x 8 bytes), never changes the ranks.
-    Raises ValueError for a query without any candidate of its own.
+    One pass over float32 products serves both directions. Where a product is so near to what it is compared with that float32 may
+    be wrong about the order, and in ties, the exact score decides.
+
+    image_IE, text_TE: floats, any scale; image_of_text_T (T,): int64.
+    chunk: images scored at once, against 8 x chunk captions; bounds memory beside the features, never changes the ranks.
+    Raises ValueError for an image without a caption.
     """
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
-    query_QE, candidate_CE = exact_unit_vectors(query_QE), exact_unit_vectors(candidate_CE)
-    group_of_query, group_of_candidate = group_of_query.to(query_QE.device), group_of_candidate.to(query_QE.device)
-    position_C = torch.arange(len(candidate_CE), device=query_QE.device)
-    ranks = []
-    for start in range(0, len(query_QE), chunk):
-        score = query_QE[start : start + chunk] @ candidate_CE.T
-        own = group_of_query[start : start + chunk, None] == group_of_candidate[None, :]
-        if not own.any(dim=1).all():
-            row = start + int((~own.any(dim=1)).nonzero()[0])
-            raise ValueError(f"query {row} (group {int(group_of_query[row])}) has no candidate of its own group")
-        best = score.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-        first = torch.where(own & (score == best), position_C, len(candidate_CE)).amin(dim=1, keepdim=True)
-        ahead = (score > best) | ((score == best) & (position_C < first))
-        ranks.append(ahead.sum(dim=1).cpu())
-    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.int64)
+    image_IE, text_TE = exact_unit_vectors(image_IE), exact_unit_vectors(text_TE)
+    images, texts, device = len(image_IE), len(text_TE), image_IE.device
+    owner_T, place_T = image_of_text_T.to(device), torch.arange(texts, device=device)
+    own_T = exact_scores(image_IE, text_TE, owner_T, place_T)
+    best_I = own_T.new_full((images,), -torch.inf).scatter_reduce(0, owner_T, own_T, "amax")
+    if (best_I == -torch.inf).any():
+        raise ValueError(f"image {int((best_I == -torch.inf).nonzero()[0])} has no caption")
+    first_T = torch.where(own_T == best_I[owner_T], place_T, texts)
+    first_I = torch.full((images,), texts, device=device).scatter_reduce(0, owner_T, first_T, "amin")
+
+    near = most_error(image_IE.shape[1])
+    small_image_IE, small_text_TE = image_IE.float(), text_TE.float()  # exact: multiples of QUANTUM up to 1
+    ahead_I, ahead_T = (torch.zeros(count, dtype=torch.int64, device=device) for count in (images, texts))
+    for top in range(0, images, chunk):
+        rows = slice(top, min(top + chunk, images))
+        for left in range(0, texts, 8 * chunk):
+            columns = slice(left, min(left + 8 * chunk, texts))
+            score_RC = small_image_IE[rows] @ small_text_TE[columns].T
+            inside_C = (owner_T[columns] >= rows.start) & (owner_T[columns] < rows.stop)
+            own_C = inside_C.nonzero().flatten()
+            score_RC[owner_T[columns][own_C] - top, own_C] = -torch.inf  # an image's own captions are not ahead of its best
+            for bound, first, ahead, axis in (
+                (best_I[rows, None], first_I[rows, None], ahead_I[rows], 1),
+                (own_T[None, columns], owner_T[None, columns], ahead_T[columns], 0),
+            ):
+                above_RC = score_RC - bound.float()
+                ahead += torch.gt(above_RC, near, out=torch.empty_like(above_RC)).sum(dim=axis).long()
+                place_P = places(above_RC.abs_() <= near)
+                if len(place_P) == 0:
+                    continue
+                row_P, column_P = place_P // len(above_RC[0]), place_P % len(above_RC[0])
+                if len(place_P) > above_RC.numel() // 16:  # so many ties that the whole product is less work
+                    score_P = (image_IE[rows] @ text_TE[columns].T).flatten()[place_P]
+                else:
+                    score_P = exact_scores(image_IE, text_TE, row_P + top, column_P + left)
+                bound_P, first_P = (x.expand_as(above_RC)[row_P, column_P] for x in (bound, first))
+                candidate_P, query_P = (column_P + left, row_P) if axis == 1 else (row_P + top, column_P)
+                ahead_P = (score_P > bound_P) | ((score_P == bound_P) & (candidate_P < first_P))
+                ahead.index_add_(0, query_P, ahead_P.long())
+    return ahead_I.cpu(), ahead_T.cpu()
+
+
+def most_error(width: int) -> float:
+    """Most that a float32 product of two exact unit vectors may be off, whatever the order of its sum: Higham 2002, 3.5, with room
+    for the comparison's own rounding. Where torch may round the factors, too, as TF32 and bf16 do, as much more."""
+    return 1.001 * (width + 4) * 2.0**-24 + {"highest": 0.0, "high": 2.0**-9}.get(torch.get_float32_matmul_precision(), 2.0**-6)
+
+
+def exact_scores(image_IE: torch.Tensor, text_TE: torch.Tensor, image_P: torch.Tensor, text_P: torch.Tensor) -> torch.Tensor:
+    """Scores of pairs, (P,) float64, without a rounding: see `QUANTUM`."""
+    pieces = zip(image_P.split(4096), text_P.split(4096), strict=True)
+    return torch.cat([(image_IE[i] * text_TE[t]).sum(dim=1) for i, t in pieces] or [image_IE.new_zeros(0)])
+
+
+def places(mask: torch.Tensor) -> torch.Tensor:
+    """Where a mask is True, counted through it; on a CPU by NumPy, which takes an eighth of torch's time."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +168,7 @@ def _share(found_I: np.ndarray, asked_I: np.ndarray, drawn: np.ndarray) -> float
     return 100.0 * float(found_I[drawn].sum() / asked_I[drawn].sum())
 
 
-def retrieve(image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 512) -> Retrieval:
+def retrieve(image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: torch.Tensor, chunk: int = 256) -> Retrieval:
     """image_IE, text_TE: features; image_of_text_T (T,) int64: row of `image_IE` that the caption belongs to.
 
     Raises ValueError if an image has no caption or an index is out of range.
@@ -133,10 +177,8 @@ def retrieve(image_IE: torch.Tensor, text_TE: torch.Tensor, image_of_text_T: tor
         raise ValueError(f"image_of_text has {len(image_of_text_T)} entries for {len(text_TE)} captions")
     if len(image_of_text_T) and not 0 <= int(image_of_text_T.min()) <= int(image_of_text_T.max()) < len(image_IE):
         raise ValueError(f"image_of_text must lie in 0..{len(image_IE) - 1}")
-    image_I = torch.arange(len(image_IE))
-    i2t = best_own_ranks(image_IE, text_TE, image_I, image_of_text_T, chunk)
-    t2i = best_own_ranks(text_TE, image_IE, image_of_text_T, image_I, chunk)
-    return Retrieval(i2t.numpy(), t2i.numpy())
+    i2t_rank_I, t2i_rank_T = own_ranks(image_IE, text_TE, image_of_text_T, chunk)
+    return Retrieval(i2t_rank_I.numpy(), t2i_rank_T.numpy())
 
 
 def top_candidates(query_QE: torch.Tensor, candidate_CE: torch.Tensor, k: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from sycoca_ds.data.tokenizer import trim
 from sycoca_ds.eval.runner.bench import Bench
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.vqa.items import Asked
-from sycoca_ds.model.generation import Choices, Decoding
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Decoding
 
 
 class Answerer:

@@ -173,6 +173,36 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str
     return {name: result[name] for name in shapes}
 
 
+CLIPS_TEXT = ("positional_embedding", "text_projection", "transformer.", "token_embedding.", "ln_final.")
+"""How names of CLIP's text encoder begin where it has no `text.` before it."""
+TEXT_CLS = "text_encoder.cls_embedding"
+
+
+def is_plain_clip(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are open_clip's names of a CLIP whose text vector is read at the text's end, without a [CLS]."""
+    return "text.cls_emb" not in state and bool({"token_embedding.weight", "text.token_embedding.weight"} & set(state))
+
+
+def from_clip(state: Mapping[str, Tensor], config: ModelConfig, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """(Our state dict of both encoders but for the text's [CLS], which CLIP has not, bit for bit; the names that it lacks).
+
+    Args:
+        config: of family `clip`. where: names the weights in errors.
+
+    Raises:
+        UserError: names or shapes are not exactly those of `config`.
+    """
+    state = {f"text.{name}" if name.startswith(CLIPS_TEXT) else name: value for name, value in unwrapped(state, where).items()}
+    state = {name: value for name, value in state.items() if not name.endswith("attn_mask")}  # a buffer that older files hold
+    shapes, found = our_shapes(config), [rule for rule in rules(config) if rule.ours != (TEXT_CLS,)]
+    expected = {name: shape for rule in found for name, shape in rule.their_shapes(shapes, config.image.patch_size).items()}
+    check_tensors(state, expected, where)
+    result: dict[str, Tensor] = {}
+    for rule in found:
+        result.update(zip(rule.ours, rule.to_ours([state[name] for name in rule.theirs], shapes), strict=True))
+    return result, (TEXT_CLS,)
+
+
 def to_open_clip(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """open_clip's state dict from ours, bit for bit; the image decoder, which open_clip lacks, is left out.
 

@@ -142,7 +142,7 @@ def test_names_of_several_words_are_found_whole() -> None:
     assert dispatch.find(["data", "tokenizer", "train", "--data", "x"]) == ("data tokenizer train", ["--data", "x"])
     assert dispatch.find(["eval", "--data", "x"]) == ("eval", ["--data", "x"])
     assert dispatch.find(["eval", "compare", "a", "b"]) == ("eval compare", ["a", "b"])
-    assert set(below("eval")) == {"datasets", "compare", "paper"}
+    assert set(below("eval")) == {"datasets", "compare", "paper", "labels"}
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import torch
 
 from sycoca_ds.config import MaskingConfig
 from sycoca_ds.model import answering
-from sycoca_ds.model.generation import Choices, Decoding
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.image_encoder import patchify
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.slow_generation import images

@@ -3,6 +3,7 @@ what must not matter (batch, padding of prompts, how soon a caption ends)."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import random
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.generation import Captioner, Choices, Decoding, generate, largest
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Captioner, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import patchify
 from tests.worlds.models.slow_generation import (
     EOT,
@@ -150,6 +152,74 @@ def test_largest_breaks_ties_by_place_and_knows_signs() -> None:
     values = torch.randn(5, 4000, generator=torch.Generator().manual_seed(0)).bfloat16().float()  # many are equal
     expected = [sorted(range(4000), key=lambda i, row=row: (-row[i], i))[:50] for row in values.tolist()]
     assert largest(values, 50).tolist() == expected
+
+
+@pytest.mark.parametrize("columns", [64 * 40, 64 * 40 + 17])
+def test_largest_of_long_rows_by_blocks_breaks_ties_alike(columns: int) -> None:
+    """Ties inside a block, across blocks, with the rest behind the last block, and rows that are nearly all equal."""
+    generator = torch.Generator().manual_seed(columns)
+    values = torch.randn(6, columns, generator=generator).mul(2).round()
+    values[1], values[2, 5:] = -math.inf, -math.inf
+    values[3] = 0.0
+    values[3, [columns - 1, 64 * 39, 63, 64]] = 1.0
+    values[4, -1] = 99.0
+    for k in (1, 4, 6):
+        expected = [sorted(range(columns), key=lambda i, row=row: (-row[i], i))[:k] for row in values.tolist()]
+        assert largest(values, k).tolist() == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("texts", [1, 3])
+def test_images_that_are_given_up_leave_the_others_as_they_are(texts: int) -> None:
+    """Logits of those that stay, to the last bits, with texts that changed places before; then of none."""
+    model, picture = varied_model(), images(4)
+    encoder = model.image_encoder
+    seen = encoder.read(encoder(patchify(picture, 6)))[1]
+    generator, rows = torch.Generator().manual_seed(1), torch.arange(4 * texts).view(4, texts)
+    order = rows[:, torch.randint(texts, (texts,), generator=generator)].flatten()
+    tokens = torch.randint(3, 50, (6, 4 * texts), generator=generator)
+    whole, fewer = (Captioner(model.text_encoder, model.text_decoder, seen, steps=6) for _ in range(2))
+    stay = torch.tensor([0, 2])
+    for step, token_R in enumerate(tokens):
+        expected = whole.next_logits(token_R)
+        kept_R = rows[stay].flatten() if step > 2 else rows.flatten()
+        torch.testing.assert_close(fewer.next_logits(token_R[kept_R]), expected[kept_R], rtol=1e-5, atol=1e-5)
+        if step == 1:
+            whole.reorder(order)
+            fewer.reorder(order)
+        if step == 2:
+            fewer.keep(stay)
+    fewer.keep(torch.arange(0))
+    fewer.places.step = 5
+    assert fewer.next_logits(tokens[0, :0]).shape == (0, 50)
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(beams=3), Decoding(beams=3, length_penalty=1.0)], ids=["1", "3", "mean"])
+def test_texts_that_have_ended_take_no_more_rows(decoding: Decoding) -> None:
+    """The model's rows at each step: as many as images are left, when three quarters of them or fewer are, times the beams."""
+    model, given = varied_model(), []
+    hook = model.text_decoder.head.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
+    ids = model("generate", image_BCHW=images(10), steps=STEPS, decoding=decoding)
+    hook.remove()
+    assert len(given) == STEPS and given[0] == 10 * decoding.beams and given == sorted(given, reverse=True)
+    assert given[-1] < given[0], "captions of one length would test little"
+    if decoding.beams == 1:
+        length_B = torch.tensor([len(trimmed(row)) for row in ids])
+        left = [int((length_B > step).sum()) for step in range(STEPS)]
+        assert all(live <= rows and (rows == live or live > 0.75 * rows) for live, rows in zip(left, given, strict=True))
+
+
+@torch.no_grad()
+def test_bf16_on_a_cpu_keeps_keys_and_values_as_attention_takes_them() -> None:
+    model, picture = copy.deepcopy(varied_model()).bfloat16(), images(3).bfloat16()
+    encoder = model.image_encoder
+    seen = encoder.read(encoder(patchify(picture, 6)))[1]
+    captioner = Captioner(model.text_encoder, model.text_decoder, seen)
+    tokens = torch.randint(3, 50, (3, 7), generator=torch.Generator().manual_seed(2))
+    logits_RLV = torch.stack([captioner.next_logits(token_R) for token_R in tokens.T], dim=1)
+    assert {x.dtype for cache in captioner.encoder_past for x in (cache.k, cache.v)} == {torch.float32}
+    expected = model.text_decoder(model.text_encoder(tokens)[1], seen).float()
+    assert (logits_RLV - expected).norm() < 0.02 * expected.norm()
 
 
 @pytest.mark.parametrize("mode", MODES)

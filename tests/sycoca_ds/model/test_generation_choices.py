@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.generation import Choices, Decoding
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Decoding
 from tests.worlds.models.slow_generation import (
     EOT,
     KINDS,

@@ -142,12 +142,15 @@ class Table:
         self.logits_BTVV, self.images, self.device, self.calls = logits_BTVV, len(logits_BTVV), torch.device("cpu"), 0
 
     def next_logits(self, token_R: torch.Tensor) -> torch.Tensor:
-        image_R = torch.arange(self.images).repeat_interleave(len(token_R) // self.images)
+        image_R = torch.arange(self.images).repeat_interleave(len(token_R) // max(self.images, 1))
         self.calls += 1
         return self.logits_BTVV[image_R, self.calls - 1, token_R]
 
     def reorder(self, index_R: torch.Tensor) -> None:
         pass
+
+    def keep(self, index_B: torch.Tensor) -> None:
+        self.logits_BTVV, self.images = self.logits_BTVV[index_B], len(index_B)
 
 
 class SlowTable(Slow):

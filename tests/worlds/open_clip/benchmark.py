@@ -13,22 +13,14 @@ import json
 import sys
 from pathlib import Path
 
+import open_clip
 import torch
-from peer import import_open_clip
-
-
-def accuracy(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """Its `accuracy` line by line, but for its last: an array of one number is no number for numpy 2.4."""
-    pred = output.topk(max(topk), 1, True, True)[1].t()
-    correct = pred.eq(target.view(1, -1).expand_as(pred))
-    return [correct[:k].reshape(-1).float().sum(0).item() / len(target) for k in topk]
 
 
 def compute(model, transform, tokenizer, root: Path) -> dict:
     from clip_benchmark.datasets.builder import build_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
-    zeroshot_classification.accuracy = accuracy
     kind = root / "dataset_type.txt"
     retrieval = kind.is_file() and kind.read_text().strip() == "retrieval"
     task = "zeroshot_retrieval" if retrieval else "zeroshot_classification"
@@ -44,7 +36,6 @@ def compute(model, transform, tokenizer, root: Path) -> dict:
 
 
 def main() -> None:
-    open_clip = import_open_clip()
     for job in json.loads(Path(sys.argv[1]).read_text()):
         model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{job['model']}")
         tokenizer = open_clip.get_tokenizer(f"local-dir:{job['model']}")

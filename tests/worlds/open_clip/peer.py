@@ -10,7 +10,8 @@ random weights, saved to F as open_clip saves them; without "model": F is loaded
 safetensors: image, text (and picture) in; unit vectors, caption logits, logit scale (and the picture prepared) out. The job
 {"shipped": NAME, "folder": F} writes a shipped configuration to F/NAME.json, {"tokenize": TEXTS, "context_length": L, "folder": F}
 the ids of its tokenizer to F/ids.json and CLIP's merges to F/merges.txt.gz; with "of": G the ids are those of the tokenizer that it
-finds in G.
+finds in G. The job {"generate": F, "images": [FILE], "arguments": {NAME: VALUE}, "answers": FILE.json} is what open_clip's users
+type: model and tokenizer of `local-dir:F`, the weights' file loaded strictly, `generate` with these arguments; ids and texts.
 """
 
 from __future__ import annotations
@@ -20,29 +21,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import open_clip
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-
-
-def import_open_clip():
-    """open_clip, beside a torch whose build torchvision's compiled operators may not fit.
-
-    torchvision from the package index is built for a CUDA torch. Beside a CPU one it cannot load its operators, and then fails to
-    describe two of them that open_clip never calls: declaring them is enough.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import_open_clip.keep = library  # it would be undeclared when collected
-    import open_clip
-
-    return open_clip
 
 
 def skip_initialisation() -> None:
@@ -93,8 +75,24 @@ def answers(model: nn.Module, inputs: dict[str, Tensor], prepare) -> dict[str, T
     return {name: value.contiguous() for name, value in found.items()}
 
 
-def run(open_clip, job: dict) -> None:
+def captions(job: dict) -> dict:
+    """Ids and texts of pictures."""
+    from PIL import Image
+
+    where = f"local-dir:{job['generate']}"
+    model, _, prepare = open_clip.create_model_and_transforms(where)
+    model.load_state_dict(load_file(Path(job["generate"]) / "open_clip_model.safetensors"), strict=True)
+    tokenizer = open_clip.get_tokenizer(where)
+    images = torch.stack([prepare(Image.open(file)) for file in job["images"]])
+    ids = model.eval().generate(images, **job["arguments"])
+    return {"ids": ids.tolist(), "texts": tokenizer.tokenizer.batch_decode(ids, skip_special_tokens=True)}
+
+
+def run(job: dict) -> None:
     """One job of the list."""
+    if job.get("generate"):
+        Path(job["answers"]).write_text(json.dumps(captions(job)))
+        return
     folder, name = Path(job["folder"]), job.get("model")
     if texts := job.get("tokenize"):
         if of := job.get("of"):
@@ -123,7 +121,6 @@ def run(open_clip, job: dict) -> None:
 
 
 def main() -> None:
-    open_clip = import_open_clip()
     if not open_clip.__version__.startswith("3.3."):
         sys.exit(f"open_clip {open_clip.__version__} under {sys.executable}: expected 3.3, which `make peer` installs")
     if sys.argv[1:] == ["version"]:
@@ -131,7 +128,7 @@ def main() -> None:
         return
     skip_initialisation()
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        run(open_clip, job)
+        run(job)
 
 
 if __name__ == "__main__":

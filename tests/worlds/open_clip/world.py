@@ -162,6 +162,14 @@ def has_benchmark() -> bool:
     return found is not None and (Path(found[1].get("PYTHONPATH", "")) / "clip_benchmark").is_dir()
 
 
+def clip_benchmark(*words: str) -> None:
+    """CLIP_benchmark's own command with these words."""
+    python, environment = peer()
+    script = Path(environment["PYTHONPATH"]) / "bin" / "clip_benchmark"
+    done = subprocess.run([python, str(script), *words], env=environment, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def ask(jobs: list[dict], folder: Path, script: str = "peer.py") -> None:
     """Lets open_clip do the jobs; fails with its words, or when it takes longer than `LIMIT`.
 

@@ -7,17 +7,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from, read_weights
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.model.open_clip.config import CLIP_EOT_ID, CLIP_SOT_ID, open_clip_config
+from sycoca_ds.model.open_clip.weights import TEXT_CLS, to_open_clip
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
-from tests.worlds.open_clip.world import assert_same_tensors, run_export
+from tests.worlds.open_clip.world import VARIANTS, assert_same_tensors, random_weights, run_export
 from tests.worlds.trainings.eval_world import SMALL, make_run
 
 
@@ -121,3 +125,44 @@ def test_the_documented_way_from_open_clips_largest_model_to_sycoca() -> None:
     assert ours.text == theirs.text and ours.image == theirs.image and ours.text_decoder == theirs.text_decoder
     shapes = our_shapes(ours)
     assert {name: shape for name, shape in shapes.items() if not name.startswith("image_decoder.")} == our_shapes(theirs)
+
+
+def test_open_clips_own_files_start_a_run_and_the_log_says_what_was_left(tmp_path: Path) -> None:
+    """A file of its CoCa, a folder of it, and a CLIP whose text is read at its end: all but the text's [CLS]."""
+    text = dataclasses.replace(VARIANTS["cls"].text, vocab_size=49408, sot_id=CLIP_SOT_ID, eot_id=CLIP_EOT_ID)
+    coca = dataclasses.replace(VARIANTS["cls"], text=text)
+    weights = random_weights(coca)
+    theirs = to_open_clip(weights, coca)
+    save_file(theirs, tmp_path / "coca.safetensors")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in theirs.items()}}, tmp_path / "coca.pt")
+    (tmp_path / "folder").mkdir()
+    save_file(theirs, tmp_path / "folder/open_clip_model.safetensors")
+    (tmp_path / "folder/open_clip_config.json").write_text(json.dumps({"model_cfg": open_clip_config(coca)}))
+    sycoca = dataclasses.replace(coca, family="sycoca", image_decoder=coca.text_decoder)
+    fresh = SyCoCa(sycoca, seed=5).state_dict()
+    for name in ("coca.safetensors", "coca.pt", "folder"):
+        model = SyCoCa(sycoca, seed=5)
+        said = initialise_from(model, tmp_path / name)
+        assert (
+            "(open_clip's): logit_scale, image_encoder, text_encoder, text_decoder taken" in said
+            and "; image_decoder fresh" in said
+        )
+        assert_same_tensors(dict(model.state_dict()), {name: weights.get(name, value) for name, value in fresh.items()})
+
+    encoders = {name: value for name, value in theirs.items() if not name.startswith("text_decoder.") and name != "text.cls_emb"}
+    flat = {name.removeprefix("text."): value for name, value in encoders.items()}
+    for name, state in (("custom.pt", encoders), ("flat.pt", flat)):
+        torch.save(state, tmp_path / name)
+        model = SyCoCa(sycoca, seed=5)
+        said = initialise_from(model, tmp_path / name)
+        assert "text_decoder, image_decoder, text_encoder.cls_embedding fresh" in said and "not taken: the place where CLIP" in said
+        taken = {n for n in weights if n.split(".")[0] in ("logit_scale", "image_encoder", "text_encoder")} - {TEXT_CLS}
+        assert_same_tensors(dict(model.state_dict()), {n: weights[n] if n in taken else value for n, value in fresh.items()})
+
+    for name, change, said in (
+        ("flat.pt", {"text": dataclasses.replace(text, sot_id=1, eot_id=2)}, "such weights read captions by CLIP's BPE"),
+        ("coca.pt", {"image": dataclasses.replace(coca.image, layers=3)}, "do not fit the model; missing"),
+        ("flat.pt", {"image": dataclasses.replace(coca.image, width=48)}, "do not fit the model; of another shape"),
+    ):
+        with pytest.raises(UserError, match=said):
+            initialise_from(SyCoCa(dataclasses.replace(sycoca, **change), seed=5), tmp_path / name)

@@ -11,7 +11,8 @@ import torch
 
 from sycoca_ds.engine.policy import build_engine
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.model.generation import Choices, Decoding
+from sycoca_ds.model.choices import Choices
+from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
 from tests.worlds.processes.launching import run_on_ranks

@@ -12,9 +12,10 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.exports.tars import Tars
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
-from tests.worlds.open_clip.world import SMALL, ask, export_for_open_clip, has_benchmark, random_weights
+from tests.worlds.open_clip.world import SMALL, ask, clip_benchmark, export_for_open_clip, has_benchmark, random_weights, run_export
 from tests.worlds.published.exported import Shown, scenes, write_wds
-from tests.worlds.trainings.eval_world import make_tokenizer
+from tests.worlds.trainings.eval_world import SMALL as TRAINED
+from tests.worlds.trainings.eval_world import make_run, make_tokenizer
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,3 +91,47 @@ def test_our_numbers_are_clip_benchmarks(tmp_path):
             assert found[f"{side}_r{k}"] == pytest.approx(100 * expected["captions"][f"{name}_retrieval_recall@{k}"], abs=1e-4)
     print("CLIP_benchmark", {name: value for name, value in expected["classes"].items() if name.startswith(("acc", "mean"))})
     print("CLIP_benchmark", expected["captions"])
+
+
+def test_clip_benchmarks_command_takes_an_exported_folder(tmp_path):
+    """As its users type it; what it writes is what we measure of the same weights."""
+    run = make_run(
+        tmp_path / "run", dataclasses.replace(TRAINED, text=dataclasses.replace(TRAINED.text, attention_mask="open_clip"))
+    )
+    assert run_export(run, "--to", "open_clip", "--out", tmp_path / "theirs") == 0
+    samples = [as_large(sample, number) for number, sample in enumerate(scenes(18))]
+    data = write_wds(tmp_path / "sets/wds_classes", samples, CLASSES, TEMPLATES, per_shard=9)
+    words = [
+        "eval",
+        "--model",
+        f"local-dir:{tmp_path / 'theirs'}",
+        "--pretrained",
+        "",
+        "--dataset",
+        "wds/peer",
+        "--num_workers",
+        "0",
+    ]
+    words += [
+        "--dataset_root",
+        str(data),
+        "--task",
+        "zeroshot_classification",
+        "--no_amp",
+        "--output",
+        str(tmp_path / "typed.json"),
+    ]
+    clip_benchmark(*words)
+    typed = json.loads((tmp_path / "typed.json").read_text())["metrics"]
+    out = {
+        "sets": ("wds:classes",),
+        "tasks": ("classification",),
+        "out": str(tmp_path / "out"),
+        "device": "cpu",
+        "precision": "fp32",
+    }
+    assert evaluate(EvaluateConfig(str(run), data_root=str(tmp_path / "sets"), **out)) == 0
+    found = json.loads((tmp_path / "out/sets.json").read_text())["sets"]["wds:classes"]["metrics"]["classification"]
+    for ours, name in (("top1", "acc1"), ("top5", "acc5"), ("mean_per_class", "mean_per_class_recall")):
+        assert found[ours] == pytest.approx(100 * typed[name], abs=1e-4), name
+    assert 0 < found["top5"] < 100

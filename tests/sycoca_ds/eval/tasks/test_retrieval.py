@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval.tasks.retrieval import QUANTUM, Retrieval, best_own_ranks, exact_unit_vectors, retrieve, top_candidates
+from sycoca_ds.eval.tasks.retrieval import QUANTUM, Retrieval, exact_unit_vectors, most_error, own_ranks, retrieve, top_candidates
 
 
 def slow_ranks(query, candidate, group_q, group_c):
@@ -108,7 +108,58 @@ def test_interval_weighs_an_image_by_its_captions():
 
 def test_all_equal_scores_rank_by_index():
     ones = torch.ones(6, 3)
-    assert best_own_ranks(ones, ones, torch.arange(6), torch.arange(6)).tolist() == [0, 1, 2, 3, 4, 5]
+    i2t, t2i = own_ranks(ones, ones, torch.arange(6))
+    assert i2t.tolist() == t2i.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def exact_ranks(image, text, owner):
+    """Both directions from one float64 product, which is exact, by a stable sort."""
+    score = exact_unit_vectors(image) @ exact_unit_vectors(text).T
+    order = torch.argsort(score, dim=1, descending=True, stable=True)
+    i2t = (owner[order] == torch.arange(len(image))[:, None]).long().argmax(dim=1)
+    order = torch.argsort(score.T, dim=1, descending=True, stable=True)
+    return i2t.tolist(), (order == owner[:, None]).long().argmax(dim=1).tolist()
+
+
+def near_ties(generator, count, width):
+    """Unit vectors in pairs and triples that differ in the last bits alone: float32 products cannot tell their scores apart."""
+    few = torch.nn.functional.normalize(torch.randn(max(1, count // 20), width, generator=generator), dim=1)
+    rows = few[torch.randint(len(few), (count,), generator=generator)].double()
+    return rows + 2.0**-23 * torch.randint(-1, 2, (count, width), generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["near ties", "duplicates", "few values", "all equal", "spread", "negative"])
+@pytest.mark.parametrize("width", [16, 512])
+def test_float32_screening_changes_no_rank(kind, width):
+    generator = torch.Generator().manual_seed(width)
+    images, texts = 60, 300
+    owner = torch.cat([torch.arange(images), torch.randint(images, (texts - images,), generator=generator)])
+    owner = owner[torch.randperm(texts, generator=generator)]
+    if kind == "near ties":
+        image, text = near_ties(generator, images, width), near_ties(generator, texts, width)
+    elif kind == "duplicates":  # captions that many pictures share, pictures that are there twice
+        image = torch.randn(images, width, generator=generator)[torch.randint(images // 2, (images,), generator=generator)]
+        text = image[owner] + torch.randn(5, width, generator=generator)[torch.randint(5, (texts,), generator=generator)]
+    elif kind == "few values":
+        image, text = (torch.randint(-1, 2, (n, width), generator=generator).double() + 1e-3 for n in (images, texts))
+    elif kind == "all equal":
+        image, text = torch.ones(images, width), torch.ones(texts, width)
+    else:
+        image, text = torch.randn(images, width, generator=generator), torch.randn(texts, width, generator=generator)
+        text = text if kind == "spread" else -image[owner]
+    i2t, t2i = exact_ranks(image, text, owner)
+    for chunk in (1000, 256, 17):
+        found = own_ranks(image, text, owner, chunk)
+        assert found[0].tolist() == i2t and found[1].tolist() == t2i
+
+
+def test_float32_alone_would_get_near_ties_wrong():
+    """What the test above would miss without: ranks by float32 products differ, by less than the bound."""
+    generator = torch.Generator().manual_seed(512)
+    image, text = exact_unit_vectors(near_ties(generator, 60, 512)), exact_unit_vectors(near_ties(generator, 300, 512))
+    exact, rounded = image @ text.T, (image.float() @ text.float().T).double()
+    assert 0 < (exact - rounded).abs().max() < most_error(512)
+    assert not torch.equal(exact.argsort(dim=1, stable=True), rounded.argsort(dim=1, stable=True))
 
 
 def test_scores_are_exact_sums():
@@ -144,7 +195,7 @@ def test_top_candidates_follow_the_ranks():
 
 def test_errors_name_the_row():
     image, text, owner = a_case(0, 4, 2, 3, ties=False)
-    with pytest.raises(ValueError, match="query 4 .*no candidate"):
+    with pytest.raises(ValueError, match="image 4 has no caption"):
         retrieve(torch.cat([image, image[:1]]), text, owner)
     with pytest.raises(ValueError, match="must lie in 0..3"):
         retrieve(image, text, owner + 1)

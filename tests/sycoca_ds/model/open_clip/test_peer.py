@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +25,8 @@ from data_pipeline.tokenizer import clip_bpe
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import eval_image
+from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.model.generation import Decoding
 from sycoca_ds.model.image_encoder import patchify
 from sycoca_ds.model.open_clip.config import config_from_open_clip, open_clip_config
 from sycoca_ds.model.open_clip.weights import from_open_clip, to_open_clip
@@ -29,6 +34,7 @@ from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import TextEncoder
 from sycoca_ds.presets import PRESETS
+from tests.worlds import REPOSITORY
 from tests.worlds.open_clip.world import (
     DIRTY,
     SMALL,
@@ -39,9 +45,13 @@ from tests.worlds.open_clip.world import (
     export_for_open_clip,
     make_inputs,
     needs_open_clip,
+    peer,
     random_weights,
+    run_export,
     texts,
 )
+from tests.worlds.processes.launching import LIMIT
+from tests.worlds.trainings.eval_world import make_run
 
 REAL = ("coca_base", "coca_ViT-B-32", "coca_ViT-L-14")
 TOLERANCE = 1e-4
@@ -235,3 +245,50 @@ def test_open_clip_reads_the_tokenizer_beside_the_weights(data_set: Path, tmp_pa
     captions = ["red beside blue", "Small  ROUND\tgreen on white!", "", "black " * 30, "un\u00e9 word", *DIRTY]
     ask([{"tokenize": captions, "of": folder, "folder": tmp_path}], tmp_path)
     assert json.loads((tmp_path / "ids.json").read_text()) == ours.encode(captions, text.context_length).tolist()
+
+
+@needs_open_clip
+def test_open_clips_own_commands_drive_an_exported_run_captions_included(tmp_path: Path) -> None:
+    """As its users type them: create_model_and_transforms, get_tokenizer, load_state_dict(strict=True), generate."""
+    run, folder, pictures = make_run(tmp_path / "run"), tmp_path / "theirs", []
+    assert run_export(run, "--to", "open_clip", "--out", folder) == 0
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (60, 48 + 9 * number, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        pictures.append(str(tmp_path / f"{number}.png"))
+    card = (folder / "README.md").read_text()
+    typed = re.search(r"model\.generate\(image, (.*)\)", card)[1]
+    arguments = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", typed)}
+    assert arguments == {"seq_len": 30, "sot_token_id": 1, "eos_token_id": 2}
+    job = {"generate": folder, "images": pictures, "folder": folder}
+    ask(
+        [
+            job | {"arguments": arguments | {"generation_type": "top_k"}, "answers": tmp_path / "greedy.json"},
+            job | {"arguments": arguments, "answers": tmp_path / "beams.json"},
+        ],
+        tmp_path,
+    )
+    loaded = load_for_inference(run)
+    size = loaded.config.model.image.image_size
+    image = normalise(torch.stack([eval_image(np.asarray(Image.open(file)), size) for file in pictures]))
+    ours = loaded.model("generate", image_BCHW=image, steps=28, decoding=Decoding(min_tokens=4))  # its least length is 5 with [SOT]
+    greedy = json.loads((tmp_path / "greedy.json").read_text())
+    assert len({tuple(ids) for ids in greedy["ids"]}) > 1
+    for theirs, own in zip(greedy["ids"], ours.tolist(), strict=True):
+        assert theirs[0] == 1 and 0 not in own, "an id 0 hides the place after it there"
+        assert theirs[1 : len(own) + 1] == own
+    beams = json.loads((tmp_path / "beams.json").read_text())
+    assert len(beams["texts"]) == 3 and all(ids[0] == 1 for ids in beams["ids"])
+
+
+@needs_open_clip
+def test_where_open_clip_is_installed_the_export_asks_it(tmp_path: Path) -> None:
+    """The command under the Python that has open_clip."""
+    python, environment = peer()
+    run = make_run(tmp_path / "run")
+    environment["PYTHONPATH"] += f"{os.pathsep}{REPOSITORY}"
+    words = [python, "-m", "sycoca_ds.export", str(run), "--to", "open_clip", "--out", str(tmp_path / "theirs")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"open_clip 3\.3\.0's own vectors differ from them by (\S+) at most", done.stdout)
+    assert found and float(found[1]) < 1e-5, done.stdout

@@ -1,4 +1,6 @@
-"""How far are bf16 gradients from float32? `python benchmarks/bf16_gradients.py --checkpoint RUN --data TEST_FOLDER [--fresh]`
+"""How far are bf16 gradients from float32?
+
+    python benchmarks/investigations/bf16_gradients.py --checkpoint RUN --data TEST_FOLDER [--fresh]
 
 One batch of the folder's pictures with their first captions through the run's model, as checkpointed or (`--fresh`) with its first
 weights, once in float32 and once in bf16 as DeepSpeed trains it: weights and activations in bf16. Prints, for every part of the

@@ -1,6 +1,8 @@
 """Does the 930M model really train, here, and does the planner know what it needs?
 
-    python benchmarks/train_930m_on_cpu.py --data DATA --out runs/930m_cpu      # DATA: a data set folder with its tokenizer.json
+    python benchmarks/investigations/train_930m_on_cpu.py --data DATA --out runs/930m_cpu
+
+DATA is a data set folder with its tokenizer.json.
 
 Trains two steps of the preset in bf16 under ZeRO-3, saves, then starts the same command again for one more step, which verifies
 and resumes. Every second the memory of all its processes is summed (Pss: shared pages once). Prints the highest between
@@ -28,7 +30,7 @@ from sycoca_ds.config import with_vocabulary
 from sycoca_ds.engine.ranks.environment import own_tools_first
 from sycoca_ds.options import parse_options
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SUB_GROUP = 100_000_000
 """Weights that stage 3 updates together; its default, a billion, copies the whole gradient."""
 

@@ -1,6 +1,7 @@
 """Every masking score on the same trained models: which of them find what the caption names, and from which step on.
 
-    python benchmarks/masking_scores.py --out runs/scores --data runs/hard/test --regions runs/hard/world/test_regions.json \\
+    python benchmarks/investigations/masking_scores.py --out runs/scores \\
+        --data runs/hard/test --regions runs/hard/world/test_regions.json \\
         --models "random masks=runs/masks/masking.random/seed_*" "late interaction=runs/masks/masking.random_late/seed_*"
 
 Measures each checkpoint of each run (`--run.keep-every` keeps them) with `evaluate.py --tasks masking --similarity ...`, which is
@@ -18,7 +19,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY)]
 
 from data_pipeline.files import write_bytes  # noqa: E402

@@ -1,4 +1,6 @@
-"""Why two kernels are not torch's own in bf16 on a CPU (sycoca_ds/model/blocks.py): `python benchmarks/cpu_kernels.py`
+"""Why two kernels are not torch's own in bf16 on a CPU (sycoca_ds/model/blocks.py)
+
+    python benchmarks/investigations/cpu_kernels.py
 
 Attention: forward and backward at the shapes of the preset `tiny`, torch's kernel in bf16 and in float32. Layer norm: how far the
 gradients of weight and bias are off float32's, with torch's kernel and with both applied after the norm, and the time of each.

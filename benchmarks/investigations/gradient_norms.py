@@ -1,7 +1,7 @@
 """What the gradient's norm by part costs at a step that reports it, under every ZeRO stage.
 
-    deepspeed --num_accelerators 2 benchmarks/gradient_norms.py
-    deepspeed --num_accelerators 2 benchmarks/gradient_norms.py --preset small --batch-size 2
+    deepspeed --num_accelerators 2 benchmarks/investigations/gradient_norms.py
+    deepspeed --num_accelerators 2 benchmarks/investigations/gradient_norms.py --preset small --batch-size 2
 
 Times, in turns within each step: the step itself (forward, backward, update), `GradientNorms.measure` with `read` between backward
 and update, and in its place DeepSpeed's public way, `safe_get_full_grad` of every parameter. Medians of rank 0.
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What a block costs the host however little it computes: `python benchmarks/block_overhead.py`
+"""What a block costs the host however little it computes: `python benchmarks/investigations/block_overhead.py`
 
 Forward and backward of models 8 wide on one sample, so that time goes to Python, autograd and dispatch alone, per transformer block
 of the training step; on the bare model and under DeepSpeed's ZeRO-3 (one rank), with and without recomputation. A GPU's step cannot

@@ -1,4 +1,4 @@
-"""The sample order at LAION-2B's size: `python benchmarks/plan_scale.py [--shards 231000] [--manifest]`
+"""The sample order at LAION-2B's size: `python benchmarks/investigations/plan_scale.py [--shards 231000] [--manifest]`
 
 A synthetic source of 231,000 shards with 2.1 billion samples: memory of the plan, time of an epoch's start and of one rank's share
 of a step. With `--manifest` also a real manifest of as many (empty) shards in a temporary folder: time and memory of loading it;

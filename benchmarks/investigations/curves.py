@@ -1,4 +1,4 @@
-"""Loss curves of runs side by side: `python benchmarks/curves.py NAME=RUN NAME=RUN... [--out curves.png]`
+"""Loss curves of runs side by side: `python benchmarks/investigations/curves.py NAME=RUN NAME=RUN... [--out curves.png]`
 
 Reads metrics.jsonl of each run folder; prints every loss at a few steps, the largest relative difference from the first run over
 the last half, and whether every value is finite.

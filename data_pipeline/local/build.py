@@ -1,0 +1,162 @@
+"""A folder of pictures into the shards of a data set folder: listed, packed, recorded. The same command resumes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+from data_pipeline.command_line import other_options
+from data_pipeline.errors import UserError
+from data_pipeline.files import atomic_path, make_folder, write_json
+from data_pipeline.local.captions import read_captions
+from data_pipeline.local.listing import list_rows
+from data_pipeline.local.packing import How, cut, failures, pack
+from data_pipeline.lock import only_one
+from data_pipeline.shards.manifest import remove_manifest
+
+FORMAT = 1
+RECORD = "pictures.json"
+LEFT_OUT = "left_out.jsonl"
+NAMED = 3
+"""Files that are named on stderr for each reason; all stand in `LEFT_OUT`."""
+
+
+def is_local(folder: Path) -> bool:
+    """Whether a data set folder was made of pictures of this machine."""
+    return (folder / RECORD).exists()
+
+
+def read_record(folder: Path) -> dict:
+    """pictures.json: settings, source, where captions come from, rows_in, dropped {reason: rows}. Raises `UserError`: damaged."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] == FORMAT and isinstance(record["settings"], dict):
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path}: damaged; delete {folder} and build it again") from None
+
+
+def planned(pictures: Path, captions: str | None, out: Path, file_col: str | None, caption_col: str | None) -> list[str]:
+    """What `pack_folder` would do, in lines; no picture is opened. Raises `UserError`: no such folder or table."""
+    if not pictures.is_dir():
+        raise UserError(f"--pictures {pictures}: no such folder")
+    words, pairs = read_captions(pictures, captions, file_col, caption_col)
+    listing = list_rows(pictures, pairs)
+    files = len({row.file for row in listing.rows})
+    lines = [f"pack: {files} pictures with {len(listing.rows)} captions of {pictures}, by {words}, into {out / 'shards'}"]
+    return lines + [f"  left out: {_told(listing.dropped)}"] * bool(listing.dropped)
+
+
+def pack_folder(
+    pictures: Path,
+    captions: str | None,
+    out: Path,
+    how: How,
+    shard_size: int,
+    processes: int,
+    file_col: str | None = None,
+    caption_col: str | None = None,
+) -> dict:
+    """Writes DIR/shards, and returns download.json's content.
+
+    Args:
+        shard_size: samples of a tar, about; the number of tars is that of the first build.
+
+    Raises:
+        UserError: no such folder or table, other settings than those of the shards that are there, nothing to take.
+    """
+    if not pictures.is_dir():
+        raise UserError(f"--pictures {pictures}: no such folder")
+    if out.resolve() == pictures.resolve():
+        raise UserError(f"--out {out}: is the folder of the pictures; choose another")
+    if (out / "canonical").exists() or (out / "mirror.json").exists():
+        raise UserError(f"--out {out}: holds rows that were downloaded, or a mirror's tars; choose another folder")
+    make_folder(out)
+    with only_one(out / ".download.lock", f"{out}: another build is running in this folder; wait for it or end it"):
+        words, pairs = read_captions(pictures, captions, file_col, caption_col)
+        print(f"{pictures}: {words}", file=sys.stderr, flush=True)
+        listing = list_rows(pictures, pairs)
+        settings = {"pictures": str(pictures.resolve()), **vars(how)}
+        shards = math.ceil(len(listing.rows) / shard_size)
+        if is_local(out):
+            before = read_record(out)["settings"]
+            differs = other_options(before, settings)
+            if differs:
+                raise UserError(f"{out}: was made with {differs}; give the same as then, or choose another folder")
+            shards = before["shards"]
+        elif any((out / "shards").glob("*")):
+            raise UserError(f"{out / 'shards'}: holds files but there is no {RECORD}; delete it or choose another folder")
+        if not listing.rows:
+            raise UserError(f"--pictures {pictures}: no picture with a caption ({_told(listing.dropped) or 'nothing there'})")
+        record = {
+            "format": FORMAT,
+            "source": "folder",
+            "settings": settings | {"shards": shards},
+            "captions": words,
+            "rows_in": listing.rows_in,
+            "dropped": listing.dropped,
+        }
+        write_json(out / RECORD, record)
+        packed = pack(pictures, out, cut(listing.rows, shards), how, processes)
+        left_out = [*listing.left_out, *(pair for one in packed.values() for pair in one.left_out)]
+        _write_left_out(out / LEFT_OUT, left_out)
+        _tell_left_out(pictures, left_out, out / LEFT_OUT)
+        failed, samples = failures(packed), sum(one.samples for one in packed.values())
+        state = {
+            "format": FORMAT,
+            "settings": settings,
+            "shards": {name: [one.bytes, one.mtime_ns, one.samples] for name, one in packed.items() if one.samples},
+            "requested": len(listing.rows),
+            "downloaded": samples,
+            "failed": dict(failed.most_common()),
+        }
+        _forget_gone(out, set(state["shards"]))
+        write_json(out / "download.json", state)
+        if not samples:
+            raise UserError(f"--pictures {pictures}: none of {len(listing.rows)} pictures can be taken ({_told(state['failed'])})")
+    return state
+
+
+def _told(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
+def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
+        file.writelines(json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in left_out)
+
+
+def _tell_left_out(pictures: Path, left_out: list[tuple[str, str]], path: Path) -> None:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(f"{name!a}" for name in names[:NAMED])
+        print(f"{pictures}: {len(names)} left out, {reason}: {shown}{', ...' if len(names) > NAMED else ''}", file=sys.stderr)
+    if left_out:
+        print(f"{pictures}: all {len(left_out)} of them: {path}", file=sys.stderr, flush=True)
+
+
+def _forget_gone(out: Path, shards: set[str]) -> None:
+    """A tar that no picture is left for is not damaged: the manifest that knows it goes, too."""
+    try:
+        known = {Path(entry).stem for entry in _manifest_paths(out)}
+    except (OSError, ValueError):
+        return
+    if known - shards:
+        print(
+            f"{out}: all pictures of {len(known - shards)} tars are gone; verified anew, run `mark` again",
+            file=sys.stderr,
+            flush=True,
+        )
+        remove_manifest(out)
+
+
+def _manifest_paths(out: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(out / "manifest" / "shards.parquet", columns=["path"])["path"].to_pylist()

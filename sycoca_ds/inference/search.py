@@ -1,0 +1,161 @@
+"""`search`: the pictures of a folder that fit a text, or another picture, best.
+
+python -m sycoca_ds.inference search photos/ "a red bicycle" --checkpoint runs/base --sheet found.html
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from data_pipeline.errors import UserError
+from sycoca_ds.inference.caption import AskedModel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sycoca_ds.inference.index import Index
+    from sycoca_ds.inference.model import Model
+
+SHEETS = (".png", ".html")
+THUMBNAIL = 224
+COLUMNS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCommand(AskedModel):
+    """Lists the pictures of a folder that fit a text best: cosine, a tab, path. Each picture is looked at once: its vector is kept
+    by weights and content."""
+
+    folder: Annotated[str, tyro.conf.Positional]
+    """Folder of pictures, folders inside it included."""
+    text: Annotated[str | None, tyro.conf.Positional] = None
+    """What to look for. With neither this nor --like the folder is only looked at, for later."""
+    like: str | None = None
+    """A picture to find others like it, in place of a text."""
+    top: int = 12
+    """How many are listed."""
+    sheet: str | None = None
+    """Contact sheet of those, FILE.png or FILE.html."""
+    cache: str | None = None
+    """Folder in which vectors are kept; `off` keeps none. Default: sycoca_ds/search in XDG_CACHE_HOME, or ~/.cache."""
+    json: bool = False
+    """A JSON object a line: image, cosine."""
+
+    def run(self) -> int:
+        from sycoca_ds.inference.index import default_cache, update
+
+        self.check()
+        if self.text is not None and self.like is not None:
+            raise UserError("expected a text or --like PICTURE, not both")
+        if self.top < 1:
+            raise UserError(f"--top {self.top}: expected at least 1")
+        if self.sheet is not None and Path(self.sheet).suffix.lower() not in SHEETS:
+            raise UserError(f"--sheet {self.sheet}: expected a name that ends with .png or .html")
+        cache = None if self.cache == "off" else Path(self.cache) if self.cache else default_cache()
+        if not Path(self.folder).is_dir():
+            raise UserError(f"{self.folder}: no such folder")
+        model = self.open()
+        query_E = self._query(model)
+        index = update(model, Path(self.folder), cache, self.batch_size)
+        tell(index)
+        if query_E is None:
+            return 0
+        found = best(index, query_E, self.top)
+        for name, cosine in found:
+            path = str(index.folder / name)
+            print(json.dumps({"image": path, "cosine": cosine}) if self.json else f"{cosine:.4f}\t{path}")
+        if self.sheet is not None:
+            write_sheet(Path(self.sheet), index.folder, found, self.text or f"like {self.like}", model)
+            print(f"sheet: {self.sheet}", file=sys.stderr, flush=True)
+        return 0
+
+    def _query(self, model: Model) -> np.ndarray | None:
+        """(E,), or None without a question."""
+        if self.like is not None:
+            return model.encode_image(self.like)[0]
+        if self.text is None:
+            return None
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            vector = model.encode_text(self.text)[0]
+        for warning in said:
+            print(f"NOTE: {warning.message}", file=sys.stderr, flush=True)
+        return vector
+
+
+def best(index: Index, query_E: np.ndarray, top: int) -> list[tuple[str, float]]:
+    """(name, cosine) of the nearest pictures, best first; of equal ones the first by name."""
+    import numpy as np
+
+    cosine_I = index.vectors @ query_E
+    names = index.names
+    return [(names[number], float(cosine_I[number])) for number in np.argsort(-cosine_I, kind="stable")[:top]]
+
+
+def tell(index: Index) -> None:
+    """What changed, and what cannot be read, on stderr."""
+    from sycoca_ds.inference.index import NAMED
+
+    counts = index.counts
+    parts = [("new", counts.new), ("changed", counts.changed), ("moved", counts.moved), ("removed", counts.removed)]
+    said = ", ".join(f"{count} {name}" for name, count in parts if count) or "none changed"
+    print(f"{index.folder}: {len(index.names)} pictures, {said}, {counts.looked_at} looked at", file=sys.stderr)
+    problems = list(index.problems.items())
+    for name, problem in problems[:NAMED]:
+        print(f"{index.folder / name}: no picture that can be read ({problem})", file=sys.stderr)
+    if len(problems) > NAMED:
+        print(f"{index.folder}: {len(problems) - NAMED} more cannot be read", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title: str, model: Model) -> None:
+    """A contact sheet of the pictures, whole, as PNG or as a page that holds them."""
+    from data_pipeline.files import write_bytes
+    from sycoca_ds.inference.pictures import read_picture
+
+    shown = [(name, cosine, thumbnail(read_picture(folder / name, model.image_size))) for name, cosine in found]
+    if path.suffix.lower() == ".png":
+        import cv2
+        import numpy as np
+
+        from sycoca_ds.eval.pictures import grid
+
+        pictures = [picture for _, _, picture in shown]
+        labels = [f"{cosine:.3f} {Path(name).name}" for name, cosine, _ in shown]
+        sheet = grid(pictures, min(COLUMNS, len(shown)), labels, text_size=12)
+        write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes())
+        return
+    write_bytes(path, page(title, str(folder), shown, repr(model)).encode("utf-8", "replace"))
+
+
+def page(title: str, folder: str, shown: list[tuple[str, float, np.ndarray]], by: str) -> str:
+    import base64
+
+    import cv2
+    import numpy as np
+    from jinja2 import Environment, PackageLoader
+
+    def data(picture: np.ndarray) -> str:
+        jpeg = cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+        return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+
+    rows: list[dict[str, Any]] = [{"name": name, "cosine": cosine, "picture": data(picture)} for name, cosine, picture in shown]
+    environment = Environment(loader=PackageLoader("sycoca_ds.inference", "."), autoescape=True)
+    return environment.get_template("search.html.j2").render(title=title, folder=folder, rows=rows, by=by)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3), whole, its longer side THUMBNAIL pixels or less."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

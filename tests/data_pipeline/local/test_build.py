@@ -1,0 +1,251 @@
+"""A folder of pictures into shards: captions of every form, hostile files, what is packed again, and the whole chain after it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipeline.build import BuildCommand
+from data_pipeline.errors import UserError
+from data_pipeline.local import packing
+from data_pipeline.local.captions import read_captions
+from data_pipeline.shards.command import MarkCommand
+from data_pipeline.shards.manifest import Manifest
+from data_pipeline.world.server import bomb_png
+from sycoca_ds.eval.collection import Collection
+from tests.worlds import REPOSITORY
+
+
+def picture(seed: int, side: int = 40) -> bytes:
+    """A JPEG that is like no other."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(small).resize((side + seed % 7, side), Image.Resampling.NEAREST).save(out, "JPEG", quality=95)
+    return out.getvalue()
+
+
+def folder_of(root: Path, names: list[str]) -> Path:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(number))
+    return root
+
+
+def build(pictures: Path, out: Path, captions: object = None, **options: object) -> int:
+    given = {"shard_size": 10, "processes": 1, "verify_processes": 1} | options
+    return BuildCommand(
+        source="folder", pictures=pictures, captions=None if captions is None else str(captions), out=out, **given
+    ).run()
+
+
+def samples(out: Path) -> dict[str, list[str]]:
+    """{path of the picture: captions}, as training reads them."""
+    found: dict[str, list[str]] = {}
+    collection = Collection(out, 32)
+    for one, captions in zip(collection.pictures, collection.captions_of_image, strict=True):
+        found[one.url.removeprefix("folder:").split("#")[0]] = sorted(captions)
+    return found
+
+
+def left_out(out: Path) -> Counter:
+    return Counter((entry["file"], entry["reason"]) for entry in map(json.loads, (out / "left_out.jsonl").read_text().splitlines()))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_tables_of_captions(kind: str, tmp_path: Path) -> None:
+    """Several captions of a picture are samples of one picture; U+2028 ends no row; quotes may hold line breaks."""
+    pictures = folder_of(tmp_path / "photos", ["a.jpg", "in/b c.jpg", "d.jpg"])
+    rows = [("a.jpg", "one\u2028scene"), ("a.jpg", 'another, "scene"'), ("in/b c.jpg", "blue  sky"), ("./d.jpg", "d")]
+    table = tmp_path / f"captions.{kind}"
+    if kind == "csv":
+        quoted = "".join('{},"{}"\n'.format(file, text.replace('"', '""')) for file, text in rows)
+        table.write_text("file_name,caption\n" + quoted, "utf-8")
+    elif kind == "tsv":
+        table.write_text("image\ttext\n" + "".join(f"{file}\t{text}\n" for file, text in rows), "utf-8")
+    else:
+        joined = [{"file": "a.jpg", "captions": [rows[0][1], rows[1][1]]}, *({"file": f, "captions": t} for f, t in rows[2:])]
+        table.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in joined), "utf-8")
+    assert build(pictures, tmp_path / "out", table) == 0
+    assert samples(tmp_path / "out") == {"a.jpg": ['another, "scene"', "one scene"], "in/b%20c.jpg": ["blue sky"], "d.jpg": ["d"]}
+    assert not left_out(tmp_path / "out")
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    assert (funnel["source"], funnel["rows_in"], funnel["kept"]) == ("folder", 4, 4)
+
+
+def test_texts_beside_pictures_and_folders_as_classes(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "photos", ["red_fox/a.jpg", "red_fox/b.jpg", "grey-wolf/c.jpg", "top.jpg"])
+    assert build(pictures, tmp_path / "classes") == 0
+    fox, wolf = ["a photo of a red fox"], ["a photo of a grey wolf"]
+    assert samples(tmp_path / "classes") == {"red_fox/a.jpg": fox, "red_fox/b.jpg": fox, "grey-wolf/c.jpg": wolf}
+    assert left_out(tmp_path / "classes") == {("top.jpg", "no caption"): 1}
+    for name, text in {"red_fox/a": "a fox\nthat sleeps", "red_fox/b": "b", "grey-wolf/c": "\ufeffc ", "top": " \u200b"}.items():
+        (pictures / f"{name}.txt").write_text(text, "utf-8")
+    assert build(pictures, tmp_path / "texts") == 0  # few have several lines: a break is one inside a caption
+    assert samples(tmp_path / "texts") == {"red_fox/a.jpg": ["a fox that sleeps"], "red_fox/b.jpg": ["b"], "grey-wolf/c.jpg": ["c"]}
+    assert left_out(tmp_path / "texts") == {("top.jpg", "empty caption"): 1}
+    (pictures / "red_fox/b.txt").write_text("b\nbb\n")
+    assert build(pictures, tmp_path / "lines") == 0
+    assert samples(tmp_path / "lines")["red_fox/a.jpg"] == ["a fox", "that sleeps"]
+    (pictures / "metadata.csv").write_text("file_name,text\ntop.jpg,of a table\n")
+    assert read_captions(pictures, None, None, None)[0] == f"captions of {pictures / 'metadata.csv'}"
+
+
+def test_hostile_files_are_counted_and_named(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "photos", ["good.jpg", "cut.jpg", "small.jpg", "twice.jpg"])
+    (tmp_path / "secret.jpg").write_bytes(picture(50))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/x.jpg").write_bytes(picture(51))
+    (pictures / "cut.jpg").write_bytes(picture(1)[:-300])
+    (pictures / "small.jpg").write_bytes(picture(2, side=4))
+    (pictures / "bomb.png").write_bytes(bomb_png())
+    (pictures / "text.jpg").write_text("<html>")
+    (pictures / "empty.jpg").touch()
+    (pictures / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (pictures / "linked").symlink_to(tmp_path / "elsewhere")
+    (pictures / "inside.jpg").symlink_to("good.jpg")
+    (pictures / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(pictures / "pipe.jpg")
+    rows = {
+        "good.jpg": "a",
+        "cut.jpg": "b",
+        "small.jpg": "c",
+        "bomb.png": "d",
+        "text.jpg": "e",
+        "empty.jpg": "f",
+        "out.jpg": "g",
+        "linked/x.jpg": "h",
+        "inside.jpg": "i",
+        "gone.jpg": "j",
+        "pipe.jpg": "k",
+        "../secret.jpg": "l",
+        str(tmp_path / "secret.jpg"): "m",
+        str(pictures / "twice.jpg"): "n",
+        "nul\0.jpg": "o",
+        "long.jpg": "x" * 100,
+    }
+    lines = [json.dumps({"file": file, "caption": caption}) for file, caption in rows.items()]
+    lines += ['{"file": "twice.jpg", "caption": " n "}', '{"file": "good.jpg", "caption": ""}', '{"file": "good.jpg"}', "no json"]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    assert build(pictures, tmp_path / "out", tmp_path / "captions.jsonl") == 0
+    assert samples(tmp_path / "out").keys() == {"good.jpg", "inside.jpg", "twice.jpg"}
+    assert left_out(tmp_path / "out") == {
+        ("cut.jpg", "truncated image"): 1,
+        ("small.jpg", "image too small"): 1,
+        ("bomb.png", "too many pixels"): 1,
+        ("text.jpg", "not an image"): 1,
+        ("empty.jpg", "empty file"): 1,
+        ("out.jpg", "leads out of the folder"): 1,
+        ("linked/x.jpg", "leads out of the folder"): 1,
+        ("gone.jpg", "no such file"): 1,
+        ("pipe.jpg", "no file"): 1,
+        ("../secret.jpg", "leads out of the folder"): 1,
+        (str(tmp_path / "secret.jpg"), "leads out of the folder"): 1,
+        ("nul\0.jpg", "no such file"): 1,
+        ("long.jpg", "no such file"): 1,
+        ("twice.jpg", "duplicate row"): 1,
+        ("good.jpg", "empty caption"): 1,
+        ("good.jpg", "no caption"): 1,
+        ("line 20", "no such file"): 1,
+    }
+    funnel = json.loads((tmp_path / "out/funnel.json").read_text())
+    assert funnel["rows_in"] == len(lines) == sum(funnel["dropped"].values()) + sum(funnel["failed"].values()) + funnel["kept"]
+
+
+def test_only_what_changed_is_packed_again_and_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number}.jpg" for number in range(40)]
+    pictures = folder_of(tmp_path / "photos", names)
+    table = tmp_path / "captions.csv"
+
+    def write(rows: dict[str, str]) -> None:
+        table.write_text("file,caption\n" + "".join(f"{file},{caption}\n" for file, caption in rows.items()))
+
+    rows = {name: f"picture {name}" for name in names}
+    write(rows)
+    packed: list[str] = []
+    real = packing.pack_shard
+
+    def noted(*given):
+        if len(packed) == stop_at:
+            raise KeyboardInterrupt
+        packed.append(given[2])
+        return real(*given)
+
+    monkeypatch.setattr(packing, "pack_shard", noted)
+    stop_at = 2
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        build(pictures, out, table)
+    assert packed == ["00000", "00001"] and not (out / "manifest").exists()
+    (out / "shards/.00002.tar.1.tmp").write_bytes(b"left by a kill")
+    stop_at = -1
+    assert build(pictures, out, table) == 0 and packed == ["00000", "00001", "00002", "00003"]
+    first = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+    assert sorted(first) == ["00000.tar", "00001.tar", "00002.tar", "00003.tar"]
+    assert build(pictures, tmp_path / "again", table) == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again/shards").iterdir()} == first, "not the same twice"
+
+    packed.clear()
+    assert build(pictures, out, table) == 0 and packed == []
+    assert MarkCommand(data=(out,)).run() in (0, None)
+    (pictures / "3.jpg").write_bytes(picture(99))
+    write(rows | {"4.jpg": "another text"})
+    assert build(pictures, out, table) == 0
+    touched = {f"{int(packing.sha256_text(name)[:12], 16) % 4:05d}" for name in ("3.jpg", "4.jpg")}
+    assert set(packed) == touched and samples(out)["4.jpg"] == ["another text"] and len(samples(out)) == 40
+
+    gone = [name for name in names if int(packing.sha256_text(name)[:12], 16) % 4 == 2]
+    write({name: caption for name, caption in rows.items() if name not in gone})
+    assert build(pictures, out, table) == 0 and len(Manifest.load(out).shards) == 3 and len(samples(out)) == 40 - len(gone)
+
+    with pytest.raises(UserError, match=r"was made with --image-size 288 \(now 100\); give the same as then"):
+        build(pictures, out, table, image_size=100)
+
+
+def test_several_processes_pack_the_same(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "photos", [f"class/{number}.jpg" for number in range(24)])
+    for name, processes in (("one", 1), ("two", 2)):
+        assert build(pictures, tmp_path / name, processes=processes) == 0
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name / "shards").iterdir()} for name in ("one", "two"))
+    assert one == two and len(one) == 3
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    pictures, out = folder_of(tmp_path / "photos", ["a.jpg"]), tmp_path / "out"
+    (tmp_path / "wrong.csv").write_text("name,words\na.jpg,x\n")
+    (tmp_path / "none.csv").write_text("file,caption\nb.jpg,x\n")
+    for words, said in (
+        ({"pictures": tmp_path / "no"}, "--pictures .*no: no such folder"),
+        ({"pictures": None}, "expected --pictures FOLDER"),
+        ({"captions": "c.csv"}, "--captions c.csv: no such file"),
+        ({"captions": "c.xlsx"}, "expected a file that ends with .csv, .tsv, .jsonl, .ndjson, or `texts`, or `folders`"),
+        ({"captions": str(tmp_path / "wrong.csv")}, "no column one of file, .* name it with --url-col"),
+        ({"captions": str(tmp_path / "none.csv")}, r"no picture with a caption \(1 no such file\)"),
+        ({}, r"no picture with a caption \(1 no caption\)"),
+        ({"retries": 3}, "--retries: without effect with --source folder"),
+        ({"url_col": "x"}, "--url-col: names a column, and captions here are no table"),
+        ({"out": pictures}, "is the folder of the pictures"),
+        ({"source": "generic", "metadata": "x.csv"}, "--pictures and --captions go with --source folder"),
+        ({"source": "generic", "pictures": None}, "--metadata: expected a catalogue"),
+    ):
+        with pytest.raises(UserError, match=said):
+            BuildCommand(**{"source": "folder", "pictures": pictures, "out": out, "processes": 1} | words).run()
+    assert build(pictures, out, tmp_path / "wrong.csv", url_col="name", caption_col="words") == 0
+
+
+def test_the_command_as_it_is_typed(tmp_path: Path) -> None:
+    pictures = folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"])
+    (tmp_path / "captions.csv").write_text("file,caption\na.jpg,one\nb.jpg,two\n")
+    words = ["-m", "data_pipeline", "build", "--source", "folder", "--pictures", str(pictures)]
+    words += ["--captions", str(tmp_path / "captions.csv"), "--out", str(tmp_path / "out"), "--processes", "1"]
+    done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and "2 of 2 samples kept" in done.stderr, done.stderr
+    assert "a.jpg" in samples(tmp_path / "out")

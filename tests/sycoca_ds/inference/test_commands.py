@@ -1,0 +1,196 @@
+"""`caption` and `search`: what they print, what is looked at again, what happens to pictures that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+import sycoca_ds
+from data_pipeline.command_line import parse_command
+from data_pipeline.errors import UserError
+from sycoca_ds.eval.collection import Collection
+from sycoca_ds.inference import index as indices
+from sycoca_ds.inference.caption import CaptionCommand
+from sycoca_ds.inference.model import Model
+from sycoca_ds.inference.search import SearchCommand
+from tests.worlds import REPOSITORY
+from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
+
+PICTURES = 6
+
+
+def run(kind: type, *words: object) -> int:
+    return parse_command(Annotated[kind, tyro.conf.OmitArgPrefixes], list(map(str, words)), "test").run()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, and pictures of which two lie in a folder of the folder."""
+    folder = tmp_path_factory.mktemp("commands")
+    make_run(folder / "run")
+    collection = Collection(make_data(folder / "data", images=PICTURES), SMALL.image.image_size)
+    (folder / "photos" / "more").mkdir(parents=True)
+    for number in range(PICTURES):
+        Image.fromarray(collection.pixels(number)).save(folder / "photos" / ("more" if number > 3 else "") / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(world: Path) -> Model:
+    return sycoca_ds.load(world / "run", device="cpu")
+
+
+@pytest.fixture
+def photos(world: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world / "photos", tmp_path / "photos"))
+
+
+ASKED = ("--device", "cpu", "--batch-size", "2")
+
+
+def test_a_line_for_each_picture_and_a_name_for_each_that_cannot_be_read(
+    world: Path, photos: Path, model: Model, capsys: pytest.CaptureFixture
+) -> None:
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xffnothing")
+    words = (photos / "bad.jpg", photos / "more", photos / "1.png", "--checkpoint", world / "run", *ASKED)
+    assert run(CaptionCommand, *words) == 1
+    files = [str(photos / name) for name in ("more/4.png", "more/5.png", "1.png")]
+    expected = model.caption(files)
+    said = capsys.readouterr()
+    assert said.out.rstrip("\n").split("\n") == [f"{file}\t{caption}" for file, caption in zip(files, expected, strict=True)]
+    assert f"{photos / 'bad.jpg'}: no picture that can be read (truncated image)" in said.err
+
+    assert run(CaptionCommand, *words[1:], "--json", "--beams", "2") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [{"image": f, "caption": c} for f, c in zip(files, model.caption(files, beams=2), strict=True)]
+
+
+def test_what_cannot_be_done_is_said_before_a_model_is_opened(photos: Path, tmp_path: Path) -> None:
+    there = ("--checkpoint", "nowhere")
+    (tmp_path / "empty").mkdir()
+    for kind, words, said in (
+        (CaptionCommand, there, "expected at least one picture"),
+        (CaptionCommand, (photos / "9.png", *there), "9.png: no such file"),
+        (CaptionCommand, (tmp_path / "empty", *there), "no file in it is called like a picture"),
+        (CaptionCommand, (photos, "--beams", 0, *there), "--beams 0: expected at least 1"),
+        (SearchCommand, (photos, "x", "--like", photos / "1.png", *there), "a text or --like PICTURE, not both"),
+        (SearchCommand, (photos, "x", "--sheet", "a.gif", *there), r"--sheet a.gif: expected a name that ends with .png or .html"),
+        (SearchCommand, (tmp_path / "gone", "x", *there), "gone: no such folder"),
+        (SearchCommand, (photos, "x", "--top", 0, *there), "--top 0"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run(kind, *words)
+
+
+def search(world: Path, photos: Path, cache: Path, *words: object) -> int:
+    return run(SearchCommand, photos, *words, "--checkpoint", world / "run", "--cache", cache, *ASKED)
+
+
+def found(out: str, photos: Path) -> list[tuple[str, float]]:
+    rows = [line.split("\t") for line in out.splitlines()]
+    return [(os.path.relpath(path, photos), float(cosine)) for cosine, path in rows]
+
+
+def test_a_search_lists_the_nearest_pictures_and_looks_at_each_once(
+    world: Path, photos: Path, model: Model, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    names = ["0.png", "1.png", "2.png", "3.png", "more/4.png", "more/5.png"]
+    cosines = model.similarity([photos / name for name in names], "a red circle")[:, 0]
+    expected = [names[place] for place in np.argsort(-cosines)]
+    assert search(world, photos, tmp_path / "cache", "a red circle", "--top", 4) == 0
+    said = capsys.readouterr()
+    assert [name for name, _ in found(said.out, photos)] == expected[:4] and "6 new, 6 looked at" in said.err
+    assert np.allclose([cosine for _, cosine in found(said.out, photos)], np.sort(cosines)[::-1][:4], atol=1e-4)
+
+    assert search(world, photos, tmp_path / "cache", "--like", photos / "3.png", "--json") == 0
+    said = capsys.readouterr()
+    first = json.loads(said.out.splitlines()[0])
+    assert first["image"] == str(photos / "3.png") and first["cosine"] == pytest.approx(1, abs=1e-5)
+    assert "none changed, 0 looked at" in said.err and len(said.out.splitlines()) == 6
+
+    # changed, new, removed, renamed, touched, unreadable
+    shutil.copyfile(photos / "0.png", photos / "1.png")
+    Image.new("RGB", (40, 40), "red").save(photos / "new.png")
+    (photos / "2.png").unlink()
+    (photos / "more/4.png").rename(photos / "renamed.png")
+    os.utime(photos / "3.png")
+    (photos / "bad.webp").write_bytes(b"RIFF")
+    assert search(world, photos, tmp_path / "cache", "a red circle") == 0
+    said = capsys.readouterr()
+    assert "6 pictures, 2 new, 3 moved, 2 removed, 2 looked at" in said.err and "bad.webp: no picture that can be read" in said.err
+    now = {name: cosine for name, cosine in found(said.out, photos)}
+    assert now.keys() == {"0.png", "1.png", "3.png", "new.png", "renamed.png", "more/5.png"} and now["0.png"] == now["1.png"]
+    assert now["renamed.png"] == pytest.approx(cosines[4], abs=1e-4)
+    (photos / "0.png").write_bytes((photos / "new.png").read_bytes() + b" ")
+    assert search(world, photos, tmp_path / "cache") == 0
+    said = capsys.readouterr()
+    assert "1 changed, 1 looked at" in said.err and said.out == ""
+
+
+def test_other_weights_are_another_index_and_a_damaged_one_is_made_again(
+    world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    make_run(tmp_path / "other", seed=9)
+    search(world, photos, cache, "a scene")
+    assert run(SearchCommand, photos, "a scene", "--checkpoint", tmp_path / "other", "--cache", cache, *ASKED) == 0
+    assert "6 looked at" in capsys.readouterr().err.splitlines()[-1]
+    files = sorted(cache.glob("*/*.npz"))
+    assert len(files) == 2
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    search(world, photos, cache, "a scene")
+    assert "is damaged" in (said := capsys.readouterr().err) and "6 looked at" in said
+
+
+def test_an_interrupted_index_keeps_what_it_had(world: Path, photos: Path, model: Model, tmp_path: Path) -> None:
+    class Interrupted(Model):
+        def encode_image(self, images, batch_size=64):
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return super().encode_image(images, batch_size)
+
+    broken = Interrupted(model.loaded, model.device, model.precision)
+    broken.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        indices.update(broken, photos, tmp_path / "cache", 2)
+    done = indices.update(model, photos, tmp_path / "cache", 2)
+    assert done.counts.looked_at == 2 and done.counts.same == 4 and len(done.names) == 6
+
+
+def test_contact_sheets_hold_the_pictures(world: Path, photos: Path, tmp_path: Path) -> None:
+    (photos / "0.png").rename(photos / "<b>&.png")
+    for name in ("sheet.png", "sheet.html"):
+        assert search(world, photos, tmp_path / "cache", "<i>text", "--top", 3, "--sheet", tmp_path / name) == 0
+    assert Image.open(tmp_path / "sheet.png").size[0] > 3 * 48
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert "&lt;i&gt;text" in page and "<i>text" not in page and "<b>&" not in page
+
+
+def test_a_text_that_is_too_long_is_told(world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert search(world, photos, tmp_path / "cache", "red " * 60) == 0
+    assert "NOTE: 1 of 1 texts are longer than this model's 40 tokens" in capsys.readouterr().err
+
+
+def test_help_comes_without_torch() -> None:
+    code = (
+        "import sys, sycoca_ds\nfrom sycoca_ds.inference.__main__ import main\n"
+        "try:\n    sys.argv[1:] = ['search', '--help']\n    main()\n"
+        "finally:\n    assert not {'torch', 'deepspeed'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "--sheet" in done.stdout and not done.stderr
