@@ -74,6 +74,8 @@ def open_checkpoint(checkpoint: Any, device: torch.device, team: Team, *, ema: b
     if team.leads:
         print(f"weights: shared among {team.size} ranks", flush=True)
     team.lockstep = True
+    if device.type == "cpu":
+        give_memory_back()
     with team.together():
         stored = open_weights(found.folder, ema=ema, share=Share(team.rank, team.size))
     return loaded(stored, sharded(stored))
@@ -136,8 +138,6 @@ def _parted(config: ModelConfig, loss: LossConfig | None) -> SyCoCa:
 
 def _ready(model: SyCoCa) -> SyCoCa:
     """With DeepSpeed's hooks, which gather and let go."""
-    if next(model.parameters()).device.type == "cpu":
-        give_memory_back()
     import deepspeed
     from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
