@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 REQUIRED = frozenset(
     "numpy pyarrow fsspec tokenizers ftfy tyro rich jinja2 packaging "
     "PIL cv2 img2dataset webdataset duckdb urllib3 idna "
-    "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy".split()
+    "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy flask waitress".split()
 )
 """Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
 

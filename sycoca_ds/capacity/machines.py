@@ -82,8 +82,8 @@ class Assumptions:
     reserve: float = 0.05
     """Share of the GPU's memory left free, for the allocator's gaps."""
     caption_tokens: float | None = None
-    """Real tokens of a caption on average, [SOT] and [EOT] counted; the vocabulary's loss runs on those alone. Default: the context
-    length, which is the most."""
+    """Real tokens of a caption on average, [SOT] and [EOT] counted; text encoder, text decoder and vocabulary run on those alone.
+    Default: the context length, which is the most."""
     loader_pictures: float = 1850.0
     """Pictures a second that one loader process decodes and packs (benchmarks/results/2026-11-25_loader_speed.md, 256 px)."""
     sample_kb: float = 46.0

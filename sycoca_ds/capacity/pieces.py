@@ -56,10 +56,6 @@ class Kernels:
         residuals = 2 * self.tensor(rows, width)
         return residuals + 2 * self.norm(rows, width) + self.attention(rows, rows, width, heads) + self.mlp(rows, width)
 
-    def cls_apart(self, rows: int, width: int) -> int:
-        """What the pattern `causal_cls` adds: [CLS] attends in a call of its own and the two outputs are put together."""
-        return 8 * rows * width if self.casts else self.tensor(rows, width)
-
     def cross_block(self, rows: int, width: int, heads: int, keys: int, other_width: int) -> int:
         """The other modality's tokens themselves are counted once, where they come from."""
         residuals = 2 * self.tensor(rows, width)
@@ -106,8 +102,14 @@ class Work:
     """Whether the contrast is computed inside; with several micro-batches a step it is computed before."""
     late_interaction: bool = False
     """Whether patches and tokens are contrasted, too."""
-    labels: float | None = None
-    """Next tokens of a caption that the captioning loss scores, on average; None: all of a caption without padding."""
+    caption_tokens: float | None = None
+    """Real tokens of a caption on average; None: the context length, the most. Captions are computed without padding."""
+
+    @property
+    def tokens(self) -> int:
+        """Of all captions of the micro-batch."""
+        each = self.model.text.context_length if self.caption_tokens is None else self.caption_tokens
+        return round(self.micro_batch_size * each)
 
 
 def _blocks(work: Work, part: str, what: str, weights: Part, pair: list[tuple[int, int, int]]) -> Iterator[Piece]:
@@ -153,9 +155,10 @@ def _read_image(
     rows = images * (patches + 1)
     kept = k.tensor(rows, image.width) if last_output is None else last_output
     if image.pooling == "attention":
-        queries = images * image.pooling_queries
+        queries, once = images * image.pooling_queries, image.pooling_queries
         kept += k.norm(rows, image.width) + k.attention(queries, rows, e, image.pooling_heads)
-        kept += 2 * k.tensor(queries, e) + k.norm(queries, e)  # queries in, what comes out, normalised
+        kept += k.tensor(once, 2 * e) + k.tensor(queries, e) + k.norm(queries, e)  # queries in, what comes out, normalised
+        kept -= 0 if k.casts else k.tensor(queries - once, e)  # projected for all pictures together
     elif image.pooling == "mean" and not captioned:
         kept += k.statistics(rows, image.width) + k.tensor(images, image.width)
     else:
@@ -179,7 +182,7 @@ def _late_interaction(work: Work) -> Piece:
     (`objectives.late_interaction_loss`), computed again in the backward pass. Other ranks' features come whole."""
     k, model, b, e = work.kernels, work.model, work.micro_batch_size, work.model.embed_dim
     image, text = model.image, model.text
-    patches, tokens, whole = b * image.patches, b * text.context_length, b * text.context_length
+    patches, tokens, whole = b * image.patches, work.tokens, b * text.context_length
     kept = k.norm(patches, model.image_token_width) + k.norm(tokens, text.width) + 2 * 4 * (patches + tokens) * e
     others = 0
     if work.whole_contrast:
@@ -212,29 +215,27 @@ def _scores(work: Work) -> Piece:
 def _caption(work: Work, part: Part, keys: int) -> Iterator[Piece]:
     """The text decoder on `keys` image tokens a picture, and the vocabulary's loss at labelled places (`VocabularyHead`)."""
     k, model, b = work.kernels, work.model, work.micro_batch_size
-    width, heads, length = model.text_decoder.width, model.text_decoder.heads, model.text.context_length - 1
-    rows, other = b * length, model.image_token_width
+    width, heads, rows, other = model.text_decoder.width, model.text_decoder.heads, work.tokens - b, model.image_token_width
     pair = [k.self_block(rows, width, heads), k.cross_block(rows, width, heads, b * keys, other)]
     yield from _blocks(work, "text decoder", "blocks", part, [(rows, width, whole) for whole in pair])
-    labelled = round(b * (length if work.labels is None else work.labels))
-    kept = k.tensor(rows, width) + k.statistics(rows, width) + k.tensor(labelled, width)
+    kept = k.tensor(rows, width) + k.statistics(rows, width)
     vocabulary = model.text.vocab_size
     head = vocabulary * width
     yield Piece(
         "text decoder", "last norm", "text decoder, norm", numel(part.read) - head, kept, in_backward=2 * k.tensor(rows, width)
     )
     at_once = max(1, LOGITS_AT_ONCE // vocabulary)
-    logits, whole = 4 * min(labelled, at_once) * vocabulary, labelled <= at_once
-    narrow = 0 if k.bytes == 4 else logits // 2  # what the product gives before it is made float32
-    more = 0 if whole else k.tensor(1, head)  # each piece's gradient of the head, beside their sum
+    logits = 4 * min(rows, at_once) * vocabulary
+    narrow = 0 if k.bytes == 4 else logits // 2  # in which its products are
+    gradients = k.tensor(rows, width) + k.tensor(1, head)  # made in the forward pass
     yield Piece(
         "text decoder",
         "vocabulary loss",
         "text decoder, head",
         head,
-        kept=logits if whole else 0,
-        in_forward=narrow + (logits if whole else 2 * logits),
-        in_backward=2 * logits + more if whole else 3 * logits + more,
+        kept=gradients,
+        in_forward=logits + narrow,
+        in_backward=-k.tensor(1, head),  # it is the gradient
         kind="logits",
     )
 
@@ -249,7 +250,7 @@ def _rebuild(work: Work, part: Part, kept_patches: int) -> Iterator[Piece]:
     yield Piece("image decoder", "embedding", first, numel(part.first), kept, in_backward=2 * k.tensor(rows, width))
     pair = [k.self_block(rows, width, heads)]
     if model.masking.mim == "text_guided":
-        pair.append(k.cross_block(rows, width, heads, b * model.text.context_length, model.text.width))
+        pair.append(k.cross_block(rows, width, heads, work.tokens, model.text.width))
     yield from _blocks(work, "image decoder", "blocks", part, [(rows, width, whole) for whole in pair])
     pixels = rows * model.image.patch_values
     yield Piece(
@@ -272,18 +273,18 @@ def forward_pieces(work: Work) -> list[Piece]:
     found = [*_encode_image(work, weights["image encoder"], "all patches", b, n)]
     found.append(_read_image(work, weights["image encoder"], "all patches", b, n, captioned=captioned))
 
-    cls = text.pooling == "cls"
-    rows, text_part = b * (text.context_length + cls), weights["text encoder"]
+    cls, shifted = text.pooling == "cls", text.pooling == "cls" and text.attention_mask == "open_clip"
+    rows, text_part = work.tokens + (cls + shifted) * b, weights["text encoder"]
     whole = k.self_block(rows, text.width, text.heads)
-    if cls:
-        exact = text.attention_mask == "exact"
-        whole += k.cls_apart(rows, text.width) if exact else 4 * rows * (text.context_length + 1)
-    found.append(Piece("text encoder", "embedding", "text encoder, first", numel(text_part.first), 8 * rows))
+    found.append(Piece("text encoder", "embedding", "text encoder, first", numel(text_part.first), 16 * rows))
     found += _blocks(work, "text encoder", "caption", text_part, [(rows, text.width, whole)])
-    # the text decoder's first block keeps a view of the same output, all but the last row of a caption and its [CLS]
-    output = rows if not model.captions else (1 + cls) * b
-    mean = 0 if cls else k.statistics(rows, text.width)
-    found.append(Piece("text encoder", "output", kept=k.tensor(output, text.width) + mean))
+    # what the last norm reads, all of the output where it is averaged, else [CLS]; and the tokens that the image decoder reads
+    guided = model.reconstructs and masking.mim == "text_guided"
+    if cls:
+        kept = k.tensor(b, text.width) + (k.tensor(work.tokens, text.width) if guided else 0)
+    else:
+        kept = k.tensor(rows, text.width) + k.statistics(rows, text.width)
+    found.append(Piece("text encoder", "output", kept=kept))
     found += _contrast(work, weights["image encoder"], text_part)
     if work.late_interaction:
         found.append(_late_interaction(work))

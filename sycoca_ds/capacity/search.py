@@ -78,7 +78,6 @@ class Configuration:
 
     @cached_property
     def step(self) -> Step:
-        labels = self.machine.assume.caption_tokens
         return Step(
             self.model,
             self.sharding,
@@ -86,7 +85,7 @@ class Configuration:
             self.checkpointing.by_part,
             cpu=self.machine.gpu.cpu,
             framework=self.machine.framework,
-            labels=None if labels is None else labels - 1,
+            caption_tokens=self.machine.assume.caption_tokens,
             ema=self.ema,
             loss=self.loss,
         )

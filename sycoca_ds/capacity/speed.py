@@ -84,11 +84,11 @@ def queueing_seconds(step: Step, assume: Assumptions) -> float:
 def speed(step: Step, machine: Machine, loader_workers: int) -> Speed:
     """What a step takes on that machine, under its assumptions."""
     assume, batches = machine.assume, step.batches
-    labels = None if assume.caption_tokens is None else assume.caption_tokens - 1
+    tokens = assume.caption_tokens
     k, own = batches.accumulation_steps, batches.global_batch_size // batches.world_size
-    model_flops = step_flops(step.model, labels=labels, loss=step.loss)
+    model_flops = step_flops(step.model, tokens, loss=step.loss)
     again = {"recompute": recomputed_shares(step), "accumulation_steps": k}
-    hardware = step_flops(step.model, labels=labels, loss=step.loss, **again)
+    hardware = step_flops(step.model, tokens, loss=step.loss, **again)
     compute = own * hardware / (peak_flops(machine, step.sharding.precision) * assume.efficiency)
     queueing = queueing_seconds(step, assume)
     sent = traffic(step)

@@ -23,7 +23,7 @@ class Step:
     cpu: bool = False
     """On a CPU attention and norms keep more in bf16, and a bucket's untouched pages cost nothing."""
     framework: int = 0
-    labels: float | None = None
+    caption_tokens: float | None = None
     ema: bool = False
     loss: LossConfig = LossConfig()
 
@@ -42,7 +42,7 @@ class Step:
             self.checkpointing,
             whole_contrast=self.batches.accumulation_steps == 1,
             late_interaction=self.loss.late_interaction > 0,
-            labels=self.labels,
+            caption_tokens=self.caption_tokens,
         )
         return forward_pieces(work)
 

@@ -153,6 +153,7 @@ TABLE: dict[str, dict[str, Command]] = {
             "a folder's pictures that fit a text best",
             "photos 'a red bicycle' --checkpoint runs/base --sheet found.png",
         ),
+        "explore": module("explore.command", "a page that looks inside a model: patches and words, masks, neighbours", "runs/base"),
     },
     "shell": {
         "completion": Command(

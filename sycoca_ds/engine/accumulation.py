@@ -24,7 +24,7 @@ def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> l
 
     Args:
         engine: DeepSpeed engine of a `SyCoCa`.
-        micro_batches: the step's `image_BCHW`, `text_BL` and `key_B` on the device.
+        micro_batches: the step's `image_BCHW`, `text_BL`, `label_at_M` and `key_B` on the device.
     """
     k = len(micro_batches)
     if k == 1 or "answer_AL" in micro_batches[0]:  # a mean over questions, of which all have equally many, is one over their means
@@ -36,7 +36,8 @@ def shared_inputs(engine, micro_batches: list[dict[str, Any]], eot_id: int) -> l
         # captions alone: no pair matters to another; the contrast that weighs nothing is told of each micro-batch
         return [{"labels_a_share": share} for _ in micro_batches]
     with torch.no_grad():
-        found = [engine("features", image_BCHW=micro["image_BCHW"], text_BL=micro["text_BL"]) for micro in micro_batches]
+        wanted = ("image_BCHW", "text_BL", "label_at_M")
+        found = [engine("features", **{name: micro[name] for name in wanted if name in micro}) for micro in micro_batches]
         sums = [features.pop("total_E") for features in found if "total_E" in features]
         features = {name: torch.cat([each[name] for each in found]) for name in found[0]}
         contrast = engine("contrast", **features, key_B=torch.cat([micro["key_B"] for micro in micro_batches]))

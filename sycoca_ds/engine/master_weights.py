@@ -1,7 +1,8 @@
-"""Where DeepSpeed keeps a rank's part of the float32 weights that the optimizer changes, at every ZeRO stage."""
+"""Where DeepSpeed keeps a rank's part of the float32 weights that the optimizer changes, at every ZeRO stage; shares of weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,30 @@ class Piece(NamedTuple):
     """Place of the first one in the flattened parameter."""
     values: Tensor
     """1-D, float32."""
+
+
+class Share(NamedTuple):
+    """The `number`-th of `shares` equal pieces of every flattened weight; the last ones may be shorter, or empty."""
+
+    number: int
+    shares: int
+
+    def bounds(self, numel: int) -> tuple[int, int]:
+        """(first, end) of its numbers; with no share at all (0, 0)."""
+        each = -(-numel // self.shares) if self.shares else 0
+        return min(numel, self.number * each), min(numel, (self.number + 1) * each)
+
+    def piece(self, numel: int, dtype: torch.dtype) -> Piece:
+        """Room for them."""
+        first, end = self.bounds(numel)
+        return Piece(first, torch.empty(end - first, dtype=dtype))
+
+    def shaped(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """As it is handed out: a whole weight in its shape, a share of one flat."""
+        return values.view(tuple(shape)) if self == WHOLE else values
+
+
+WHOLE, NOTHING = Share(0, 1), Share(0, 0)
 
 
 def master_piece(parameter: torch.nn.Parameter) -> Piece | None:

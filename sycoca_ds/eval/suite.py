@@ -40,6 +40,7 @@ from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
 from sycoca_ds.eval.stats.paired import KEY, each_file
 from sycoca_ds.eval.task import NotApplicable, Outcome
 from sycoca_ds.eval.vqa.items import QuestionPictures, Request
+from sycoca_ds.model.shapes import our_shapes
 
 SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["similarity"])
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
@@ -234,6 +235,8 @@ def evaluate_model(
             print(asked.told(), flush=True)
         inputs = Inputs(options, labels, found, benchmarks, probe, segments, asked)
         bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
+    if team.lockstep and {"masking", "alignment"} & set(options.tasks):
+        _ = bench.untrained  # which all ranks have to make together
     if not team.leads:
         team.serve(bench)
         return None, collection
@@ -253,7 +256,7 @@ def evaluate_model(
             "digest": loaded.digest,
             "ema_decay": loaded.ema_decay,
             "family": loaded.config.model.family,
-            "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+            "parameters": sum(map(math.prod, our_shapes(loaded.config.model).values())),
             "image_size": loaded.config.model.image.image_size,
         },
         "data": {
@@ -281,6 +284,7 @@ def evaluate_model(
             "batch_size": options.batch_size,
             "seed": options.seed,
             "world_size": team.size,
+            "weights_shared": team.lockstep,
             "cache": str(resources.cache.folder) if resources.cache.folder else None,
             "java": provenance.java_version() if "captioning" in options.tasks else None,
             "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),

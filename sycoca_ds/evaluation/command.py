@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def evaluate_checkpoint(
     probe_labels: str | Path | None = None,
     questions: Any = None,
     ema: bool = False,
+    shard: str = "auto",
     resources=None,
 ) -> tuple[dict | None, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
@@ -40,19 +42,23 @@ def evaluate_checkpoint(
         probe_train, probe_labels: folder and labels to train a linear probe on.
         questions: `sycoca_ds.eval.vqa.items.Request`.
         ema: of the moving average of the checkpoint's weights.
+        shard: whether ranks share the weights, see `open_checkpoint`.
         resources: `Resources`; default one rank, nothing kept but finished tasks.
 
     Raises:
         UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there.
     """
-    from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.labels import load_labels
     from sycoca_ds.eval.probe.data import own_probe_data
+    from sycoca_ds.eval.runner.bench import Resources
     from sycoca_ds.eval.suite import evaluate_model
+    from sycoca_ds.evaluation.sharding import open_checkpoint
 
-    with contextlib.nullcontext() if resources is None else resources.team.together():
+    resources = resources or Resources()
+    with resources.team.together():
         label_set = load_labels(labels) if labels else None
-        loaded = load_for_inference(checkpoint, device, ema=ema)
+    loaded = open_checkpoint(checkpoint, device, resources.team, ema=ema, shard=shard)
+    with resources.team.together():
         probe = None
         if probe_train is not None and "linear_probe" in options.tasks:
             probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
@@ -73,6 +79,7 @@ def evaluate(config: EvaluateConfig) -> int:
     from sycoca_ds.eval.runner.bench import Resources
     from sycoca_ds.eval.runner.cache import Cache
     from sycoca_ds.eval.suite import check_options
+    from sycoca_ds.evaluation.sharding import fresh_weights
 
     team, device = join_ranks(config.device)
     options = config.suite_options(device)
@@ -80,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.cache_gb <= 0:
         raise UserError(f"--cache-gb {config.cache_gb:g}: expected more than 0; --cache off keeps nothing")
     folder = None if config.cache == "off" else Path(config.cache or Path(config.out) / "cache")
-    resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)))
+    resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)), partial(fresh_weights, team))
     if (config.checkpoint is None) == (config.watch is None):
         raise UserError("expected --checkpoint RUN, or --watch RUN for all of its checkpoints; one of them")
     if config.watch is None:
@@ -123,6 +130,8 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
     from sycoca_ds.eval.vqa.items import Request
 
+    if config.dry_run and config.data_root is None:
+        raise UserError("--dry-run goes with --data-root")
     questions = None
     if config.questions is not None:
         questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)
@@ -153,6 +162,7 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
         probe_labels=config.probe_labels,
         questions=questions,
         ema=config.ema,
+        shard=config.shard_weights,
         resources=resources,
     )
     if results is None:  # rank 0 has them
@@ -174,10 +184,12 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
 
 def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
-    from sycoca_ds.engine.checkpoint.weights import load_for_inference
     from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
     from sycoca_ds.eval.report.numbers import rows_of, write_scalars
     from sycoca_ds.eval.report.terminal import print_table
+    from sycoca_ds.eval.vqa.items import Request
+    from sycoca_ds.evaluation.estimate import dry_run
+    from sycoca_ds.evaluation.sharding import open_checkpoint
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
@@ -186,8 +198,12 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     if alone:
         raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")
     with resources.team.together():
-        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside)
-        loaded = load_for_inference(config.checkpoint, device, ema=config.ema)
+        request = Request("", config.answers, config.answer_count, config.answering, config.rank_first)
+        asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside, request)
+    loaded = open_checkpoint(config.checkpoint, device, resources.team, ema=config.ema, shard=config.shard_weights)
+
+    if config.dry_run:
+        return dry_run(loaded, asked, Path(config.out), options, device, resources)
 
     def shown(results: dict) -> None:
         print_table(results, [])

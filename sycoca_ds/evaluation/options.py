@@ -61,7 +61,8 @@ class Subject:
     probe_labels: str | None = None
     """JSON with the classes of the pictures in --probe-train; default --labels, if that has theirs, too."""
     submit: tuple[str, ...] = ()
-    """Sets in --data-root for whose server captions are written, of pictures whose own are kept back: nocaps, coco_captions."""
+    """Sets in --data-root for whose server captions or answers are written, which are kept back there: nocaps, coco_captions,
+    vqa_v2."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class EvaluateConfig(SuiteOptions, Subject):
     """auto (cuda if there is one), cpu, cuda, cuda:1."""
     ema: bool = False
     """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
+    dry_run: bool = False
+    """With --data-root: measures a batch of each kind on this device, and tells how long the sets would take, those that are not
+    there as their pages count them. Evaluates nothing; OUT/estimate.json."""
+    shard_weights: str = "auto"
+    """Whether the ranks of a launch share the weights, each with a part of every one, instead of holding all of them: yes, no, or
+    auto: where a rank has no room for all. Changes memory and speed, no number."""
     watch: str | None = None
     """In place of --checkpoint: run folder whose checkpoints are evaluated one after another, those that are there and each new
     one, until the run is completed. OUT/step_NNNNNNNN/ has each, OUT/curve.csv, curve.png and tensorboard/ all of them."""

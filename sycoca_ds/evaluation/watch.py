@@ -24,7 +24,10 @@ from sycoca_ds.eval.runner.bench import Resources
 
 WATCHED = "watched.json"
 COMPLETED = "completed"
-IRRELEVANT = ("checkpoint", "watch", "watch_seconds", "out", "cache", "cache_gb", "batch_size", "device", "tensorboard")
+IRRELEVANT = (
+    *("checkpoint", "watch", "watch_seconds", "out", "cache", "cache_gb"),
+    *("batch_size", "device", "shard_weights", "tensorboard"),
+)
 """Options that change no number: what is finished stays finished whatever they are."""
 
 

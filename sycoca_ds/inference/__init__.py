@@ -3,5 +3,5 @@
 In: a run, a checkpoint or an exported folder, and pictures as files, Pillow's images or arrays. Out: vectors, captions, rebuilt
 pictures, scores of patches and words: what the evaluation computes, by its own code (`eval/bench.py`).
 
-    pictures (whatever is given -> RGB) -> model (what can be asked) -> caption, search (commands)
+    pictures (whatever is given -> RGB) -> model (what can be asked), answers (what it gives) -> caption, search (commands)
 """

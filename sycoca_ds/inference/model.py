@@ -1,15 +1,15 @@
 """A trained model and what can be asked of it. Every answer is the evaluation's: the same preparation of pictures and captions, the
 same forward (`eval/bench.py`). A batch's size changes speed and memory; numbers by float rounding only.
 
-Legend: I pictures, T texts, E embedding width, W words, g patches a side, S image side in pixels.
+Legend: I pictures, T texts, E embedding width, W words.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,93 +21,29 @@ from sycoca_ds.engine.checkpoint.weights import Loaded, load_for_inference
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.pictures import paste, patches_to_picture
-from sycoca_ds.eval.runner.bench import Bench, ImageFeatures, Inputs, Resources, TextFeatures
+from sycoca_ds.eval.runner.bench import Bench, ImageFeatures, Inputs, PatchSums, Resources, TextFeatures
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.captioning import Captions, decoding_of
-from sycoca_ds.eval.tasks.reconstruction import mask_keys
 from sycoca_ds.evaluation.options import choose_device, choose_precision
+from sycoca_ds.inference.answers import (
+    Attention,
+    CaptionsAndFeatures,
+    Masks,
+    MaskScores,
+    Rebuilt,
+    Reconstruction,
+    TokenScores,
+)
 from sycoca_ds.inference.pictures import GivenPictures, as_list
+from sycoca_ds.model.masking import split_patches
 from sycoca_ds.model.text_encoder import PAD_ID
 
 if TYPE_CHECKING:
+    from sycoca_ds.eval.collection import PictureSet
     from sycoca_ds.inference.pictures import Given
 
 WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 BATCH_SIZE = 64
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """A picture whose patches were hidden and rebuilt with the help of a text (TG-MIM)."""
-
-    picture: np.ndarray
-    """uint8 (S, S, 3): what the model is shown, whole."""
-    hidden: np.ndarray
-    """bool (g, g): the patches it did not see."""
-    rebuilt: np.ndarray
-    """uint8 (S, S, 3): `picture` with the hidden patches as the model fills them."""
-    scores: np.ndarray
-    """float32 (g, g): how well each patch fits the text, by which the hidden ones were chosen."""
-    error: float
-    """Mean absolute error over the hidden patches, in normalised pixels."""
-
-
-@dataclass(frozen=True)
-class Attention:
-    """How well the patches of a picture fit the words of a text (paper, equation 7)."""
-
-    words: list[str]
-    """The text's words that are within the context length."""
-    word_scores: np.ndarray
-    """float32 (W, g, g): of each word the best of its tokens; with `cross_attention` their mean."""
-    scores: np.ndarray
-    """float32 (g, g): the score of each patch, by which training chooses what is hidden."""
-    picture: np.ndarray
-    """uint8 (S, S, 3): what the model is shown."""
-
-
-@dataclass(frozen=True)
-class CaptionsAndFeatures(Captions):
-    """`Captions`, and the image vectors of the same pass."""
-
-    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        images = bench.images(numbers)
-        found = bench.call("generate", image_BCHW=images, steps=self.steps, decoding=self.decoding, embed=True)
-        texts = [bench.tokenizer.decode(row.tolist()).strip() for row in found["text_BT"].cpu()]
-        return {"caption": np.array(texts, dtype=str), "feature": found["image_BE"].float().cpu().numpy()}
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    texts: list[str]
-    guides: list[str]
-    mask_by: str
-
-    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        images = bench.images(numbers)
-        found = bench.call(
-            "reconstruct",
-            image_BCHW=images,
-            text_BL=bench.tokens([self.texts[n] for n in numbers]),
-            guide_BL=bench.tokens([self.guides[n] for n in numbers]),
-            mask_by=self.mask_by,
-            key_B=mask_keys(bench)[numbers].to(bench.device),
-            others=bench.others(),
-        )
-        shown = {"pixels": "pixels_BNP", "hidden": "hidden_BN", "scores": "scores_BN", "error": "l1_B"}
-        return {name: found[key].cpu().numpy() for name, key in shown.items()}
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    texts: list[str]
-    similarity: str
-
-    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        given = {"text_CBL": bench.tokens([self.texts[n] for n in numbers])[None], "similarity": self.similarity}
-        others = bench.others(self.similarity)
-        found = bench.call("token_scores", exact=True, image_BCHW=bench.images(numbers), others=others, **given)
-        return {"patch": found["score_BCN"][:, 0].cpu().numpy(), "token": found["token_BCLN"][:, 0].cpu().numpy()}
 
 
 class Model:
@@ -121,6 +57,7 @@ class Model:
         self.loaded, self.device, self.precision = loaded, device, precision
         self.told = False
         """Whether progress is reported on stderr."""
+        self._others: tuple[torch.Tensor, int] | None = None
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
@@ -301,6 +238,49 @@ class Model:
             attentions.append(Attention(words, scores_WN, patch_N.reshape(self._grid), bench.collection.picture(number)))
         return attentions
 
+    def masks(self, images: Given | Sequence[Given], texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> list[Masks]:
+        """What training hides for a text where masks are attentive, a picture with each text. Always in full precision.
+
+        Args:
+            texts: one a picture, or one for all.
+
+        Raises:
+            UserError: the model hides nothing; a picture that cannot be read.
+        """
+        masking = self.config.masking
+        hides = self.config.family == "sycoca" and masking.low_ratio > 0
+        if not (hides or self.config.reconstructs):
+            raise UserError(f"masks: the model in {self.loaded.folder} ({self.family}) was trained without: it hides no patches")
+        bench = self._bench(images, batch_size)
+        texts = self._one_each(texts, len(bench.collection))
+        if not len(bench.collection):
+            return []
+        score_IN = bench.map_images(MaskScores(texts), "score patches", {})["score"]
+
+        def hidden(ratio: float, which: str) -> np.ndarray:
+            return split_patches(torch.from_numpy(score_IN), ratio, which)[1].numpy().reshape(-1, *self._grid)
+
+        nothing = [None] * len(score_IN)
+        mim_I = hidden(masking.high_ratio, "highest") if self.config.reconstructs else nothing
+        captioning_I = hidden(masking.low_ratio, "lowest") if hides else nothing
+        pictures = map(bench.collection.picture, range(len(score_IN)))
+        return [Masks(*each) for each in zip(pictures, score_IN.reshape(-1, *self._grid), mim_I, captioning_I, strict=True)]
+
+    def patch_sums(self, images: Given | Sequence[Given], batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """(I, E) float32: of each picture the sum over its patches in the shared space, from which `among` is made."""
+        bench = self._bench(images, batch_size)
+        return bench.map_images(PatchSums(False), "look at patches", {})["sum"] if len(bench.collection) else self._no_vectors
+
+    def among(self, sum_E: torch.Tensor, pictures: int) -> Model:
+        """This model, where the similarity `centred_over_pictures` compares with other pictures than those of a call.
+
+        Args:
+            sum_E: the `patch_sums` of all of them added up; what a call is given has to be among them. pictures: how many.
+        """
+        other = copy.copy(self)
+        other._others = (sum_E.to(self.device), pictures)
+        return other
+
     # ---- what all of them share ----
 
     @property
@@ -312,15 +292,20 @@ class Model:
         if not there:
             raise UserError(f"{what}: the model in {self.loaded.folder} ({self.family}) has no {decoder} decoder")
 
-    def _bench(self, images: Any, batch_size: int, **options: Any) -> Bench:
+    def bench(self, pictures: PictureSet, batch_size: int = BATCH_SIZE, **options: Any) -> Bench:
         """The evaluation's way to the model, on these pictures."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UserError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
-        pictures = GivenPictures(as_list(images), self.image_size)
         suite = SuiteOptions(batch_size=batch_size, precision=self.precision, **options)
         tools = {"inputs": Inputs(suite), "resources": Resources(told=self.told)}
         loaded = self.loaded
-        return Bench(loaded.model, loaded.config, loaded.known_tokenizer, pictures, self.device, **tools)
+        bench = Bench(loaded.model, loaded.config, loaded.known_tokenizer, pictures, self.device, **tools)
+        if self._others is not None:
+            bench._others[bench.model] = self._others
+        return bench
+
+    def _bench(self, images: Any, batch_size: int, **options: Any) -> Bench:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size = {batch_size!r}: expected a whole number of at least 1")
+        return self.bench(GivenPictures(as_list(images), self.image_size), batch_size, **options)
 
     def _one_each(self, texts: str | Sequence[str], pictures: int) -> list[str]:
         """Checked texts, as many as pictures."""

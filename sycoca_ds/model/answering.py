@@ -94,8 +94,9 @@ class Answering(nn.Module):
         seen_QSD, valid_QS, global_BD, text_QD = self._read_questions(image_BCHW, text_BL)
         at_M = label_places(answer_AL, self.config.text.eot_id) if label_at_M is None else label_at_M
         seen_ASD, valid_AS = seen_QSD.index_select(0, question_of_A), valid_QS.index_select(0, question_of_A)
-        label_M, token_ALD = answer_AL[:, 1:].flatten().index_select(0, at_M), self.text_encoder(answer_AL)[1]
-        loss_M = self.text_decoder(token_ALD[:, :-1], seen_ASD, at_M, label_M, each=True, valid_BS=valid_AS)
+        label_M, rows = answer_AL[:, 1:].flatten().index_select(0, at_M), self.text_encoder.rows(answer_AL, len(at_M))
+        input_MD = rows.inputs_of(self.text_encoder(answer_AL, rows=rows)[1])
+        loss_M = self.text_decoder(input_MD, seen_ASD, target_M=label_M, each=True, valid_BS=valid_AS, packing=rows.inputs)
         weight_M = weight_A.index_select(0, at_M // (answer_AL.shape[1] - 1))
         vqa = (loss_M * weight_M).sum() / len(text_BL)
         # What the contrast alone trains has a gradient of zero, not none: DeepSpeed's partitions expect one of every weight.

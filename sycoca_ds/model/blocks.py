@@ -10,32 +10,15 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-def split_heads(x_BLD: Tensor, heads: int) -> Tensor:
-    """(B, L, D) -> (B, heads, L, D / heads)."""
-    return x_BLD.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def join_heads(x_BHLd: Tensor) -> Tensor:
-    """(B, heads, L, d) -> (B, L, heads * d)."""
-    return x_BHLd.transpose(1, 2).flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """`scaled_dot_product_attention` on (B, heads, L, d); on a CPU always computed in float32.
-
-    torch 2.13's CPU kernel takes several times as long in bf16 as in float32, which eats all that bf16 matrix products win
-    (benchmarks/results/2026-11-25_cpu_kernels.md).
-    """
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, is_causal=causal).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+from sycoca_ds.model.attention import attend, join_heads, split_heads
+from sycoca_ds.model.packing import Packing
 
 
 @functools.cache
@@ -61,10 +44,15 @@ class Float32Products(torch.autograd.Function):
         return for_x, for_weight, slope_RO.sum(dim=0).to(x.dtype) if ctx.needs_input_grad[2] else None
 
 
+def multiplies_in_float32(x: Tensor) -> bool:
+    """Whether products of x are those of its float32 copy."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`; in bf16 on a CPU that has no such products they are those of float32, 100 times as fast as torch's
     (benchmarks/results/2026-11-26_bf16_without_avx512.md)."""
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and not has_bf16_products():
+    if multiplies_in_float32(x):
         return Float32Products.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -178,8 +166,19 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
-        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it."""
+    def forward(
+        self,
+        x_BLD: Tensor,
+        valid_BL: Tensor | None = None,
+        past: KeyValues | None = None,
+        packing: Packing | None = None,
+        mask_B1SS: Tensor | None = None,
+    ) -> Tensor:
+        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it. With
+        `packing`, x_BLD are the rows (T, D) of captions without padding, causal or as `mask_B1SS` has it; their [CLS] stands behind
+        the last real token and so sees what "causal_cls" shows to it."""
+        if packing is not None:
+            return self.out(packing.mix(self.qkv(x_BLD), self.heads, mask_B1SS))
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BLD).chunk(3, dim=-1))
         if past is not None:
             mixed = past.attend(q, k, v)
@@ -213,19 +212,33 @@ class CrossAttention(nn.Module):
         self.kv = Linear(other_width, 2 * width)
         self.out = Linear(width, width)
 
-    def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, S, d) each; they depend on the other modality alone."""
-        k, v = (split_heads(part, self.heads) for part in self.kv(other_BSD).chunk(2, dim=-1))
+    def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, d) each; they depend on the other modality alone. With `packed`, that is given as the rows
+        (T, D) of captions without padding."""
+        kv = self.kv(other_BSD)
+        k, v = (split_heads(part, self.heads) for part in (kv if packed is None else packed.unpack(kv)).chunk(2, dim=-1))
         return k, v
 
-    def weights(self, x_BQD: Tensor, k_BHSd: Tensor) -> Tensor:
-        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1."""
-        q_BHQd = split_heads(self.q(x_BQD), self.heads).float()
+    def weights(self, x_BQD: Tensor, k_BHSd: Tensor, packing: Packing | None = None) -> Tensor:
+        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1. With
+        `packing`, x_BQD are the rows (T, D) of captions, and what pads have means nothing."""
+        q = self.q(x_BQD)
+        q_BHQd = split_heads(q if packing is None else packing.unpack(q), self.heads).float()
         return (q_BHQd @ k_BHSd.float().transpose(2, 3) * q_BHQd.shape[3] ** -0.5).softmax(dim=3).mean(dim=1)
 
-    def forward(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """With `packing`, x_BQD are the rows (T, D) of captions without padding. Tokens (1, Q, D) are the same for all rows."""
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
-        return self.out(join_heads(attend(split_heads(self.q(x_BQD), self.heads), *keys_values, mask)))
+        if packing is not None:
+            return self.out(packing.look(self.q(x_BQD), *keys_values, mask))
+        q_BHQd = split_heads(self.q(x_BQD), self.heads).expand(len(keys_values[0]), -1, -1, -1)
+        return self.out(join_heads(attend(q_BHQd, *keys_values, mask)))
 
 
 class Mlp(nn.Module):
@@ -259,19 +272,29 @@ class SelfBlock(Block):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def _run(self, x_BLD: Tensor, valid_BL: Tensor | None = None, past: KeyValues | None = None) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past)
+    def _run(
+        self,
+        x_BLD: Tensor,
+        valid_BL: Tensor | None = None,
+        past: KeyValues | None = None,
+        packing: Packing | None = None,
+        mask_B1SS: Tensor | None = None,
+    ) -> Tensor:
+        x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past, packing, mask_B1SS)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
-    def alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
-        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D).
+    def alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
+        """What [CLS] would become here if it attended to one token alone, for each of them: (B, L, D), or of rows (T, D).
 
         The value path of MaskCLIP (Zhou et al., 2022), on [CLS]'s own residual: what the contrast has trained to be read.
-        """
-        return self(x_BLD, cls_BD, way="_alone")
 
-    def _alone(self, x_BLD: Tensor, cls_BD: Tensor) -> Tensor:
-        x_BLD = cls_BD[:, None] + self.attention.values(self.ln_1(x_BLD))
+        Args:
+            cls: each token's [CLS], (B, 1, D) or (T, D).
+        """
+        return self(x_BLD, cls, way="_alone")
+
+    def _alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
+        x_BLD = cls + self.attention.values(self.ln_1(x_BLD))
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
 
@@ -286,29 +309,49 @@ class CrossBlock(Block):
         self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
-    def keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
         """What the block needs of the other modality, for `attend_to`."""
-        return self(other_BSD, way="_keys_values")
+        return self(other_BSD, packed, way="_keys_values")
 
-    def attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
-        return self(x_BQD, keys_values, valid_BS, way="_attend_to")
+    def attend_to(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        return self(x_BQD, keys_values, valid_BS, packing, way="_attend_to")
 
-    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
+    def looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
         """`CrossAttention.weights` of what `attend_to` would do: (B, Q, S)."""
-        return self(x_BQD, keys_values, way="_looks_at")
+        return self(x_BQD, keys_values, packing, way="_looks_at")
 
-    def _keys_values(self, other_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        return self.attention.keys_values(self.ln_other(other_BSD))
+    def _keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        return self.attention.keys_values(self.ln_other(other_BSD), packed)
 
-    def _attend_to(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], valid_BS: Tensor | None = None) -> Tensor:
-        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS)
+    def _attend_to(
+        self,
+        x_BQD: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS, packing)
         return x_BQD + self.mlp(self.ln_2(x_BQD))
 
-    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        return self.attention.weights(self.ln_1(x_BQD), keys_values[0])
+    def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
+        return self.attention.weights(self.ln_1(x_BQD), keys_values[0], packing)
 
-    def _run(self, x_BQD: Tensor, other_BSD: Tensor, valid_BS: Tensor | None = None) -> Tensor:
-        return self._attend_to(x_BQD, self._keys_values(other_BSD), valid_BS)
+    def _run(
+        self,
+        x_BQD: Tensor,
+        other_BSD: Tensor,
+        valid_BS: Tensor | None = None,
+        packing: Packing | None = None,
+        packed: Packing | None = None,
+    ) -> Tensor:
+        """Either side may be captions without padding, rows (T, D): `packing` is that of x_BQD, `packed` that of other_BSD."""
+        return self._attend_to(x_BQD, self._keys_values(other_BSD, packed), valid_BS, packing)
 
 
 class AttentionPooling(nn.Module):
@@ -323,8 +366,8 @@ class AttentionPooling(nn.Module):
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         """(B, S, D) -> (B, Q, E)."""
-        query_BQE = self.ln_query(self.query_embedding).expand(len(x_BSD), -1, -1)
-        return self.attention(query_BQE, self.attention.keys_values(self.ln_other(x_BSD)))
+        query_1QE = self.ln_query(self.query_embedding)[None]
+        return self.attention(query_1QE, self.attention.keys_values(self.ln_other(x_BSD)))
 
     def alone(self, x_BND: Tensor) -> Tensor:
         """What a query would read if it attended to one output alone, for each of them: (B, N, D) -> (B, N, E).
@@ -377,10 +420,15 @@ def run_blocks(
     return x_BLD, last_BLD
 
 
-def initialise(model: nn.Module, std: float, seed: int) -> None:
+def initialise(
+    model: nn.Module, std: float, seed: int, whole: Callable[[nn.Parameter], AbstractContextManager] = nullcontext
+) -> None:
     """N(0, std) for every weight matrix and embedding, 1 for norms, 0 for biases; `SyCoCa` sets its logit scale itself.
 
     The values depend on `seed` and the parameters' names' order alone, so every rank builds the same model.
+
+    Args:
+        whole: in it a parameter has all its numbers, where ranks have shared them among each other.
 
     Raises:
         RuntimeError: a parameter of a kind this function does not know, which would keep raw memory.
@@ -396,9 +444,10 @@ def initialise(model: nn.Module, std: float, seed: int) -> None:
         for name, parameter in model.named_parameters():
             if name == "logit_scale":
                 continue
-            for applies, fill in rules:
-                if applies(name, parameter):
-                    fill(parameter)
-                    break
-            else:
-                raise RuntimeError(f"no initialisation rule for parameter {name} of shape {tuple(parameter.shape)}")
+            with whole(parameter):
+                for applies, fill in rules:
+                    if applies(name, parameter):
+                        fill(parameter)
+                        break
+                else:
+                    raise RuntimeError(f"no initialisation rule for parameter {name} of shape {tuple(parameter.shape)}")

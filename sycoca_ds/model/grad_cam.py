@@ -59,6 +59,6 @@ class GradCam(PatchRanking):
             else:
                 at_M = words_BL[:, 1:].flatten().nonzero().squeeze(1)
                 label_M = text_BL[:, 1:].flatten().index_select(0, at_M)
-                target = -self.text_decoder(token_BLD[:, :-1], seen_BSD, at_M, label_M)
+                target = -self.text_decoder(token_BLD[:, :-1], seen_BSD, at_M, label_M, each=True).sum()
             (slope_BND,) = torch.autograd.grad(target, found)  # a sum over pictures, each of which sees its own alone
         return class_activation(found[0].detach(), slope_BND)

@@ -68,7 +68,7 @@ class ImageEncoder(nn.Module):
         if not alone:
             return x_BSD
         with torch.no_grad():
-            return x_BSD, self.blocks[-1].alone(last_BSD[:, 1:], last_BSD[:, 0])
+            return x_BSD, self.blocks[-1].alone(last_BSD[:, 1:], last_BSD[:, :1])
 
     def read(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """(global output (B, D), tokens for the text decoder (B, K or Q - 1, D)); with attention pooling E wide, not D."""

@@ -12,6 +12,7 @@ from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.decoders import TextDecoder
 from sycoca_ds.model.image_encoder import ImageEncoder, patchify
 from sycoca_ds.model.objectives import summed_over_ranks, world_size
+from sycoca_ds.model.packing import CaptionRows
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.scores import (
     best_match,
@@ -42,9 +43,15 @@ class FullPass:
     text_BD: Tensor
     """The captions' global outputs."""
     token_BLD: Tensor
+    """The captions' token outputs; with `rows` they are (T, D), without padding."""
     patch_alone_BND: Tensor | None = None
     token_alone_BLD: Tensor | None = None
     """What each [CLS] would be if its last block had shown it one patch or token alone; where scores need it."""
+    rows: CaptionRows | None = None
+
+    def padded(self, token_BLD: Tensor) -> Tensor:
+        """What is known of tokens, with the padding of `text_BL`: (B, L, D). What pads have means nothing."""
+        return token_BLD if self.rows is None else self.rows.tokens.unpack(token_BLD)
 
     def a_caption(self, x: Tensor) -> Tensor:
         """What is known of each picture, a row for each of its captions."""
@@ -89,10 +96,21 @@ class PatchRanking(nn.Module):
             return self.image_encoder(patch_BNP), None
         return self.image_encoder(patch_BNP, alone=True)
 
-    def _full_pass(self, image: tuple[Tensor, Tensor | None], text_BL: Tensor, similarity: str | None = None) -> FullPass:
-        """What `_read_image` gave, and the captions; with what that similarity needs."""
-        text_BD, token_BLD, *alone = self.text_encoder(text_BL, alone=similarity == "value_path")
-        return FullPass(text_BL, image[0], text_BD, token_BLD, image[1], *alone)
+    def _full_pass(
+        self,
+        image: tuple[Tensor, Tensor | None],
+        text_BL: Tensor,
+        similarity: str | None = None,
+        labels: int | None = None,
+    ) -> FullPass:
+        """What `_read_image` gave, and the captions; with what that similarity needs.
+
+        Args:
+            labels: how many `label_places` text_BL has; then captions are encoded without their padding.
+        """
+        rows = None if labels is None else self.text_encoder.rows(text_BL, labels)
+        text_BD, token_BLD, *alone = self.text_encoder(text_BL, alone=similarity == "value_path", rows=rows)
+        return FullPass(text_BL, image[0], text_BD, token_BLD, image[1], *(alone or [None]), rows)
 
     def _shared_patches(self, image_BSD: Tensor, alone_BND: Tensor | None) -> Tensor:
         """Patches in the shared space, (B, N, E) float32, L2-normalised; by the value path if `alone_BND` is what that gave."""
@@ -120,9 +138,13 @@ class PatchRanking(nn.Module):
         image_BSD = full.image_BSD.detach()
         if similarity == "cross_attention":  # the decoder says token j + 1 at place j
             seen_BND = full.a_caption(self.image_encoder.read(image_BSD)[1])
-            return F.pad(self.text_decoder.looks(full.token_BLD[:, :-1].detach(), seen_BND), (0, 0, 1, 0))
+            if full.rows is None:
+                looks_BLN = self.text_decoder.looks(full.token_BLD[:, :-1].detach(), seen_BND)
+            else:
+                looks_BLN = self.text_decoder.looks(full.rows.inputs_of(full.token_BLD.detach()), seen_BND, full.rows.inputs)
+            return F.pad(looks_BLN, (0, 0, 1, 0))
         alone = similarity == "value_path"
-        token_BLE = self.text_encoder.project(full.token_alone_BLD if alone else full.token_BLD.detach())
+        token_BLE = full.padded(self.text_encoder.project(full.token_alone_BLD if alone else full.token_BLD.detach()))
         patch_BNE = self._shared_patches(image_BSD, full.patch_alone_BND if alone else None)
         score_BLN = products(token_BLE, full.a_caption(patch_BNE))
         if similarity == "centred_token_max":

@@ -133,11 +133,16 @@ class SyCoCa(GradCam, Answering):
         """Global text vectors (B, E), float32, L2-normalised."""
         return self.text_encoder.project_global(self.text_encoder(text_BL)[0])
 
-    def _features(self, image_BCHW: Tensor, text_BL: Tensor) -> dict[str, Tensor]:
+    def _labels(self, text_BL: Tensor, label_at_M: Tensor | None) -> Tensor:
+        """`label_at_M`, or what `label_places` finds."""
+        return label_places(text_BL, self.config.text.eot_id) if label_at_M is None else label_at_M
+
+    def _features(self, image_BCHW: Tensor, text_BL: Tensor, label_at_M: Tensor | None = None) -> dict[str, Tensor]:
         """What a step of several micro-batches has to know of each beforehand: image_BE and text_BE, both global vectors; for the
         late interaction patch_BNE, token_BLE and counted_BL, captions filled up to the context length; for scores that look at
-        other pictures total_E, the sum over all patches."""
-        full = self._full_pass(self._read_image(self._patches(image_BCHW)), text_BL)
+        other pictures total_E, the sum over all patches. The arguments are those of `train`."""
+        image = self._read_image(self._patches(image_BCHW))
+        full = self._full_pass(image, text_BL, labels=len(self._labels(text_BL, label_at_M)))
         encoder = self.image_encoder
         image_BE, text_BE = encoder.project(encoder.read(full.image_BSD)[0]), self.text_encoder.project_global(full.text_BD)
         found = {"image_BE": image_BE, "text_BE": text_BE}
@@ -152,7 +157,7 @@ class SyCoCa(GradCam, Answering):
         fill = self.config.text.context_length - full.text_BL.shape[1]
         return {
             "patch_BNE": self.image_encoder.project_patches(full.image_BSD),
-            "token_BLE": F.pad(self.text_encoder.project(full.token_BLD), (0, 0, 0, fill)),
+            "token_BLE": F.pad(full.padded(self.text_encoder.project(full.token_BLD)), (0, 0, 0, fill)),
             "counted_BL": F.pad(self._counted(full.text_BL), (0, fill)),
         }
 
@@ -225,7 +230,8 @@ class SyCoCa(GradCam, Answering):
 
         Args:
             image_BCHW: uint8 RGB, or float and already normalised; text_BL: int64 ids.
-            label_at_M: `label_places` of text_BL; by default found here, for which the host waits for the device.
+            label_at_M: `label_places` of text_BL, all of them; by default found here, for which the host waits for the device.
+                Their number says how many rows captions have without padding.
             key_B: int64 a sample, the key of random masks and of the late interaction's groups; needed where there are any.
             mask_by: "attention" or "random", the same on all ranks; default the configuration's.
             contrast: with several micro-batches a step, what `_contrast` returned for all of them, its feature gradients cut to
@@ -242,9 +248,10 @@ class SyCoCa(GradCam, Answering):
         attends = self._ranks and (mask_by or masking.mask_by) == "attention"
         patch_BNP = self._patches(image_BCHW)
         similarity = masking.similarity if attends else None
-        full = self._full_pass(self._read_image(patch_BNP, similarity), text_BL, similarity)
+        label_at_M = self._labels(text_BL, label_at_M)
+        full = self._full_pass(self._read_image(patch_BNP, similarity), text_BL, similarity, labels=len(label_at_M))
         global_BD, seen_BSD = self.image_encoder.read(full.image_BSD)
-        token_BLD = full.token_BLD
+        rows, token_TD = full.rows, full.token_BLD
 
         image_BE, text_BE = self.image_encoder.project(global_BD), self.text_encoder.project_global(full.text_BD)
         late = self._late_features(full) if self.loss.late_interaction else {}
@@ -292,16 +299,16 @@ class SyCoCa(GradCam, Answering):
         if self.text_decoder is not None:
             if keep_caption is not None:
                 seen_BSD = self.image_encoder.read(kept[0])[1]
-            label_at_M = label_places(text_BL, config.text.eot_id) if label_at_M is None else label_at_M
             label_M = text_BL[:, 1:].flatten().index_select(0, label_at_M)
-            summed = self.text_decoder(token_BLD[:, :-1], seen_BSD, label_at_M, label_M)
+            summed = self.text_decoder(rows.inputs_of(token_TD), seen_BSD, target_M=label_M, packing=rows.inputs)
             ic = summed / (label_count(valid_BL[:, 1:].sum(), 1) if labels_a_share is None else labels_a_share)
             loss = loss + self.loss.ic * ic
             report["ic"] = ic
         if self.image_decoder is not None:
             guided = masking.mim == "text_guided"
             kept_BKD = self.image_encoder.read_patches(kept[-1])
-            pixels_BNP = self.image_decoder(kept_BKD, keep_mim, token_BLD if guided else None, valid_BL if guided else None)
+            guide = (token_TD, valid_BL, rows.tokens) if guided else (None, None, None)
+            pixels_BNP = self.image_decoder(kept_BKD, keep_mim, *guide)
             mim = masked_l1(pixels_BNP, self._target(patch_BNP), hidden_BN).mean()
             loss = loss + self.loss.mim * mim
             report["mim"] = mim
@@ -339,8 +346,10 @@ class SyCoCa(GradCam, Answering):
         image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))[1]
         label_at_M = label_places(text_TL, self.config.text.eot_id)
         label_M = text_TL[:, 1:].flatten().index_select(0, label_at_M)
-        token_TLD = self.text_encoder(text_TL)[1]
-        loss_M = self.text_decoder(token_TLD[:, :-1], image_BSD.index_select(0, image_of_T), label_at_M, label_M, each=True)
+        rows = self.text_encoder.rows(text_TL, len(label_at_M))
+        input_MD = rows.inputs_of(self.text_encoder(text_TL, rows=rows)[1])
+        seen_TSD = image_BSD.index_select(0, image_of_T)
+        loss_M = self.text_decoder(input_MD, seen_TSD, target_M=label_M, each=True, packing=rows.inputs)
         loss_TL = loss_M.new_zeros(text_TL[:, 1:].numel()).index_copy(0, label_at_M, loss_M).view(len(text_TL), -1)
         return -loss_TL.sum(dim=1)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sycoca_ds.config import TextEncoderConfig
 from sycoca_ds.model.blocks import KeyValues, LayerNorm, Linear, SelfBlock, run_blocks
+from sycoca_ds.model.packing import CaptionRows, Packing
 
 PAD_ID = 0
 """Id of padding in every tokenizer. In CLIP's BPE it is also that of "!", so `real_tokens` goes by the end of the text."""
@@ -56,6 +57,7 @@ class TextEncoder(nn.Module):
         place: int = 0,
         alone: bool = False,
         fused: tuple[Iterable[nn.Module], Tensor] | None = None,
+        rows: CaptionRows | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Encodes captions of any padded length up to the context length; the padding changes no result.
 
@@ -64,15 +66,18 @@ class TextEncoder(nn.Module):
             past: a cache a block, which grows by the token; there is no global output then.
             alone: also return what [CLS] would be if the last block had shown it one token alone (`SelfBlock.alone`).
             fused: a cross block behind each block, and the image tokens (B, S, D) that they attend to; not with `past`.
+            rows: what `self.rows` gave of text_BL; then the blocks run on real tokens alone. Neither with `past` nor with `fused`.
 
         Returns:
             (global output (B, D) or None, token outputs (B, L, D) before the last norm, as the decoders take them); with `alone`
             also (B, L, D), before the last norm, without gradient. `project` takes the second and third, `project_global` the
-            first.
+            first. With `rows` these two are the rows (T, D) of `rows.tokens`.
 
         Raises:
             ValueError: the text is longer than the context length.
         """
+        if rows is not None:
+            return self._encode_rows(text_BL, rows, alone)
         length = given = text_BL.shape[1]
         if place + length > self.config.context_length:
             raise ValueError(f"captions of {place + length} tokens; the model's context length is {self.config.context_length}")
@@ -92,12 +97,72 @@ class TextEncoder(nn.Module):
             return (self.ln_final(x_BLD) * real_BL1).sum(dim=1) / real_BL1.sum(dim=1), x_BLD
         # [CLS] keeps the last position whatever the padded length, as if the caption were padded to the context length.
         cls = (self.cls_embedding + self.position_embedding[-1]).expand(len(x_BLD), 1, -1)
-        valid_BL = real_tokens(text_BL, self.config.eot_id) if self.config.attention_mask == "exact" else text_BL != PAD_ID
+        valid_BL = real_tokens(text_BL, self.config.eot_id)
+        if self.config.attention_mask == "open_clip":
+            valid_BL = valid_BL & (text_BL != PAD_ID)
         x, last = run_blocks(self.blocks, torch.cat([x_BLD, cls], dim=1), valid_BL, recompute=self.recompute, between=fused)
         found = x[:, -1], x[:, :given]
         if alone:
             with torch.no_grad():
-                found += (self.blocks[-1].alone(last[:, :given], last[:, -1]),)
+                found += (self.blocks[-1].alone(last[:, :given], last[:, -1:]),)
+        return found
+
+    def rows(self, text_BL: Tensor, labels: int) -> CaptionRows:
+        """Where the tokens of captions lie that stand one after another without padding.
+
+        Behind a caption's tokens stands its [CLS], which sees them all as the last of a causal text. With open_clip's mask it also
+        sees one pad and, but for a caption that fills the context, not itself: that pad has a row between, which stays idle in a
+        full caption.
+
+        Args:
+            labels: how many `label_places` the captions have. Each has one token more than labels: the host knows all sizes and
+                waits for none.
+        """
+        if text_BL.shape[1] > self.config.context_length:
+            raise ValueError(f"captions of {text_BL.shape[1]} tokens; the model's context length is {self.config.context_length}")
+        captions, length = text_BL.shape
+        shifted = self.cls_embedding is not None and self.config.attention_mask == "open_clip"
+        behind = 0 if self.cls_embedding is None else 2 if shifted else 1
+        real_BL = real_tokens(text_BL, self.config.eot_id)
+        count_B = real_BL.sum(dim=1)
+        tokens = Packing(count_B, labels + captions, length)
+        encoded = Packing(count_B + behind, tokens.used + behind * captions, length + behind) if behind else tokens
+        mask_B1SS = self._shifted_mask(text_BL, real_BL, count_B) if shifted else None
+        return CaptionRows(encoded, tokens, Packing(count_B - 1, labels, length - 1), mask_B1SS)
+
+    def _shifted_mask(self, text_BL: Tensor, real_BL: Tensor, count_B: Tensor) -> Tensor:
+        """What "causal_cls_shifted" shows to the rows of captions, in their padded view: bool (B, 1, S, S)."""
+        captions, length = text_BL.shape
+        seen_BL = real_BL & (text_BL != PAD_ID)
+        seen_BS = F.pad(seen_BL, (1, 1), value=False)
+        seen_BS[:, :1] = True
+        column_S = torch.arange(length + 2, device=text_BL.device)
+        full_B1 = (count_B == self.config.context_length)[:, None]
+        if length == self.config.context_length:  # a full caption: its [CLS] sees itself, if the last token is one; there is no pad
+            own_B1 = full_B1 & seen_BL[:, -1:]
+            seen_BS = torch.where(full_B1, (seen_BS & (column_S < length)) | (own_B1 & (column_S == length + 1)), seen_BS)
+        return (seen_BS[:, None, :] & (column_S <= column_S[:, None]))[:, None]
+
+    def _encode_rows(self, text_BL: Tensor, rows: CaptionRows, alone: bool) -> tuple[Tensor, ...]:
+        """`forward` on real tokens alone."""
+        encoded, behind = rows.encoded, rows.encoded.longest - text_BL.shape[1]
+        text_T = F.pad(text_BL, (0, behind), value=PAD_ID).flatten().index_select(0, encoded.place_T)
+        column_T = encoded.column_T.clamp(max=self.config.context_length - 1)
+        x_TD = self.token_embedding(text_T) + F.embedding(column_T, self.position_embedding)
+        if self.cls_embedding is not None:
+            is_cls_T = encoded.column_T == (encoded.count_B - 1).index_select(0, encoded.caption_T)
+            x_TD = torch.where(is_cls_T[:, None], self.cls_embedding + self.position_embedding[-1], x_TD)
+        x_TD, last_TD = run_blocks(self.blocks, x_TD, None, None, encoded, rows.mask_B1SS, recompute=self.recompute)
+        token_TD = rows.tokens_of(x_TD)
+        if self.cls_embedding is None:
+            normed_BLD = rows.tokens.unpack(self.ln_final(x_TD)).masked_fill(~rows.tokens.held_BS[:, :, None], 0.0)
+            return normed_BLD.sum(dim=1) / rows.tokens.count_B[:, None], token_TD
+        cls_at_B = encoded.start_B + encoded.count_B - 1
+        found = x_TD.index_select(0, cls_at_B), token_TD
+        if alone:
+            with torch.no_grad():
+                cls_TD = rows.tokens.of_captions(last_TD.index_select(0, cls_at_B))
+                found += (self.blocks[-1].alone(rows.tokens_of(last_TD), cls_TD),)
         return found
 
     def project(self, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class RunsCommand:
     folder: Annotated[str, tyro.conf.Positional] = "runs"
     """A run, or a folder with runs up to three folders down."""
     sort: str = "age"
-    """Column by which they are sorted: names and losses from the smallest, the others from the largest; runs without it are last."""
+    """Column by which they are sorted: names and losses from the smallest, others from the largest; runs without it last."""
     reverse: bool = False
     """The other way round."""
     metrics: tuple[str, ...] = ()
@@ -64,7 +64,9 @@ class RunsCommand:
         table = {run.path: cells(run, folder, metrics) for run in runs}
         columns = list(next(iter(table.values())))
         if self.sort not in columns:
-            raise UserError(f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})")
+            raise UserError(
+                f"--sort {self.sort}: no such column{nearest(self.sort, columns)} (expected one of {', '.join(columns)})"
+            )
         unknown = [name for name in self.metrics if all(table[run.path][name] is None for run in runs)]
         if unknown:
             there = sorted({name for run in runs for name in (*run.metrics(), *(f"validation/{v}" for v in run.validation))})

@@ -21,7 +21,7 @@ TAIL_BYTES = 1 << 20
 DEEPEST = 3
 """Folders below DIR in which runs are looked for."""
 RUNNING, GONE, SILENT = "running", "gone", "silent"
-"""A run whose status says that it trains: it does; its process is not there any more; on another machine, without a sign of life."""
+"""A run whose status says that it trains: it does; its process is gone; on another machine, without a sign of life."""
 
 
 @dataclass(frozen=True)

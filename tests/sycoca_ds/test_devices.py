@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,18 @@ from sycoca_ds.engine.logit_scale import bound_logit_scale
 from sycoca_ds.engine.monitoring.meters import Meter
 from sycoca_ds.engine.monitoring.validation import Validation
 from sycoca_ds.engine.ranks.runtime import Runtime
+from sycoca_ds.eval.alignment import naming
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import load_labels
 from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.probe.data import Labelled, ProbeData
 from sycoca_ds.eval.regions.patches import read_regions
+from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.scorers import captions as captioning
+from sycoca_ds.eval.vqa.items import Request
 from sycoca_ds.model import decoders, objectives, sycoca
 from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.generation import Decoding
@@ -35,7 +39,7 @@ from tests.worlds.data.named_squares import ENTRIES, draw_squares, squares_token
 from tests.worlds.data.nearly_fitting import write_sugarcrepe
 from tests.worlds.machines.fake_gpu import GPU, WrongDevice, fake_gpu
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
-from tests.worlds.trainings.eval_world import SMALL, make_data, make_labels, make_run
+from tests.worlds.trainings.eval_world import SMALL, make_data, make_labels, make_run, url_of
 
 pytestmark = pytest.mark.slow
 
@@ -181,11 +185,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_data(folder / "data", images=6, captions=2)
     make_labels(folder / "labels.json", images=6)
     make_run(folder / "run")
+    make_run(folder / "answers", dataclasses.replace(SMALL, family="coca", fusion=True))
+    answers = ("red", "blue", "red", "green", "red", "blue")
+    asked = [{"url": url_of(n), "question": "a colour", "answer": said, "kind": "colour"} for n, said in enumerate(answers)]
+    (folder / "questions.json").write_text(json.dumps({"name": "drawn", "questions": asked}))
     write_sugarcrepe(folder / "sugarcrepe")
     return folder
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("alignment", "vqa")])  # need sets of their own
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("alignment", "vqa")])  # others' turn is below
 def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
     task: str, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,8 +211,21 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
         assert TASKS[task].run(bench).numbers
 
 
-def test_masks_and_regions_do_so_too(tmp_path: Path) -> None:
-    """In an evaluation and in a validation."""
+def test_answers_do_so_too(world: Path) -> None:
+    """By rank; of answers along a tree the device gives no numbers to read (test_generation_stays_on_the_device)."""
+    loaded = load_for_inference(world / "answers")
+    collection = Collection(world / "data", loaded.config.model.image.image_size)
+    asked = Request(str(world / "questions.json"), keep=1).open(collection)
+    with fake_gpu():
+        inputs = Inputs(SuiteOptions(batch_size=4, beams=2), questions=asked)
+        bench = Bench(loaded.model.to(GPU), loaded.config, loaded.tokenizer, collection, GPU, inputs)
+        assert TASKS["vqa"].run(bench).numbers["accuracy"] is not None
+
+
+def test_masks_and_regions_do_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an evaluation, of masks and of words, and in a validation."""
+    counted = naming.confusion  # labels of pixels from this device are no labels
+    monkeypatch.setattr(naming, "confusion", lambda label, guess, labels: counted(label, guess % labels, labels))
     write_squares(tmp_path, draw_squares(4))
     text = dataclasses.replace(SMALL.text, vocab_size=ENTRIES)
     make_run(tmp_path / "run", one_layer(dataclasses.replace(SMALL, text=text)), tokenizer=squares_tokenizer)
@@ -215,9 +236,12 @@ def test_masks_and_regions_do_so_too(tmp_path: Path) -> None:
     config = TrainConfig(model=loaded.config.model, data=data, run=RunConfig(validation_samples=4, pictures=0))
     with fake_gpu():
         model = loaded.model.to(GPU)
-        inputs = Inputs(SuiteOptions(batch_size=4), regions=regions)
+        inputs = Inputs(SuiteOptions(batch_size=4), regions=regions, segments=read_segments(path, collection))
+        bench = Bench(model, loaded.config, loaded.tokenizer, collection, GPU, inputs)
+        words = TASKS["alignment"].run(bench).numbers
         numbers = TASKS["masking"].run(Bench(model, loaded.config, loaded.tokenizer, collection, GPU, inputs)).numbers
         found = Validation.of(config, loaded.tokenizer, RUNTIME, batch_size=4).masking(model)
+    assert {"pointing", "gradcam_pointing", "gradcam_likelihood_pointing", "miou", "untrained_objects_miou"} <= set(words)
     assert {"untrained_pointing", "gap_named_high"} <= set(numbers) and {"masking/pointing", "masking/gap_named"} <= set(found)
 
 

@@ -201,9 +201,10 @@ def test_all_programs_are_among_them() -> None:
 
 
 def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() -> None:
-    lists = re.findall(r"^(dependencies|data|train|eval) = \[(.*?)^\]", (REPOSITORY / "pyproject.toml").read_text(), re.M | re.S)
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    lists = re.findall(r"^(dependencies|data|train|eval|explore) = \[(.*?)^\]", text, re.M | re.S)
     required = {name.lower() for _, lines in lists for name in re.findall(r'^ +"([\w.-]+)', lines, re.M)} - {"sycoca-ds"}
-    assert len(lists) == 4
+    assert len(lists) == 5
     owners = importlib.metadata.packages_distributions()
     assert {owner.lower().replace("_", "-") for name in REQUIRED for owner in owners[name]} == required
 

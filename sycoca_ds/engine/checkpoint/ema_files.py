@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sycoca_ds.engine.master_weights import Piece
+from sycoca_ds.engine.master_weights import WHOLE, Piece, Share
 
 NAME, PATTERN = "ema_rank_{:05d}.pt", "ema_rank_*.pt"
 
@@ -50,8 +50,8 @@ def fill(folder: Path, files: Sequence[str], pieces: Mapping[str, Piece]) -> Non
     raise RuntimeError(f"{folder}: {missing} numbers of the EMA are in none of {', '.join(files)}")
 
 
-def read(folder: Path, files: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The whole EMA of parameters of these shapes, float32."""
-    whole = {name: Piece(0, torch.empty(math.prod(shape))) for name, shape in shapes.items()}
-    fill(folder, files, whole)
-    return {name: whole[name].values.view(shape) for name, shape in shapes.items()}
+def read(folder: Path, files: Sequence[str], shapes: Mapping[str, tuple[int, ...]], share: Share = WHOLE) -> dict[str, Tensor]:
+    """The EMA of parameters of these shapes, float32, or a share of each."""
+    pieces = {name: share.piece(math.prod(shape), torch.float32) for name, shape in shapes.items()}
+    fill(folder, files, pieces)
+    return {name: share.shaped(pieces[name].values, shape) for name, shape in shapes.items()}

@@ -15,6 +15,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
 from sycoca_ds.engine.checkpoint.tensor_files import Damaged
+from sycoca_ds.engine.master_weights import WHOLE, Share
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -27,7 +28,7 @@ class Stored:
     config: TrainConfig
     """The run's; of an exported folder only `model` is known, the rest are defaults."""
     weights: dict[str, torch.Tensor]
-    """Every parameter, in the precision it is stored in."""
+    """Every parameter, in the precision it is stored in; of a share the flat piece of each."""
     tokenizer: Path | None
     state: dict[str, Any]
     """state.json of a checkpoint, `source` of an exported folder; step and samples are None where nobody knows."""
@@ -38,13 +39,14 @@ class Stored:
     """Of the moving average that the weights are; None: they are a run's as they are."""
 
 
-def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
+def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -> Stored:
     """Opens the newest whole checkpoint of a run folder or checkpoints folder, one step's folder, or an exported folder.
 
     Of a checkpoint the weights are read and verified, as they are read, and nothing of the optimizer's state beside them.
 
     Args:
         ema: the moving average of a checkpoint's weights, and no other weights.
+        share: how much of each weight is read.
 
     Raises:
         UserError: nothing there, or damaged, naming the file; `ema` of what has none.
@@ -57,6 +59,9 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         tokenizer = path / exported.TOKENIZER_FILE if record.get("tokenizer") else None
         state = {"step": None, "samples": None, **record["source"]}
         digest, decay = sha256_file(path / exported.CONFIG_FILE), record["source"].get("ema_decay")
+        if share != WHOLE:
+            flat = {name: value.reshape(-1)[slice(*share.bounds(value.numel()))].clone() for name, value in weights.items()}
+            weights = flat
         return Stored(TrainConfig(model=model), weights, tokenizer, state, path, digest, decay)
     read: dict[Path, dict[str, torch.Tensor]] = {}
 
@@ -65,7 +70,7 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         problem = damage(folder, patterns=(exported.TOKENIZER_FILE, *([ema_files.PATTERN] if ema else [])))
         if problem is None and not ema:
             try:
-                read[folder] = master_files.read(folder, read_state(folder))
+                read[folder] = master_files.read(folder, read_state(folder), share)
             except (Damaged, OSError) as error:
                 problem = str(error)
         return problem
@@ -89,7 +94,7 @@ def open_weights(path: str | Path, *, ema: bool = False) -> Stored:
         files, decay = ema_files.names(state), config.optim.ema_decay
         if not files:
             raise UserError(f"--ema: checkpoint {folder} was saved without optim.ema-decay and has no average: leave --ema out")
-        weights = ema_files.read(folder, files, our_shapes(config.model))
+        weights = ema_files.read(folder, files, our_shapes(config.model), share)
     else:
         weights, decay = read[folder], None
     return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
@@ -129,6 +134,10 @@ def load_for_inference(path: str | Path, device: str | torch.device = "cpu", *, 
     stored = open_weights(path, ema=ema)
     model = SyCoCa(stored.config.model, stored.config.loss, seed=None)
     model.load_state_dict(stored.weights)
-    tokenizer = None if stored.tokenizer is None else Tokenizer(stored.tokenizer)
-    model = model.to(device).eval()
+    return loaded(stored, model.to(device))
+
+
+def loaded(stored: Stored, model: SyCoCa) -> Loaded:
+    """What is known of a model that has these weights."""
+    tokenizer, model = None if stored.tokenizer is None else Tokenizer(stored.tokenizer), model.eval()
     return Loaded(model, stored.config, tokenizer, stored.state, stored.folder, stored.digest, stored.ema_decay)

@@ -115,16 +115,15 @@ class Meter:
 
 
 def batch_tflops(model: ModelConfig, text_BL: torch.Tensor, loss: LossConfig | None = None) -> float:
-    """Model FLOPs of one micro-batch's training step, in units of 10^12: the formula of model/flops.py at the length that its
-    captions are padded to, with the labels that they have. Nothing that is computed twice (activation checkpointing, the encoders'
-    first pass with several micro-batches) counts twice."""
-    batch, length = text_BL.shape
-    labels = real_tokens(text_BL, model.text.eot_id)[:, 1:].sum().item() / batch
-    return batch * step_flops(model, text_tokens=length, labels=labels, loss=loss) / 1e12
+    """Model FLOPs of one micro-batch's training step, in units of 10^12: the formula of model/flops.py at the real tokens that its
+    captions have. Nothing that is computed twice (activation checkpointing, the encoders' first pass with several micro-batches)
+    counts twice."""
+    tokens = real_tokens(text_BL, model.text.eot_id).sum().item() / len(text_BL)
+    return len(text_BL) * step_flops(model, text_tokens=tokens, loss=loss) / 1e12
 
 
 def question_tflops(model: ModelConfig, batch: QuestionBatch) -> float:
     """The same of a micro-batch of questions."""
-    questions, (answers, length) = len(batch.text_BL), batch.answer_AL.shape
-    each = answers / questions, len(batch.label_at_M) / questions
-    return questions * 3 * sum(part.forward for part in answer_passes(model, batch.text_BL.shape[1], length, *each)) / 1e12
+    questions = len(batch.text_BL)
+    each = len(batch.answer_AL) / questions, len(batch.label_at_M) / questions
+    return questions * 3 * sum(part.forward for part in answer_passes(model, batch.text_BL.shape[1], *each)) / 1e12

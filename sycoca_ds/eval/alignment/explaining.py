@@ -63,10 +63,14 @@ class PhraseMaps:
         words_CBQL = scorer.words(numbers, host_CBL)[:CONDITIONS]
         map_BCQN = np.full((len(numbers), CONDITIONS, regions.phrases, bench.config.model.image.patches), np.nan, np.float32)
         at = words_CBQL.any(dim=3).nonzero()
-        if len(at):
-            c, b, q = at.unbind(1)
+        rows = bench.resources.team.most(len(at))
+        if rows:
             images = torch.stack([bench.collection.image(n) for n in numbers])
-            found_XN = maps(bench, model, images[b], host_CBL[c, b], words_CBQL[c, b, q], self.target)
+            # a rank with fewer phrases looks at the first place again, so that all ranks ask as often
+            asked = torch.cat([at, at.new_zeros(rows - len(at), at.shape[1])])
+            c, b, q = asked.unbind(1)
+            found_XN = maps(bench, model, images[b], host_CBL[c, b], words_CBQL[c, b, q], self.target)[: len(at)]
+            c, b, q = at.unbind(1)
             map_BCQN[b.numpy(), c.numpy(), q.numpy()] = found_XN.numpy()
         return {"map": map_BCQN}
 

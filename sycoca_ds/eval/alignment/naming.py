@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipeline.errors import UserError
-from data_pipeline.progress import Progress
 from sycoca_ds.eval.alignment.segmenting import areas, confusion, packed, unpacked
 from sycoca_ds.eval.pictures import grid_side
-from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.bench import Bench, digest_of_texts
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.classification import class_weights
 from sycoca_ds.model.scores import centred_over_patches, mean_of_others
@@ -84,15 +83,28 @@ def name_vectors(bench: Bench, model: torch.nn.Module, names: list[str], similar
     return (token_XLE * word_XL1).sum(dim=1).unflatten(0, (len(names), -1)).mean(dim=1)
 
 
+@dataclass(frozen=True)
+class NameFeatures:
+    """Of prompts, by a task of the model."""
+
+    prompts: list[str]
+    task: str
+    similarity: str
+    untrained: bool
+
+    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
+        model = bench.untrained if self.untrained else bench.model
+        inputs = {} if self.task == "text_features" else {"similarity": self.similarity}
+        text_BL = bench.tokens([self.prompts[number] for number in numbers])
+        return {"feature": bench.call(self.task, model=model, exact=True, text_BL=text_BL, **inputs).float().cpu().numpy()}
+
+
 def _encode(bench: Bench, model: torch.nn.Module, task: str, similarity: str, prompts: list[str]) -> tuple[Tensor, Tensor]:
     """(features, ids) on the host."""
-    ids_XL, found = bench.ids(prompts), []
-    inputs = {} if task == "text_features" else {"similarity": similarity}
-    with Progress("read class names", total=len(prompts), unit="texts") as bar:
-        for ids_BL in ids_XL.split(bench.options.batch_size):
-            found.append(bench.call(task, model=model, exact=True, text_BL=ids_BL.to(bench.device), **inputs).float().cpu())
-            bar.advance(len(ids_BL))
-    return torch.cat(found), ids_XL
+    work = NameFeatures(prompts, task, similarity, model is not bench.model)
+    key = {"what": "features of names", "task": task, "similarity": similarity, "untrained": work.untrained, "precision": "fp32"}
+    found = bench.map(work, len(prompts), "read class names", "texts", key | {"texts": digest_of_texts(prompts)})["feature"]
+    return torch.from_numpy(found), bench.ids(prompts)
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,8 @@ class Namer:
     def of(cls, bench: Bench, model: torch.nn.Module, classes: tuple[str, ...], background: Background, similarity: str) -> Namer:
         names = [*background.words, *(SPOKEN.get(name, name) for name in classes)]
         others = bench.others(similarity, model)
-        scale = float(model.logit_scale.detach().float().exp().clamp(max=bench.config.model.max_logit_scale))
+        logit_scale = torch.as_tensor(getattr(model, "whole_logit_scale", model.logit_scale)).detach().float()
+        scale = float(logit_scale.exp().clamp(max=bench.config.model.max_logit_scale))
         vector_KE = name_vectors(bench, model, names, similarity)
         return cls(similarity, model is not bench.model, background, vector_KE, others and (others[0].cpu(), others[1]), scale)
 

@@ -15,7 +15,7 @@ from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
-from sycoca_ds.eval.datasets.submissions import result_rows, submit
+from sycoca_ds.eval.datasets.submissions import result_rows, submit, submit_answers
 from sycoca_ds.eval.exports import winogavil
 from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
@@ -28,8 +28,12 @@ from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
 from sycoca_ds.eval.suite import evaluate_model
 from sycoca_ds.eval.task import NotApplicable
+from sycoca_ds.eval.tasks.vqa import NO_ANSWERS
+from sycoca_ds.eval.vqa.items import Request
 
 DONE, FAILED, UNKNOWN = "done", "failed", "not run"
+NOTHING_SAID = Request("")
+"""Of how questions are asked."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Asked:
     beside: tuple[Published, ...] = ()
     """Published numbers to stand beside."""
     suite: str | None = None
+    request: Request = NOTHING_SAID
+    """How questions are asked; of which files is each set's affair."""
 
     @classmethod
     def parse(
@@ -58,6 +64,7 @@ class Asked:
         prompts: str | None,
         submit: Sequence[str] = (),
         beside: Sequence[str] = (),
+        request: Request = NOTHING_SAID,
     ) -> Asked:
         """Raises `UserError`: nothing asked for, no such set or suite, no such folder, bad prompts or published numbers."""
         if suite is not None and suite not in (*SUITES, SUITE):
@@ -85,7 +92,13 @@ class Asked:
             {name: row for name, (_, row) in listed.items()},
             tuple(map(read_beside, beside)),
             suite,
+            request,
         )
+
+    def requested(self, collection: OfficialCollection) -> Request | None:
+        """What is asked of a set's pictures, if anything is."""
+        asked = collection.read.asked
+        return asked and dataclasses.replace(self.request, questions=asked.questions, answers=self.request.answers or asked.answers)
 
 
 def evaluate_official(
@@ -119,6 +132,8 @@ def evaluate_official(
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if entry.tasks == (winogavil.TASK,):  # which no other set is for
             record = _associate(loaded, asked, entry, options, device, ema, resources)
+        elif tasks == ("vqa",) and entry.name not in asked.named and not loaded.config.model.fusion:
+            record = _without(entry, UNKNOWN, NO_ANSWERS, tasks)
         elif tasks:
             record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema, resources)
         else:
@@ -182,6 +197,7 @@ def _evaluate_one(
             device,
             command,
             probe=probe,
+            questions=asked.requested(collection),
             ema=ema,
             resources=resources,
         )
@@ -251,26 +267,29 @@ def _submit(
     resources: Resources,
 ) -> dict[str, Any]:
     """A file for the server of a set, and what is told of it."""
-    place, team = out / entry.folder, resources.team
-    print(f"{entry.name}: captions for its server, split {split}", flush=True)
+    place, team, what = out / entry.folder, resources.team, "answers" if entry.tasks == ("vqa",) else "captions"
+    print(f"{entry.name}: {what} for its server, split {split}", flush=True)
     try:
         with team.together():
             collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size, split)
         for line in collection.facts["not_as_published"]:
             print(f"{entry.name}, split {split}: {line}", flush=True)
         weights = f"{loaded.digest}{' ema' if ema else ''}"
-        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources, weights)
+        with team.together():
+            request = asked.requested(collection)
+            inputs = Inputs(options, questions=request and request.open(collection))
+        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, inputs, resources, weights)
         if not team.leads:
             team.serve(bench)
             return {"status": DONE}
         with team.conducting():
-            record = {"status": DONE, **submit(bench, place)}
+            record = {"status": DONE, **(submit_answers if request else submit)(bench, place)}
     except (UserError, NotApplicable) as error:
         status = MISSING if isinstance(error, Absent) else FAILED
-        print(f"{entry.name}, split {split}: no captions, {error}", flush=True)
+        print(f"{entry.name}, split {split}: no {what}, {error}", flush=True)
         return {"status": status, "reason": str(error)}
     told = f", {record['empty']:,} of them empty" if record["empty"] else ""
-    print(f"for its server: {place / record['file']}, {record['images']:,} captions{told}", flush=True)
+    print(f"for its server: {place / record['file']}, {record['written']:,} {what}{told}", flush=True)
     return record
 
 

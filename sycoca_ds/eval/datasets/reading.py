@@ -123,6 +123,18 @@ class Question:
 
 
 @dataclass(frozen=True)
+class AskedFiles:
+    """Files with questions on the pictures of a split."""
+
+    questions: str
+    """QUESTIONS.json, or QUESTIONS.json,ANNOTATIONS.json where answers are known."""
+    answers: tuple[str, ...]
+    """Those of which the candidates are taken."""
+    count: int
+    """Of questions."""
+
+
+@dataclass(frozen=True)
 class Split:
     """One split of a set, as its files have it."""
 
@@ -151,6 +163,8 @@ class Split:
     """Those that the set's files bring with them, each with {c}."""
     questions: tuple[Question, ...] = ()
     """Those that are asked of its pictures, as WinoGAViL's are."""
+    asked: AskedFiles | None = None
+    """VQA's."""
 
     def __len__(self) -> int:
         """N."""

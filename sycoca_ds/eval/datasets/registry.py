@@ -18,6 +18,7 @@ from sycoca_ds.eval.datasets.arrays import Cifar, Mnist, Stl
 from sycoca_ds.eval.datasets.captioned import CocoJson, Karpathy
 from sycoca_ds.eval.datasets.folders import Caltech, NumberFolders, WnidFolders
 from sycoca_ds.eval.datasets.lists import ByFolder, Cub, Dogs, Flowers, Pets
+from sycoca_ds.eval.datasets.questioned import TEST, TEST_DEV, VALIDATION, VqaJson
 from sycoca_ds.eval.datasets.reading import HERE, Absent, Damaged, Layout, Split, present
 
 
@@ -39,7 +40,7 @@ class OfficialSet:
     name: str
     title: str
     tasks: tuple[str, ...]
-    """What it is for: retrieval, captioning, classification, linear_probe."""
+    """What it is for: retrieval, captioning, classification, linear_probe, vqa."""
     layout: Layout
     homes: tuple[str, ...]
     """Names its folder may have in the data root; case, hyphens and underscores do not count."""
@@ -55,7 +56,7 @@ class OfficialSet:
     fitted: tuple[str, ...] = ()
     """Splits that a linear probe is fitted on: to train, then to choose C, or only the first where there is no second."""
     submitted: tuple[str, ...] = ()
-    """Splits whose captions the set's server takes."""
+    """Splits whose captions or answers the set's server takes."""
 
     @property
     def folder(self) -> str:
@@ -356,6 +357,17 @@ SETS: dict[str, OfficialSet] = {
             "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
             ("food-101",),
             fitted=("train",),
+        ),
+        OfficialSet(
+            "vqa_v2",
+            "VQA v2",
+            ("vqa",),
+            VqaJson(),
+            ("vqa_v2", "vqa"),
+            {VALIDATION: Count(40_504), TEST: Count(81_434), TEST_DEV: Count(36_807)},
+            VALIDATION,
+            "https://visualqa.org/download.html, pictures: https://cocodataset.org/#download",
+            submitted=(TEST,),
         ),
     )
 }

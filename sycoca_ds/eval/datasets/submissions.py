@@ -1,4 +1,4 @@
-"""Captions for a set's server, of pictures whose own captions are kept back: NoCaps' test split, COCO's test2014.
+"""Captions for a set's server, of pictures whose own are kept back: NoCaps' test split, COCO's test2014. Answers for VQA's.
 
     captions_SPLIT_FAMILY_results.json: [{"image_id": 4500, "caption": "..."}]      a row an image of the split, ids as numbers
 
@@ -20,7 +20,12 @@ from sycoca_ds.eval.datasets.check import count_of
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import read_json, some
 from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.task import NotApplicable
 from sycoca_ds.eval.tasks.captioning import write_captions
+from sycoca_ds.eval.tasks.vqa import NO_ANSWERS
+from sycoca_ds.eval.vqa.answering import Answerer
+from sycoca_ds.eval.vqa.items import OFFICIAL
+from sycoca_ds.eval.vqa.submission import entries, fault
 
 
 def result_rows(ids: Sequence[str], captions: Sequence[str]) -> list[dict[str, Any]]:
@@ -81,10 +86,45 @@ def submit(bench: Bench, place: Path) -> dict[str, Any]:
     return {
         "file": path.name,
         "images": len(ids),
+        "written": len(ids),
         "empty": empty,
         "counts": asdict(count_of(data.read)),
         "official_counts": data.facts["official_counts"],
         "not_as_published": data.facts["not_as_published"],
         "beams": bench.options.beams,
         "caption_tokens": bench.options.caption_tokens,
+    }
+
+
+def submit_answers(bench: Bench, place: Path) -> dict[str, Any]:
+    """Writes PLACE/vqa_SPLIT_FAMILY_results.json, answers to all questions of the split, and checks it as the server does.
+
+    Returns:
+        as `submit`; written counts answers.
+
+    Raises:
+        UserError: questions that are not answered, or answered twice. NotApplicable: a model that answers none.
+    """
+    data, asked = bench.collection, bench.inputs.questions
+    if not bench.config.model.fusion:
+        raise NotApplicable(NO_ANSWERS)
+    said = Answerer(bench, asked).answers(asked.picture_Q, "")
+    results, split = entries(asked.table["id"].to_pylist(), said), data.facts["split"]
+    path = place / f"vqa_{split}_{bench.config.model.family}_results.json"
+    write_json(path, results)
+    wrong = fault(read_json(path), asked.questions)
+    official = f"{len(asked.questions):,} questions, officially {OFFICIAL[split]:,}"
+    odd = [] if len(asked.questions) == OFFICIAL[split] else [official]
+    if wrong is not None and not odd:
+        raise UserError(f"{path}: {wrong}")
+    return {
+        "file": path.name,
+        "images": len(data),
+        "written": len(results),
+        "empty": sum(not entry["answer"].strip() for entry in results),
+        "counts": {**asdict(count_of(data.read)), "questions": len(asked.questions)},
+        "official_counts": {**data.facts["official_counts"], "questions": OFFICIAL[split]},
+        "not_as_published": [*data.facts["not_as_published"], *odd],
+        "candidates": len(asked.candidates),
+        "answering": asked.request.how,
     }

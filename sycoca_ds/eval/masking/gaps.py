@@ -49,19 +49,20 @@ def kind_errors(
     Args:
         call: the model. inputs: image_BCHW and key_B.
     """
-    kind_BN = torch.from_numpy(np.stack([regions.kinds(number) for number in numbers])).to(own_BL.device)
-    kind_KBN = torch.stack([kind_BN == kind for kind in KINDS.values()])
-    masks = []
-    for mask_by in MASKS.values():
-        out = call("reconstruct", text_BL=own_BL, guide_BL=torch.cat([own_BL, other_BL]), mask_by=mask_by, **inputs)
-        chosen_KBN = kind_KBN & out["hidden_BN"]
-        count_KB = chosen_KBN.sum(2)
-        guides = []
-        for error_BN in patch_errors(out, masking).chunk(2):
-            summed_KB = (error_BN * chosen_KBN).sum(2)
-            guides.append((summed_KB / count_KB).masked_fill(count_KB == 0, math.nan).T)
-        masks.append(torch.stack(guides, dim=1))
-    return torch.stack(masks, dim=1)
+    guide_BL = torch.cat([own_BL, other_BL])
+    outs = (call("reconstruct", text_BL=own_BL, guide_BL=guide_BL, mask_by=mask_by, **inputs) for mask_by in MASKS.values())
+    return torch.stack([errors_by_kind(out, masking, regions, numbers) for out in outs], dim=1)
+
+
+def errors_by_kind(out: dict[str, Tensor], masking: MaskingConfig, regions: Regions, numbers: Sequence[int]) -> Tensor:
+    """(B, G, K) float32 of what one `reconstruct` gave of these pictures, by both guides; as `kind_errors`."""
+    kind_BN = torch.from_numpy(np.stack([regions.kinds(number) for number in numbers])).to(out["hidden_BN"].device)
+    chosen_KBN = torch.stack([kind_BN == kind for kind in KINDS.values()]) & out["hidden_BN"]
+    count_KB, guides = chosen_KBN.sum(2), []
+    for error_BN in patch_errors(out, masking).chunk(2):
+        summed_KB = (error_BN * chosen_KBN).sum(2)
+        guides.append((summed_KB / count_KB).masked_fill(count_KB == 0, math.nan).T)
+    return torch.stack(guides, dim=1)
 
 
 def gap_numbers(error_IMGK: np.ndarray, seed: int = 0, intervals: bool = True) -> dict[str, float]:

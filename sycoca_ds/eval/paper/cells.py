@@ -18,8 +18,8 @@ FORMAT = 1
 CLASSES_SHOWN = 2
 """Best and worst classes of a set."""
 ASK_VQA = (
-    "no numbers in {}: evaluate.py --questions writes them there, with a checkpoint that was fine-tuned for questions; then "
-    "python -m sycoca_ds.eval paper --out {}"
+    "no numbers in {}: evaluate.py --questions, or --sets vqa_v2, writes them there, with a checkpoint that was fine-tuned for "
+    "questions; then python -m sycoca_ds.eval paper --out {}"
 )
 VQA_TYPES = ("accuracy_yes_no", "accuracy_number", "accuracy_other")
 """Numbers that VQA's questions have, and those of a drawn world have not."""
@@ -58,7 +58,8 @@ def content(out: Path) -> dict[str, Any]:
     if listed is None or "sets" not in listed:
         raise UserError(f"{out}: no sets.json; expected a folder that evaluate.py --data-root ... --suite paper --out has left")
     own, tuned = sets_of(out), sets_of(out / FINE_TUNED)
-    asked = read_json(out / VQA / "results.json")
+    places = (out / VQA, out / VQA / "vqa_v2", out / "vqa_v2")
+    asked = next(((place, found) for place in places if (found := read_json(place / "results.json")) is not None), None)
     results = next((record["results"] for record in own.values() if record["status"] == "done"), None)
     family = results["checkpoint"]["family"] if results else "sycoca"
     tables = [_table(table, own, tuned, asked, out, family) for table in TABLES]
@@ -79,7 +80,7 @@ def content(out: Path) -> dict[str, Any]:
     }
 
 
-def _table(table: PaperTable, own: dict, tuned: dict, asked: dict | None, out: Path, family: str) -> dict[str, Any]:
+def _table(table: PaperTable, own: dict, tuned: dict, asked: tuple[Path, dict] | None, out: Path, family: str) -> dict[str, Any]:
     compared = MODELS[family] if MODELS[family] in table.models else "SyCoCa" if "SyCoCa" in table.models else None
     parts, place = [], 0
     for part in table.parts:
@@ -109,18 +110,19 @@ def _table(table: PaperTable, own: dict, tuned: dict, asked: dict | None, out: P
     }
 
 
-def _source(part: Part, own: dict, tuned: dict, asked: dict | None, out: Path) -> dict[str, Any]:
+def _source(part: Part, own: dict, tuned: dict, asked: tuple[Path, dict] | None, out: Path) -> dict[str, Any]:
     """A record as of `sets_of`, with `page`, the set's page seen from OUT, and `notes`."""
     if part.name == VQA:
+        place, asked = asked or (None, None)
         if asked is None or VQA not in asked["tasks"]:
             return {"status": "not run", "reason": ASK_VQA.format(out / VQA, out), "page": None, "notes": []}
         if all(asked["tasks"][VQA]["metrics"].get(name) is None for name in VQA_TYPES):
             reason = asked["tasks"][VQA]["null_reasons"].get("accuracy", NOT_VQA)
-            return {"status": "not run", "reason": f"{out / VQA}: {reason}", "page": None, "notes": []}
+            return {"status": "not run", "reason": f"{place}: {reason}", "page": None, "notes": []}
         questions = asked["tasks"][VQA]["details"].get("questions")
         other = [] if questions == VQA_QUESTIONS else [f"{questions or 0:,} questions, officially {VQA_QUESTIONS:,}"]
         notes = [f"checkpoint {asked['checkpoint']['path']}", *other]
-        return {"status": "done", "results": asked, "page": f"{VQA}/report.html", "notes": notes}
+        return {"status": "done", "results": asked, "page": f"{place.relative_to(out)}/report.html", "notes": notes}
     if part.beside and tuned.get(part.name, {}).get("status") == "done":
         record, below, notes = tuned[part.name], f"{part.beside}/", ["numbers of a fine-tuned checkpoint"]
         notes = [f"of the checkpoint {record['results']['checkpoint']['path']}, fine-tuned"]

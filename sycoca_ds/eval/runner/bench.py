@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from data_pipeline.files import sha256_text
 from data_pipeline.progress import Progress
+from sycoca_ds.config import ModelConfig
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.items import CompositionSet
 from sycoca_ds.eval.labels import LabelSet
@@ -49,6 +50,13 @@ class Inputs:
     questions: Asked | None = None
 
 
+def fresh_model(config: ModelConfig, seed: int) -> torch.nn.Module:
+    """Holds all its weights."""
+    from sycoca_ds.model.sycoca import SyCoCa
+
+    return SyCoCa(config, seed=seed).eval()
+
+
 @dataclass(frozen=True)
 class Resources:
     """What the numbers do not depend on."""
@@ -57,6 +65,8 @@ class Resources:
     cache: Cache = field(default_factory=Cache)
     told: bool = True
     """Whether progress is reported."""
+    fresh: Callable[[ModelConfig, int], torch.nn.Module] = fresh_model
+    """(configuration, seed) -> a model with untrained weights, on every rank at once where they share them."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class Bench:
     weights: str | None = None
     """Digest of the model's weights and tokenizer; None: unknown, nothing is kept."""
     _others: dict[torch.nn.Module, tuple[torch.Tensor, int]] = field(default_factory=dict)
+    _once: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> SuiteOptions:
@@ -116,9 +127,12 @@ class Bench:
             exact: in full precision whatever was asked for: in bf16 the scores of many patches are equal.
             gradient: the task takes gradients itself, which inference mode forbids.
         """
+        self.resources.team.before_call()
         bf16 = self.options.precision == "bf16" and not exact
         cast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-        with torch.inference_mode(not gradient), cast:
+        # inference tensors must not stay behind in weights that the ranks share: gradients want them later
+        without = torch.no_grad() if self.resources.team.lockstep else torch.inference_mode(not gradient)
+        with torch.enable_grad() if gradient else without, cast:
             return (model or self.model)(task, **inputs)
 
     def others(self, similarity: str | None = None, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, int] | None:
@@ -139,12 +153,16 @@ class Bench:
             self._others[model] = (total_E.float().to(self.device), len(self.collection))
         return self._others[model]
 
+    def once(self, name: str, ask: Callable[[], Any]) -> Any:
+        """What `ask` gives, kept in memory under this name for other tasks."""
+        if name not in self._once:
+            self._once[name] = ask()
+        return self._once[name]
+
     @cached_property
     def untrained(self) -> torch.nn.Module:
         """Fresh weights of the same shape, for controls."""
-        from sycoca_ds.model.sycoca import SyCoCa
-
-        return SyCoCa(self.config.model, seed=UNTRAINED_SEED).to(self.device).eval()
+        return self.resources.fresh(self.config.model, UNTRAINED_SEED).to(self.device)
 
     def entry(self, key: dict[str, Any] | None) -> Entry:
         """Where the cache keeps what has this key, of these weights. None keeps nothing."""

@@ -46,12 +46,25 @@ def shares(rows_N: np.ndarray, ranks: int, batch_size: int) -> Iterator[tuple[np
         yield round_R, np.resize(np.pad(round_R, (0, each * ranks - len(round_R)), mode="edge"), (ranks, each))
 
 
+class LeftAlone(Exception):
+    """Another rank has failed, and answers no more in this round."""
+
+
+class Apart(Exception):
+    """The work calls the model differently often on different ranks."""
+
+
 class Team:
-    """This process among the ranks. Without arguments it is alone."""
+    """This process among the ranks. Without arguments it is alone.
+
+    Attributes:
+        lockstep: the ranks share the model's weights, so that none can call it without the others: before each call they meet.
+    """
 
     def __init__(self, rank: int = 0, size: int = 1):
         """Where size > 1 torch's process group exists."""
         self.rank, self.size, self._told, self._gone = rank, size, 0, False
+        self.lockstep = self._asking = False
 
     @property
     def leads(self) -> bool:
@@ -125,13 +138,52 @@ class Team:
             raise own
         self._judge(failures)
 
+    def all(self, flag: bool) -> bool:
+        """On every rank: whether it is so on all of them."""
+        return all(self._gather(flag))
+
+    def before_call(self) -> None:
+        """On every rank, in lockstep: before the model is called. Raises `LeftAlone`."""
+        if self.lockstep:
+            if not self._asking:
+                raise RuntimeError("a model whose weights the ranks share can be asked only by what all of them do")
+            self._meet("call")
+
+    def most(self, count: int) -> int:
+        """In lockstep the largest count of any rank, else the own one: so often each has to call. Raises `LeftAlone`."""
+        return max(self._meet("count", count)) if self.lockstep else count
+
+    def _meet(self, what: str, value: Any = None) -> list[Any]:
+        """Every rank's value where all are at the same place of their work."""
+        met = self._gather((what, value))
+        if any(other == "failed" for other, _ in met):
+            raise LeftAlone
+        if len({other for other, _ in met}) > 1:
+            raise Apart(f"the ranks are at different places of their work: {', '.join(other for other, _ in met)}")
+        return [value for _, value in met]
+
+    def _answer(self, bench: Any, work: Work, numbers: list[int]) -> Any:
+        """What the work gives, or a `Failure`."""
+        self._asking = True
+        try:
+            answer = work(bench, numbers)
+            if self.lockstep:
+                self._meet("done")
+            return answer
+        except LeftAlone:
+            return {}
+        except Apart as error:  # every rank's
+            return Failure.of(self.rank, error)
+        except Exception as error:
+            if self.lockstep:
+                self._gather(("failed", None))
+            return Failure.of(self.rank, error)
+        finally:
+            self._asking = False
+
     def _rounds(self, bench: Any, work: Work, rows_N: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         for round_R, asked_RB in shares(rows_N, self.size, bench.options.batch_size):
-            try:
-                answer: Any = work(bench, asked_RB[self.rank].tolist())
-            except Exception as error:
-                answer = Failure.of(self.rank, error)
-            answers = self._gather(answer)
+            answers = self._gather(self._answer(bench, work, asked_RB[self.rank].tolist()))
             self._gone = any(isinstance(answer, Failure) for answer in answers)
             self._judge(answers)
             yield round_R, {name: np.concatenate([each[name] for each in answers])[: len(round_R)] for name in answers[0]}

@@ -79,67 +79,96 @@ def cider_scores(reference_table: Mapping[str, list[str]], hypothesis_table: Map
     return np.asarray(Cider().compute_score(reference_table, hypothesis_table)[1], dtype=np.float64)
 
 
-def meteor_score(
-    reference_table: Mapping[str, list[str]],
-    hypothesis_table: Mapping[str, list[str]],
-    timeout: float | None = None,
-) -> tuple[float, np.ndarray]:
-    """METEOR 1.5 of the corpus (from summed statistics, not the mean of items), by the jar in pycocoevalcap, and the statistics of
-    each image, (I, 23).
+class Meteor:
+    """METEOR 1.5 by the jar in pycocoevalcap, one process for any number of corpora: its start takes seconds, most of them for the
+    table of paraphrases. A context manager; the process starts when it is first asked, and again after it was stopped.
 
     The conversation of pycocoevalcap/meteor/meteor.py (a SCORE line an image, then one EVAL line), with an end: a JVM
-    that dies or hangs gives RuntimeError with its last words instead of a read that never returns. timeout: seconds
-    until it is stopped, default by size.
+    that dies or hangs gives RuntimeError with its last words instead of a read that never returns.
+
+    Attributes:
+        starts: of the process.
     """
-    # -Duser.language: under a locale with decimal commas the jar cannot read its own parameters
-    # (InputMismatchException)
-    command = [
-        java_command() or "java",
-        *JAVA_FLAGS,
-        "-Xmx2G",
-        "-jar",
-        "meteor-1.5.jar",
-        "-",
-        "-",
-        "-stdio",
-        "-l",
-        "en",
-        "-norm",
-    ]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            command, cwd=package_folder() / "meteor", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
-        )
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self._process: subprocess.Popen | None = None
+        self._errors = tempfile.TemporaryFile()
+        self._known: dict[str, str] = {}
+
+    def __enter__(self) -> Meteor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._errors.close()
+
+    def score(
+        self,
+        reference_table: Mapping[str, list[str]],
+        hypothesis_table: Mapping[str, list[str]],
+        timeout: float | None = None,
+    ) -> tuple[float, np.ndarray]:
+        """The score of the corpus (from summed statistics, not the mean of items), and the statistics of each image, (I, 23). Those
+        of images that were asked before are not computed again.
+
+        Args:
+            timeout: seconds until it is stopped, default by size.
+        """
+        process = self._running()
         watchdog = threading.Timer(timeout or 120 + len(reference_table) / 20, process.kill)
         watchdog.start()
-
-        def ask(line: str) -> str:
-            process.stdin.write((line + "\n").encode())
-            process.stdin.flush()
-            return process.stdout.readline().decode().strip()
-
         try:
-            statistics = [
-                ask(" ||| ".join(["SCORE", *references, *hypothesis_table[image_id]]))
-                for image_id, references in reference_table.items()
-            ]
+            statistics = []
+            for image_id, references in reference_table.items():
+                line = " ||| ".join(["SCORE", *references, *hypothesis_table[image_id]])
+                if line not in self._known:
+                    self._known[line] = self._ask(line)
+                statistics.append(self._known[line])
             # EVAL answers with a line for every image, then one for the corpus
-            answer = [ask("EVAL ||| " + " ||| ".join(statistics))]
-            answer += [process.stdout.readline().decode().strip() for _ in statistics]
-            return float(answer[-1]), meteor_rows([[float(word) for word in line.split()] for line in statistics])
+            answer = [self._ask("EVAL ||| " + " ||| ".join(statistics))]
+            answer += [self._answer() for _ in statistics]
+            rows = meteor_rows([[float(word) for word in line.split()] for line in statistics])
+            return float(answer[-1]), rows
         except (OSError, ValueError) as error:
-            process.kill()
-            process.wait()
-            errors.seek(0)
-            said = errors.read().decode("utf-8", "replace").strip().splitlines()
+            self._stop()
+            self._known.clear()
+            self._errors.seek(0)
+            said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
             raise RuntimeError(f"METEOR stopped early: {said[-1] if said else error}") from error
         finally:
             watchdog.cancel()
-            process.kill()
-            process.stdout.close()
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            # -Duser.language: under a locale with decimal commas the jar cannot read its own parameters
+            # (InputMismatchException)
+            command = [java_command() or "java", *JAVA_FLAGS, "-Xmx2G", "-jar", "meteor-1.5.jar"]
+            command += ["-", "-", "-stdio", "-l", "en", "-norm"]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+            self._process = subprocess.Popen(command, cwd=package_folder() / "meteor", **pipes)
+            self.starts += 1
+        return self._process
+
+    def _ask(self, line: str) -> str:
+        self._process.stdin.write((line + "\n").encode())
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError("it ended")
+        return line.decode().strip()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.stdout.close()
             with contextlib.suppress(OSError):
-                process.stdin.close()
-            process.wait()
+                self._process.stdin.close()
+            self._process.wait()
+            self._process = None
 
 
 def rolled(table: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -168,10 +197,13 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     """
     if not references:
         raise ValueError("no image to score")
-    return score_tables(*token_tables(hypotheses, references))
+    with Meteor() as meteor:
+        return score_tables(*token_tables(hypotheses, references), meteor)
 
 
-def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str) -> Scores:
+def score_tables(
+    reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str, meteor: Meteor
+) -> Scores:
     """The same of what `token_tables` returns, or of some of its images: these are then the whole corpus, whose document
     frequencies CIDEr weighs by, as when COCOEvalCap is given their annotations only."""
     (numbers, rouge_I), reasons = corpus_scores(reference_table, hypothesis_table), {}
@@ -185,7 +217,7 @@ def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[s
         reasons["meteor"] = "METEOR is a Java program and `java` was not found on PATH"
     else:
         try:
-            numbers["meteor"], each["meteor_statistics"] = meteor_score(reference_table, hypothesis_table)
+            numbers["meteor"], each["meteor_statistics"] = meteor.score(reference_table, hypothesis_table)
         except (RuntimeError, OSError) as error:
             reasons["meteor"] = f"METEOR failed: {error}"
     numbers["spice"] = None
@@ -198,16 +230,21 @@ def score_tables(reference_table: dict[str, list[str]], hypothesis_table: dict[s
 
 
 def score_groups(
-    reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str, groups: Mapping[str, str]
+    reference_table: dict[str, list[str]],
+    hypothesis_table: dict[str, list[str]],
+    kind: str,
+    groups: Mapping[str, str],
+    meteor: Meteor,
 ) -> dict[str, Scores]:
     """{group: scores of its images alone}.
 
     Args:
         groups: {image_id: its group} of every image in the tables.
+        meteor: knows the statistics of images that it was asked of before, in another group or in all.
     """
     found = {}
     for group in sorted(set(groups.values())):
         mine = [image_id for image_id in reference_table if groups[image_id] == group]
         tables = ({image_id: table[image_id] for image_id in mine} for table in (reference_table, hypothesis_table))
-        found[group] = score_tables(*tables, kind)
+        found[group] = score_tables(*tables, kind, meteor)
     return found

@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.alignment import segmenting
-from sycoca_ds.eval.alignment.explaining import TARGETS, chosen_words, maps, phrase_maps
+from sycoca_ds.eval.alignment.explaining import TARGETS, phrase_maps
 from sycoca_ds.eval.alignment.naming import TEMPLATES, WITHOUT_CLASSES, Namer, background_of, segmented
 from sycoca_ds.eval.alignment.segmenting import MEASURES
+from sycoca_ds.eval.alignment.showing import shown
 from sycoca_ds.eval.alignment.wording import HOWS, KINDS, NUMBERS, UNDER_CLASSES, UNDER_PHRASES, class_numbers, phrase_numbers, told
 from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES, phrase_means
@@ -28,8 +28,6 @@ from sycoca_ds.eval.task import Outcome, Task
 
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
 OWN_AND_OTHER = ("", "other_")
-WORDS_SHOWN = 2
-"""Of a picture in the report."""
 
 
 def run_alignment(bench: Bench) -> Outcome:
@@ -158,59 +156,6 @@ def _per_class(areas_3K: np.ndarray, classes: tuple[str, ...], background: bool)
     names = [*(("background",) if background else ()), *classes]
     rows = zip(names, segmenting.ious(areas_3K).tolist(), areas_3K[2].tolist(), strict=True)
     return [{"class": name, "iou": None if iou != iou else iou, "pixels": pixels} for name, iou, pixels in rows]
-
-
-def shown(bench: Bench) -> dict[str, np.ndarray]:
-    """What the report shows: of some pictures some words, each with its scores, Grad-CAM and region; labels and guesses."""
-    own, regions, segments = bench.config.model.masking.similarity, bench.inputs.regions, bench.inputs.segments
-    rows: dict[str, list[Any]] = {name: [] for name in ("number", "word", "region", "score", *TARGETS)}
-    for number in bench.shown:
-        words = chosen_words(bench, number, WORDS_SHOWN)
-        if not words:
-            continue
-        image, text_L = bench.collection.image(number)[None], bench.ids([bench.collection.captions_of_image[number][0]])[0]
-        words_QL = torch.zeros(len(words), len(text_L), dtype=torch.bool)
-        for row, (_, places) in enumerate(words):
-            words_QL[row, list(places)] = True
-        patches = bench.config.model.image.patches
-        score_QN = np.full((len(words), patches), np.nan, np.float32)
-        if own not in WITHOUT_WORDS:
-            given = {"image_BCHW": bench.pixels(image), "text_CBL": text_L[None, None].to(bench.device), "others": bench.others()}
-            token_LN = bench.call("token_scores", exact=True, **given)["token_BCLN"][0, 0].float().cpu()
-            score_QN = np.stack([token_LN[words_L].amax(0).numpy() for words_L in words_QL])
-        images, texts = image.expand(len(words), -1, -1, -1), text_L.expand(len(words), -1)
-        for target in TARGETS:
-            there = target == "similarity" or bench.config.model.captions
-            rows[target] += [*(maps(bench, bench.model, images, texts, words_QL, target).numpy() if there else score_QN * np.nan)]
-        picture = regions.pictures[number] if regions is not None else None
-        for row, (word, places) in enumerate(words):
-            known = [p.region_N for p in (picture.phrases if picture is not None else ()) if p.places == tuple(places)]
-            rows["region"].append(known[0] if known else np.zeros(patches, bool))
-            rows["number"].append(number)
-            rows["word"].append(word)
-            rows["score"].append(score_QN[row])
-    found = {name: np.array(values) for name, values in rows.items()}
-    return found | (_shown_classes(bench) if segments is not None and segments.classes else {})
-
-
-def _shown_classes(bench: Bench) -> dict[str, np.ndarray]:
-    """Labels and guesses of the shown pictures that have labels, (B, S, S), by every label's nearest pixel."""
-    segments, own = bench.inputs.segments, bench.config.model.masking.similarity
-    numbers = sorted(set(bench.shown) & set(segments.there))
-    found: dict[str, list[np.ndarray]] = {"label": [], "guess": []}
-    if numbers:
-        named_by = own if own not in WITHOUT_CLASSES else "global"
-        namer = Namer.of(bench, bench.model, segments.classes, background_of(bench.options.background), named_by)
-        score_BKN = namer.scores(bench, numbers)
-        size = bench.config.model.image.image_size
-        for number, score_KN in zip(numbers, score_BKN, strict=True):
-            label_CC = segments.labels(number)
-            at = (np.arange(size) * 2 + 1) * len(label_CC) // (2 * size)
-            found["label"].append(label_CC[np.ix_(at, at)])
-            found["guess"].append(namer.labels(score_KN, size)[0].cpu().numpy().astype(np.int16))
-    return {"labelled": np.array(numbers), "class_name": np.array(segments.classes)} | {
-        name: np.array(values) for name, values in found.items()
-    }
 
 
 def _reason(bench: Bench, name: str, found: Outcome) -> str:

@@ -11,7 +11,7 @@ from data_pipeline.progress import Progress
 from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
-from sycoca_ds.eval.scorers.captions import Scores, score_groups, score_tables, token_tables
+from sycoca_ds.eval.scorers.captions import Meteor, Scores, score_groups, score_tables, token_tables
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 from sycoca_ds.model.generation import Decoding
 
@@ -65,16 +65,17 @@ def run_captioning(bench: Bench) -> Outcome:
     """Captions of all images, scored against all their captions, and those of each of NoCaps' domains."""
     captions, data = write_captions(bench), bench.collection
     keys = [picture.image_id for picture in data.pictures]
-    with Progress("score captions", total=len(data), unit="images") as bar:
-        tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
-        numbers, reasons, kind, each = score_tables(*tables)
-        bar.set(len(data))
-    if data.domains is None:
-        own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
-    else:
-        with Progress("score captions by domain", total=len(data), unit="images") as bar:
-            own, why = by_domain(score_groups(*tables, dict(zip(keys, data.domains, strict=True))))
+    with Meteor() as meteor:
+        with Progress("score captions", total=len(data), unit="images") as bar:
+            tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
+            numbers, reasons, kind, each = score_tables(*tables, meteor)
             bar.set(len(data))
+        if data.domains is None:
+            own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
+        else:
+            with Progress("score captions by domain", total=len(data), unit="images") as bar:
+                own, why = by_domain(score_groups(*tables, dict(zip(keys, data.domains, strict=True)), meteor))
+                bar.set(len(data))
     details = {
         "images": len(data),
         "references": len(data.captions),

@@ -6,8 +6,6 @@ Legend: I images, C conditions, R = 1 + most phrases of a picture, N patches, M 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,19 +14,18 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
-from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers, kind_errors
+from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
 from sycoca_ds.eval.masking.wording import MEASURES, NUMBERS, UNDER
 from sycoca_ds.eval.masking.yardstick import PATCH_MEASURES, gain_chance, intervals, means, unasked
 from sycoca_ds.eval.runner.bench import Bench, Inputs
-from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.stats.controls import wrong_captions
 from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.stats.means import Mean
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task
-from sycoca_ds.eval.tasks.reconstruction import Guides
+from sycoca_ds.eval.tasks.reconstruction import rebuilding_errors
 
 DEPENDENCE = ("caption_overlap", "caption_ignored", "own_caption_higher", "position_overlap", "position_bias")
 NO_REGIONS = "no --regions FILE_OR_FOLDER was given"
@@ -75,7 +72,7 @@ def run_masking(bench: Bench) -> Outcome:
     found, fresh = means_of(bench, own_score), scores(bench, first, other_I, own, untrained)
     numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
     if regions is not None and config.reconstructs:
-        numbers |= gaps(bench, first, other_I)
+        numbers |= gaps(bench)
     table, (others, left_out) = {own: numbers}, compared(bench)
     for named in others:
         trained, fresh = (scores(bench, first, other_I, named, model) for model in (bench.model, untrained))
@@ -102,20 +99,9 @@ def run_masking(bench: Bench) -> Outcome:
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
 
 
-@dataclass(frozen=True)
-class KindErrors(Guides):
-    def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        own_BL, other_BL, inputs = self.of(bench, numbers)
-        masking = bench.config.model.masking
-        error = kind_errors(bench.call, masking, bench.inputs.regions, numbers, own_BL, other_BL, **inputs)
-        return {"error": error.float().cpu().numpy()}
-
-
-def gaps(bench: Bench, first: Sequence[str], other_I: np.ndarray) -> dict[str, float]:
+def gaps(bench: Bench) -> dict[str, float]:
     """TG-MIM's gap by kind of patch."""
-    key = {"what": "errors by kind of patch", "seed": bench.options.seed, "regions": bench.inputs.regions.digest}
-    error = bench.map_images(KindErrors.given(bench, first, other_I), "rebuild by kind of patch", key)["error"]
-    return gap_numbers(error, bench.options.seed)
+    return gap_numbers(rebuilding_errors(bench)["kind_error"], bench.options.seed)
 
 
 def shown(bench: Bench, score_ICRN: torch.Tensor, other_I: np.ndarray) -> dict[str, np.ndarray]:

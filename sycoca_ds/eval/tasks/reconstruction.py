@@ -16,6 +16,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_text
+from sycoca_ds.eval.masking.gaps import MASKS, errors_by_kind
 from sycoca_ds.eval.runner.bench import Bench
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.stats.controls import gap_metrics, wrong_captions
@@ -65,12 +66,29 @@ class Guides:
 
 @dataclass(frozen=True)
 class Errors(Guides):
+    """Of all hidden patches, and of each kind of patch where regions are known: (B, M masks, G guides, K kinds)."""
+
     def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        found = {}
-        for prefix, mask_by in (("", "attention"), ("random_", "random")):
-            own_l1, other_l1 = self.rebuilt(bench, numbers, mask_by)["l1_B"].chunk(2)
+        found, regions, kinds = {}, bench.inputs.regions, []
+        for prefix, mask_by in MASKS.items():
+            out = self.rebuilt(bench, numbers, mask_by)
+            own_l1, other_l1 = out["l1_B"].chunk(2)
             found |= {f"{prefix}own": own_l1.float().cpu().numpy(), f"{prefix}other": other_l1.float().cpu().numpy()}
-        return found
+            if regions is not None:
+                kinds.append(errors_by_kind(out, bench.config.model.masking, regions, numbers))
+        return found | ({"kind_error": torch.stack(kinds, dim=1).float().cpu().numpy()} if kinds else {})
+
+
+def rebuilding_errors(bench: Bench) -> Arrays:
+    """What `Errors` gives of all images; asked once, for every task that looks at it. UserError: no wrong captions."""
+
+    def ask() -> Arrays:
+        captions, regions = bench.collection.captions_of_image, bench.inputs.regions
+        guides = Errors.given(bench, [own[0] for own in captions], wrong_captions(captions))
+        key = {"what": "errors of rebuilding", "seed": bench.options.seed, "regions": regions.digest if regions else None}
+        return bench.map_images(guides, "rebuild hidden patches", key)
+
+    return bench.once("errors of rebuilding", ask)
 
 
 @dataclass(frozen=True)
@@ -106,10 +124,12 @@ def run_reconstruction(bench: Bench) -> Outcome:
             "has no image decoder"
         )
     data = bench.collection
-    other_I = wrong_captions(data.captions_of_image)
-    first = [captions[0] for captions in data.captions_of_image]
-    guides = Errors.given(bench, first, other_I)
-    errors = bench.map_images(guides, "rebuild hidden patches", {"what": "errors of rebuilding", "seed": bench.options.seed})
+    try:
+        other_I = wrong_captions(data.captions_of_image)
+    except UserError as error:
+        raise NotApplicable(str(error)) from error
+    guides = Guides.given(bench, [captions[0] for captions in data.captions_of_image], other_I)
+    errors = {name: value_I for name, value_I in rebuilding_errors(bench).items() if name != "kind_error"}
     if not all(np.isfinite(values).all() for values in errors.values()):
         raise UserError("reconstruction: the model's errors are not finite; the checkpoint is damaged or diverged")
     numbers = {

@@ -20,6 +20,7 @@ from sycoca_ds.eval.vqa.normalisation import normalised
 from sycoca_ds.eval.vqa.submission import entries, fault
 
 OFFICIAL_TYPES = {"accuracy_yes_no": "yes/no", "accuracy_number": "number", "accuracy_other": "other"}
+NO_ANSWERS = "the model answers no questions: fine-tune it, train.py --task vqa"
 SHOWN = 12
 """Examples in the results."""
 
@@ -30,7 +31,7 @@ def run_vqa(bench: Bench) -> Outcome:
     if asked is None:
         raise NotApplicable("no --questions FILE was given")
     if not bench.config.model.fusion:
-        raise NotApplicable("the model answers no questions: fine-tune it, train.py --task vqa")
+        raise NotApplicable(NO_ANSWERS)
     answerer = Answerer(bench, asked)
     said = answerer.answers(asked.picture_Q, "")
     results = entries(asked.table["id"].to_pylist(), said)

@@ -45,7 +45,11 @@ def trained(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_results(out: Path, recall: float) -> None:
     out.mkdir(parents=True)
     tasks = {"retrieval": {"metrics": {"i2t_r1": recall, "t2i_r1": None}, "intervals": {"i2t_r1": [recall - 1, recall + 1]}}}
-    results = {"checkpoint": {"step": 4, "digest": "x", "ema_decay": None}, "data": {"folder": "held-out", "images": 9}, "tasks": tasks}
+    results = {
+        "checkpoint": {"step": 4, "digest": "x", "ema_decay": None},
+        "data": {"folder": "held-out", "images": 9},
+        "tasks": tasks,
+    }
     (out / "results.json").write_text(json.dumps(results))
 
 
@@ -95,7 +99,9 @@ def test_where_configurations_differ(trained: Path, capsys: pytest.CaptureFixtur
 def test_how_a_run_stands(tmp_path: Path) -> None:
     """By its process, where it is of this machine; else by its signs of life."""
     folder = make_run(tmp_path / "run")
-    assert read_run(folder).status == "unknown" and read_run(folder).losses == pytest.approx({"loss": 9 / 7, "itc": 5 / 7, "ic": 3 / 7, "mim": 1 / 7})
+    assert read_run(folder).status == "unknown" and read_run(folder).losses == pytest.approx(
+        {"loss": 9 / 7, "itc": 5 / 7, "ic": 3 / 7, "mim": 1 / 7}
+    )
     for status in ("completed", "failed", "preempted"):
         (folder / "run_status.json").write_text(json.dumps({"status": status, "step": 5, "steps": 9, "time": 1e9}))
         assert read_run(folder).status == status and (read_run(folder).step, read_run(folder).steps) == (5, 9)
@@ -138,5 +144,7 @@ def test_it_needs_no_torch(trained: Path) -> None:
         "import sys\nfrom sycoca_ds.runs.command import main\nsys.argv[1:] = sys.argv[2:]\nmain()\n"
         "assert not {'torch', 'deepspeed'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, "runs", str(trained)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "runs", str(trained)], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0 and "completed" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""TensorBoard in a browser without a screen."""
+"""A browser without a screen, and TensorBoard for it."""
 
 from __future__ import annotations
 
@@ -45,8 +45,20 @@ def tensorboard(folder: Path) -> Iterator[str]:
         process.wait(LIMIT)
 
 
-def visit(browser: str, address: str, profile: Path, *, picture: Path | None = None, size: tuple[int, int] = (1400, 1000)) -> str:
-    """The page's elements after its scripts have run, or, where there is a picture to write, nothing."""
+def visit(
+    browser: str,
+    address: str,
+    profile: Path,
+    *,
+    picture: Path | None = None,
+    size: tuple[int, int] = (1400, 1000),
+    log: Path | None = None,
+) -> str:
+    """The page's elements after its scripts have run, or, where there is a picture to write, nothing.
+
+    Args:
+        log: gets what scripts say, a line with CONSOLE each.
+    """
     what = ["--dump-dom"] if picture is None else [f"--screenshot={picture}"]
     flags = [
         "--headless",
@@ -57,6 +69,9 @@ def visit(browser: str, address: str, profile: Path, *, picture: Path | None = N
         "--hide-scrollbars",
     ]
     flags += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--virtual-time-budget=20000"]
+    flags += ["--enable-logging=stderr"] if log is not None else []
     done = subprocess.run([browser, *flags, *what, address], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]
+    if log is not None:
+        log.write_text(done.stderr)
     return done.stdout

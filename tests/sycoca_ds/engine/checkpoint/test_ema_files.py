@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sycoca_ds.engine.checkpoint import ema_files
-from sycoca_ds.engine.master_weights import Piece
+from sycoca_ds.engine.master_weights import Piece, Share
 
 SHAPES = {"matrix": (7, 5), "bias": (3,), "scale": (), "vector": (16,), "large": (10, 13)}
 WHOLE = {name: torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n, (name, shape) in enumerate(SHAPES.items())}
@@ -45,6 +45,9 @@ def test_any_number_of_ranks_reads_what_any_other_has_written(stage: int, ranks:
     files = write(tmp_path, stage, ranks)
     read = ema_files.read(tmp_path, files, SHAPES)
     assert list(read) == list(WHOLE) and all(torch.equal(read[name], value) for name, value in WHOLE.items())
+    for shares in (2, 5):
+        parts = [ema_files.read(tmp_path, files, SHAPES, Share(number, shares)) for number in range(shares)]
+        assert all(torch.equal(torch.cat([part[name] for part in parts]), value.flatten()) for name, value in WHOLE.items())
     for others in (1, 2, 3, 4):
         for wanted in cut(stage, others):
             mine = {name: Piece(start, torch.full_like(values, float("nan"))) for name, (start, values) in wanted.items()}

@@ -11,6 +11,7 @@ import torch
 from sycoca_ds.engine.checkpoint import master_files, seal, tensor_files
 from sycoca_ds.engine.checkpoint.contents import Contents, put
 from sycoca_ds.engine.checkpoint.tensor_files import Damaged
+from sycoca_ds.engine.master_weights import NOTHING, Share
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.presets import TINY
@@ -84,6 +85,23 @@ def test_weights_are_the_engines_and_moments_are_not_read(kind: str, saved: Path
     there = sum(facts["bytes"] for facts in state["files"].values())
     assert there > 3 * needed, "the moments are in these files"
     assert needed < read < 1.6 * needed + 12 * BLOCK, (needed, read, there)  # names, shapes, and blocks that begin before a weight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shares", [1, 3, 5])
+def test_a_share_is_a_piece_of_the_whole_and_reads_no_more(kind: str, shares: int, saved: Path) -> None:
+    """Of any number of ranks, whatever number has saved it."""
+    folder, state = saved / kind, json.loads((saved / kind / "sealed.json").read_text())
+    whole, start = master_files.read(folder, state), bytes_read()
+    found = [master_files.read(folder, state, Share(number, shares)) for number in range(shares)]
+    for name, value in whole.items():
+        pieces = [part[name].flatten() for part in found]
+        assert torch.equal(torch.cat(pieces), value.flatten()) and len(pieces[0]) == -(-value.numel() // shares)
+    needed = sum(4 * value.numel() for value in whole.values())
+    # blocks that hold the end of one share and the beginning of the next are read for both, and so is what lies where
+    assert bytes_read() - start < 3 * needed + shares * 40 * BLOCK
+    assert all(not len(value) for value in master_files.read(folder, state, NOTHING).values())
 
 
 @pytest.mark.slow

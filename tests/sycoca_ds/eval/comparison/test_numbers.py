@@ -12,7 +12,7 @@ from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds, class_we
 from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.scorers.caption_tokens import java_command
-from sycoca_ds.eval.scorers.captions import meteor_score
+from sycoca_ds.eval.scorers.captions import Meteor
 from sycoca_ds.eval.scorers.corpus import bleu_of, bleu_statistics, meteor_of
 from sycoca_ds.eval.stats.intervals import bootstrap_interval
 
@@ -52,13 +52,14 @@ def test_bleu_of_any_choice_is_the_scorers(tmp_path) -> None:
 @pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 def test_meteor_of_any_choice_is_the_jars() -> None:
     references, hypotheses = tables(30, 1)
-    score, rows_IX = meteor_score(references, hypotheses)
-    assert meteor_of(rows_IX.sum(0)) == pytest.approx(score, rel=1e-12) and rows_IX.shape == (30, 23)
-    rows = np.random.default_rng(2).integers(0, 30, 45)
-    assert meteor_of(rows_IX[rows].sum(0)) == pytest.approx(
-        meteor_score(drawn(references, rows), drawn(hypotheses, rows))[0], rel=1e-12
-    )
-    assert meteor_of(rows_IX[0]) == pytest.approx(meteor_score(*(drawn(t, np.array([0])) for t in (references, hypotheses)))[0])
+    with Meteor() as meteor:
+        score, rows_IX = meteor.score(references, hypotheses)
+        assert meteor_of(rows_IX.sum(0)) == pytest.approx(score, rel=1e-12) and rows_IX.shape == (30, 23)
+        rows = np.random.default_rng(2).integers(0, 30, 45)
+        resampled = meteor.score(drawn(references, rows), drawn(hypotheses, rows))[0]
+        assert meteor_of(rows_IX[rows].sum(0)) == pytest.approx(resampled, rel=1e-12)
+        one = meteor.score(*(drawn(table, np.array([0])) for table in (references, hypotheses)))[0]
+        assert meteor_of(rows_IX[0]) == pytest.approx(one) and meteor.starts == 1
     assert meteor_of(rows_IX[0]) > 0.9 and meteor_of(rows_IX[1]) == 0.0
 
 

@@ -157,7 +157,7 @@ def test_the_collection_is_the_set(tmp_path):
         ({"sets": ("mnist",), "labels": "x.json"}, "--labels goes with --data"),
         ({"sets": ("mnist",), "require": ("retrieval.t2i_r1>=1",)}, "--require goes with --data"),
         ({"sets": ("mnist",), "probe_train": "x"}, "--probe-train goes with --data"),
-        ({"submit": ("flickr30k",)}, "no server takes captions of it (there are coco_captions nocaps)"),
+        ({"submit": ("flickr30k",)}, "no server takes captions of it (there are coco_captions nocaps vqa_v2)"),
         ({"submit": ("nocap",)}, "--submit nocap: no such set; did you mean nocaps"),
         ({"submit": ("nocaps",), "data_root": None, "data": "x"}, "go with --data-root"),
         ({"sets": ("mnist",), "data": "x"}, "one of them"),

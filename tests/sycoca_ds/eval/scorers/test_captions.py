@@ -8,7 +8,8 @@ import pytest
 from sycoca_ds.eval.scorers import caption_tokens
 from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.scorers.caption_tokens import java_command, one_line, ptb_tokenize, regex_tokenize
-from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, meteor_score, score_captions, score_groups, token_tables
+from sycoca_ds.eval.scorers.captions import Meteor as MeteorProcess
+from sycoca_ds.eval.scorers.captions import cider_scores, corpus_scores, score_captions, score_groups, token_tables
 
 needs_java = pytest.mark.skipif(java_command() is None, reason="needs the program `java` (Debian: default-jre-headless)")
 
@@ -163,7 +164,10 @@ def tables() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
 @needs_java
 def test_meteor_equals_the_package_even_under_a_comma_locale(monkeypatch):
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=it -Duser.country=IT")
-    assert meteor_score(*tables())[0] == pytest.approx(METEOR, abs=1e-12)
+    with MeteorProcess() as meteor:
+        first, rows = meteor.score(*tables())
+        again, same = meteor.score(*tables())
+    assert first == again == pytest.approx(METEOR, abs=1e-12) and (rows == same).all() and meteor.starts == 1
 
 
 @pytest.mark.full
@@ -177,8 +181,8 @@ def test_what_the_package_gives(monkeypatch):
 
 @needs_java
 def test_meteor_that_hangs_is_stopped():
-    with pytest.raises(RuntimeError, match="METEOR stopped early"):
-        meteor_score({"a": ["b"]}, {"a": ["b"]}, timeout=0.05)
+    with MeteorProcess() as meteor, pytest.raises(RuntimeError, match="METEOR stopped early"):
+        meteor.score({"a": ["b"]}, {"a": ["b"]}, timeout=0.05)
 
 
 @needs_java
@@ -197,7 +201,9 @@ def test_a_group_is_scored_as_the_package_scores_its_annotations_alone(monkeypat
     tables = token_tables(hypotheses, references)
     if not meteor:  # whose start takes seconds
         monkeypatch.setattr(captioning, "java_command", lambda: None)
-    found = score_groups(*tables, group)
+    with MeteorProcess() as process:
+        found = score_groups(*tables, group, process)
+    assert process.starts == meteor
     assert list(found) == ["in-domain", "out-domain"]
     all_gts = PTBTokenizer().tokenize({key: [{"caption": caption} for caption in references[key]] for key in references})
     all_res = PTBTokenizer().tokenize({key: [{"caption": hypotheses[key]}] for key in references})

@@ -301,3 +301,62 @@ def test_pictures_that_are_not_there_are_named(world: Path, tmp_path: Path) -> N
     shutil.rmtree(pictures)
     with pytest.raises(UserError, match="24 of 24 pictures are not in"):
         QuestionPictures(Request(f"{files},{pictures}"), 48)
+
+
+def as_published(world: Path, root: Path) -> Path:
+    """VQA v2's folder with val2014 and test2015, and COCO's beside it with the pictures."""
+    for subset in ("val2014", "test2015"):
+        (root / subset).mkdir()
+        files, pictures = official(world, root / subset, subset)
+        (root / "sets/coco").mkdir(parents=True, exist_ok=True)
+        pictures.rename(root / "sets/coco" / subset)
+        (root / "sets/VQA_v2").mkdir(exist_ok=True)
+        names = (f"v2_OpenEnded_mscoco_{subset}_questions.json", f"v2_mscoco_{subset}_annotations.json")
+        for file, name in zip(files.split(","), names, strict=True):
+            if "test2015_annotations" not in name:
+                Path(file).rename(root / "sets/VQA_v2" / name)
+    return root / "sets"
+
+
+def test_vqa_v2_in_a_data_root_and_for_its_server(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The same numbers as from the files by name, the answers for the server, and what is there."""
+    root, out = as_published(world, tmp_path), tmp_path / "out"
+    more = {"answer_count": 3, "device": "cpu"}
+    config = EvaluateConfig(str(world / "run"), data_root=str(root), out=str(out), sets=("vqa_v2",), submit=("vqa_v2",), **more)
+    assert evaluate(config) == 0
+    sets = json.loads((out / "sets.json").read_text())
+    assert sets["sets"]["vqa_v2"]["counts"]["pictures"] == IMAGES and sets["sets"]["vqa_v2"]["split"] == "val2014"
+    assert "24 pictures, officially 40,504" in sets["sets"]["vqa_v2"]["not_as_published"]
+    annotations = root / "VQA_v2/v2_mscoco_val2014_annotations.json"
+    named = f"{root / 'VQA_v2/v2_OpenEnded_mscoco_val2014_questions.json'},{annotations},{root / 'coco/val2014'}"
+    by_name = {"questions": named, "answers": (str(annotations),), "tasks": ("vqa",)}
+    assert evaluate(EvaluateConfig(str(world / "run"), out=str(tmp_path / "named"), **by_name, **more)) == 0
+    expected = json.loads((tmp_path / "named/results.json").read_text())["tasks"]["vqa"]["metrics"]
+    assert sets["sets"]["vqa_v2"]["metrics"]["vqa"] == expected and expected["accuracy"] is not None
+    record = sets["submissions"]["vqa_v2/test2015"]
+    assert record["status"] == "done" and "48 questions, officially 447,793" in record["not_as_published"]
+    said = json.loads((out / "vqa_v2" / record["file"]).read_text())
+    assert len(said) == record["written"] == 48 and all(set(entry) == {"question_id", "answer"} for entry in said)
+    told = capsys.readouterr().out
+    assert "vqa_v2: no annotations of train2014" in told and "vqa_test2015_coca_results.json, 48 answers" in told
+    rest = dataclasses.replace(config, checkpoint=str(world / "pretrained"), out=str(tmp_path / "rest"))
+    assert evaluate(dataclasses.replace(rest, sets=(), submit=(), suite="paper", tasks=("vqa",))) == 0
+    record = json.loads((tmp_path / "rest/sets.json").read_text())["sets"]["vqa_v2"]
+    assert record["status"] == "not run" and record["reason"].startswith("the model answers no questions")
+    assert evaluate(dataclasses.replace(rest, sets=())) == 1, "an answer file that was asked for cannot be written"
+    shutil.rmtree(root / "coco")
+    assert evaluate(dataclasses.replace(config, submit=(), out=str(tmp_path / "gone"))) == 1
+    reason = json.loads((tmp_path / "gone/sets.json").read_text())["sets"]["vqa_v2"]["reason"]
+    assert "vqa_v2, split val2014" in reason and "../coco/val2014/" in reason
+
+
+def test_vqa_s_cell_of_the_paper_comes_from_the_data_root_too(world: Path, tmp_path: Path) -> None:
+    from sycoca_ds.eval.paper.cells import content
+
+    root = as_published(world, tmp_path)
+    more = {"data_root": str(root), "device": "cpu", "answer_count": 3}
+    assert evaluate(EvaluateConfig(str(world / "run"), out=str(tmp_path / "paper/vqa"), sets=("vqa_v2",), **more)) == 0
+    (tmp_path / "paper/sets.json").write_text(json.dumps({"checkpoint": "x", "sets": {}}))
+    (part,) = [part for table in content(tmp_path / "paper")["tables"] for part in table["parts"] if part["set"] == "vqa"]
+    assert part["page"] == "vqa/vqa_v2/report.html" and part["rows"][0]["ours"] is not None
+    assert "48 questions, officially 214,354" in part["notes"]

@@ -1,0 +1,210 @@
+"""`--dry-run`: how long an evaluation on sets will take, from batches measured on this device and from how much the sets hold.
+
+A batch of each kind of question is asked twice, of drawn pictures of the usual size, and the second one is timed, with the decoding
+of its pictures: by all ranks together, as in the evaluation itself. What rank 0 does alone is counted by rates that stand below.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.errors import UserError
+from data_pipeline.files import write_json
+from data_pipeline.progress import format_seconds
+from sycoca_ds.eval.collection import Picture, PictureSet
+from sycoca_ds.eval.datasets.evaluation import Asked
+from sycoca_ds.eval.datasets.names import labels_of
+from sycoca_ds.eval.datasets.reading import Absent
+from sycoca_ds.eval.datasets.registry import OfficialSet
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.probe.fitting import fit
+from sycoca_ds.eval.runner.bench import Bench, ImageFeatures, Inputs, Resources, TextFeatures
+from sycoca_ds.eval.runner.team import Work
+from sycoca_ds.eval.tasks.captioning import Captions, decoding_of
+from sycoca_ds.eval.tasks.linear_probe import FITS
+from sycoca_ds.eval.vqa.items import OFFICIAL
+
+USUAL_SIDES = (640, 480)
+"""Pixels of a picture of COCO."""
+TEMPLATES = 80
+"""Of a set of classes that is not here, as ImageNet's."""
+CAPTIONS_SECONDS, CAPTION_SECONDS = 12.0, 0.006
+"""Of scoring: the start of both Java programs, and a picture by all scorers (METEOR 3.4 ms, CIDEr and BLEU 1.5 ms, PTB 0.3 ms;
+4,989 pictures on 2 cores)."""
+MEAN_ITERATIONS = 250
+"""Of a fit of a linear probe: between 20 at small C and the bound of 1,000 at large ones."""
+FITTED_ROWS, FITTED_ITERATIONS = 2048, 4
+"""On so many drawn vectors an iteration is measured."""
+PASSES_OF_QUESTIONS = 3
+"""Right picture, another one, none."""
+
+
+class Drawn(PictureSet):
+    """As many pictures as are asked for, all alike."""
+
+    def __init__(self, count: int, image_size: int):
+        from PIL import Image
+
+        noise = np.random.default_rng(0).integers(0, 256, (USUAL_SIDES[1] // 8, USUAL_SIDES[0] // 8, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noise).resize(USUAL_SIDES).save(stream, format="JPEG", quality=90)
+        self._jpeg = stream.getvalue()
+        pictures = [Picture(str(number), str(number), str(number)) for number in range(count)]
+        super().__init__(".", image_size, "drawn", pictures, ["a picture of something"] * count, range(count))
+
+    def pixels(self, number: int) -> np.ndarray:
+        from sycoca_ds.data.transforms import load_image
+
+        return load_image(self._jpeg)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds that all ranks together need."""
+
+    image: float
+    text: float
+    caption: float | None
+    """None: the model writes none."""
+    width: int
+    """Of an image's features."""
+    iteration: float
+    """Of a fit, a row and class: on rank 0 alone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task on one set."""
+
+    name: str
+    task: str
+    counted: str
+    """What there is of it, in words."""
+    official: bool
+    """The set is not here, and counted as its page says."""
+    seconds: float
+
+
+def measure(loaded: Any, options: SuiteOptions, device: Any, resources: Resources) -> Rates | None:
+    """Rates on this device, by all ranks. None on ranks other than 0, which answer."""
+    team, size = resources.team, options.batch_size * resources.team.size
+    collection = Drawn(size, loaded.config.model.image.image_size)
+    bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources)
+    if not team.leads:
+        team.serve(bench)
+        return None
+
+    def seconds(work: Work, what: str) -> float:
+        for _ in range(2):
+            start = time.perf_counter()
+            bench.map(work, size, f"measure: {what}", "samples")
+            took = time.perf_counter() - start
+        return took / size
+
+    with team.conducting():
+        image, text = seconds(ImageFeatures(), "look at images"), seconds(TextFeatures(collection.captions), "read texts")
+        caption = seconds(Captions(**decoding_of(bench)), "write captions") if loaded.config.model.captions else None
+        width = bench.map(ImageFeatures(), 1, "measure: width", "samples")["feature"].shape[1]
+    return Rates(image, text, caption, width, _iteration(width))
+
+
+def _iteration(width: int) -> float:
+    """Seconds that an iteration of a fit takes a row and class."""
+    random, classes = np.random.default_rng(0), 10
+    rows, label = random.standard_normal((FITTED_ROWS, width)), random.integers(0, classes, FITTED_ROWS)
+    start = time.perf_counter()
+    iterations = fit(rows, label, 1.0).iterations
+    return (time.perf_counter() - start) / (max(1, iterations) * FITTED_ROWS * classes)
+
+
+def parts(entry: OfficialSet, asked: Asked, tasks: Sequence[str], rates: Rates, beams: int) -> list[Part]:
+    """What each task of a set takes."""
+    count, prompts, official = counts_of(entry, asked, entry.evaluated)
+    found = []
+
+    def add(task: str, counted: str, seconds: float) -> None:
+        found.append(Part(entry.name, task, counted, official, seconds))
+
+    images, captions, classes = count["pictures"], count["captions"] or 0, count["classes"] or 0
+    looked = images * rates.image
+    if "retrieval" in tasks:
+        add("retrieval", f"{images:,} images, {captions:,} captions", looked + captions * rates.text)
+    if "classification" in tasks:
+        add("classification", f"{images:,} images, {classes * prompts:,} prompts", looked + classes * prompts * rates.text)
+    if "captioning" in tasks and rates.caption is not None:
+        scoring = CAPTIONS_SECONDS + images * CAPTION_SECONDS
+        add("captioning", f"{images:,} images", images * rates.caption + scoring)
+    if "linear_probe" in tasks:
+        fitted = sum(counts_of(entry, asked, split)[0]["pictures"] for split in entry.fitted)
+        fits = (FITS + 2) * MEAN_ITERATIONS * fitted * classes * rates.iteration
+        add("linear_probe", f"{images + fitted:,} images, {FITS + 2} fits", (images + fitted) * rates.image + fits)
+    if "vqa" in tasks and rates.caption is not None:
+        questions = count["questions"] or 0
+        add("vqa", f"{questions:,} questions", PASSES_OF_QUESTIONS * questions * (rates.image + rates.caption / beams))
+    return found
+
+
+def counts_of(entry: OfficialSet, asked: Asked, split: str) -> tuple[dict[str, int | None], int, bool]:
+    """(pictures, captions, classes and questions; templates; whether these are the official numbers): of the set's lists, if it is
+    here."""
+    from sycoca_ds.eval.datasets.check import count_of
+
+    try:
+        root, read = entry.open(asked.data_root, split)
+    except UserError as error:
+        if not isinstance(error, Absent):
+            raise
+        official = entry.counts[split]
+        found = {name: getattr(official, name) for name in ("pictures", "captions", "classes")}
+        return {**found, "pictures": found["pictures"] or 0, "questions": OFFICIAL.get(split)}, TEMPLATES, True
+    own = count_of(read)
+    templates = TEMPLATES
+    if read.label_N is not None and split == entry.evaluated and "classification" in entry.tasks:
+        templates = len(labels_of(entry, root, read, asked.data_root, asked.prompts.get(entry.name))[0].templates)
+    questions = read.asked.count if read.asked else None
+    return {"pictures": own.pictures, "captions": own.captions, "classes": own.classes, "questions": questions}, templates, False
+
+
+def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device: Any, resources: Resources) -> int:
+    """Tells what an evaluation would take and writes OUT/estimate.json; nothing is evaluated. 0."""
+    rates = measure(loaded, options, device, resources)
+    if rates is None:
+        return 0
+    found: list[Part] = []
+    for entry in asked.entries:
+        tasks = [task for task in options.tasks if task in entry.tasks]
+        if tasks == ["vqa"] and not loaded.config.model.fusion:
+            continue
+        found += parts(entry, asked, tasks, rates, options.beams)
+    total = sum(part.seconds for part in found)
+    for part in found:
+        print(f"{part.name:14} {part.task:14} {format_seconds(part.seconds):>9}  {part.counted}{', officially' * part.official}")
+    ranks, device_name = resources.team.size, str(device.type)
+    print(
+        f"dry run: {total / 3600:.2f} hours on {ranks} rank{'s' * (ranks != 1)} ({device_name}, {options.precision}, batches of "
+        f"{options.batch_size}): {1 / rates.image:,.1f} images and {1 / rates.text:,.0f} texts a second"
+        + (f", {1 / rates.caption:,.1f} captions" if rates.caption else "")
+    )
+    if any(part.official for part in found):
+        print(f"dry run: sets that are not in {asked.data_root} are counted as their pages say")
+    write_json(out / "estimate.json", _record(found, rates, ranks, device_name, options))
+    return 0
+
+
+def _record(found: Sequence[Part], rates: Rates, ranks: int, device: str, options: SuiteOptions) -> Mapping[str, Any]:
+    return {
+        "seconds": sum(part.seconds for part in found),
+        "ranks": ranks,
+        "device": device,
+        "precision": options.precision,
+        "batch_size": options.batch_size,
+        "rates": {name: getattr(rates, name) for name in Rates.__dataclass_fields__},
+        "parts": [{name: getattr(part, name) for name in Part.__dataclass_fields__} for part in found],
+    }

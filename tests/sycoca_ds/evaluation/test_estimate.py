@@ -1,0 +1,60 @@
+"""`--dry-run`: measured rates times what the sets hold, and nothing evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import UserError
+from sycoca_ds.eval.datasets.evaluation import Asked
+from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES
+from sycoca_ds.eval.tasks.linear_probe import FITS
+from sycoca_ds.evaluation import estimate
+from sycoca_ds.evaluation.command import evaluate
+from sycoca_ds.evaluation.estimate import MEAN_ITERATIONS, Rates, parts
+from sycoca_ds.evaluation.options import EvaluateConfig
+from tests.worlds.published.listed import write_textures
+from tests.worlds.trainings.eval_world import make_run
+
+RATES = Rates(image=0.01, text=0.001, caption=0.1, width=64, iteration=1e-9)
+
+
+def test_of_each_task_by_hand(tmp_path: Path) -> None:
+    """Official numbers where a set is not here."""
+    asked = Asked.parse(str(tmp_path), (), PAPER, None)
+    found = {
+        (part.name, part.task): part for name in SUITES[PAPER] for part in parts(SETS[name], asked, SETS[name].tasks, RATES, 1)
+    }
+    assert set(found) == {(name, task) for name in SUITES[PAPER] for task in SETS[name].tasks}
+    assert all(part.official for part in found.values())
+    assert found["mscoco", "retrieval"].seconds == pytest.approx(5_000 * 0.01 + 25_010 * 0.001)
+    assert found["imagenet1k", "classification"].seconds == pytest.approx(50_000 * 0.01 + 80_000 * 0.001)
+    captions = found["nocaps", "captioning"].seconds
+    assert captions == pytest.approx(4_500 * 0.1 + estimate.CAPTIONS_SECONDS + 4_500 * estimate.CAPTION_SECONDS)
+    fits = (FITS + 2) * MEAN_ITERATIONS * 75_750 * 101 * 1e-9
+    assert found["food101", "linear_probe"].seconds == pytest.approx(101_000 * 0.01 + fits)
+    assert found["vqa_v2", "vqa"].seconds == pytest.approx(3 * 214_354 * 0.11)
+    without = Rates(0.01, 0.001, None, 64, 1e-9)
+    assert [part.task for part in parts(SETS["mscoco"], asked, SETS["mscoco"].tasks, without, 1)] == ["retrieval"]
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_and_evaluates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = make_run(tmp_path / "run")
+    write_textures(tmp_path / "sets")
+    words = {"device": "cpu", "precision": "fp32", "batch_size": 4, "caption_tokens": 4, "dry_run": True}
+    out = tmp_path / "out"
+    assert evaluate(EvaluateConfig(str(run), data_root=str(tmp_path / "sets"), suite="paper", out=str(out), **words)) == 0
+    said, found = capsys.readouterr().out, json.loads((out / "estimate.json").read_text())
+    assert [path.name for path in out.iterdir()] == ["estimate.json"]
+    assert found["seconds"] == pytest.approx(sum(part["seconds"] for part in found["parts"])) and found["ranks"] == 1
+    assert {part["name"] for part in found["parts"]} == set(SUITES[PAPER]) - {"vqa_v2"}, "this model answers no questions"
+    assert all(value > 0 for value in found["rates"].values()) and found["rates"]["width"] == 32
+    (textures,) = [part for part in found["parts"] if part["name"] == "dtd"]
+    assert not textures["official"] and 0 < int(textures["counted"].split()[0]) < 100
+    assert f"dry run: {found['seconds'] / 3600:.2f} hours on 1 rank (cpu, fp32, batches of 4)" in said
+    assert "are counted as their pages say" in said
+    with pytest.raises(UserError, match="--dry-run goes with --data-root"):
+        evaluate(EvaluateConfig(str(run), str(tmp_path), out=str(out), **words))
