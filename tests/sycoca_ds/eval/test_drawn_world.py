@@ -1,7 +1,7 @@
 """Every task on a trained model: the hard world written in each official layout, and what has to be reached.
 
-Training takes minutes. SYCOCA_HARD=FOLDER takes a world, its data and a run that are there already, FOLDER/world, FOLDER/train,
-FOLDER/test and FOLDER/run, as docs/worlds.md makes them.
+Training takes minutes. SYCOCA_HARD=FOLDER takes a world, its data and runs that are there already, FOLDER/world, FOLDER/train,
+FOLDER/test, FOLDER/run and FOLDER/vqa, as docs/worlds.md and docs/finetuning.md make them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -25,9 +25,11 @@ from tests.worlds.processes.watching import wait_until
 from tests.worlds.published.exported import Shown, write_parquet, write_wds
 
 pytestmark = [pytest.mark.full, pytest.mark.slow, pytest.mark.timeout(7200)]
-PORT, STEPS = 8731, 600
+PORT, STEPS, QUESTION_STEPS = 8731, 600, 120
 RETRIEVED, SHOWN = 500, 300
 """Test pictures for retrieval, and for what takes longer."""
+ASKED = 150
+"""Test pictures with questions."""
 TAUGHT, CHOSEN = 600, 200
 """Training pictures of the probe, and those that C is chosen on."""
 
@@ -44,7 +46,7 @@ def python(*words: object) -> None:
 
 @pytest.fixture(scope="module")
 def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """world/, train/, test/ and run/, as docs/worlds.md has it."""
+    """world/, train/, test/ and run/, as docs/worlds.md has it, and vqa/, the run fine-tuned for questions."""
     given = os.environ.get("SYCOCA_HARD")
     if given:
         return Path(given)
@@ -74,7 +76,13 @@ def hard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = folder / "train/tokenizer.json"
     python("-m", "data_pipeline", "tokenizer", "train", "--data", folder / "train", "--out", tokens, "--vocab-size", 512)
     data = ["--data.train", folder / "train", "--run.out", folder / "run"]
-    python("sycoca_ds/train.py", "--preset", "tiny", *data, "--optim.steps", STEPS, "--optim.lr", "5e-4", "--run.precision", "fp32")
+    fp32 = ["--preset", "tiny", "--run.precision", "fp32"]
+    python("sycoca_ds/train.py", *fp32, *data, "--optim.steps", STEPS, "--optim.lr", "5e-4")
+    data = ["--data.train", folder / "train", "--run.out", folder / "vqa"]
+    data += ["--data.questions", folder / "world/train_questions.json"]
+    steps = ["--optim.epochs", "None", "--optim.steps", QUESTION_STEPS, "--optim.global-batch-size", 64, "--optim.lr", "1e-3"]
+    weights = ["--run.weights", folder / "run", "--optim.warmup-steps", 10]
+    python("sycoca_ds/train.py", *fp32, "--task", "vqa", *weights, *data, *steps)
     return folder
 
 
@@ -138,6 +146,29 @@ def write_dtd(folder: Path, splits: dict[str, Sequence[Shown]], classes: Sequenc
         (folder / f"labels/{split}1.txt").write_text("\n".join(names) + "\n")
 
 
+def write_vqa(folder: Path, world: Path, pictures: int) -> None:
+    """VQA v2's files and COCO's pictures; one answer counts as ten. Without numbers: candidates are normalised, "3", and
+    what ten people say alike, "three", is not."""
+    (folder / "val2014").mkdir(parents=True)
+    asked = json.loads((world / "test_questions.json").read_text())["questions"]
+    questions, annotations = [], []
+    for number, entry in enumerate(asked):
+        image = int(PurePosixPath(entry["url"]).stem)
+        if image < pictures and entry["kind"] != "count":
+            told = {"question_id": number, "image_id": image}
+            questions.append({**told, "question": entry["question"]})
+            answers = [{"answer": entry["answer"], "answer_id": at} for at in range(1, 11)]
+            kind = "yes/no" if entry["answer"] in ("yes", "no") else "other"
+            said = {"question_type": entry["kind"], "answer_type": kind, "multiple_choice_answer": entry["answer"]}
+            annotations.append({**told, **said, "answers": answers})
+            path = folder / f"val2014/COCO_val2014_{image:012d}.jpg"
+            if not path.exists():
+                shutil.copyfile(world / "images/test" / f"{image:06d}.jpg", path)
+    for name, part in (("OpenEnded_mscoco_val2014_questions", "questions"), ("mscoco_val2014_annotations", "annotations")):
+        content = {"data_subtype": "val2014", part: questions if part == "questions" else annotations}
+        (folder / f"v2_{name}.json").write_text(json.dumps(content))
+
+
 @pytest.fixture(scope="module")
 def found(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """{set: its tasks}, of one evaluation on all layouts and one on the world's own folder."""
@@ -163,6 +194,9 @@ def found(hard: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dic
     more = {"regions": str(hard / "world/test_regions.json"), "tasks": ("alignment", "compositionality", "masking")}
     own = EvaluateConfig(str(hard / "run"), str(hard / "test"), out=str(out / "own"), compositions=(crepe,), **more, **words)
     assert evaluate(own) == 0
+    write_vqa(sets / "vqa_v2", hard / "world", ASKED)
+    more = {"data_root": str(sets), "sets": ("vqa_v2",), "answer_count": 1}
+    assert evaluate(EvaluateConfig(str(hard / "vqa"), out=str(out), **more, **words)) == 0
     results = {path.parent.name: json.loads(path.read_text())["tasks"] for path in out.glob("*/results.json")}
     keep = os.environ.get("SYCOCA_HARD_OUT")
     if keep:
@@ -209,3 +243,10 @@ def test_pointing(found: dict[str, dict]) -> None:
     numbers = record["metrics"]
     assert numbers["pointing"] > 3 * record["chance"]["pointing"] and numbers["pointing"] > 1.5 * numbers["other_pointing"]
     assert numbers["objects_miou"] > 5 * numbers["shuffled_objects_miou"]
+
+
+def test_questions(found: dict[str, dict]) -> None:
+    """More than who does not look, and than the usual answer to such a question."""
+    numbers = found["vqa_v2"]["vqa"]["metrics"]
+    blind = max(numbers[f"accuracy_{name}"] for name in ("usual", "other_picture", "blind"))
+    assert numbers["accuracy"] > 1.15 * blind and numbers["accuracy"] > 3 * numbers["accuracy_shuffled"]
