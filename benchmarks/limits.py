@@ -24,9 +24,9 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" or has_bf16_products() else torch.float32
 
 
-def training_shapes(model: ModelConfig, batch_size: int, text_tokens: int) -> list[Shape]:
+def training_shapes(model: ModelConfig, batch_size: int, text_tokens: float) -> list[Shape]:
     """The large products of a step's forward pass, a block's of each part once, and the vocabulary's."""
-    image_rows, text_rows = batch_size * (model.image.patches + 1), batch_size * text_tokens
+    image_rows, text_rows = batch_size * (model.image.patches + 1), round(batch_size * text_tokens)
     widths = [(image_rows, model.image.width), (text_rows, model.text.width)]
     if model.captions:
         widths.append((text_rows, model.text_decoder.width))

@@ -30,6 +30,7 @@ from sycoca_ds.config import ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.open_clip.weights import to_open_clip
 from sycoca_ds.model.sycoca import SyCoCa
+from sycoca_ds.model.text_encoder import label_places
 from sycoca_ds.presets import PRESETS
 
 CONTEXT = 76
@@ -89,11 +90,15 @@ class Plain:
 
 
 def ours(model: SyCoCa, batches: list[dict[str, Tensor]], dtype: torch.dtype) -> Callable[[], None]:
-    """A step a batch; captions are cut to the longest of each batch, as the loader does. Every product's weight has the dtype."""
+    """A step a batch; captions are cut to the longest of each batch and their labels found beforehand, as the loader does both.
+    Every product's weight has the dtype."""
     model = model.to(dtype)
     assert {p.dtype for p in model.parameters()} == {dtype}
     optimizer = Plain(model) if dtype == torch.float32 else Master(model)
-    cut = [{**batch, "text_BL": batch["text_BL"][:, : longest(batch["text_BL"])].contiguous()} for batch in batches]
+    cut = []
+    for batch in batches:
+        text_BL = batch["text_BL"][:, : longest(batch["text_BL"])].contiguous()
+        cut.append({**batch, "text_BL": text_BL, "label_at_M": label_places(text_BL, model.config.text.eot_id)})
 
     def turn() -> None:
         for batch in cut:
@@ -125,7 +130,7 @@ def coca(name: str, kind: str, batch_size: int, options: argparse.Namespace, pee
     image = [torch.randn(batch_size, 3, side, side, generator=generator) for _ in text]
     model, precisions = SyCoCa(config, seed=0).train(), ["fp32"] if dtype == torch.float32 else ["amp_bf16"]
     precisions += ["pure_bf16"] if device.type == "cuda" else []
-    flops = sum(step_flops(config, longest(t), (longest_sum(t) - len(t)) / len(t)) * len(t) for t in text)
+    flops = sum(step_flops(config, real_tokens_of(t) / len(t)) * len(t) for t in text)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder, "weights.safetensors")
         save_file({key: value.contiguous() for key, value in to_open_clip(model.state_dict(), config).items()}, weights)
@@ -160,7 +165,7 @@ def coca(name: str, kind: str, batch_size: int, options: argparse.Namespace, pee
             peer.ask("release")
         for twin in twins:
             twin.close()
-    alone, operations = products(training_shapes(config, batch_size, longest(text[0])), dtype, device)
+    alone, operations = products(training_shapes(config, batch_size, real_tokens_of(text[0]) / batch_size), dtype, device)
     samples = batch_size * len(text)
     what = f"{name}, batch {batch_size}, {kind} captions ({sum(counts) / len(counts):.0f} of {CONTEXT} tokens), {str(dtype)[6:]}"
     more: dict[str, Any] = {"losses": losses, "flops": flops, **peak}
@@ -168,7 +173,7 @@ def coca(name: str, kind: str, batch_size: int, options: argparse.Namespace, pee
     return Row("training", what, "samples/s", samples, turns.pop("ours"), turns, **limit, more=more)
 
 
-def longest_sum(text_BL: Tensor) -> int:
+def real_tokens_of(text_BL: Tensor) -> int:
     """Real tokens of all captions."""
     return int((text_BL != 0).sum())
 

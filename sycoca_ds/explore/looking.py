@@ -20,7 +20,7 @@ from data_pipeline.errors import UserError, one_line
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.pictures import hide, mask_overlay
 from sycoca_ds.eval.report.galleries import data_uri
-from sycoca_ds.eval.tasks.retrieval import best_own_ranks, exact_unit_vectors, top_candidates
+from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors, top_candidates
 from sycoca_ds.explore.keeper import Compared, Held
 from sycoca_ds.inference.model import Model
 from sycoca_ds.inference.pictures import read_picture
@@ -275,9 +275,8 @@ def _rank(query_E: torch.Tensor, candidate_CE: torch.Tensor, own: list[int], own
     """Rank from 1 of the best of the candidates at `own`, or, where there are none, of `own_E` put behind them."""
     if not own:
         candidate_CE, own = torch.cat([candidate_CE, own_E[None]]), [len(candidate_CE)]
-    group_C = torch.full((len(candidate_CE),), -1)
-    group_C[own] = 0
-    return int(best_own_ranks(query_E[None], candidate_CE, torch.zeros(1, dtype=torch.int64), group_C)[0]) + 1
+    order = top_candidates(query_E[None], candidate_CE, len(candidate_CE))[0].tolist()
+    return 1 + min(order.index(place) for place in own)
 
 
 def _cosines(query_E: torch.Tensor, candidate_CE: torch.Tensor) -> list[float]:

@@ -197,7 +197,7 @@ def test_outside_the_environment_a_line_says_so(program: str) -> None:
 
 
 def test_all_programs_are_among_them() -> None:
-    assert len(PROGRAMS) == 17 and "-m sycoca_ds.launch" in PROGRAMS
+    assert len(PROGRAMS) == 18 and "-m sycoca_ds.launch" in PROGRAMS
 
 
 def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() -> None:

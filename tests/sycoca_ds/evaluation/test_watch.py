@@ -105,7 +105,7 @@ def test_checkpoints_that_go_or_are_damaged_are_left_out(tmp_path, data, monkeyp
     with open(run / "checkpoints/step_00000015/mp_rank_00_model_states.pt", "r+b") as file:
         file.seek(1000)
         file.write(b"damaged")
-    place, load, torch_load = watch.Watch.place, weights.load_for_inference, weights.torch.load
+    place, load, read = watch.Watch.place, weights.load_for_inference, weights.master_files.read
 
     def vanish(self, folder):
         if folder.name.endswith("05") and folder.exists() and not (tmp_path / "out").exists():
@@ -115,10 +115,10 @@ def test_checkpoints_that_go_or_are_damaged_are_left_out(tmp_path, data, monkeyp
     def vanish_while_read(path, *arguments, **more):
         if "step_00000010" in str(path):
             shutil.rmtree(run / "checkpoints/step_00000010")
-        return torch_load(path, *arguments, **more)
+        return read(path, *arguments, **more)
 
     monkeypatch.setattr(watch.Watch, "place", vanish)
-    monkeypatch.setattr(weights.torch, "load", vanish_while_read)
+    monkeypatch.setattr(weights.master_files, "read", vanish_while_read)
     assert load and evaluate(config(tmp_path)) == 0
     assert list(evaluated(tmp_path)) == [20]
     said = capsys.readouterr().out
