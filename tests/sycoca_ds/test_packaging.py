@@ -89,7 +89,7 @@ def test_the_command_works_from_any_folder_without_the_checkout(installed: Path,
         words = (sys.executable, str(installed / "bin/sycoca"), *words)
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert str(REPOSITORY) not in done.stdout
+        assert str(REPOSITORY) not in done.stdout.replace(sys.prefix, "")  # but for the environment's own programs
         return done.stdout
 
     assert "sycoca_ds" not in os.listdir(tmp_path) and "supervise" in sycoca("--help")
