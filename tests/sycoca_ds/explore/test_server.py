@@ -298,8 +298,8 @@ def test_a_damaged_newer_checkpoint_is_named_and_the_next_one_taken(trained: Pat
     with served(keeper) as page:
         until(page, stage="ready")
         newer.rename(place)
-        said = f"step 4 cannot be opened: checkpoint {place / damaged.name} is damaged (its size or sha256 is not what state.json says)"
-        state = until(page, left_out=f"{said}: choose another step of {place.parent}")
+        said = f"checkpoint {place / damaged.name} is damaged (its size or sha256 is not what state.json says)"
+        state = until(page, left_out=f"step 4 cannot be opened: {said}: choose another step of {place.parent}")
         assert state["version"] == 1
         assert look(page, sample="0", caption="a ring", parts="similarity")["begin"]["step"] == 2
         time.sleep(0.5)
