@@ -256,9 +256,8 @@ def check_same(run: Run, precision: str | None) -> bool:
     if saved is None:
         return False
     found = {"run.precision": precision or saved.run.precision} if run.config.run.precision == "auto" else {}
-    if run.config.model.text.vocab_size is None:
-        found["model.text.vocab_size"] = saved.model.text.vocab_size
-    changes = changed_fields(dataclasses.asdict(saved), dataclasses.asdict(run.config), found)
+    settled = with_vocabulary(run.config.model, saved.model.text.vocab_size, saved.model.masking.left_out_ids or ())
+    changes = changed_fields(dataclasses.asdict(saved), dataclasses.asdict(replace(run.config, model=settled)), found)
     other = [f"{name} = {old} (now {new})" for name, (old, new) in changes.items()]
     if other:
         raise UserError(

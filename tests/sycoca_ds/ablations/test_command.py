@@ -297,13 +297,12 @@ def test_an_existing_folder_with_another_configuration_is_refused(data_set: Path
     assert not check_same(run, found_precision(tmp_path))
     run.folder.mkdir(parents=True)
 
-    def saved(**changes: object) -> None:
-        moved = {"out": "/elsewhere", "precision": "bf16"} | changes
-        (run.folder / "config.json").write_text(
-            to_json(dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, **moved)))
-        )
-
-    saved()
+    tokenizer = Tokenizer(data_set / "tokenizer.json")
+    left_out_ids = tokenizer.meaningless_ids(run.config.model.masking.common_words)
+    settled = with_vocabulary(run.config.model, tokenizer.vocab_size, left_out_ids)
+    assert settled.masking.left_out_ids, "the preset leaves words out"
+    moved = dataclasses.replace(run.config.run, out="/elsewhere", precision="bf16")
+    (run.folder / "config.json").write_text(to_json(dataclasses.replace(run.config, model=settled, run=moved)))
     assert check_same(run, found_precision(tmp_path)) and found_precision(tmp_path) == "bf16"
     (other,) = plan_runs(rows, (0,), tmp_path, [*words, "--optim.lr", "0.5", "--optim.eps", "7"])
     with pytest.raises(UserError, match=r"was trained with optim.lr = 0.0014 \(now 0.5\), optim.eps = 1e-06 \(now 7.0\): give the"):
