@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from benchmarks.frame import Turn, in_turns, timed
 from sycoca_ds.config import ModelConfig
-from sycoca_ds.model.blocks import has_bf16_products
+from sycoca_ds.model.layers.products import has_bf16_products
 
 Shape = tuple[int, int, int]
 """Rows, inputs, outputs."""

@@ -1,4 +1,4 @@
-"""Why two kernels are not torch's own in bf16 on a CPU (sycoca_ds/model/blocks.py)
+"""Why two kernels are not torch's own in bf16 on a CPU (sycoca_ds/model/layers/products.py)
 
     python benchmarks/investigations/cpu_kernels.py
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from sycoca_ds.model.blocks import LayerNorm
+from sycoca_ds.model.layers.products import LayerNorm
 
 TURNS = 15
 TOKENS, WIDTH = 64 * 256, 128

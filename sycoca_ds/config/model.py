@@ -103,7 +103,7 @@ class MaskingConfig:
     similarity: Literal[
         "token_max", "centred_over_pictures", "cross_attention", "value_path", "global", "centred_token_max", "saliency"
     ] = "token_max"
-    """What ranks the patches (model/scores.py has each as a function, docs/masking.md what each was measured to find).
+    """What ranks the patches (model/masking/scores.py has each as a function, docs/masking.md what each was measured to find).
     By the caption: `token_max` the best match among the caption's tokens (paper eq. 7); `centred_over_pictures` the same after
     what a token matches in the step's other pictures is taken off; `cross_attention` where the text decoder looks when it says
     the caption; `value_path` eq. 7 on what the two [CLS] would read if each attended to one patch or token alone; `global` the

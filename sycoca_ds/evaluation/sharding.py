@@ -22,7 +22,7 @@ from sycoca_ds.engine.checkpoint.weights import Loaded, Stored, loaded, open_wei
 from sycoca_ds.engine.master_weights import NOTHING, Share
 from sycoca_ds.eval.runner.bench import fresh_model
 from sycoca_ds.eval.runner.team import Team
-from sycoca_ds.model.blocks import initialise
+from sycoca_ds.model.layers.initialise import initialise
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 

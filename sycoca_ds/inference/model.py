@@ -35,7 +35,7 @@ from sycoca_ds.inference.answers import (
     TokenScores,
 )
 from sycoca_ds.inference.pictures import GivenPictures, as_list
-from sycoca_ds.model.masking import split_patches
+from sycoca_ds.model.masking.patches import split_patches
 from sycoca_ds.model.text_encoder import PAD_ID
 
 if TYPE_CHECKING:

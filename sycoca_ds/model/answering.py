@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sycoca_ds.config import ModelConfig
-from sycoca_ds.model.blocks import CrossBlock, LayerNorm, Linear
 from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import TextDecoder
 from sycoca_ds.model.generation import Captioner, Decoding, generate, largest
 from sycoca_ds.model.image_encoder import ImageEncoder
+from sycoca_ds.model.layers.blocks import CrossBlock
+from sycoca_ds.model.layers.products import LayerNorm, Linear
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 PAIRS_AT_ONCE = 2048

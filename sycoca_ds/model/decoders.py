@@ -8,19 +8,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sycoca_ds.config import DecoderConfig
-from sycoca_ds.model.blocks import (
-    CrossBlock,
-    KeyValues,
-    LayerNorm,
-    Linear,
-    SelfBlock,
-    linear,
-    multiplies_in_float32,
-    recomputes,
-    run_block,
-)
-from sycoca_ds.model.masking import put_patches
-from sycoca_ds.model.packing import Packing
+from sycoca_ds.model.layers.blocks import CrossBlock, SelfBlock
+from sycoca_ds.model.layers.key_values import KeyValues
+from sycoca_ds.model.layers.packing import Packing
+from sycoca_ds.model.layers.products import LayerNorm, Linear, linear, multiplies_in_float32
+from sycoca_ds.model.layers.stacks import recomputes, run_block
+from sycoca_ds.model.masking.patches import put_patches
 
 LOGITS_AT_ONCE = 1 << 26
 """Most logits the captioning loss holds at a time: 256 MiB in float32."""

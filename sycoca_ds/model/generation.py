@@ -18,10 +18,10 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import KeyValues, Places
 from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import TextDecoder
-from sycoca_ds.model.masking import random_scores
+from sycoca_ds.model.layers.key_values import KeyValues, Places
+from sycoca_ds.model.masking.patches import random_scores
 from sycoca_ds.model.text_encoder import PAD_ID, TextEncoder
 
 NEVER = float("-inf")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sycoca_ds.model.ranking import PatchRanking
+from sycoca_ds.model.masking.ranking import PatchRanking
 
 
 def class_activation(activation_BND: Tensor, slope_BND: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import ImageEncoderConfig
-from sycoca_ds.model.blocks import AttentionPooling, LayerNorm, Linear, SelfBlock, run_blocks
+from sycoca_ds.model.layers.blocks import AttentionPooling, SelfBlock
+from sycoca_ds.model.layers.products import LayerNorm, Linear
+from sycoca_ds.model.layers.stacks import run_blocks
 
 
 def patchify(image_BCHW: Tensor, patch_size: int) -> Tensor:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from sycoca_ds.config import LossConfig, ModelConfig, check_model
 from sycoca_ds.model.answering import Answering, Fusion
-from sycoca_ds.model.blocks import initialise
 from sycoca_ds.model.choices import Choices
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
 from sycoca_ds.model.generation import Captioner, Decoding, generate
 from sycoca_ds.model.grad_cam import GradCam
 from sycoca_ds.model.image_encoder import ImageEncoder
-from sycoca_ds.model.masking import random_scores, split_patches, take_patches
+from sycoca_ds.model.layers.initialise import initialise
+from sycoca_ds.model.masking.patches import random_scores, split_patches, take_patches
+from sycoca_ds.model.masking.ranking import FullPass, repeated
 from sycoca_ds.model.objectives import (
     contrastive_loss,
     label_count,
@@ -25,7 +26,6 @@ from sycoca_ds.model.objectives import (
     masked_l1,
     patch_moments,
 )
-from sycoca_ds.model.ranking import FullPass, repeated
 from sycoca_ds.model.text_encoder import TextEncoder, label_places
 
 LOGIT_SCALE_START = math.log(1 / 0.07)

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sycoca_ds.config import TextEncoderConfig
-from sycoca_ds.model.blocks import KeyValues, LayerNorm, Linear, SelfBlock, run_blocks
-from sycoca_ds.model.packing import CaptionRows, Packing
+from sycoca_ds.model.layers.blocks import SelfBlock
+from sycoca_ds.model.layers.key_values import KeyValues
+from sycoca_ds.model.layers.packing import CaptionRows, Packing
+from sycoca_ds.model.layers.products import LayerNorm, Linear
+from sycoca_ds.model.layers.stacks import run_blocks
 
 PAD_ID = 0
 """Id of padding in every tokenizer. In CLIP's BPE it is also that of "!", so `real_tokens` goes by the end of the text."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, MaskingConfig, ModelConfig, TextEncoderConfig
 from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.model.generation import Decoding
-from sycoca_ds.model.masking import split_patches
+from sycoca_ds.model.masking.patches import split_patches
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from sycoca_ds.model.blocks import Block
+from sycoca_ds.model.layers.blocks import Block
 
 
 def gather_whole_blocks() -> None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.model.masking import split_patches
+from sycoca_ds.model.masking.patches import split_patches
 
 
 def hidden_sets(score_IN: Tensor, masking: MaskingConfig) -> Tensor:

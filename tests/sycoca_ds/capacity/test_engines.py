@@ -25,7 +25,7 @@ from sycoca_ds.engine.checkpoint.contents import measure as size_of
 from sycoca_ds.engine.ema import Ema
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.model.blocks import has_bf16_products
+from sycoca_ds.model.layers.products import has_bf16_products
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages, tensors_alive

@@ -18,7 +18,8 @@ from sycoca_ds.capacity.states import Sharding
 from sycoca_ds.capacity.step import Step
 from sycoca_ds.config import LossConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.model import blocks, decoders
+from sycoca_ds.model import decoders
+from sycoca_ds.model.layers import products
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.live_bytes import LiveBytes, storages
@@ -40,7 +41,7 @@ def shallow(preset: str) -> ModelConfig:
 @pytest.fixture(autouse=True)
 def with_bf16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the planner plans for; a CPU without them has float32 copies of a layer on top."""
-    monkeypatch.setattr(blocks, "has_bf16_products", lambda: True)
+    monkeypatch.setattr(products, "has_bf16_products", lambda: True)
 
 
 def build(model: ModelConfig, dtype: torch.dtype, checkpointing: Checkpointing) -> SyCoCa:

@@ -24,7 +24,7 @@ from sycoca_ds.eval.tasks.captioning import write_captions
 from sycoca_ds.eval.tasks.reconstruction import Errors
 from sycoca_ds.inference.model import Model
 from sycoca_ds.inference.pictures import read_picture
-from sycoca_ds.model.scores import best_match, counted_tokens
+from sycoca_ds.model.masking.scores import best_match, counted_tokens
 from sycoca_ds.model.text_encoder import real_tokens
 from tests.worlds.open_clip.world import run_export
 from tests.worlds.strangers.awkward_pictures import awkward

@@ -11,7 +11,7 @@ import torch
 
 from sycoca_ds.model.generation import Captioner, Decoding, filtered, generate, gumbel_noise
 from sycoca_ds.model.image_encoder import patchify
-from sycoca_ds.model.masking import random_scores
+from sycoca_ds.model.masking.patches import random_scores
 from tests.worlds.models.slow_generation import (
     KINDS,
     MODES,

@@ -11,8 +11,9 @@ import torch
 
 from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
-from sycoca_ds.model import blocks
-from sycoca_ds.model.blocks import CrossBlock, SelfBlock, initialise
+from sycoca_ds.model.layers import stacks
+from sycoca_ds.model.layers.blocks import CrossBlock, SelfBlock
+from sycoca_ds.model.layers.initialise import initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
 from sycoca_ds.presets import PRESETS
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs, small_model
@@ -134,8 +135,8 @@ def test_activation_checkpointing_changes_no_gradient(every: int | dict, monkeyp
     expected = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     model.set_activation_checkpointing(every)
-    plain = blocks.checkpoint
-    monkeypatch.setattr(blocks, "checkpoint", lambda block, *more, **rest: (again.append(block), plain(block, *more, **rest))[1])
+    plain = stacks.checkpoint
+    monkeypatch.setattr(stacks, "checkpoint", lambda block, *more, **rest: (again.append(block), plain(block, *more, **rest))[1])
     model("train", **inputs)["loss"].backward()
     for name, own in blocks_of.items():
         k = every.get(name, 0) if isinstance(every, dict) else every

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from data_pipeline.errors import UserError
 from sycoca_ds.config import MaskingConfig, check_model
 from sycoca_ds.model import sycoca
-from sycoca_ds.model.blocks import SelfAttention
 from sycoca_ds.model.image_encoder import patchify, unpatchify
-from sycoca_ds.model.masking import random_scores, split_patches, take_patches
+from sycoca_ds.model.layers.blocks import SelfAttention
+from sycoca_ds.model.masking.patches import random_scores, split_patches, take_patches
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import label_places

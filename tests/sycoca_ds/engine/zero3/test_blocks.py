@@ -14,7 +14,7 @@ from torch import nn
 
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
-from sycoca_ds.model.blocks import Block
+from sycoca_ds.model.layers.blocks import Block
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.presets import TINY
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs

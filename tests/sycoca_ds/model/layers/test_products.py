@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sycoca_ds.model import blocks
-from sycoca_ds.model.blocks import Linear
+from sycoca_ds.model.layers import products
+from sycoca_ds.model.layers.products import Linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_products_in_float32_are_those_of_the_rounded_numbers(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output and every gradient against float64, rounded to bf16 once; kept for the backward pass is nothing wider than bf16."""
-    monkeypatch.setattr(blocks, "has_bf16_products", lambda: False)
+    monkeypatch.setattr(products, "has_bf16_products", lambda: False)
     torch.manual_seed(0)
     layer, x = Linear(24, 17, bias=bias).bfloat16(), torch.randn(3, 5, 24).bfloat16().requires_grad_()
     slope, kept = torch.randn(3, 5, 17).bfloat16(), []
@@ -31,14 +31,14 @@ def test_products_in_float32_are_those_of_the_rounded_numbers(bias: bool, monkey
 
 def test_which_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    monkeypatch.setattr(blocks.Float32Products, "apply", lambda x, weight, bias: taken.append("float32 products") or x)
+    monkeypatch.setattr(products.Float32Products, "apply", lambda x, weight, bias: taken.append("float32 products") or x)
     layer = Linear(4, 4)
     for has, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(blocks, "has_bf16_products", lambda has=has: has)
+        monkeypatch.setattr(products, "has_bf16_products", lambda has=has: has)
         layer.to(dtype)(torch.zeros(2, 4, dtype=dtype))
     assert taken == ["float32 products"], "in bf16 alone, and where there are no such products"
     monkeypatch.undo()
     assert (
-        blocks.has_bf16_products() == ("avx512" in open("/proc/cpuinfo").read())
+        products.has_bf16_products() == ("avx512" in open("/proc/cpuinfo").read())
         or torch.backends.cpu.get_cpu_capability() == "DEFAULT"
     )

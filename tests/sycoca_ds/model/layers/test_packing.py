@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig
 from sycoca_ds.engine.accumulation import shared_inputs
-from sycoca_ds.model import packing
 from sycoca_ds.model.decoders import ImageDecoder, TextDecoder
-from sycoca_ds.model.packing import Packing
+from sycoca_ds.model.layers import packing
+from sycoca_ds.model.layers.packing import Packing
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.model.text_encoder import TextEncoder, label_places, real_tokens
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs

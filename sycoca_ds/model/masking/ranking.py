@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.model.decoders import TextDecoder
 from sycoca_ds.model.image_encoder import ImageEncoder, patchify
-from sycoca_ds.model.objectives import summed_over_ranks, world_size
-from sycoca_ds.model.packing import CaptionRows
-from sycoca_ds.model.pixels import normalise
-from sycoca_ds.model.scores import (
+from sycoca_ds.model.layers.packing import CaptionRows
+from sycoca_ds.model.masking.scores import (
     best_match,
     centred_over_patches,
     centred_over_pictures,
@@ -24,6 +22,8 @@ from sycoca_ds.model.scores import (
     products,
     saliency,
 )
+from sycoca_ds.model.objectives import summed_over_ranks, world_size
+from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.text_encoder import TextEncoder, real_tokens
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from sycoca_ds.config import MaskingConfig
-from sycoca_ds.model.scores import (
+from sycoca_ds.model.masking.scores import (
     best_match,
     centred_over_patches,
     centred_over_pictures,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sycoca_ds.config import hidden_count
-from sycoca_ds.model.masking import put_patches, random_scores, split_patches, take_patches
+from sycoca_ds.model.masking.patches import put_patches, random_scores, split_patches, take_patches
 
 
 @pytest.mark.parametrize("patches", [1, 2, 9, 25, 36, 196, 255])

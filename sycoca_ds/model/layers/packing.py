@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sycoca_ds.model.attention import attend, join_heads, split_heads, varlen_attention
+from sycoca_ds.model.layers.attention import attend, join_heads, split_heads, varlen_attention
 
 
 def rows_multiple(device: torch.device) -> int:
