@@ -52,6 +52,15 @@ def export(config: ExportConfig) -> int:
         said = ["no tokenizer.json is beside the weights: what needs captions will refuse; give it with --tokenizer"]
     if form == "open_clip":
         theirs, said = to_open_clip(weights, source.config), what_changes(source.config, source.tokenizer is not None)
+    step = "" if source.facts["step"] is None else f", step {source.facts['step']}"
+    step += "" if source.facts.get("ema_decay") is None else ", average of its weights"
+    if config.dry_run:
+        count, size = sum(x.numel() for x in weights.values()), sum(x.numel() * x.element_size() for x in weights.values())
+        print(
+            f"{out}: would be {source.config.family}{step}, {count / 1e6:.1f} M parameters in {config.dtype}, {size / 1e6:.1f} MB, "
+            f"as {form}"
+        )
+        return tell(said)
     with new_folder(out) as folder:
         if form == "open_clip":
             facts = write_open_clip(folder, source, theirs)
@@ -61,12 +70,15 @@ def export(config: ExportConfig) -> int:
                 add_hub_files(folder, source.config)
         write_card(folder, form, source, facts, said, config.license, config.data_license)
         proof = prove(folder, form, source, weights)
-    step = "" if source.facts["step"] is None else f", step {source.facts['step']}"
-    step += "" if source.facts.get("ema_decay") is None else ", average of its weights"
     print(
         f"{out}: {source.config.family}{step}, {facts['parameters'] / 1e6:.1f} M parameters in {facts['dtype']}, "
         f"{facts['bytes'] / 1e6:.1f} MB, sha256 {facts['sha256'][:12]}\n{proof}"
     )
+    return tell(said)
+
+
+def tell(said: list[str]) -> int:
+    """What a user must know."""
     for sentence in said:
         print(f"NOTE: {sentence}", file=sys.stderr, flush=True)
     return 0

@@ -25,12 +25,18 @@ class MarkCommand:
     """The same against evaluation pictures."""
     memory_limit: str = "4GB"
     """What DuckDB may take; it goes on in files beyond that."""
+    dry_run: bool = False
+    """Compare, and say what would be marked; change nothing."""
 
     def run(self) -> int:
         from data_pipeline.shards.mark import mark
 
-        counts = mark(self.data, self.evaluation, self.duplicate_bits, self.evaluation_bits, self.memory_limit)
+        dry = self.dry_run
+        counts = mark(self.data, self.evaluation, self.duplicate_bits, self.evaluation_bits, self.memory_limit, write=not dry)
         for folder, marked in counts.items():
             said = ", ".join(f"{count} {reason}" for reason, count in marked.items()) or "nothing"
-            print(f"{folder}: marked {said}; its report anew: python -m data_pipeline report --data {folder}", file=sys.stderr)
+            if dry:
+                print(f"{folder}: would mark {said}")
+            else:
+                print(f"{folder}: marked {said}; its report anew: python -m data_pipeline report --data {folder}", file=sys.stderr)
         return 0

@@ -7,6 +7,7 @@ made anew each time: those of an earlier run go first.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,10 +42,14 @@ def mark(
     duplicate_bits: int = 0,
     evaluation_bits: int = 6,
     memory_limit: str = "4GB",
+    write: bool = True,
 ) -> dict[Path, dict[str, int]]:
     """Sets `keep` and `reason` in the indices of `folders`, and writes their manifests and verify.json anew.
 
     Killed at any moment it leaves the tars as they are, and manifests that hold or are refused until the command ran again.
+
+    Args:
+        write: False only counts; the folders stay as they are.
 
     Returns:
         By folder the rows marked, by reason.
@@ -66,11 +71,14 @@ def mark(
         raise UserError(str(error)) from None
     manifests, tests = manifests[: len(folders)], manifests[len(folders) :]
     pictures, captions = _evaluation_hashes(tests)
-    scratch = roots[0] / "manifest" / ".mark"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
-    scratch.mkdir()
+    if write:
+        scratch = roots[0] / "manifest" / ".mark"
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+        scratch.mkdir()
+    else:
+        scratch = Path(tempfile.mkdtemp(prefix="mark-"))
     try:
-        total = 2 * sum(len(manifest.shards) for manifest in manifests)
+        total = (1 + write) * sum(len(manifest.shards) for manifest in manifests)
         with Duck(scratch, memory_limit, on_disk=True) as duck, Progress("mark", total, "shards") as bar:
             database = duck.connection
             database.execute("SET enable_progress_bar = false")
@@ -88,7 +96,8 @@ def mark(
             _refuse_empty(database, manifests)
             first, counts = 0, {}
             for folder, manifest in zip(folders, manifests, strict=True):
-                counts[Path(folder)], first = _write(database, manifest, first, bar), first + manifest.samples
+                counts[Path(folder)] = _write(database, manifest, first, bar) if write else _count(database, manifest, first)
+                first += manifest.samples
         return counts
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -200,6 +209,13 @@ def _refuse_empty(database, manifests: Sequence[Manifest]) -> None:
                 "changed: is one of them a copy of it?"
             )
         first += manifest.samples
+
+
+def _count(database, manifest: Manifest, first: int) -> dict[str, int]:
+    """The rows of a folder by mark."""
+    inside = f"mark > 0 AND place >= {first} AND place < {first + manifest.samples}"
+    found = dict(database.execute(f"SELECT mark, count(*) FROM looked WHERE {inside} GROUP BY mark").fetchall())
+    return {reason: found[number] for number, reason in enumerate(MARKS, 1) if number in found}
 
 
 def _write(database, manifest: Manifest, first: int, bar: Progress) -> dict[str, int]:

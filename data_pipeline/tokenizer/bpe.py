@@ -34,8 +34,13 @@ class TrainTokenizerCommand:
     """Entries, special ones included; fewer if the captions do not give as many."""
     max_captions: int = 10_000_000
     """Captions used at most, from the first shards on (rows are in random order)."""
+    dry_run: bool = False
+    """Say what would be read and written; do neither."""
 
     def run(self) -> int:
+        if self.dry_run:
+            print(plan(self.data, self.out, self.vocab_size, self.max_captions))
+            return 0
         train(self.data, self.out, self.vocab_size, self.max_captions)
         return 0
 
@@ -92,15 +97,36 @@ def new_tokenizer():
     return tokenizer
 
 
+def check_size(vocab_size: int) -> None:
+    """Raises `UserError` for a vocabulary too small for every text."""
+    if vocab_size < LEAST_VOCABULARY:
+        raise UserError(
+            f"--vocab-size {vocab_size}: expected at least {LEAST_VOCABULARY} (256 bytes and {len(SPECIAL)} special entries)"
+        )
+
+
+def plan(folder: Path, out: Path, vocab_size: int, most: int) -> str:
+    """What `train` would do, in a line. UserError: as there."""
+    from data_pipeline.shards.manifest import Manifest, ManifestError
+
+    check_size(vocab_size)
+    try:
+        manifest = Manifest.load(folder)
+    except ManifestError as error:
+        raise UserError(str(error)) from None
+    there = ", which is there already and would be replaced" if out.exists() else ""
+    return (
+        f"would train {vocab_size:,} entries on {min(most, manifest.kept):,} of {manifest.kept:,} captions in {folder} "
+        f"and write {out}{there}"
+    )
+
+
 def train(folder: Path, out: Path, vocab_size: int, most: int | None = None):
     """Trains on the kept captions of `folder`, writes `out` (whole or not at all), returns the tokenizer.
     Deterministic: the same captions in any order give the same file. UserError: no manifest, a vocabulary below 259."""
     from tokenizers import pre_tokenizers, trainers
 
-    if vocab_size < LEAST_VOCABULARY:
-        raise UserError(
-            f"--vocab-size {vocab_size}: expected at least {LEAST_VOCABULARY} (256 bytes and {len(SPECIAL)} special entries)"
-        )
+    check_size(vocab_size)
     tokenizer = new_tokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -117,7 +117,12 @@ def watch_run(config: EvaluateConfig, options, device, resources) -> int:
     if config.data is not None and resources.team.leads:
         with contextlib.suppress(ManifestError):  # told by who opens it
             asked["data_digest"] = Manifest.load(config.data).digest
-    return Watch(Path(config.watch), Path(config.out), asked, resources, evaluate_step).run(config.watch_seconds)
+    watch = Watch(Path(config.watch), Path(config.out), asked, resources, evaluate_step)
+    if config.dry_run:
+        if resources.team.leads:
+            print(watch.plan(), flush=True)
+        return 0
+    return watch.run(config.watch_seconds)
 
 
 def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
@@ -131,7 +136,7 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.vqa.items import Request
 
     if config.dry_run and config.data_root is None:
-        raise UserError("--dry-run goes with --data-root")
+        raise UserError("--dry-run goes with --data-root, or with --watch")
     questions = None
     if config.questions is not None:
         questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)

@@ -26,7 +26,7 @@ WATCHED = "watched.json"
 COMPLETED = "completed"
 IRRELEVANT = (
     *("checkpoint", "watch", "watch_seconds", "out", "cache", "cache_gb"),
-    *("batch_size", "device", "shard_weights", "tensorboard"),
+    *("batch_size", "device", "shard_weights", "tensorboard", "dry_run"),
 )
 """Options that change no number: what is finished stays finished whatever they are."""
 
@@ -57,6 +57,16 @@ class Watch:
         while (folder := team.agree(lambda: self.next(seconds))) is not None:
             status = max(status, self.one(folder))
         return status
+
+    def plan(self) -> str:
+        """What would be done now, a line a checkpoint."""
+        known = read_status(self.run_folder)
+        lines = [f"{self.run_folder}, {told(known)}"]
+        for folder in reversed(sealed(self.run_folder / "checkpoints")):
+            done = self.finished(folder)
+            lines.append(f"step {step_of(folder)}: {'evaluated' if done else 'would be evaluated'}, {self.place(folder)}")
+        goes_on = "" if known.get("status") == COMPLETED else "then each new one, until the run is completed"
+        return "\n".join([*lines, *([goes_on] if goes_on else [])])
 
     def next(self, seconds: float) -> Path | None:
         """The oldest checkpoint that is not evaluated; waits for it. None: the run is completed. On rank 0."""

@@ -46,6 +46,8 @@ class ExportConfig:
     says that none is stated."""
     data_license: str | None = None
     """What the card says of the licence of pictures and captions; not given: that it is not stated."""
+    dry_run: bool = False
+    """Open and check the weights, and say what would be written where; write nothing."""
 
     @property
     def form(self) -> Form:

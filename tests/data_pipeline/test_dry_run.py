@@ -52,3 +52,16 @@ def test_tars_that_are_checked_already(tmp_path: Path, capsys: pytest.CaptureFix
     assert line.startswith("verify: 2 tars of ") and "by 2 processes; 2 were checked before" in line and everything(data) == before
     with pytest.raises(UserError, match="no tars to verify"):
         parse(["verify", "--data", str(tmp_path), "--dry-run"]).run()
+
+
+def test_marks_and_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, other, out = write_data_set(tmp_path / "data", [2, 3]), write_data_set(tmp_path / "other", [2, 3]), tmp_path / "t.json"
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match="nothing would be left of it"):
+        parse(f"mark {data} {other} --dry-run".split()).run()
+    assert said(f"mark {data} --duplicate-bits -1", capsys) == [f"{data}: would mark nothing"]
+    line = f"tokenizer train --data {data} --out {out} --vocab-size 300 --max-captions"
+    assert said(f"{line} 4", capsys) == [f"would train 300 entries on 4 of 5 captions in {data} and write {out}"]
+    with pytest.raises(UserError, match="--vocab-size 30: expected at least 259"):
+        parse(f"tokenizer train --data {data} --out {out} --vocab-size 30 --dry-run".split()).run()
+    assert everything(tmp_path) == before

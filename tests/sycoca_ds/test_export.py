@@ -77,6 +77,21 @@ def test_an_exported_run_is_the_run(run: Path, folder: Path, tmp_path: Path) -> 
         assert_same_tensors(dict(again.model.state_dict()), dict(before.model.state_dict()))
 
 
+def test_a_dry_run_says_what_would_be_and_writes_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out, words = tmp_path / "out", ("--checkpoint", run, "--dtype", "bfloat16", "--to", "open_clip")
+    assert run_export(*words, "--out", out, "--dry-run") == 0 and not out.exists()
+    would = capsys.readouterr().out
+    assert run_export(*words, "--out", out) == 0
+    was, size = capsys.readouterr().out, (out / "open_clip_model.safetensors").stat().st_size
+    assert (
+        would.startswith(f"{out}: would be ")
+        and would.split("would be ")[1].split(" M ")[0] == was[len(f"{out}: ") :].split(" M ")[0]
+    )
+    assert abs(float(would.split(" MB")[0].split()[-1]) - size / 1e6) < 0.1
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        run_export(*words, "--out", out, "--dry-run")
+
+
 def test_the_moving_average_is_exported_in_place_of_the_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """What came out says so, and goes on saying so. Only its own files are read: others may be damaged."""
     averaged, other = make_run(tmp_path / "averaged", average_of=4), make_run(tmp_path / "other", seed=4)

@@ -106,7 +106,10 @@ def test_marks_are_where_they_were_planted(folders: tuple[Path, Path, Path]) -> 
     first, second, evaluation = folders
     tars = {path: (path.read_bytes(), path.stat().st_mtime_ns) for folder in folders for path in folder.rglob("*.tar")}
     before = Manifest.load(first).digest
+    counted = mark([first, second], [evaluation], duplicate_bits=4, write=False)
+    assert reasons(first) == [None] * 14 and Manifest.load(first).digest == before, "counting changes nothing"
     counts = mark([first, second], [evaluation], duplicate_bits=4)
+    assert counted == counts
     held, caption, near_duplicate = MARKS
     assert reasons(first) == [
         held if n in (5, 10) else caption if n == 1 else near_duplicate if n == 12 else None for n in range(14)

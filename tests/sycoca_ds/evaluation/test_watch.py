@@ -71,6 +71,13 @@ def test_a_run_is_watched_from_before_its_begin_to_its_end(tmp_path, data, monke
     assert evaluate(config(tmp_path)) == 0 and left == []
     results = evaluated(tmp_path)
     assert list(results) == [5, 10, 20]
+    make_run(run, seed=4, step=25)
+    watched = capsys.readouterr().out
+    assert evaluate(config(tmp_path, dry_run=True)) == 0 and list(evaluated(tmp_path)) == [5, 10, 20]
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[:4]] == [
+        *(str(run), "step 10: evaluated", "step 20: evaluated", "step 25: would be evaluated"),
+    ]
+    shutil.rmtree(run / "checkpoints/step_00000025")
     rows = curve(tmp_path)
     for step, found in results.items():
         own = [row for row in rows if row["step"] == str(step)]
@@ -84,13 +91,9 @@ def test_a_run_is_watched_from_before_its_begin_to_its_end(tmp_path, data, monke
     drawn = dict(points(tmp_path / "out", "eval/reconstruction/own_l1"))
     assert drawn[10] == pytest.approx(results[10]["tasks"]["reconstruction"]["metrics"]["own_l1"], rel=1e-6)
     assert min(Image.open(tmp_path / "out/curve.png").size) > 200
-    said = capsys.readouterr().out
-    assert (
-        said.count("watch: waiting for a checkpoint") == 3
-        and "which has not begun" in said
-        and "preempted at step 14 of 30" in said
-    )
-    assert "the run is completed, 3 of its checkpoints are evaluated" in said
+    assert watched.count("watch: waiting for a checkpoint") == 3
+    assert "which has not begun" in watched and "preempted at step 14 of 30" in watched
+    assert "the run is completed, 3 of its checkpoints are evaluated" in watched
     loaded = []
     monkeypatch.setattr(weights, "load_for_inference", lambda *arguments, **more: loaded.append(arguments))
     assert evaluate(config(tmp_path, batch_size=3)) == 0 and loaded == [], "all is finished"
