@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, check_format
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.stats.paired import KEY, read_each
+from sycoca_ds.eval.suite import FORMAT
 
 EXPECTED = "expected a folder that evaluate.py --out has left, with results.json, or sets.json and a folder a set"
 
@@ -31,6 +32,7 @@ class Evaluation:
             results["data"]["manifest_digest"], results["tasks"], results["checkpoint"]["path"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: {type(error).__name__}: {error}; {EXPECTED}") from None
+        check_format(results.get("format"), FORMAT, folder / "results.json", "give the command that made it again")
         return cls(folder, results)
 
     def each(self, task: str) -> dict[str, np.ndarray] | None:

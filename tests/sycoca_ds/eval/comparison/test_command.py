@@ -17,6 +17,7 @@ from sycoca_ds.eval.commands import CompareCommand
 from sycoca_ds.eval.comparison.command import short_names
 from sycoca_ds.eval.comparison.testing import holm
 from sycoca_ds.eval.scorers import captions as captioning
+from sycoca_ds.eval.suite import FORMAT
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.trainings.eval_world import make_data, make_run
@@ -99,6 +100,18 @@ def test_other_data_is_refused_with_a_line(folders) -> None:
     with pytest.raises(UserError, match=r"c: evaluated on .*11 images.*24 images.*other data cannot be compared") as error:
         CompareCommand((folders / "a", folders / "c")).run()
     assert "\n" not in str(error.value)
+
+
+def test_results_of_another_version_are_refused(folders, tmp_path) -> None:
+    shutil.copytree(folders / "a", tmp_path / "a")
+    path = tmp_path / "a/results.json"
+    for number, said in (
+        (FORMAT - 1, f"this version reads {FORMAT}; give the command"),
+        (FORMAT + 1, "written by a newer version"),
+    ):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "format": number}))
+        with pytest.raises(UserError, match=f"a/results.json: format {number}, {said}"):
+            CompareCommand((folders / "b", tmp_path / "a")).run()
 
 
 def test_pictures_of_another_order_are_brought_together(folders, tmp_path) -> None:
