@@ -21,6 +21,9 @@ REQUIRED = frozenset(
 """Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
 
 
+INTERRUPTED = "interrupted; what was finished is kept: give the same command again"
+
+
 class UserError(ValueError):
     """Bad input from the outside (a flag, a file, a row). Entry points print it on one line and exit with status 2."""
 
@@ -115,5 +118,5 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr, flush=True)
+        print(INTERRUPTED, file=sys.stderr, flush=True)
         return 130
