@@ -15,6 +15,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import write_bytes, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
+from sycoca_ds.ablations.following import Following, answering, whole_pictures
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.options import AblationOptions
 from sycoca_ds.ablations.paired import compare
@@ -156,7 +157,7 @@ class Runner:
             failures = self.failures[step.run.name, step.run.seed]
             if "training" in failures:
                 continue
-            if step.run.whole and "training" in self.failures[step.run.row, step.run.seed]:
+            if step.run.following and "training" in self.failures[step.run.row, step.run.seed]:
                 failures["training"] = "the run whose weights it starts from is not trained"
                 continue
             try:
@@ -196,6 +197,19 @@ def list_runs(options: AblationOptions, rows: list[Row], runs: list[Run], sets: 
                 print(f"  evaluated on {chosen.name}")
 
 
+def followings(options: AblationOptions) -> list[Following]:
+    """What goes on from each run's weights. Raises `UserError`: nothing would measure it, or it has nothing to learn from."""
+    if options.whole_pictures and not options.captioning:
+        raise UserError("--whole-pictures trains captioning, which nothing measures without --captioning")
+    if options.answering and not (options.questions and options.answering_files):
+        raise UserError(
+            "--answering trains answers to questions: give those on the training's pictures with --answering-files FILE, and "
+            "those that it is measured by with --questions NAME=FILE"
+        )
+    found = [whole_pictures(options.whole_pictures)] if options.whole_pictures else []
+    return [*found, *([answering(options.answering, options.answering_files)] if options.answering else [])]
+
+
 def ablate(options: AblationOptions, train_options: list[str]) -> int:
     """Refuses what can be refused before anything is started; 0, or 1 if something failed under `--keep-going`."""
     from sycoca_ds.engine.ranks.environment import prepare_deepspeed
@@ -204,18 +218,15 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     from sycoca_ds.engine.preparation import check_before_start
 
     rows = select(options.table, options.rows)
-    sets = parse_sets(options.evaluate, options.captioning, options.regions)
+    sets = parse_sets(options.evaluate, options.captioning, options.regions, options.compositions, options.questions)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
     if options.against:
         compare(rows, [], [], options.against)  # the name alone
-    if options.whole_pictures and not options.captioning:
-        raise UserError("--whole-pictures trains captioning, which nothing measures without --captioning")
-    runs = plan_runs(rows, options.seeds, options.out, train_options, options.equal_compute, options.whole_pictures)
+    runs = plan_runs(rows, options.seeds, options.out, train_options, options.equal_compute, followings(options))
     launch = launcher(options.launch)
     for run in runs:
-        # the weights it starts from may not be there yet
-        check_before_start(replace(run.config, run=replace(run.config.run, weights=None)) if run.whole else run.config)
+        check_before_start(run.config, weights_come=run.following is not None)
         check_same(run, found_precision(options.out))
     if options.dry_run:
         list_runs(options, rows, runs, sets, launch)

@@ -33,6 +33,14 @@ class AblationOptions:
     whole_pictures: int = 0
     """Steps of captioning alone, on whole pictures, that follow each run from its weights: CIDEr is measured after them, too.
     Masked training shows the text decoder half of the patches only. 0: none."""
+    compositions: tuple[str, ...] = ()
+    """NAME=sugarcrepe=FOLDER[,PICTURES]: captions that nearly fit, for that evaluation set's row."""
+    questions: tuple[str, ...] = ()
+    """NAME=FILE: questions on the pictures of that evaluation set, for --answering."""
+    answering: int = 0
+    """Steps of question answering that follow each run from its weights, on --answering-files. 0: none."""
+    answering_files: tuple[str, ...] = ()
+    """Questions on the training's pictures, as `data.questions` takes them."""
     equal_compute: str = ""
     """Name of a row: every row trains for as many steps as cost what that one's do, by the FLOPs formula with full captions."""
     against: str = ""

@@ -65,11 +65,11 @@ def make_record(
     by_seed: dict[str, dict[str, Any]] = defaultdict(dict)
     for run in runs:
         known = run_record(run, sets, failures.get((run.name, run.seed), {}))
-        if run.whole:  # right behind the run that it goes on from, whose row it is part of
+        if run.following:  # right behind the run that it goes on from, whose row it is part of
             first = by_seed[run.row][str(run.seed)]
             first["numbers"] |= known["numbers"]
             first["missing"] |= known["missing"]
-            first["whole_pictures"] = known
+            first[run.following.folder] = known
         else:
             by_seed[run.row][str(run.seed)] = known
     every = [record for seeds in by_seed.values() for record in seeds.values()]
@@ -98,7 +98,7 @@ def length_line(runs: Sequence[Run]) -> str:
     config = runs[0].config
     if config.optim.steps is None:
         return f"{config.optim.epochs:g} epochs"
-    steps = {run.row: run.config.optim.steps for run in runs if not run.whole}
+    steps = {run.row: run.config.optim.steps for run in runs if run.following is None}
     least, most = min(steps.values()), max(steps.values())
     if least == most:
         return f"{most} steps"

@@ -17,13 +17,19 @@ METRICS = {
     "retrieval": ("mTR", "mIR"),
     "classification": ("top1",),
     "captioning": ("cider",),
+    "compositionality": tuple(
+        f"sugarcrepe_{subset}_{how}" for subset in ("swap_att", "swap_obj", "replace_rel") for how in ("cosine", "gain")
+    ),
+    "vqa": ("accuracy", "accuracy_other_picture"),
     "masking": tuple("named_over_unnamed other_named_over_unnamed caption_ignored pointing word_iou gap_named gap_unnamed".split()),
 }
 """What is taken from each task of evaluate.py."""
-LABELS = {"top1": "top-1", "cider": "CIDEr"} | {name: name.replace("_", " ") for name in METRICS["masking"]}
+LABELS = {"top1": "top-1", "cider": "CIDEr"} | {
+    name: name.replace("_", " ") for task in ("compositionality", "vqa", "masking") for name in METRICS[task]
+}
 """How the tables call a metric of evaluate.py, where not by its own name."""
-NOT_AVERAGED = ("CIDEr", *(LABELS[name] for name in METRICS["masking"]))
-"""In another unit than percent, or no measure of the model: shown, but no part of avg."""
+NOT_AVERAGED = ("CIDEr", *(LABELS[name] for task in ("compositionality", "vqa", "masking") for name in METRICS[task]))
+"""In another unit than percent, no measure of the model, or none of the paper's ablations: shown, but no part of avg."""
 PAPER_MODELS = (
     "The paper's: models of CoCa-Base's size trained on CC3M, printed without a spread; its avg is the mean of eight columns."
 )

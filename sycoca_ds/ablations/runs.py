@@ -18,27 +18,28 @@ from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.shards.manifest import Manifest
+from sycoca_ds.ablations.following import Following
 from sycoca_ds.ablations.report import columns_of
 from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, ROWS, Row, configurations, row_options, trained_as
-from sycoca_ds.config import ImageEncoderConfig, TrainConfig, with_vocabulary
+from sycoca_ds.config import DataConfig, ImageEncoderConfig, TrainConfig, with_vocabulary
+from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.compositions.items import CompositionSet
+from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet, load_labels
 from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.runner.bench import Inputs
 from sycoca_ds.eval.suite import finished_task, task_key
+from sycoca_ds.eval.vqa.items import Asked, Request
 from sycoca_ds.evaluation.options import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
-WHOLE_PREFIX = " whole-picture"
-WHOLE_FOLDER = "whole_pictures"
-WHOLE_RATE = 0.25
-"""Share of the run's learning rate at which captioning goes on."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class EvaluationSet:
     label_set: LabelSet | None
     regions: Path | None = None
     """What the masks are measured on."""
+    compositions: str = ""
+    """As evaluate.py's --compositions takes it; "" for none."""
+    questions: str = ""
+    """As its --questions takes it, for what was trained on questions."""
     prefix: str = ""
     """Of the columns' names."""
 
@@ -98,24 +103,44 @@ def parse_set(text: str, captioning: bool) -> EvaluationSet:
     )
 
 
-def parse_sets(texts: Sequence[str], captioning: bool, regions: Sequence[str] = ()) -> list[EvaluationSet]:
-    """Raises `UserError` also for no set at all, two of one name, or regions of no set."""
+def of_sets(option: str, texts: Sequence[str], sets: Sequence[EvaluationSet]) -> dict[str, str]:
+    """{NAME: value} of NAME=VALUE. Raises `UserError`: no evaluation set has that name."""
+    places = {name: place for name, _, place in (text.partition("=") for text in texts)}
+    for name, place in places.items():
+        if not place or name not in [chosen.name for chosen in sets]:
+            raise UserError(f"{option} {name}={place}: no evaluation set has that name; expected NAME=.. of a set in --evaluate")
+    return places
+
+
+def parse_sets(
+    texts: Sequence[str],
+    captioning: bool,
+    regions: Sequence[str] = (),
+    compositions: Sequence[str] = (),
+    questions: Sequence[str] = (),
+) -> list[EvaluationSet]:
+    """Raises `UserError` also for no set at all, two of one name, or regions, compositions or questions of no set."""
     if not texts:
         raise UserError("--evaluate is not set: without an evaluation set there is no number; give NAME=DATA_DIR[,LABELS.json] ...")
     sets = [parse_set(text, captioning) for text in texts]
     for number, chosen in enumerate(sets):
         if chosen.name in [other.name for other in sets[:number]]:
             raise UserError(f"--evaluate {texts[number]}: the name {chosen.name} is given twice; each set needs a name of its own")
-    places = {name: Path(place).absolute() for name, _, place in (text.partition("=") for text in regions)}
-    for name, place in places.items():
-        known = name in [chosen.name for chosen in sets]
-        if not known or not place.exists():
-            what = "no such file or folder" if known else "no evaluation set has that name"
-            raise UserError(f"--regions {name}={place}: {what}; expected NAME=FILE_OR_FOLDER of a set in --evaluate")
-    return [
-        replace(chosen, regions=places[chosen.name], tasks=(*chosen.tasks, "masking")) if chosen.name in places else chosen
-        for chosen in sets
-    ]
+    for name, place in of_sets("--regions", regions, sets).items():
+        if not Path(place).exists():
+            raise UserError(f"--regions {name}={place}: no such file or folder")
+    places = {name: Path(place).absolute() for name, place in of_sets("--regions", regions, sets).items()}
+    nearly, asked = of_sets("--compositions", compositions, sets), of_sets("--questions", questions, sets)
+    found = []
+    for chosen in sets:
+        tasks = (*chosen.tasks, *(["masking"] if chosen.name in places else []))
+        tasks += ("compositionality",) if chosen.name in nearly else ()
+        more = {"compositions": nearly.get(chosen.name, ""), "questions": asked.get(chosen.name, "")}
+        found.append(replace(chosen, regions=places.get(chosen.name), tasks=tasks, **more))
+        compositions_of(more["compositions"])  # what is not there is told before any work
+        if more["questions"]:
+            asked_of(more["questions"], chosen.data)
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -123,6 +148,18 @@ def regions_of(path: Path, data: Path, tokenizer: Path, image: ImageEncoderConfi
     """The regions of a set for a model. Raises `UserError`."""
     collection = Collection(data, image.image_size)
     return read_regions(path, collection, Tokenizer(tokenizer), image.patch_size, context_length)
+
+
+@lru_cache(maxsize=8)
+def compositions_of(text: str) -> tuple[CompositionSet, ...]:
+    """Raises `UserError`."""
+    return read_compositions([text] if text else [])
+
+
+@lru_cache(maxsize=8)
+def asked_of(questions: str, data: Path) -> Asked:
+    """Raises `UserError`."""
+    return Request(questions).open(Collection(data, 1))
 
 
 @dataclass(frozen=True)
@@ -137,12 +174,12 @@ class Run:
     """What train.py is given."""
     config: TrainConfig
     """What that means."""
-    whole: bool = False
-    """Captioning alone, on whole pictures, from the weights of the run whose folder this one's lies in."""
+    following: Following | None = None
+    """What goes on from the weights of the run whose folder this one's lies in; None: it is that run."""
 
     @property
     def name(self) -> str:
-        return f"{self.row}{WHOLE_PREFIX}" if self.whole else self.row
+        return self.row if self.following is None else f"{self.row} {self.following.name}"
 
     @property
     def title(self) -> str:
@@ -155,12 +192,12 @@ class Run:
 
 def sets_of(run: Run, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
     """What a run is evaluated on."""
-    if not run.whole:
+    if run.following is None:
         return list(sets)
+    task = run.following.task
+    alone = {"labels": None, "label_set": None, "regions": None, "compositions": "", "prefix": f" {run.following.name}"}
     return [
-        replace(chosen, tasks=("captioning",), labels=None, label_set=None, regions=None, prefix=WHOLE_PREFIX)
-        for chosen in sets
-        if "captioning" in chosen.tasks
+        replace(chosen, tasks=(task,), **alone) for chosen in sets if (chosen.questions if task == "vqa" else task in chosen.tasks)
     ]
 
 
@@ -191,14 +228,14 @@ def plan_runs(
     out: Path,
     train_options: Sequence[str],
     equal_compute: str = "",
-    whole_pictures: int = 0,
+    followings: Sequence[Following] = (),
 ) -> list[Run]:
     """All rows with the first seed, then all with the next: whole tables as early as possible. What goes on from a run's weights
     follows that run.
 
     Args:
         equal_compute: name of a row: each row trains for as many steps as cost what that one's do.
-        whole_pictures: steps of captioning on whole pictures, from each run's weights; 0 for none.
+        followings: what goes on from the weights of each run that captions.
 
     Raises:
         UserError: an option that a row or this command sets itself, bad options, bad seeds, no such row.
@@ -223,12 +260,10 @@ def plan_runs(
             words = (*options, "--run.seed", str(seed), "--run.out", str(folder))
             config = parse_options(list(words))
             runs.append(Run(row.name, seed, folder, words, config))
-            if whole_pictures and config.model.captions:
-                rate, inside = WHOLE_RATE * config.optim.lr, folder / WHOLE_FOLDER
-                more = ["--model.family", "coca", "--loss.itc", "0", "--loss.late-interaction", "0", "--run.weights", str(folder)]
-                more += ["--optim.steps", str(whole_pictures), "--optim.warmup-steps", str(whole_pictures // 10)]
-                words = (*options, *more, "--optim.lr", str(rate), "--run.seed", str(seed), "--run.out", str(inside))
-                runs.append(Run(row.name, seed, inside, words, parse_options(list(words)), whole=True))
+            for following in followings if config.model.captions else ():
+                inside = folder / following.folder
+                words = (*options, *following.words(folder, config), "--run.seed", str(seed), "--run.out", str(inside))
+                runs.append(Run(row.name, seed, inside, words, parse_options(list(words)), following))
     return runs
 
 
@@ -266,6 +301,17 @@ def check_same(run: Run, precision: str | None) -> bool:
     return True
 
 
+@lru_cache(maxsize=4)
+def questions_digest(data: DataConfig) -> str:
+    """Of pictures and questions; reading these takes seconds. Raises `UserError`."""
+    return QuestionSources.of(data, check_tars=False).digest
+
+
+def data_digest(config: TrainConfig) -> str:
+    """Of what a run trains on. Raises `UserError`."""
+    return questions_digest(config.data) if config.task == "vqa" else Sources.of(config.data, check_tars=False).digest
+
+
 def final_checkpoint(run: Run) -> Path | None:
     """The checkpoint of a finished training, else None.
 
@@ -283,7 +329,7 @@ def final_checkpoint(run: Run) -> Path | None:
     folder = run.folder / "checkpoints" / f"step_{status['step']:08d}"
     if not (folder / STATE_FILE).is_file():
         raise UserError(f"{run.folder} is trained, but its checkpoint {folder} is gone: restore it, or delete the run's folder")
-    saved, digest = read_state(folder)["manifest_digest"], Sources.of(run.config.data, check_tars=False).digest
+    saved, digest = read_state(folder)["manifest_digest"], data_digest(run.config)
     if saved != digest:
         raise UserError(
             f"{run.folder} was trained on other data (manifest {saved[:12]}) than {' '.join(run.config.data.train)} now holds "
@@ -307,7 +353,9 @@ def finished_evaluation(run: Run, chosen: EvaluationSet) -> dict[str, Any] | Non
     if chosen.regions is not None:
         model = run.config.model
         regions = regions_of(chosen.regions, chosen.data, run.folder / "tokenizer.json", model.image, model.text.context_length)
-    inputs = Inputs(SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision}), chosen.label_set, regions)
+    options = SuiteOptions(**values | {"tasks": chosen.tasks, "precision": precision})
+    asked = asked_of(chosen.questions, chosen.data) if "vqa" in chosen.tasks else None
+    inputs = Inputs(options, chosen.label_set, regions, compositions_of(chosen.compositions), questions=asked)
     digest = sha256_file(checkpoint / STATE_FILE)
     try:
         results = json.loads((out / "results.json").read_text())
@@ -328,6 +376,8 @@ def train_command(launch: Sequence[str], run: Run, precision: str | None) -> lis
 def evaluate_command(run: Run, chosen: EvaluationSet, checkpoint: Path | str) -> list[str]:
     labels = ["--labels", str(chosen.labels)] if chosen.labels else []
     labels += ["--regions", str(chosen.regions)] if chosen.regions else []
+    labels += ["--compositions", chosen.compositions] if chosen.compositions else []
+    labels += ["--questions", chosen.questions] if "vqa" in chosen.tasks else []
     where = ["--checkpoint", str(checkpoint), "--data", str(chosen.data), *labels, "--out", str(run.folder / "eval" / chosen.name)]
     return [sys.executable, str(REPOSITORY / "sycoca_ds/evaluate.py"), *where, "--tasks", *chosen.tasks]
 

@@ -209,8 +209,11 @@ def check_numbers(config: TrainConfig) -> None:
         )
 
 
-def check_before_start(config: TrainConfig) -> None:
+def check_before_start(config: TrainConfig, *, weights_come: bool = False) -> None:
     """Everything that can be refused before processes meet and memory is taken.
+
+    Args:
+        weights_come: `run.weights` is made by another run that goes before this one.
 
     Raises:
         UserError: naming the field.
@@ -242,7 +245,7 @@ def check_before_start(config: TrainConfig) -> None:
         raise UserError(
             f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
         )
-    if config.run.weights is not None and not Path(config.run.weights).exists():
+    if config.run.weights is not None and not weights_come and not Path(config.run.weights).exists():
         raise UserError(
             f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint, an exported folder, or "
             "open_clip's folder or file"

@@ -14,10 +14,11 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.ablations import paired as comparing
 from sycoca_ds.ablations.__main__ import main
+from sycoca_ds.ablations.following import answering, whole_pictures
 from sycoca_ds.ablations.launch import launcher, reason_in, with_port
 from sycoca_ds.ablations.record import length_line
 from sycoca_ds.ablations.report import averaged, markdown, paired_table, pooled_error, ranks, spearman, spread, tables
-from sycoca_ds.ablations.runs import Run, check_same, found_precision, parse_sets, plan_runs, sets_of
+from sycoca_ds.ablations.runs import Run, check_same, evaluate_command, found_precision, parse_sets, plan_runs, sets_of
 from sycoca_ds.ablations.tables import PAPER_COLUMNS, PAPER_TITLES, ROWS, TITLES, configurations, row_options, select, trained_as
 from sycoca_ds.config import LossConfig, MaskingConfig, check_model, with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import parse_options, to_json
 from sycoca_ds.presets import PRESETS
-from tests.worlds.data.data_sets import write_labels
+from tests.worlds.data.data_sets import questions_on, write_labels
 
 # name: family, mim, mask_by, r_h, r_l, lambda_TM; None where the family has no masks
 LITERAL = {
@@ -277,6 +278,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(data_set: Path, 
     (tmp_path / "file").touch()
     assert "is a file: expected a folder" in refusal("--out", str(tmp_path / "file"), *given[2:], *train)
     assert "--whole-pictures trains captioning, which nothing measures" in refusal(*given, "--whole-pictures", "5", *train)
+    assert "--answering trains answers to questions: give those" in refusal(*given, "--answering", "5", *train)
     assert "--against masking.eq7: expected one of the rows" in refusal(*given, "--against", "masking.eq7", *train)
     assert "did you mean --optim.lr?" in refusal(*given, *train, "--optim.lrr", "1")
     assert "data.train is not set" in refusal(*given, "--", "--preset", "tiny")
@@ -363,7 +365,7 @@ def test_rows_at_equal_compute(data_set: Path, tmp_path: Path) -> None:
 def test_captioning_on_whole_pictures_follows_each_run_that_captions(data_set: Path, tmp_path: Path) -> None:
     words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
     rows = select(("5", "masking"), ("table5.itc", "table5.coca", "masking.late"))
-    runs = plan_runs(rows, (4,), tmp_path, words, whole_pictures=100)
+    runs = plan_runs(rows, (4,), tmp_path, words, followings=[whole_pictures(100)])
     assert [run.name for run in runs] == [
         *("table5.itc", "table5.coca", "table5.coca whole-picture", "masking.late", "masking.late whole-picture")
     ]
@@ -376,6 +378,50 @@ def test_captioning_on_whole_pictures_follows_each_run_that_captions(data_set: P
     assert [chosen.columns for chosen in sets_of(then, sets)] == [["w whole-picture CIDEr"]]
     assert sets_of(first, sets) == sets and averaged(["w mTR", "w whole-picture CIDEr"]) == ["w mTR"]
     assert then.serves(rows) == ["masking.late"]
+
+
+def test_answers_to_questions_follow_too(data_set: Path, tmp_path: Path) -> None:
+    """From the run's weights, not from those after captioning; on the pictures that it trained on."""
+    words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.epochs", "2", "--data.validation", str(data_set)]
+    rows = select(("5",), ("table5.itc", "table5.sycoca"))
+    followings = [whole_pictures(100), answering(40, ["q.json", "r.json"])]
+    runs = plan_runs(rows, (0,), tmp_path, words, followings=followings)
+    assert [run.name for run in runs] == [
+        *("table5.itc", "table5.sycoca", "table5.sycoca whole-picture", "table5.sycoca after questions")
+    ]
+    first, whole, then = runs[1:]
+    assert then.folder == first.folder / "questions" and then.config.run.weights == whole.config.run.weights == str(first.folder)
+    config = then.config
+    assert (config.task, config.model.family, config.model.fusion) == ("vqa", "coca", True)
+    assert (config.loss.itc, config.loss.ic, config.loss.mim, config.loss.late_interaction) == (0, 0, 0, 0)
+    assert (config.optim.steps, config.optim.epochs, config.optim.warmup_steps, config.optim.lr) == (
+        40,
+        None,
+        4,
+        first.config.optim.lr,
+    )
+    assert config.data.questions == ("q.json", "r.json") and config.data.train == first.config.data.train
+    assert config.optim.global_batch_size == first.config.optim.global_batch_size and config.data.validation is None
+
+
+def test_compositions_and_questions_belong_to_a_set(data_set: Path, tmp_path: Path) -> None:
+    given, asked = [f"w={data_set}", f"v={data_set}"], questions_on(data_set, tmp_path / "q.json")
+    first, second = parse_sets(given, captioning=False, questions=[f"v={asked}"])
+    assert (first.questions, second.questions) == ("", str(asked)) and first.tasks == second.tasks == ("retrieval",)
+    words = ["--preset", "tiny", "--data.train", str(data_set)]
+    run, then = plan_runs(select(("5",), ("table5.coca",)), (0,), tmp_path, words, followings=[answering(5, [str(asked)])])
+    (chosen,) = sets_of(then, [first, second])
+    assert chosen.columns == ["v after questions accuracy", "v after questions accuracy other picture"]
+    words = evaluate_command(then, chosen, "x")
+    assert words[words.index("--questions") + 1] == str(asked) and words[-2:] == ["--tasks", "vqa"]
+    assert "--questions" not in evaluate_command(run, second, "x") and averaged(chosen.columns) == []
+    for option in ("compositions", "questions"):
+        with pytest.raises(UserError, match=f"--{option} x=y: no evaluation set has that name"):
+            parse_sets(given, captioning=False, **{option: ["x=y"]})
+    with pytest.raises(UserError, match="/nowhere is no folder"):
+        parse_sets(given, captioning=False, compositions=["w=sugarcrepe=/nowhere"])
+    with pytest.raises(UserError, match="/nowhere.json is not readable"):
+        parse_sets(given, captioning=False, questions=["w=/nowhere.json"])
 
 
 def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

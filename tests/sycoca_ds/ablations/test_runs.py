@@ -19,7 +19,7 @@ from data_pipeline.lock import only_one
 from sycoca_ds.launch.processes import guarded
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
-from tests.worlds.data.data_sets import write_labels
+from tests.worlds.data.data_sets import questions_on, write_labels
 from tests.worlds.processes.warm_launch import listening
 from tests.worlds.processes.watching import mentioning, wait_until
 
@@ -185,10 +185,15 @@ def test_what_fails_is_named_and_the_rest_goes_on(data_set: Path, tmp_path: Path
     with listening(tmp_path) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        status, output = finish([*words, "--keep-going", *train], 150)
+        asked = str(questions_on(data_set, tmp_path / "q.json"))
+        answering = ["--answering", "2", "--answering-files", asked, "--questions", f"w={asked}"]
+        status, output = finish([*words, "--keep-going", *answering, *train], 250)
     assert status == 1 and "failed: table5.itc seed 0" in output, output[-2000:]
     page = (out / "ablations.md").read_text().splitlines()
-    assert "| `table5.itc` | ITC | 0 | - | - | - | 30.2 |" in page
+    assert "| `table5.itc` | ITC | 0 | - | - | - | - | - | 30.2 |" in page
     assert f"- {reason}: `table5.itc` seed 0" in page
     (line,) = [line for line in page if line.startswith("| `table5.coca`")]
     assert line.startswith("| `table5.coca` | CoCa: ITC + IC | 1 | ") and "-" not in line.split("|")[4]
+    answers = json.loads((out / "table5.coca/seed_0/questions/eval/w/results.json").read_text())["tasks"]["vqa"]["metrics"]
+    numbers = json.loads((out / "ablations.json").read_text())["runs"]["table5.coca"]["0"]["numbers"]
+    assert numbers["w after questions accuracy"] == answers["accuracy"] > 0

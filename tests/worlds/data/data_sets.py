@@ -161,3 +161,12 @@ def write_mirror(folder: Path, tars: int = 2, each: int = 4) -> Path:
             members += parts(key, **own)
         write_tar(folder / f"cc12m-train-{number:04d}.tar", members)
     return folder
+
+
+def questions_on(data: Path, path: Path) -> Path:
+    """A drawn world's file of questions on the pictures of a folder."""
+    manifest = Manifest.load(data)
+    urls = [url for shard in range(len(manifest.shards)) for url in manifest.index(shard, ["url"])["url"].to_pylist()]
+    asked = [{"url": url, "kind": "color", "question": "what is it?", "answer": str(place % 3)} for place, url in enumerate(urls)]
+    path.write_text(json.dumps({"name": "asked", "questions": asked}))
+    return path
