@@ -14,7 +14,7 @@ from sycoca_ds.cli.completion import options_of
 from sycoca_ds.cli.train import divide
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
-from tests.worlds.pages.typed import BLOCK, PAGES, TYPED, Typed, entry_of, lines_of, plain
+from tests.worlds.pages.typed import BLOCK, PAGES, TYPED, Typed, entry_of, plain
 
 
 @functools.cache

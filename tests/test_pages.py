@@ -12,7 +12,7 @@ from data_pipeline.world.server import PictureServer
 from tests.worlds import REPOSITORY
 from tests.worlds.pages.stage import Stage
 from tests.worlds.pages.taken_for_granted import Lacking, Shelf
-from tests.worlds.pages.typed import PAGES, TYPED, Typed, python_in
+from tests.worlds.pages.typed import PAGES, Python, Typed, steps_of
 from tests.worlds.processes.launching import free_port
 
 NOT_RUN = {
@@ -24,19 +24,21 @@ NOT_RUN = {
     "python benchmarks/sharded_evaluation.py": "measures for minutes",
     "deepspeed --num_nodes": "a launcher's option in a sentence, no command",
     "deepspeed --num_accelerators N": "the same",
+    "docs/open_clip.md: Python": "open_clip; tests/sycoca_ds/model/open_clip/test_peer.py loads there what was exported",
     "sycoca data COMMAND": "a pattern for many",
     "python -m data_pipeline COMMAND": "the same",
 }
 """Beginnings of commands that are not run: why."""
 
 
-def key(typed: Typed) -> str | None:
-    """The entry of `NOT_RUN` that a command falls under."""
-    line = " ".join(typed.words) + " "
-    return next((entry for entry in NOT_RUN if line.startswith(f"{entry} ")), None)
+def key(step: Typed | Python) -> str | None:
+    """The entry of `NOT_RUN` that a step falls under."""
+    line = f"{step.page}: Python" if isinstance(step, Python) else " ".join(step.words)
+    return next((entry for entry in NOT_RUN if f"{line} ".startswith(f"{entry} ")), None)
 
 
-RUN = [typed for typed in TYPED if key(typed) is None]
+STEPS = {page.relative_to(REPOSITORY).as_posix(): steps_of(page) for page in PAGES if page.exists()}
+RUN = {page: [step for step in steps if key(step) is None] for page, steps in STEPS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -58,29 +60,23 @@ def stage(shelf: Shelf, tmp_path: Path) -> Iterator[Stage]:
         stage.close()
 
 
-def commands_of(page: str) -> list[Typed]:
-    """What runs, in order; what a line of text repeats runs once."""
-    return list(dict.fromkeys(typed for typed in RUN if typed.page == page))
-
-
 def test_what_is_not_run_is_there() -> None:
-    assert {key(typed) for typed in TYPED} - {None} == set(NOT_RUN)
+    assert {key(step) for steps in STEPS.values() for step in steps} - {None} == set(NOT_RUN)
 
 
 @pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", sorted({typed.page for typed in RUN}))
+@pytest.mark.parametrize("page", [page for page, steps in RUN.items() if steps])
 def test_the_commands_of_a_page_run(page: str, stage: Stage) -> None:
     wrong, lacking = [], []
-    for typed in commands_of(page):
+    for step in RUN[page]:
         try:
-            stage.run(typed)
+            stage.run(step)
         except AssertionError as error:
             wrong.append(str(error))
         except Lacking as error:
             lacking.append(str(error))
-    print(*(f"{seconds:6.1f} s  {shell}" for seconds, shell in sorted(stage.seconds, reverse=True)), sep="\n")
     assert not wrong, f"{len(wrong)} commands\n\n" + "\n\n".join(wrong)
     if lacking:
         pytest.skip(f"ran but for what needs {lacking[0]}")

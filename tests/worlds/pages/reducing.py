@@ -1,5 +1,5 @@
-"""A page's command at a size that a test can run. All that is changed stands here, by rule: where absolute folders lie, which ports
-and hosts are this machine's, how large models, worlds and trainings are. A training keeps its preset, and everything of it but sizes.
+"""A page's command at a size that a test can run. All that is changed stands here, by rule: where absolute folders lie, which
+ports and hosts are this machine's, how large models, worlds and trainings are. A training keeps its preset, and all of it but sizes.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def option(words: Sequence[str], name: str) -> list[str]:
 
 
 def with_options(words: Sequence[str], values: Mapping[str, str | Sequence[str]], *, only_given: bool = False) -> list[str]:
-    """The words with other values behind their options, a string in place of one word, a list in place of all up to the next option;
-    options that were not given come at the end."""
+    """The words with other values behind their options: a string for one word, a list for all up to the next option. Options that
+    were not given come at the end."""
     changed, found, left = [], set(), 0
     for word in words:
         name, mark, _ = word.partition("=")

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sycoca_ds.cli.train import divide
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
+from tests.worlds.machines.one_host import write_ssh
 from tests.worlds.machines.slurm import write_programs
 from tests.worlds.pages.reducing import HOSTFILE, halves, is_training, option, outputs, small
 from tests.worlds.pages.taken_for_granted import Shelf, provide
-from tests.worlds.pages.typed import Typed, entry_of
+from tests.worlds.pages.typed import Python, Typed, entry_of
 from tests.worlds.processes.launching import free_port
 from tests.worlds.processes.watching import members, wait_until
 
@@ -29,11 +30,11 @@ LINKED = ("sycoca_ds", "data_pipeline", "tests", "benchmarks", "docs", "ds_confi
 SERVING = {"data scenes", "data folder", "explore"}
 """Commands that go on until Ctrl-C. Their status then is 130, or 0 where that is how they are meant to end."""
 STATUS = {
-    "launch check": 1,  # no ssh to this machine, or no port to reach: a line is red
+    "launch check": None,  # whatever of this machine is red
     "eval datasets": 1,  # the stand-ins hold fewer pictures than the official sets
     "doctor": None,  # whatever this machine lacks
 }
-"""Exit statuses other than 0, as docs/command_line.md has them; None: 0 or 1."""
+"""Exit statuses other than 0 that docs/command_line.md has for them; None: 0 or 1."""
 
 
 @dataclass
@@ -46,7 +47,6 @@ class Stage:
     made: dict[str, list[str]] = field(default_factory=dict)
     """Folder -> the words that built or trained what is in it."""
     servers: list[tuple[str, subprocess.Popen, Path]] = field(default_factory=list)
-    seconds: list[tuple[float, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
@@ -54,9 +54,14 @@ class Stage:
             (self.folder / name).symlink_to(REPOSITORY / name)
         shutil.copytree(REPOSITORY / "hostfiles", self.folder / "hostfiles")
         (self.folder / HOSTFILE).write_text("localhost slots=1\n")
-        for name in ("home/.local/share/bash-completion/completions", "home/.zsh/completions", "home/.config/fish/completions", "runs"):
+        for name in (
+            "home/.local/share/bash-completion/completions",
+            "home/.zsh/completions",
+            "home/.config/fish/completions",
+            "runs",
+        ):
             (self.folder / name).mkdir(parents=True)
-        programs = [write_programs(self.folder / "slurm"), Path(sys.executable).parent]
+        programs = [write_programs(self.folder / "slurm"), write_ssh(self.folder / "ssh"), Path(sys.executable).parent]
         self.environment = {
             **os.environ,
             "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
@@ -73,8 +78,16 @@ class Stage:
     def words(self, typed: Typed) -> list[str]:
         return small(typed, self.folder, self.port, f"127.0.0.1:{self.shelf.port}")
 
-    def run(self, typed: Typed) -> None:
-        """Runs a command and looks at its status and its files. AssertionError: what went wrong, with the end of its output."""
+    def run(self, step: Typed | Python) -> None:
+        """Runs a command, or Python, and looks at its status and its files. AssertionError: what went wrong, with the end of its output."""
+        if isinstance(step, Python):
+            provide(self.shelf, self.folder, re.findall(r'"([^"\s]+)"', step.code))
+            status, said = self.finish(shlex.join(["python", "-c", step.code]))
+            assert status == 0, f"{step.page}: its Python\n{said[-3000:]}"
+        else:
+            self.command(step)
+
+    def command(self, typed: Typed) -> None:
         words = self.words(typed)
         name, _ = entry_of(tuple(words))
         self.clear(words)
@@ -84,9 +97,7 @@ class Stage:
         shell = " ".join([shlex.join(words), *typed.behind])
         if "--help" not in words and (name in SERVING or words[0] == "tensorboard"):
             return self.serve(shell, self.port(self.served_at(words)))
-        began = time.monotonic()
         status, said = self.finish(shell)
-        self.seconds.append((time.monotonic() - began, shell))
         expected = STATUS.get(name, 0) if "--help" not in words else 0
         assert status == expected or (expected is None and status in (0, 1)), f"{typed}\n$ {shell}\nstatus {status}\n{said[-3000:]}"
         missing = [path for path in [*left, *typed.behind[1:]] if not (self.folder / path.replace("~", "home")).exists()]
@@ -94,10 +105,12 @@ class Stage:
 
     def clear(self, words: list[str]) -> None:
         """Pages show several ways to build one folder, or to train a run of one name: what another way left makes room."""
+        if "--help" in words:
+            return None
         name, rest = entry_of(tuple(words))
         if name == "supervise":
             return self.clear(halves(rest)[1][1:])
-        if "--help" in words or not (is_training(words) or name in ("data build", "data curate")):
+        if not (is_training(words) or name in ("data build", "data curate")):
             return None
         own = divide(rest)[1] if is_training(words) else rest
         out = parse_options(own).run.out if is_training(words) else option(rest, "--out")[0]
@@ -135,7 +148,8 @@ class Stage:
 
     def finish(self, shell: str) -> tuple[int, str]:
         """(status, output) of a command that ends; 124 and no process of it where it does not within `LIMIT`."""
-        log = self.folder / "output.log"
+        log, before = self.folder / "output.log", os.times()
+        print(f"$ {shell.replace(str(self.folder), '')}", flush=True)
         with open(log, "w") as output:
             process = self.start(shell, output)
         try:
@@ -145,11 +159,10 @@ class Stage:
         if not wait_until(lambda: not members(process.pid), 10):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        after = os.times()
+        taken = after.children_user + after.children_system - before.children_user - before.children_system
+        print(f"  {status}, {taken:.1f} s of a core", flush=True)
         return status, log.read_text(errors="replace")
-
-    def python(self, code: str) -> None:
-        status, said = self.finish(shlex.join(["python", "-c", code]))
-        assert status == 0, f"the page's Python\n{said[-3000:]}"
 
     def close(self) -> None:
         """Ctrl-C to what still serves, which has to be there until then, and to end by it."""

@@ -7,7 +7,6 @@ for it. All data set folders and runs have one tokenizer, so that any run goes o
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import re
 import shutil
@@ -18,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from data_pipeline.tokenizer.bpe import train as train_tokenizer
-from data_pipeline.world.drawn.canvas import encode_jpeg
 from data_pipeline.world.drawn.demo_pixels import draw
 from data_pipeline.world.drawn.demo_scenes import CLASSES, sample_scenes
 from data_pipeline.world.on_disk import build_world
+from sycoca_ds.config.model import with_vocabulary
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.options import parse_options
 from sycoca_ds.presets import PRESETS
@@ -90,13 +89,11 @@ class Shelf:
         """A run of random weights: of the preset in its name, or `tiny`, with a task where the name ends with one."""
 
         def make(path: Path) -> None:
-            words, (first, _, task) = [], name.partition("_vqa")[0].partition("_caption")
-            preset = next((preset for preset in (first, f"{first}_base") if preset in PRESETS), "tiny")
-            words = ["--preset", preset, *(["--task", "vqa"] if name.endswith("_vqa") else ["--task", "caption"] if _ else [])]
-            config = parse_options([*words, *(["--run.weights", "any"] if "--task" in words else []), *SIZES])
+            preset = next((preset for preset in PRESETS if re.fullmatch(rf"{preset}(_vqa|_caption)?", name)), "tiny")
+            task = next(([f"--task={task}", "--run.weights=any"] for task in ("vqa", "caption") if name.endswith(task)), [])
+            config = parse_options(["--preset", preset, *task, *SIZES])
             tokenizer = self.data() / "tokenizer.json"
-            text = dataclasses.replace(config.model.text, vocab_size=Tokenizer(tokenizer).vocab_size)
-            model = dataclasses.replace(config.model, text=text)
+            model = with_vocabulary(config.model, Tokenizer(tokenizer).vocab_size)
             make_run(path, model, seed=len(name), step=300, tokenizer=lambda place: shutil.copyfile(tokenizer, place))
             (path / "run_status.json").write_text(json.dumps({"status": "completed", "step": 300}))
 
@@ -154,10 +151,13 @@ def write_photo(path: Path) -> None:
 
 
 def served_urls(shelf: Shelf) -> list[tuple[str, str]]:
-    """(address, caption) of pictures behind the stage's server."""
-    for number, scene in enumerate(SCENES):
-        (shelf.served / f"{number:03d}.jpg").write_bytes(encode_jpeg(np.repeat(np.repeat(draw(scene, (5, number)), 4, 0), 4, 1)))
-    return [(f"http://127.0.0.1:{shelf.port}/images/{number:03d}.jpg", scene.caption) for number, scene in enumerate(SCENES)]
+    """(address, caption) of the hard world's pictures behind the stage's server."""
+    world, found = shelf.world("hard") / "world", []
+    for url, shown in json.loads((world / "train_regions.json").read_text())["pictures"].items():
+        name = url.rpartition("/")[2]
+        Image.open(world / "images/train" / name).resize((256, 256)).save(shelf.served / name)
+        found.append((f"http://127.0.0.1:{shelf.port}/images/{name}", shown["caption"]))
+    return found
 
 
 def write_cc12m(shelf: Shelf, path: Path) -> None:
@@ -166,7 +166,9 @@ def write_cc12m(shelf: Shelf, path: Path) -> None:
 
 def write_relaion(shelf: Shelf, path: Path) -> None:
     path.mkdir()
-    parquet(path / "part-00000.parquet", [{"URL": url, "TEXT": text, "WIDTH": 256, "HEIGHT": 256} for url, text in served_urls(shelf)])
+    parquet(
+        path / "part-00000.parquet", [{"URL": url, "TEXT": text, "WIDTH": 256, "HEIGHT": 256} for url, text in served_urls(shelf)]
+    )
 
 
 # ---- sets as they are published ------------------------------------------------------------------------------------------------
@@ -294,7 +296,10 @@ def evaluated(shelf: Shelf, name: str, path: Path) -> None:
 
     run, labels = shelf.run(name), shelf.made("labels.json", lambda place: make_labels(place, IMAGES))
     tasks = ("retrieval", "classification")
-    assert evaluate(EvaluateConfig(str(run), data=str(shelf.data()), labels=str(labels), out=str(path), tasks=tasks, device="cpu")) == 0
+    assert (
+        evaluate(EvaluateConfig(str(run), data=str(shelf.data()), labels=str(labels), out=str(path), tasks=tasks, device="cpu"))
+        == 0
+    )
 
 
 def checked(shelf: Shelf, found: re.Match) -> Path:
@@ -317,7 +322,9 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"data/winoground": lambda shelf, found: shelf.made("winoground", write_winoground),
     r"data/aro": lambda shelf, found: shelf.made("aro", write_aro),
     r"data/coco": lambda shelf, found: shelf.made("coco", lambda path: write_coco(shelf, path)),
-    r"data/(cc12m|coyo|cc3m|relaion|photos|heldout|flickr30k|voc|coco_train|train|test)": lambda shelf, found: shelf.data(),
+    r"data/(cc12m|cc3m|relaion)": lambda shelf, found: shelf.world("hard") / "train",
+    r"data/coyo": lambda shelf, found: shelf.world("demo") / "train",
+    r"data/(photos|heldout|flickr30k|voc|coco_train|train|test)": lambda shelf, found: shelf.data(),
     r"v2_\w+\.json": lambda shelf, found: shelf.made(found[0], lambda path: write_questions(shelf, path)),
     r"runs/(demo|hard)/data/(train|val|test)|runs/(hard)/(train|val|test)": lambda shelf, found: (
         shelf.world(found[1] or found[3]) / (found[2] or found[4])
@@ -336,9 +343,8 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
 }
 EXACT: dict[str, Callable[[Shelf], dict[str, Path]]] = {
     "runs": lambda shelf: {"runs/930m": shelf.run("930m"), "runs/base": shelf.run("base")},
-    "runs/demo": lambda shelf: {"runs/demo": shelf.run("tiny")},
 }
-"""Words that are whole: a folder of runs, and docs/inference.md's run."""
+"""Words that are whole."""
 
 
 def provide(shelf: Shelf, stage: Path, words: list[str]) -> None:

@@ -25,6 +25,14 @@ LOOP = re.compile(r"for (\w+) in ([^;]+); do")
 
 
 @dataclass(frozen=True)
+class Python:
+    """Python of a page: blocks that follow each other without a command in between are one."""
+
+    page: str
+    code: str
+
+
+@dataclass(frozen=True)
 class Typed:
     """A command as a page has it."""
 
@@ -73,29 +81,36 @@ def lines_of(body: str) -> Iterator[str]:
     assert loop is None, "a loop without its end"
 
 
-def typed_in(path: Path) -> list[Typed]:
-    """Lines of its blocks of shell, and what between single backticks begins with a program and goes on with an argument."""
+def read(path: Path) -> list[Typed | Python]:
+    """Lines of its blocks of shell, its blocks of Python, and what between single backticks begins with a program and goes on with an
+    argument; in the order of the page."""
     text, name = path.read_text(), path.relative_to(REPOSITORY).as_posix()
-    found: list[tuple[int, Typed]] = []
+    found: list[tuple[int, Typed | Python]] = []
     for block in BLOCK.finditer(text):
-        if block[1] in ("sh", "bash", "console"):
-            for line in lines_of(block[2]):
-                words, behind = divided(line)
-                if words:
-                    found.append((block.start(), Typed(name, tuple(words), tuple(behind))))
+        if block[1] == "python":
+            found.append((block.start(), Python(name, block[2])))
+        for line in lines_of(block[2]) if block[1] in ("sh", "bash", "console") else ():
+            words, behind = divided(line)
+            if words:
+                found.append((block.start(), Typed(name, tuple(words), tuple(behind))))
     for code in INLINE.finditer(BLOCK.sub(lambda block: " " * len(block[0]), text)):
         words = plain(code[1].replace("\\|", "|")) if code[1].split()[:1] and code[1].split()[0] in PROGRAMS else []
         if len(words) > 1 and "..." not in words:
             found.append((code.start(), Typed(name, tuple(words), inline=True)))
-    return [typed for _, typed in sorted(found, key=lambda item: item[0])]
+    return [item for _, item in sorted(found, key=lambda item: item[0])]
 
 
-def python_in(path: Path) -> str:
-    """All of a page's Python, in its order."""
-    return "\n".join(body for kind, body in BLOCK.findall(path.read_text()) if kind == "python")
+def steps_of(path: Path) -> list[Typed | Python]:
+    """What a reader of the page does, in order; what a line of text repeats is done once."""
+    steps: list[Typed | Python] = []
+    for item in dict.fromkeys(read(path)):
+        if isinstance(item, Python) and steps and isinstance(steps[-1], Python):
+            item = Python(item.page, f"{steps.pop().code}\n{item.code}")
+        steps.append(item)
+    return steps
 
 
-TYPED = [typed for page in PAGES if page.exists() for typed in typed_in(page)]
+TYPED = [item for page in PAGES if page.exists() for item in read(page) if isinstance(item, Typed)]
 
 
 def entry_of(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
