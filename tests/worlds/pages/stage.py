@@ -79,7 +79,10 @@ class Stage:
         return small(typed, self.folder, self.port, f"127.0.0.1:{self.shelf.port}")
 
     def run(self, step: Typed | Python) -> None:
-        """Runs a command, or Python, and looks at its status and its files. AssertionError: what went wrong, with the end of its output."""
+        """Runs a command, or Python, and looks at its status and its files.
+
+        AssertionError: what went wrong, with the end of its output. Lacking: it needs what this machine does not have.
+        """
         if isinstance(step, Python):
             provide(self.shelf, self.folder, re.findall(r'"([^"\s]+)"', step.code))
             status, said = self.finish(shlex.join(["python", "-c", step.code]))

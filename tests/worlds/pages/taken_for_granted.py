@@ -1,7 +1,7 @@
 """What a page's commands read and no command of the page makes: data sets, catalogues, photographs, runs, official sets, small.
 
-`STAND_INS` names them by their place in the stage. Each is made once for all pages, and copied into a stage when a command first asks
-for it. All data set folders and runs have one tokenizer, so that any run goes on with any of them.
+`STAND_INS` names them by their place in the stage. Each is made once for all pages, and copied into a stage when a command first
+asks for it. All data set folders and runs have one tokenizer, so that any run goes on with any of them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ class Shelf:
         return self.made("data", make)
 
     def world(self, kind: str) -> Path:
-        """World, data set folders and a run as `make demo`, and docs/worlds.md for `hard`, leave them; the folder has `world`, `train`,
-        `val`, `test`."""
+        """`world`, and the data set folders `train`, `val`, `test`, as `make demo` and docs/worlds.md leave them."""
 
         def make(path: Path) -> None:
             build_world(path / "world", SPLITS, seed=0, port=8731, name=kind)

@@ -82,8 +82,8 @@ def lines_of(body: str) -> Iterator[str]:
 
 
 def read(path: Path) -> list[Typed | Python]:
-    """Lines of its blocks of shell, its blocks of Python, and what between single backticks begins with a program and goes on with an
-    argument; in the order of the page."""
+    """Lines of its blocks of shell, its blocks of Python, and what between single backticks begins with a program and goes on
+    with an argument; in the order of the page."""
     text, name = path.read_text(), path.relative_to(REPOSITORY).as_posix()
     found: list[tuple[int, Typed | Python]] = []
     for block in BLOCK.finditer(text):
