@@ -10,9 +10,10 @@ import pytest
 
 from data_pipeline.world.server import PictureServer
 from tests.worlds import REPOSITORY
+from tests.worlds.pages.reducing import ROOTS, small, with_options
 from tests.worlds.pages.stage import Stage
 from tests.worlds.pages.taken_for_granted import Lacking, Shelf
-from tests.worlds.pages.typed import PAGES, Python, Typed, steps_of
+from tests.worlds.pages.typed import PAGES, Python, Typed, entry_of, steps_of
 from tests.worlds.processes.launching import free_port
 
 NOT_RUN = {
@@ -61,7 +62,52 @@ def stage(shelf: Shelf, tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_what_is_not_run_is_there() -> None:
+    """Every other step is run: a program that nobody knows fails there, and is not passed over."""
     assert {key(step) for steps in STEPS.values() for step in steps} - {None} == set(NOT_RUN)
+    assert sum(map(len, RUN.values())) > 150 and sum(isinstance(step, Python) for steps in RUN.values() for step in steps) == 3
+
+
+def test_commands_made_small_keep_their_program_and_their_options() -> None:
+    for step in (step for steps in RUN.values() for step in steps if isinstance(step, Typed)):
+        words = small(step, Path("/stage"), int, "127.0.0.1:1")
+        lost = {word.split("=")[0] for word in step.words if word.startswith("-")} - {word.split("=")[0] for word in words}
+        assert words[0] == step.words[0] and not lost, step
+        assert not [word for word in words if ROOTS.search(word)], f"{step}: a folder of this machine's own"
+
+
+def test_a_value_is_changed_where_it_stands() -> None:
+    words = ["train.py", "--lr", "1", "--seeds", "0", "1", "2", "--out=a", "--nproc-per-node", "8", "eval.py"]
+    values = {"--seeds": ["0"], "--out": "b", "--nproc-per-node": "1"}
+    expected = ["train.py", "--lr", "1", "--seeds", "0", "--out=b", "--nproc-per-node", "1", "eval.py"]
+    assert with_options(words, {**values, "--steps": "4"}) == [*expected, "--steps", "4"]
+    assert with_options(words, {**values, "--steps": "4"}, only_given=True) == expected
+
+
+def test_what_costs_no_start_of_torch(stage: Stage) -> None:
+    """Completion, plans and printed launches; a sweep of plans is for the night."""
+    quick = [
+        step
+        for steps in RUN.values()
+        for step in steps
+        if isinstance(step, Typed) and not step.inline and step.words[0] in ("sycoca", "python") and "--sweep" not in step.words
+        if entry_of(step.words)[0] in ("completion", "plan", "launch print")
+    ]
+    assert len(quick) >= 6
+    for step in quick:
+        stage.run(step)
+
+
+def test_what_goes_wrong_is_noticed(stage: Stage) -> None:
+    for words, behind, said in (
+        (("sycoca", "completion", "bsh"), (), "status 2"),
+        (("sycoca", "completion", "bash"), (">", "~/no/such/folder"), "status 1"),
+        (("sycoca", "plan", "--preset", "tiny", "--gpus", "1", "--gpu", "cpu", "--help", "--outt", "x"), (), "status 2"),
+        (("no-such-program",), (), "status 127"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            stage.run(Typed("here", words, behind))
+    with pytest.raises(AssertionError, match="its Python"):
+        stage.run(Python("here", "1 / 0"))
 
 
 @pytest.mark.full

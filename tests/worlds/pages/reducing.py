@@ -1,5 +1,5 @@
 """A page's command at a size that a test can run. All that is changed stands here, by rule: where absolute folders lie, which
-ports and hosts are this machine's, how large models, worlds and trainings are. A training keeps its preset, and all of it but sizes.
+ports and hosts are this machine's, how large models, worlds and trainings are. Of a training the preset stays, and all but sizes.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ def shrunk(words: list[str], port: Callable[[str], int], hosts: str) -> list[str
     head, rest = with_options(head, values, only_given=True), with_options(rest, values, only_given=True)
     if name in DEFAULT_PORTS and "--port" not in rest:
         rest += ["--port", str(port(DEFAULT_PORTS[name]))]
+    if words[0] == "curl":
+        return [*words, "--fail"]  # an answer that refuses is a status, too
     if words[0] == "tensorboard":
         return [*words, "--port", str(port("6006"))]
     if words[0] == "sbatch":

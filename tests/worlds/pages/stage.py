@@ -128,6 +128,7 @@ class Stage:
 
     def serve(self, shell: str, port: int) -> None:
         log = self.folder / f"server_{len(self.servers)}.log"
+        print(f"$ {shell.replace(str(self.folder), '')} &", flush=True)
         with open(log, "w") as output:
             process = self.start(shell, output)
         self.servers.append((shell, process, log))

@@ -349,7 +349,7 @@ EXACT: dict[str, Callable[[Shelf], dict[str, Path]]] = {
 def provide(shelf: Shelf, stage: Path, words: list[str]) -> None:
     """Copies into the stage what these words name and is not there. Raises `Lacking`."""
     for part in (part for word in words for part in re.split(r"[=,]", word)):
-        place = part.removeprefix("file://").removeprefix(f"{stage}/")
+        place = part.removeprefix("@").removeprefix("file://").removeprefix(f"{stage}/")
         for where, source in EXACT[place](shelf).items() if place in EXACT else ():
             copy(source, stage / where)
         for pattern, source in STAND_INS.items():
