@@ -84,13 +84,13 @@ def test_a_value_is_changed_where_it_stands() -> None:
 
 
 def test_what_costs_no_start_of_torch(stage: Stage) -> None:
-    """Completion, plans and printed launches; a sweep of plans is for the night."""
+    """Completion and plans; a sweep of plans is for the night."""
     quick = [
         step
         for steps in RUN.values()
         for step in steps
         if isinstance(step, Typed) and not step.inline and step.words[0] in ("sycoca", "python") and "--sweep" not in step.words
-        if entry_of(step.words)[0] in ("completion", "plan", "launch print")
+        if entry_of(step.words)[0] in ("completion", "plan")
     ]
     assert len(quick) >= 6
     for step in quick:

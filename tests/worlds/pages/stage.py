@@ -174,7 +174,7 @@ class Stage:
         for shell, process, log in self.servers:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
-            ended = wait_until(lambda process=process: process.poll() is not None and not members(process.pid), 30)
+            ended = wait_until(lambda process=process: process.poll() is not None and not members(process.pid), 60)
             if not ended:
                 os.killpg(process.pid, signal.SIGKILL)
             if process.wait() not in (0, 130):

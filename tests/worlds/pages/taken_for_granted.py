@@ -94,6 +94,8 @@ class Shelf:
             tokenizer = self.data() / "tokenizer.json"
             model = with_vocabulary(config.model, Tokenizer(tokenizer).vocab_size)
             make_run(path, model, seed=len(name), step=300, tokenizer=lambda place: shutil.copyfile(tokenizer, place))
+            with open(path / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"step": 7, "validation/loss": 4.5}) + "\n")
             (path / "run_status.json").write_text(json.dumps({"status": "completed", "step": 300}))
 
         return self.made(f"runs/{name}", make)
@@ -293,15 +295,14 @@ def evaluated(shelf: Shelf, name: str, path: Path) -> None:
     from sycoca_ds.evaluation.command import evaluate
     from sycoca_ds.evaluation.options import EvaluateConfig
 
-    run, labels = shelf.run(name), shelf.made("labels.json", lambda place: make_labels(place, IMAGES))
-    tasks = ("retrieval", "classification")
-    assert (
-        evaluate(EvaluateConfig(str(run), data=str(shelf.data()), labels=str(labels), out=str(path), tasks=tasks, device="cpu"))
-        == 0
-    )
+    if shutil.which("java") is None:
+        raise Lacking("a Java runtime, for CIDEr")
+    tasks = ("retrieval", "classification", "captioning")
+    words = {"data": str(shelf.data()), "labels": str(labels(shelf)), "out": str(path), "tasks": tasks, "device": "cpu"}
+    assert evaluate(EvaluateConfig(str(shelf.run(name)), **words)) == 0
 
 
-def checked(shelf: Shelf, found: re.Match) -> Path:
+def labels(shelf: Shelf) -> Path:
     return shelf.made("labels.json", lambda path: make_labels(path, IMAGES))
 
 
@@ -310,7 +311,7 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"photo\.jpg": lambda shelf, found: shelf.made("photo.jpg", write_photo),
     r"captions\.csv": lambda shelf, found: shelf.made("captions.csv", write_captions),
     r"classes\.csv": lambda shelf, found: shelf.made("classes.csv", write_classes),
-    r"labels\.json": checked,
+    r"labels\.json": lambda shelf, found: labels(shelf),
     r"cc12m\.tsv": lambda shelf, found: shelf.made("cc12m.tsv", lambda path: write_cc12m(shelf, path)),
     r"catalogues/relaion": lambda shelf, found: shelf.made("relaion", lambda path: write_relaion(shelf, path)),
     r"mirror|mirrors/cc12m-wds": lambda shelf, found: shelf.made("mirror", lambda path: write_mirror(path)),
@@ -341,7 +342,11 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"open_clip_model\.safetensors": lambda shelf, found: shelf.made("theirs", open_clip_weights),
 }
 EXACT: dict[str, Callable[[Shelf], dict[str, Path]]] = {
-    "runs": lambda shelf: {"runs/930m": shelf.run("930m"), "runs/base": shelf.run("base")},
+    "runs": lambda shelf: {
+        "runs/930m": shelf.run("930m"),
+        "runs/base": shelf.run("base"),
+        "runs/base/eval": shelf.made("base/eval", lambda path: evaluated(shelf, "base", path)),
+    },
 }
 """Words that are whole."""
 
