@@ -54,13 +54,8 @@ class Stage:
             (self.folder / name).symlink_to(REPOSITORY / name)
         shutil.copytree(REPOSITORY / "hostfiles", self.folder / "hostfiles")
         (self.folder / HOSTFILE).write_text("localhost slots=1\n")
-        for name in (
-            "home/.local/share/bash-completion/completions",
-            "home/.zsh/completions",
-            "home/.config/fish/completions",
-            "runs",
-        ):
-            (self.folder / name).mkdir(parents=True)
+        for name in ("home", "runs"):
+            (self.folder / name).mkdir()
         programs = [write_programs(self.folder / "slurm"), write_ssh(self.folder / "ssh"), Path(sys.executable).parent]
         self.environment = {
             **os.environ,
@@ -97,7 +92,7 @@ class Stage:
         left = outputs(words)
         if "--help" not in words:
             provide(self.shelf, self.folder, [word for word in words if word not in left])
-        shell = " ".join([shlex.join(words), *typed.behind])
+        shell = " ".join([*(word if word.startswith("~/") else shlex.quote(word) for word in words), *typed.behind])
         if "--help" not in words and (name in SERVING or words[0] == "tensorboard"):
             return self.serve(shell, self.port(self.served_at(words)))
         status, said = self.finish(shell)
