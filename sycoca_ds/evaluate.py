@@ -1,7 +1,7 @@
 """Evaluates a saved checkpoint: retrieval, classification, captioning, reconstruction, masks, compositions, linear probes. Leaves
 JSON, samples and a page.
 
-    python sycoca_ds/evaluate.py --checkpoint runs/demo --data runs/demo/data/test \\
+    python sycoca_ds/evaluate.py --checkpoint runs/demo/run --data runs/demo/data/test \\
         --labels runs/demo/world/test_labels.json --out runs/demo/eval
     python sycoca_ds/evaluate.py --checkpoint runs/base --data-root /data --sets flickr30k imagenet1k --out runs/base/eval
 

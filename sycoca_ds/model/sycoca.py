@@ -80,7 +80,7 @@ class SyCoCa(GradCam, Answering):
         left_out_V = torch.zeros(text.vocab_size, dtype=torch.bool)
         if config.masking.words == "content":
             if config.masking.left_out_ids is None:
-                raise ValueError("model.masking.left_out_ids is open: build the model with_left_out_ids(config, tokenizer)")
+                raise ValueError("model.masking.left_out_ids is open: give it with_vocabulary(model, size, left_out_ids)")
             left_out_V[list(config.masking.left_out_ids)] = True
         self.register_buffer("left_out_V", left_out_V, persistent=False)
         if seed is not None and self.logit_scale.device.type != "meta":

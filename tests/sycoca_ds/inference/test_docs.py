@@ -1,10 +1,9 @@
-"""docs/inference.md as it is written: its Python in one go, its commands by the shell."""
+"""What docs/inference.md prints when it is done as it is written; test_pages.py does all of it, and looks at statuses only."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +13,19 @@ from PIL import Image
 
 from sycoca_ds.eval.collection import Collection
 from tests.worlds import REPOSITORY
+from tests.worlds.pages.typed import Python, Typed, steps_of
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
-PAGE = (REPOSITORY / "docs/inference.md").read_text()
+STEPS = steps_of(REPOSITORY / "docs/inference.md")
+RUN = "runs/demo/run"
 pytestmark = pytest.mark.slow
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.M | re.S)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs/demo and photos, as the page has them."""
+    """A folder with the demo's run and photos, as the page has them."""
     folder = tmp_path_factory.mktemp("page")
-    make_run(folder / "runs/demo")
+    make_run(folder / RUN)
     collection = Collection(make_data(folder / "data", images=2), SMALL.image.image_size)
     (folder / "photos").mkdir()
     for number, name in enumerate(("a.jpg", "b.png")):
@@ -42,18 +39,18 @@ def run(words: list[str], place: Path) -> subprocess.CompletedProcess:
 
 
 def test_the_pages_python_runs_in_order(place: Path) -> None:
-    assert len(blocks("python")) == 3
-    done = run([sys.executable, "-c", "\n".join(blocks("python"))], place)
+    (python,) = (step for step in STEPS if isinstance(step, Python))
+    done = run([sys.executable, "-c", python.code], place)
     assert done.returncode == 0, done.stderr
-    assert (place / "rebuilt.png").exists() and done.stdout.startswith("<sycoca, 0.1 M parameters, step 7, fp32 on cpu, runs/demo/")
+    assert (place / "rebuilt.png").exists() and done.stdout.startswith(f"<sycoca, 0.1 M parameters, step 7, fp32 on cpu, {RUN}/")
     assert re.search(r"^circle \(6, 6\) ", done.stdout, re.M) and not done.stderr
 
 
 def test_the_pages_commands_run(place: Path) -> None:
-    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    commands = [step for step in STEPS if isinstance(step, Typed)]
     assert len(commands) == 4
-    for line in commands[:1] + commands[2:3]:  # a start costs seconds; the others differ by options that test_commands.py tests
-        program, *words = shlex.split(line)
+    for command in commands[:1] + commands[2:3]:  # a start costs seconds; the others differ by options that test_commands.py tests
+        program, *words = command.words
         assert program == "python"
         done = run([sys.executable, *words], place)
         assert done.returncode == 0 and "photos/b.png" in done.stdout, done.stderr

@@ -42,14 +42,28 @@ esac
 """
 
 
+SBATCH = f"""#!/bin/sh
+# The first task of an array, and of other jobs the batch script, at once.
+case "$1" in --array=*) shift ;; esac
+export PYTHON={sys.executable} SLURM_ARRAY_TASK_ID=0 SLURM_ARRAY_TASK_COUNT=1 SLURM_CPUS_PER_TASK=2 SLURM_JOB_ID={JOB}
+export SLURM_JOB_NODELIST=node SLURM_NTASKS=1 SLURM_NTASKS_PER_NODE=1
+exec bash "$@"
+"""
+
+
+def write_programs(folder: Path) -> Path:
+    """A folder to begin PATH with."""
+    folder.mkdir(exist_ok=True)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
 def sbatch(folder: Path, *options: str) -> subprocess.Popen:
     """Runs the template as the batch script of a job of two tasks on this machine; `folder`/requeued then has the ids of jobs that
     went back into the queue."""
-    programs = folder / "slurm"
-    programs.mkdir(exist_ok=True)
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
+    programs = write_programs(folder / "slurm")
     environment = {
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHON": sys.executable,

@@ -28,7 +28,7 @@ from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.model.pixels import normalise
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import finish, start_warm
-from tests.worlds.published.questions import ask
+from tests.worlds.published.questions import as_published, official
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run, url_of
 
 CPU, IMAGES = torch.device("cpu"), 24
@@ -197,25 +197,8 @@ def test_two_ranks_say_what_one_says(world: Path, tmp_path: Path) -> None:
     assert found[0] == found[1] and len({answer["answer"] for answer in found[0][0]}) > 1
 
 
-def official(world: Path, tmp_path: Path, subset: str) -> tuple[str, Path]:
-    """(QUESTIONS,ANNOTATIONS on the world's pictures, a folder with these pictures as COCO names them)."""
-    files, pictures = ask(world / "data", tmp_path / "questions.json", subset), tmp_path / "pictures" / subset
-    content = [json.loads(Path(file).read_text()) for file in files.split(",")]
-    for part, name in zip(content, ("questions", "annotations"), strict=True):
-        part[name] = part[name][:-2]  # on pictures that are not there
-    for file, part in zip(files.split(","), content, strict=True):
-        Path(file).write_text(json.dumps(part))
-    pictures.mkdir(parents=True)
-    collection = Collection(world / "data", SMALL.image.image_size)
-    for number, picture in enumerate(collection.pictures):
-        with open(collection.pictures[number].shard, "rb") as file:
-            file.seek(picture.offset)
-            (pictures / f"COCO_{subset}_{number:012d}.jpg").write_bytes(file.read(picture.size))
-    return files, pictures
-
-
 def test_vqa_v2_from_its_files_and_from_a_data_set_are_the_same(world: Path, tmp_path: Path) -> None:
-    files, pictures = official(world, tmp_path, "val2014")
+    files, pictures = official(world / "data", tmp_path, "val2014")
     found = []
     for name, words in (
         ("folder", {"questions": f"{files},{pictures.parent}"}),
@@ -237,7 +220,7 @@ def test_vqa_v2_from_its_files_and_from_a_data_set_are_the_same(world: Path, tmp
 
 
 def test_questions_whose_answers_are_kept_back_are_answered(world: Path, tmp_path: Path) -> None:
-    files, pictures = official(world, tmp_path, "test2015")
+    files, pictures = official(world / "data", tmp_path, "test2015")
     (tmp_path / "answers.txt").write_text("yes\nno\n")
     more = {"answers": (str(tmp_path / "answers.txt"),), "device": "cpu"}
     config = EvaluateConfig(str(world / "run"), out=str(tmp_path / "out"), questions=f"{files.split(',')[0]},{pictures}", **more)
@@ -252,7 +235,7 @@ def test_questions_whose_answers_are_kept_back_are_answered(world: Path, tmp_pat
 
 
 def test_what_is_wrong_with_a_submission_is_named(world: Path, tmp_path: Path) -> None:
-    files, _ = official(world, tmp_path, "val2014")
+    files, _ = official(world / "data", tmp_path, "val2014")
     asked = Request(files).read()
     whole = entries(asked.table["id"].to_pylist(), ["yes"] * len(asked))
     assert fault(whole, asked) is None and fault(list(reversed(whole)), asked) is None
@@ -284,7 +267,7 @@ def test_a_model_that_was_not_fine_tuned_says_how_it_would_be(world: Path, tmp_p
     ],
 )
 def test_files_that_are_not_as_published_are_named(change, said: str, world: Path, tmp_path: Path) -> None:
-    files, _ = official(world, tmp_path, "val2014")
+    files, _ = official(world / "data", tmp_path, "val2014")
     contents = [json.loads(Path(file).read_text()) for file in files.split(",")]
     change(*contents)
     for file, content in zip(files.split(","), contents, strict=True):
@@ -294,7 +277,7 @@ def test_files_that_are_not_as_published_are_named(change, said: str, world: Pat
 
 
 def test_pictures_that_are_not_there_are_named(world: Path, tmp_path: Path) -> None:
-    files, pictures = official(world, tmp_path, "val2014")
+    files, pictures = official(world / "data", tmp_path, "val2014")
     (pictures / "COCO_val2014_000000000003.jpg").unlink()
     with pytest.raises(UserError, match="1 of 24 pictures are not in .*, the first is COCO_val2014_000000000003.jpg"):
         QuestionPictures(Request(f"{files},{pictures}"), 48)
@@ -303,24 +286,9 @@ def test_pictures_that_are_not_there_are_named(world: Path, tmp_path: Path) -> N
         QuestionPictures(Request(f"{files},{pictures}"), 48)
 
 
-def as_published(world: Path, root: Path) -> Path:
-    """VQA v2's folder with val2014 and test2015, and COCO's beside it with the pictures."""
-    for subset in ("val2014", "test2015"):
-        (root / subset).mkdir()
-        files, pictures = official(world, root / subset, subset)
-        (root / "sets/coco").mkdir(parents=True, exist_ok=True)
-        pictures.rename(root / "sets/coco" / subset)
-        (root / "sets/VQA_v2").mkdir(exist_ok=True)
-        names = (f"v2_OpenEnded_mscoco_{subset}_questions.json", f"v2_mscoco_{subset}_annotations.json")
-        for file, name in zip(files.split(","), names, strict=True):
-            if "test2015_annotations" not in name:
-                Path(file).rename(root / "sets/VQA_v2" / name)
-    return root / "sets"
-
-
 def test_vqa_v2_in_a_data_root_and_for_its_server(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """The same numbers as from the files by name, the answers for the server, and what is there."""
-    root, out = as_published(world, tmp_path), tmp_path / "out"
+    root, out = as_published(world / "data", tmp_path), tmp_path / "out"
     more = {"answer_count": 3, "device": "cpu"}
     config = EvaluateConfig(str(world / "run"), data_root=str(root), out=str(out), sets=("vqa_v2",), submit=("vqa_v2",), **more)
     assert evaluate(config) == 0
@@ -353,7 +321,7 @@ def test_vqa_v2_in_a_data_root_and_for_its_server(world: Path, tmp_path: Path, c
 def test_vqa_s_cell_of_the_paper_comes_from_the_data_root_too(world: Path, tmp_path: Path) -> None:
     from sycoca_ds.eval.paper.cells import content
 
-    root = as_published(world, tmp_path)
+    root = as_published(world / "data", tmp_path)
     more = {"data_root": str(root), "device": "cpu", "answer_count": 3}
     assert evaluate(EvaluateConfig(str(world / "run"), out=str(tmp_path / "paper/vqa"), sets=("vqa_v2",), **more)) == 0
     (tmp_path / "paper/sets.json").write_text(json.dumps({"checkpoint": "x", "sets": {}}))
