@@ -37,6 +37,7 @@ EVERYWHERE = {
     "--vocab-size": "320",
     "--shard-size": "40",
     "--whole-pictures": "2",
+    "--answering": "2",
     "--seeds": ["0"],
 }
 """Values that take the place of a page's, where it gives any."""
