@@ -48,6 +48,8 @@ ON_THIS_MACHINE = ("folder", "wds")
 """Sources of `build` that download nothing."""
 ROWS = {"5": ("table5.coca", "table5.sycoca"), "masking": ("masking.eq7", "masking.random")}
 """Rows of an ablation, of which each is a training and an evaluation."""
+SMALL_COCA = "open_clip_config.json"
+"""Says what open_clip's weights in the stage are, in place of the preset that they are of in a page."""
 HOSTFILE = "hostfiles/here"
 """Of this machine alone, in the stage, where hosts would be started or asked; who only counts with it is given the page's own."""
 COUNTING = ("plan", "launch print")
@@ -139,6 +141,8 @@ def shrunk(words: list[str], port: Callable[[str], int], hosts: str) -> list[str
         return [*head, *with_options(rest, {"--allow-host": [*given, hosts]})]
     if name == "train":
         return [*head, *with_options(rest, TRAINING)]
+    if name == "export":
+        return [*head, *with_options(rest, {"--model": SMALL_COCA}, only_given=True)]
     if name == "ablations":
         own, training = halves(rest)
         rows = [row for table in option(own, "--table") for row in ROWS[table]]

@@ -63,6 +63,7 @@ class Stage:
             "PYTHONPATH": str(REPOSITORY),
             "HOME": str(self.folder / "home"),
             "XDG_CACHE_HOME": str(self.folder / "home/.cache"),
+            "MPLCONFIGDIR": str(self.shelf.folder / "matplotlib"),  # its list of fonts takes seconds, once
             "OMP_NUM_THREADS": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
         }

@@ -7,6 +7,7 @@ asks for it. All data set folders and runs have one tokenizer, so that any run g
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -92,7 +93,10 @@ class Shelf:
             task = next(([f"--task={task}", "--run.weights=any"] for task in ("vqa", "caption") if name.endswith(task)), [])
             config = parse_options(["--preset", preset, *task, *SIZES])
             tokenizer = self.data() / "tokenizer.json"
-            model = with_vocabulary(config.model, Tokenizer(tokenizer).vocab_size)
+            known = Tokenizer(tokenizer)
+            model = with_vocabulary(config.model, known.vocab_size)
+            text = dataclasses.replace(model.text, sot_id=known.sot_id, eot_id=known.eot_id)
+            model = dataclasses.replace(model, text=text)
             make_run(path, model, seed=len(name), step=300, tokenizer=lambda place: shutil.copyfile(tokenizer, place))
             with open(path / "metrics.jsonl", "a") as file:
                 file.write(json.dumps({"step": 7, "validation/loss": 4.5}) + "\n")
@@ -284,7 +288,7 @@ def clip_tokenizer(shelf: Shelf, path: Path) -> None:
 
 
 def open_clip_weights(path: Path) -> None:
-    """A small CoCa as open_clip's folder: a file of the published sizes would be gigabytes."""
+    """open_clip's folder of a small CoCa, of which pages name the weights; those of the published sizes are gigabytes."""
     from tests.worlds.open_clip.world import export_for_open_clip, random_weights
 
     model = parse_options(["--preset", "coca_ViT-L-14", *SIZES]).model
@@ -339,7 +343,8 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"openclip_results\.csv": lambda shelf, found: shelf.made("openclip_results.csv", write_published_numbers),
     r"bpe_simple_vocab_16e6\.txt\.gz": lambda shelf, found: shelf.made(found[0], clip_merges),
     r"clip\.json": lambda shelf, found: shelf.made("clip.json", lambda path: clip_tokenizer(shelf, path)),
-    r"open_clip_model\.safetensors": lambda shelf, found: shelf.made("theirs", open_clip_weights),
+    r"open_clip_model\.safetensors": lambda shelf, found: shelf.made("theirs", open_clip_weights) / found[0],
+    r"open_clip_config\.json": lambda shelf, found: shelf.made("theirs", open_clip_weights) / found[0],
 }
 EXACT: dict[str, Callable[[Shelf], dict[str, Path]]] = {
     "runs": lambda shelf: {
