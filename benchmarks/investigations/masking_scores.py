@@ -27,6 +27,7 @@ from sycoca_ds.engine.checkpoint.seal import sealed  # noqa: E402
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS  # noqa: E402
 from sycoca_ds.eval.suite import SIMILARITIES  # noqa: E402
 
+SCORES = ["token_max:all", "token_max:content", *(name for name in SIMILARITIES if name != "token_max")]
 SHOWN = ("named_over_unnamed", "other_named_over_unnamed", "objects_over_background", "pointing", "word_iou", "caption_ignored")
 """Chance: 0.5, 0.5, 0.5, the region's share, `chance_word_iou`, 0."""
 
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", required=True, help="TITLE=PATTERN of run folders, a table each")
     parser.add_argument("--data", required=True, help="data set folder, not the one that was trained on")
     parser.add_argument("--regions", required=True, help="where its objects are (docs/masking.md)")
-    parser.add_argument("--similarity", nargs="+", default=["token_max:all", *SIMILARITIES], help="as evaluate.py takes them")
+    parser.add_argument("--similarity", nargs="+", default=SCORES, help="as evaluate.py takes them")
     parser.add_argument("--steps", nargs="*", type=int, help="default: every checkpoint that all of a model's runs have")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
