@@ -189,10 +189,11 @@ def write_sets(shelf: Shelf, root: Path) -> None:
     for write in (
         *(captioned.write_flickr, captioned.write_mscoco, captioned.write_coco_captions, captioned.write_coco_2014),
         *(captioned.write_nocaps, classed.write_imagenet_folders, classed.write_imagenet_v2, classed.write_caltech),
-        *(packed.write_cifar10, packed.write_cifar100, packed.write_stl10, packed.write_digits),
+        *(packed.write_cifar10, packed.write_cifar100, packed.write_stl10),
         *(listed.write_textures, listed.write_pets, listed.write_dogs, listed.write_cub, listed.write_flowers, listed.write_food),
     ):
         write(root)
+    packed.write_digits(root, train=60, test=30)
     shown, templates = exported.scenes(IMAGES), ("a photo of a {c}.",)
     exported.write_wds(root / "wds_vtab-cifar100", shown, CLASSES, templates)
     exported.write_parquet(root / "my_set", shown, CLASSES)
