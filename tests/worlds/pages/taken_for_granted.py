@@ -296,13 +296,11 @@ def open_clip_weights(path: Path) -> None:
     export_for_open_clip(model, random_weights(model), path.parent / "open_clip").rename(path)
 
 
-def evaluated(shelf: Shelf, name: str, path: Path) -> None:
+def evaluated(shelf: Shelf, name: str, path: Path, captioning: bool = False) -> None:
     from sycoca_ds.evaluation.command import evaluate
     from sycoca_ds.evaluation.options import EvaluateConfig
 
-    if shutil.which("java") is None:
-        raise Lacking("a Java runtime, for CIDEr")
-    tasks = ("retrieval", "classification", "captioning")
+    tasks = ("retrieval", "classification", *(("captioning",) if captioning else ()))
     words = {"data": str(shelf.data()), "labels": str(labels(shelf)), "out": str(path), "tasks": tasks, "device": "cpu"}
     assert evaluate(EvaluateConfig(str(shelf.run(name)), **words)) == 0
 
@@ -351,7 +349,7 @@ EXACT: dict[str, Callable[[Shelf], dict[str, Path]]] = {
     "runs": lambda shelf: {
         "runs/930m": shelf.run("930m"),
         "runs/base": shelf.run("base"),
-        "runs/base/eval": shelf.made("base/eval", lambda path: evaluated(shelf, "base", path)),
+        "runs/base/eval": shelf.made("base/eval", lambda path: evaluated(shelf, "base", path, captioning=True)),
     },
 }
 """Words that are whole."""
