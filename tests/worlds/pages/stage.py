@@ -95,7 +95,7 @@ class Stage:
             provide(self.shelf, self.folder, [word for word in words if word not in left])
         shell = " ".join([*(word if word.startswith("~/") else shlex.quote(word) for word in words), *typed.behind])
         if "--help" not in words and (name in SERVING or words[0] == "tensorboard"):
-            return self.serve(shell, self.port(self.served_at(words)))
+            return self.serve(shell, self.port(self.served_at(words)), [self.folder / path for path in left])
         status, said = self.finish(shell)
         expected = 0 if "--help" in words else STATUS.get(name, 0)
         if f"{self.folder}/data/sets" in words and "--dry-run" not in words:
@@ -126,7 +126,8 @@ class Stage:
         number = int(option(words, "--port")[0])
         return next(of_page for of_page, own in self.ports.items() if own == number)
 
-    def serve(self, shell: str, port: int) -> None:
+    def serve(self, shell: str, port: int, left: list[Path]) -> None:
+        """Starts a server, and waits until it listens and what it writes before that is there."""
         log = self.folder / f"server_{len(self.servers)}.log"
         print(f"$ {shell.replace(str(self.folder), '')} &", flush=True)
         with open(log, "w") as output:
@@ -135,7 +136,8 @@ class Stage:
 
         def listens() -> bool:
             with socket.socket() as probe:
-                return process.poll() is not None or probe.connect_ex(("127.0.0.1", port)) == 0
+                listening = probe.connect_ex(("127.0.0.1", port)) == 0
+            return process.poll() is not None or (listening and all(path.exists() for path in left))
 
         assert wait_until(listens, LIMIT) and process.poll() is None, f"$ {shell}\nserves nothing\n{log.read_text()[-3000:]}"
 
