@@ -26,6 +26,7 @@ NOT_RUN = {
     "deepspeed --num_nodes": "a launcher's option in a sentence, no command",
     "deepspeed --num_accelerators N": "the same",
     "docs/open_clip.md: Python": "open_clip; tests/sycoca_ds/model/open_clip/test_peer.py loads there what was exported",
+    "python -m sycoca_ds.ablations --seeds 0 1 2 --against ROW": "two options in a sentence; docs/ablations.md has the command",
     "sycoca data COMMAND": "a pattern for many",
     "python -m data_pipeline COMMAND": "the same",
 }

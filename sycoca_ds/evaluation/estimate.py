@@ -178,14 +178,20 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
     if rates is None:
         return 0
     found: list[Part] = []
+    refused: dict[str, str] = {}
     for entry in asked.entries:
         tasks = [task for task in options.tasks if task in entry.tasks]
         if tasks == ["vqa"] and not loaded.config.model.fusion:
             continue
-        found += parts(entry, asked, tasks, rates, options.beams)
+        try:
+            found += parts(entry, asked, tasks, rates, options.beams)
+        except UserError as error:  # the evaluation would go on without this set, too
+            refused[entry.name] = str(error)
     total = sum(part.seconds for part in found)
     for part in found:
         print(f"{part.name:14} {part.task:14} {format_seconds(part.seconds):>9}  {part.counted}{', officially' * part.official}")
+    for name, why in refused.items():
+        print(f"{name:14} no numbers: {why}")
     ranks, device_name = resources.team.size, str(device.type)
     print(
         f"dry run: {total / 3600:.2f} hours on {ranks} rank{'s' * (ranks != 1)} ({device_name}, {options.precision}, batches of "
@@ -194,11 +200,13 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
     )
     if any(part.official for part in found):
         print(f"dry run: sets that are not in {asked.data_root} are counted as their pages say")
-    write_json(out / "estimate.json", _record(found, rates, ranks, device_name, options))
+    write_json(out / "estimate.json", _record(found, refused, rates, ranks, device_name, options))
     return 0
 
 
-def _record(found: Sequence[Part], rates: Rates, ranks: int, device: str, options: SuiteOptions) -> Mapping[str, Any]:
+def _record(
+    found: Sequence[Part], refused: Mapping[str, str], rates: Rates, ranks: int, device: str, options: SuiteOptions
+) -> Mapping[str, Any]:
     return {
         "seconds": sum(part.seconds for part in found),
         "ranks": ranks,
@@ -206,5 +214,6 @@ def _record(found: Sequence[Part], rates: Rates, ranks: int, device: str, option
         "precision": options.precision,
         "batch_size": options.batch_size,
         "rates": {name: getattr(rates, name) for name in Rates.__dataclass_fields__},
+        "no_numbers": dict(refused),
         "parts": [{name: getattr(part, name) for name in Part.__dataclass_fields__} for part in found],
     }

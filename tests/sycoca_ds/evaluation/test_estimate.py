@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,25 @@ def test_of_each_task_by_hand(tmp_path: Path) -> None:
     assert found["vqa_v2", "vqa"].seconds == pytest.approx(3 * 214_354 * 0.11)
     without = Rates(0.01, 0.001, None, 64, 1e-9)
     assert [part.task for part in parts(SETS["mscoco"], asked, SETS["mscoco"].tasks, without, 1)] == ["retrieval"]
+
+
+def test_a_set_that_is_not_as_published_is_told_and_the_others_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As the evaluation itself goes on without it."""
+    write_textures(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    for name in ("images-idx3", "labels-idx1"):
+        (tmp_path / f"mnist/t10k-{name}-ubyte").write_bytes(b"cut")
+    monkeypatch.setattr(estimate, "measure", lambda *_: RATES)
+    loaded = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(fusion=False)))
+    options = SimpleNamespace(tasks=("linear_probe",), beams=1, precision="fp32", batch_size=4)
+    resources, device = SimpleNamespace(team=SimpleNamespace(size=1)), SimpleNamespace(type="cpu")
+    asked = Asked.parse(str(tmp_path), ("dtd", "mnist"), None, None)
+    assert estimate.dry_run(loaded, asked, tmp_path, options, device, resources) == 0
+    found = json.loads((tmp_path / "estimate.json").read_text())
+    assert [part["name"] for part in found["parts"]] == ["dtd"] and set(found["no_numbers"]) == {"mnist"}
+    assert f"mnist          no numbers: {found['no_numbers']['mnist']}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

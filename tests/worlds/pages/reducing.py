@@ -23,7 +23,6 @@ CAPITALS = {
     "DATA": "/data/cc12m",
     "FOLDER": "/data/heldout",
     "FILE": "open_clip_model.safetensors",
-    "ROW": "table5.coca",
 }
 """What words in capitals stand for, in a line of text."""
 TRAINING = {**dict(zip(SMALL[2::2], SMALL[3::2], strict=True)), "--optim.epochs": "None", "--optim.steps": "4"}
