@@ -73,6 +73,11 @@ def make_record(
         else:
             by_seed[run.row][str(run.seed)] = known
     every = [record for seeds in by_seed.values() for record in seeds.values()]
+    columns = list(dict.fromkeys(column for run in runs for chosen in sets_of(run, sets) for column in chosen.columns))
+    for one in every:  # of what could not go on from its weights
+        lacking = [column for column in columns if column not in one["numbers"]]
+        one["numbers"] |= dict.fromkeys(lacking)
+        one["missing"] |= dict.fromkeys(lacking, "a model without a text decoder neither captions nor answers")
     config = runs[0].config
     image, samples = config.model.image, Sources.of(config.data, check_tars=False).samples
     record: dict[str, Any] = {
@@ -83,7 +88,7 @@ def make_record(
         "training": f"image encoder {image.layers} x {image.width} at {image.image_size} px, {length_line(runs)} of "
         f"{config.optim.global_batch_size} pairs from {samples} samples in {' '.join(config.data.train)}",
         "rows": [row.name for row in rows],
-        "columns": list(dict.fromkeys(column for run in runs for chosen in sets_of(run, sets) for column in chosen.columns)),
+        "columns": columns,
         "evaluated": [evaluated_line(chosen, every) for chosen in sets],
         "notes": notes(every),
         "runs": dict(by_seed),

@@ -106,7 +106,7 @@ def test_killed_terminated_and_damaged_it_resumes_to_the_same_content(world, bui
     server.pause = 0.15
     try:
         process = interrupted_download(root, server, signal.SIGTERM, group=False, shards=0)
-        assert process.returncode == 143 and "the same command goes on" in process.stderr.read()
+        assert process.returncode == 143 and "give the same command again" in process.stderr.read()
         process = interrupted_download(root, server, signal.SIGKILL, group=True, shards=1)
         assert process.returncode == -signal.SIGKILL
         done = sorted((root / "shards").glob("*_stats.json"))

@@ -191,7 +191,8 @@ def test_what_fails_is_named_and_the_rest_goes_on(data_set: Path, tmp_path: Path
     assert status == 1 and "failed: table5.itc seed 0" in output, output[-2000:]
     page = (out / "ablations.md").read_text().splitlines()
     assert "| `table5.itc` | ITC | 0 | - | - | - | - | - | 30.2 |" in page
-    assert f"- {reason}: `table5.itc` seed 0" in page
+    assert f"- {reason}: `table5.itc` (w mTR, w mIR) seed 0" in page
+    assert [line for line in page if line.startswith("- a model without a text decoder neither captions nor answers: `table5.itc`")]
     (line,) = [line for line in page if line.startswith("| `table5.coca`")]
     assert line.startswith("| `table5.coca` | CoCa: ITC + IC | 1 | ") and "-" not in line.split("|")[4]
     answers = json.loads((out / "table5.coca/seed_0/questions/eval/w/results.json").read_text())["tasks"]["vqa"]["metrics"]
