@@ -102,7 +102,7 @@ def test_what_goes_wrong_is_noticed(stage: Stage) -> None:
     for words, behind, said in (
         (("sycoca", "completion", "bsh"), (), "status 2"),
         (("sycoca", "completion", "bash"), (">", "~/no/such/folder"), "status 1"),
-        (("sycoca", "plan", "--preset", "tiny", "--gpus", "1", "--gpu", "cpu", "--outt", "x"), (), "status 2"),
+        (("sycoca", "plan", "--gpuss", "1"), (), "status 2"),
         (("no-such-program",), (), "status 127"),
     ):
         with pytest.raises(AssertionError, match=said):

@@ -317,7 +317,7 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"labels\.json": lambda shelf, found: labels(shelf),
     r"cc12m\.tsv": lambda shelf, found: shelf.made("cc12m.tsv", lambda path: write_cc12m(shelf, path)),
     r"catalogues/relaion": lambda shelf, found: shelf.made("relaion", lambda path: write_relaion(shelf, path)),
-    r"mirror|mirrors/cc12m-wds": lambda shelf, found: shelf.made("mirror", lambda path: write_mirror(path)),
+    r"mirror|mirrors/cc12m-wds": lambda shelf, found: shelf.made("mirror", lambda path: write_mirror(path, each=24)),
     r"data/sets": lambda shelf, found: shelf.made("sets", lambda path: (path.mkdir(), write_sets(shelf, path))),
     r"data/Flickr30kEntities": lambda shelf, found: shelf.made("entities", write_entities),
     r"data/VOC2012": lambda shelf, found: shelf.made("voc", write_voc),
