@@ -113,7 +113,7 @@ def test_what_goes_wrong_is_noticed(stage: Stage) -> None:
 
 @pytest.mark.full
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", [page for page, steps in RUN.items() if steps])
 def test_the_commands_of_a_page_run(page: str, stage: Stage) -> None:
     wrong, lacking = [], []

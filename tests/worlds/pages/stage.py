@@ -24,7 +24,7 @@ from tests.worlds.pages.typed import Python, Typed, entry_of
 from tests.worlds.processes.launching import free_port
 from tests.worlds.processes.watching import members, wait_until
 
-LIMIT = 300
+LIMIT = 600
 """Seconds that any command may take."""
 LINKED = ("sycoca_ds", "data_pipeline", "tests", "benchmarks", "docs", "ds_configs", "pyproject.toml", "README.md")
 SERVING = {"data scenes", "data folder", "explore"}
