@@ -50,10 +50,9 @@ def test_dead_names_are_in_nobodys_way(names):
     with ThreadPoolExecutor(32) as pool:
         dead = [pool.submit(outcome, resolver, f"dead{number}", 0.3) for number in range(64)]
         assert {job.result() for job in dead} == {"timeout"}
-        start = time.monotonic()
-        good = [pool.submit(outcome, resolver, f"good{number}", 0.3) for number in range(500)]
+        # they end before the dead ones do, which take 30 s: a busy machine is no reason to fail, waiting for these is
+        good = [pool.submit(outcome, resolver, f"good{number}", 20) for number in range(500)]
         assert [job.result() for job in good] == [[ENTRY]] * 500
-    assert time.monotonic() - start < 5
     assert outcome(resolver, "missing", 1) == "name not found"
 
 
