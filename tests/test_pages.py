@@ -22,7 +22,7 @@ NOT_RUN = {
     "ssh": "another machine",
     "data_pipeline/jobs/spark.sh": "Spark; tests/data_pipeline/catalogue/test_engines.py runs it where that is installed",
     "python -m benchmarks": "measures for minutes; tests/benchmarks runs its parts",
-    "python benchmarks/sharded_evaluation.py": "measures for minutes",
+    "python benchmarks/investigations/sharded_evaluation.py": "measures for minutes",
     "deepspeed --num_nodes": "a launcher's option in a sentence, no command",
     "deepspeed --num_accelerators N": "the same",
     "docs/open_clip.md: Python": "open_clip; tests/sycoca_ds/model/open_clip/test_peer.py loads there what was exported",

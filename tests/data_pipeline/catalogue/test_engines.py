@@ -237,7 +237,7 @@ def test_what_fails_while_rows_are_written_is_an_error_of_the_engine(tmp_path):
 
 @pytest.mark.full
 def test_little_memory_is_enough(tmp_path):
-    """DuckDB goes on in files: 140 MB of rows within 100 MB (benchmarks/curation_speed.py: 4.3 GB within 1 GB)."""
+    """DuckDB goes on in files: 140 MB of rows within 100 MB (benchmarks/investigations/curation_speed.py: 4.3 GB within 1 GB)."""
     write_odd_catalogue(tmp_path / "catalogue", 1_000_000, odd=0.05)
     small = curate(options(tmp_path / "catalogue", tmp_path / "small", memory_limit="100MB"))
     large = curate(replace(options(tmp_path / "catalogue", tmp_path / "large"), memory_limit="4GB"))

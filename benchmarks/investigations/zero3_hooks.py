@@ -1,7 +1,9 @@
-"""What ZeRO-3 costs the host beside ZeRO-1, on models that compute next to nothing: `python benchmarks/zero3_hooks.py`
+r"""What ZeRO-3 costs the host beside ZeRO-1, on models that compute next to nothing.
 
-    deepspeed --num_accelerators 2 benchmarks/zero3_hooks.py --model tiny --precision fp32 --batch-size 4 --recompute 0
-    python benchmarks/zero3_hooks.py --plain          # ZeRO-3 as DeepSpeed has it
+    python benchmarks/investigations/zero3_hooks.py
+    deepspeed --num_accelerators 2 benchmarks/investigations/zero3_hooks.py --model tiny --precision fp32 --batch-size 4 \
+        --recompute 0
+    python benchmarks/investigations/zero3_hooks.py --plain          # ZeRO-3 as DeepSpeed has it
 
 `deep` has the layers of 930m, 64 wide. Processor seconds of rank 0's main thread, which other programs lengthen little: medians and
 the least of the turns, forward and backward and then the update; and how often DeepSpeed is asked for a module's weights in a step.
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
+sys.path[:1] = [str(Path(__file__).resolve().parents[2])]
 
 import torch  # noqa: E402
 

@@ -1,7 +1,7 @@
 """What rank 0 of an evaluation does alone: captions' scores by Java, and a linear probe's fits.
 
-    python benchmarks/evaluation_parts.py                                    # METEOR on 1,000 pictures, a probe of 8,000
-    python benchmarks/evaluation_parts.py --rows 75750 --width 1024          # Food-101's training pictures, ViT-L/14's width
+    python benchmarks/investigations/evaluation_parts.py                     # METEOR on 1,000 pictures, a probe of 8,000
+    python benchmarks/investigations/evaluation_parts.py --rows 75750 --width 1024   # Food-101, ViT-L/14's width
 
 METEOR: NoCaps' four corpora (all pictures and three domains) by one process that remembers pictures, and by one each. Probe: what
 an iteration of L-BFGS takes, and a whole search for C.

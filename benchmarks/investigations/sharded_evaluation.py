@@ -1,7 +1,7 @@
 """Memory and speed of an evaluation whose ranks share the weights, beside one whose ranks each hold all of them.
 
-    python benchmarks/sharded_evaluation.py                              # 2 ranks on this machine's CPU, 0.2 billion weights
-    python benchmarks/sharded_evaluation.py --width 1024 --layers 24 --ranks 8 --device cuda
+    python benchmarks/investigations/sharded_evaluation.py          # 2 ranks on this machine's CPU, 0.2 billion weights
+    python benchmarks/investigations/sharded_evaluation.py --width 1024 --layers 24 --ranks 8 --device cuda
 
 Writes an untrained checkpoint, starts the ranks by torchrun for each of the two ways, and prints for each rank: the highest memory
 of its own while it loads and while it looks at pictures (RssAnon, sampled every 20 ms; on a GPU torch's peak), the time of loading
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BATCH, BATCHES = 4, 3
 
 

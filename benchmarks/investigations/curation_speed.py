@@ -1,7 +1,7 @@
 """Curation: rows a second of each engine, its memory, and whether both give the same rows.
 
-    python benchmarks/curation_speed.py --rows 2000000 --engines duckdb spark
-    python benchmarks/curation_speed.py --rows 30000000 --odd 0.02 --engines duckdb --memory-limit 1GB
+    python benchmarks/investigations/curation_speed.py --rows 2000000 --engines duckdb spark
+    python benchmarks/investigations/curation_speed.py --rows 30000000 --odd 0.02 --engines duckdb --memory-limit 1GB
 
 The catalogue is tests/worlds/data/odd_catalogue.py's, generated first (not counted). Writes a line of JSON an engine; ends with an
 error if the engines' rows differ. Memory is the peak of each engine's processes together.
@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 POLL_SECONDS = 0.2
 FULL_ROWS = 2_097_693_557
