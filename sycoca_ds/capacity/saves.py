@@ -20,9 +20,7 @@ def part_of_a_rank(step: Step) -> tuple[int, int]:
     if step.sharding.stage == 0:
         return 0, 12 * engine.total + average
     each = 12 * engine.part + average // engine.ranks
-    if step.sharding.stage < 3:
-        return each, w * engine.total
-    return each + w * sum(engine.persistent), 0
+    return each, w * engine.total if step.sharding.stage < 3 else 0
 
 
 def checkpoint_bytes(step: Step) -> int:

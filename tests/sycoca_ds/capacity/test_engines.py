@@ -91,9 +91,9 @@ CASES = {
     "3 bf16, averaged": Case("zero3", "bf16", GATHERED, ema=True),
     "3 bf16, recomputed, averaged": Case("zero3", "bf16", GATHERED, True, ema=True),
     "3 bf16, offloaded, averaged": Case("zero3_offload", "bf16", GATHERED, ema=True),
-    "small, 1 bf16": Case("zero1", "bf16", {}, preset="small"),
-    "small, 3 bf16, recomputed": Case("zero3", "bf16", SMALL, True, preset="small"),
-    "coca_ViT-B-32, 1 bf16": Case("zero1", "bf16", {}, preset="coca_ViT-B-32"),
+    "small, 1 fp32": Case("zero1", "fp32", {}, preset="small"),
+    "small, 3 fp32, recomputed": Case("zero3", "fp32", SMALL, True, preset="small"),
+    "coca_ViT-B-32, 1 fp32": Case("zero1", "fp32", {}, preset="coca_ViT-B-32"),
 }
 
 

@@ -6,10 +6,10 @@ FOLDER/test, FOLDER/run and FOLDER/vqa, as docs/worlds.md and docs/finetuning.md
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,8 +35,15 @@ TAUGHT, CHOSEN = 600, 200
 
 
 def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    """A server there replies: its port is taken before it has drawn what it will serve."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("HEAD", "/")
+        return connection.getresponse().status > 0
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def python(*words: object) -> None:

@@ -22,11 +22,11 @@ from sycoca_ds.engine.safety.status import ATTEMPT_VARIABLE, FAILURES, HEARTBEAT
 from sycoca_ds.supervise import evidence, ledger, orphans
 from sycoca_ds.supervise.attempt import Attempt, Limits, Stop
 from sycoca_ds.supervise.causes import find_cause
-from sycoca_ds.supervise.options import SuperviseOptions
-from sycoca_ds.supervise.supervisor import CURRENT_FILE, FOLDER, Supervisor
 from sycoca_ds.supervise.evidence import Evidence, Files, bytes_of_newest, newest_sealed
 from sycoca_ds.supervise.job import parse_job
+from sycoca_ds.supervise.options import SuperviseOptions
 from sycoca_ds.supervise.orphans import Shell
+from sycoca_ds.supervise.supervisor import CURRENT_FILE, FOLDER, Supervisor
 from sycoca_ds.supervise.verdict import read_history
 from tests.worlds.processes.watching import wait_until
 
