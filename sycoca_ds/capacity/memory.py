@@ -35,12 +35,10 @@ def moments(step: Step) -> Iterator[tuple[str, tuple[int, ...]]]:
     # of all micro-batches: pixels as bytes, token ids; the features and slopes of several
     batch = k * b * (3 * step.model.image.image_size**2 + 8 * step.model.text.context_length)
     other = step.framework + batch + 16 * k * b * step.model.embed_dim * (k > 1)
-    touched = min(1.0, engine.total / step.sharding.reduce_bucket) if step.cpu else 1.0
     optimizer = rest.optimizer + (rest.host if step.cpu else 0)
 
     def at(gradients: int, live: int, buckets: int, kept: Sequence[int]) -> tuple[int, ...]:
-        live += int((rest.buckets + buckets) * touched)
-        return (rest.weights, rest.gradients + gradients, optimizer, live, *kept, other)
+        return (rest.weights, rest.gradients + gradients, optimizer, live + rest.buckets + buckets, *kept, other)
 
     if k > 1:  # both encoders without gradient, then the contrast of all micro-batches
         yield "contrast of all micro-batches", at(0, max(backward), 0, (0, 0, 6 * 4 * k * b * step.batches.global_batch_size))

@@ -129,6 +129,8 @@ class Engine:
     ranks: int
     ema: bool = False
     """Whether a moving average of the weights is kept (`optim.ema_decay`)."""
+    cpu: bool = False
+    """Whether its memory is a host's, where a bucket's untouched pages cost nothing."""
 
     @cached_property
     def groups(self) -> list[list[int]]:
@@ -165,6 +167,11 @@ class Engine:
         """Numbers of the tensors that stage 3 keeps whole."""
         return [size for group in self.groups for size in group if size <= self.sharding.persistence]
 
+    def room(self, buckets: int) -> int:
+        """Numbers that so many buckets take which are made before anything is in them."""
+        made = buckets * self.sharding.reduce_bucket
+        return min(made, self.total) if self.cpu else made
+
     def at_rest(self) -> States:
         """What is held between two steps, after the first one."""
         sharding, p, w, ema = self.sharding, self.part, self.sharding.weight_bytes, 4 * self.ema
@@ -173,7 +180,7 @@ class Engine:
         if sharding.stage in (1, 2):
             gradients = 4 * self.padded if sharding.stage == 1 and w == 2 else 0
             return States(weights=w * self.padded, gradients=gradients, optimizer=(12 + ema) * p, buckets=0)
-        bucket = sharding.reduce_bytes * sharding.reduce_bucket if sharding.contiguous else 0
+        bucket = sharding.reduce_bytes * self.room(1) if sharding.contiguous else 0
         bucket += w * sum(self.persistent) if self.ranks > 1 else 0
         if sharding.offload:  # twice the gradients: as they accumulate, and as the update reads them
             return States(weights=w * p, gradients=0, optimizer=0, buckets=bucket, host=(20 + ema) * p)
@@ -192,7 +199,7 @@ class Engine:
             return w * (whole if later else done + pending), 0
         if sharding.stage == 3:  # a bucket is put together anew, rank by rank, before it is reduced
             return w * pending, sharding.reduce_bytes * bucket
-        buffers = w * sharding.reduce_bucket * (1 + sharding.overlap) if sharding.contiguous else 0
+        buffers = w * self.room(1 + sharding.overlap) if sharding.contiguous else 0
         buffers += w * bucket + (sharding.reduce_bytes * bucket if sharding.reduce_bytes != w else 0)
         if w == 2:  # stage 2
             return w * pending + 4 * p, buffers

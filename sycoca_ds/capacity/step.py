@@ -29,7 +29,7 @@ class Step:
 
     @cached_property
     def engine(self) -> Engine:
-        return _engine(self.model, self.sharding, self.batches.world_size, self.ema)
+        return _engine(self.model, self.sharding, self.batches.world_size, self.ema, self.cpu)
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -48,6 +48,6 @@ class Step:
 
 
 @lru_cache(maxsize=64)
-def _engine(model: ModelConfig, sharding: Sharding, ranks: int, ema: bool) -> Engine:
+def _engine(model: ModelConfig, sharding: Sharding, ranks: int, ema: bool, cpu: bool) -> Engine:
     """One for all batches: it adds up the numbers of every weight once."""
-    return Engine(all_shapes(model), sharding, ranks, ema)
+    return Engine(all_shapes(model), sharding, ranks, ema, cpu)
