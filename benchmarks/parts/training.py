@@ -1,4 +1,5 @@
-"""A training step: ours beside open_clip's of the same CoCa, weights and captions; SyCoCa's cost beside its FLOPs; the presets.
+"""A training step: ours beside open_clip's of the same CoCa, weights and captions; SyCoCa's cost beside its FLOPs, also by what
+ranks the patches; the presets.
 
 Forward, loss, backward and fused AdamW. `full`: captions of 76 tokens. `real`: those of `--captions FILE.csv` (a column `caption`),
 or of 12 to 24 tokens, in two batches, padded as each trainer does: open_clip 3.3 to the context length, ours to the longest of the
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from safetensors.torch import save_file
@@ -26,7 +27,7 @@ from benchmarks import step_cost
 from benchmarks.frame import Row, in_turns, timed
 from benchmarks.limits import best_dtype, products, training_shapes
 from benchmarks.peers import PeerProcess
-from sycoca_ds.config import ModelConfig, with_vocabulary
+from sycoca_ds.config import MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.open_clip.weights import to_open_clip
 from sycoca_ds.model.sycoca import SyCoCa
@@ -36,6 +37,7 @@ from sycoca_ds.presets import PRESETS
 CONTEXT = 76
 BATCHES = {"full": 1, "real": 2}
 """Batches of a turn: where lengths differ, a trainer may sort."""
+SIMILARITIES = get_args(get_type_hints(MaskingConfig)["similarity"])
 PRESETS_ALONE = {"cpu": {"tiny": 16, "small": 4}, "cuda": {"small": 256, "base": 64, "930m": 32}}
 """Samples of a step."""
 
@@ -196,6 +198,27 @@ def sycoca(options: argparse.Namespace) -> Iterator[Row]:
         yield Row("training", f"{name}, batch {batch_size}, 384 wide", "samples/s", batch_size, turns[name], beside, **expected)
 
 
+def scores(options: argparse.Namespace) -> Iterator[Row]:
+    """The same of what ranks the patches: each candidate beside random masks."""
+    device, batch_size = options.device, 4
+    precision = "fp32" if best_dtype(device) == torch.float32 else "bf16"
+    masking = MaskingConfig(mask_at="embedding")
+    configs = {"random masks": replace(step_cost.SHAPE, masking=replace(masking, mask_by="random"))}
+    configs |= {name: replace(step_cost.SHAPE, masking=replace(masking, similarity=name)) for name in SIMILARITIES}
+    batch = {**step_cost.inputs(step_cost.SHAPE, batch_size, device), "key_B": torch.arange(batch_size, device=device)}
+    ways = {}
+    for name, config in configs.items():
+        model = step_cost.build(config, device, precision, False)
+        ways[name] = timed(lambda model=model: step_cost.step(model, batch), device)
+        ways[name]()
+    turns = in_turns(ways, options.turns)
+    flops = {name: step_flops(config) for name, config in configs.items()}
+    for name in SIMILARITIES:
+        expected = {"expected": flops["random masks"] / flops[name], "limited_by": "FLOPs"}
+        what = f"sycoca, masks by {name}, batch {batch_size}, 384 wide"
+        yield Row("training", what, "samples/s", batch_size, turns[name], {"random masks": turns["random masks"]}, **expected)
+
+
 def presets(options: argparse.Namespace) -> Iterator[Row]:
     """A SyCoCa step of each preset, captions of full length: how near to the matrix products alone."""
     device, dtype = options.device, best_dtype(options.device)
@@ -222,4 +245,5 @@ def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Itera
             for kind in BATCHES:
                 yield coca(name, kind, batch_size, options, peers)
     yield from sycoca(options)
+    yield from scores(options)
     yield from presets(options)
