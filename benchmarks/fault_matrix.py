@@ -163,13 +163,13 @@ class Matrix:
         done, lines = world.done(folder), ledger.read_ledger(run)
         attempts: dict[int, list[str]] = {}
         for name, about in sorted(done.items(), key=lambda item: item[1]["at"]):
-            attempts.setdefault(int(about["attempt"].split(".")[1]), []).append(name)
+            attempts.setdefault(world.attempt_of(about), []).append(name)
         told = []
         for fault in faults:
             if fault.name not in done:
                 told.append({"name": fault.name, "kind": fault.kind, "done": False})
                 continue
-            attempt = int(done[fault.name]["attempt"].split(".")[1])
+            attempt = world.attempt_of(done[fault.name])
             last = attempts[attempt][-1] == fault.name
             verdict, expected = verdicts.get(attempt, {}), world.KINDS[fault.kind].ends
             right = last and verdict.get("class") == expected if expected else not last or verdict.get("class") == "completed"

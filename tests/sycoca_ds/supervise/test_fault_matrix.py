@@ -21,7 +21,7 @@ def matrix(out: Path, *more: str, patience: float) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sample_of_the_matrix(tmp_path: Path) -> None:
     more = ["--faults", str(len(SAMPLE)), "--per-run", str(len(SAMPLE)), "--ranks", "2", "--steps-between", "5", "--kinds", *SAMPLE]

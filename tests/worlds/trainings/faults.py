@@ -123,14 +123,16 @@ class Injector:
         Watchdog.enter, SyCoCa._train, Guard.__init__, saving.Writing.__init__ = entered, trained, began, writing
 
     def _flipped(self, slope):
-        """One bit of the largest number of a gradient, the highest of its exponent."""
+        """One bit of a number of a gradient, the highest of its exponent: of the largest below 2, above which that bit is set, and
+        flipped takes the number away, which no norm shows."""
         if not self.flip:
             return None
         import torch
 
         self.flip, wrong = False, slope.detach().clone().contiguous()
         bits = wrong.view(torch.int32).view(-1)
-        place = wrong.abs().view(-1).argmax()
+        sizes = wrong.abs().view(-1)
+        place = sizes.masked_fill(sizes >= 2, -1).argmax()
         bits[place] ^= 1 << 30
         return wrong
 
@@ -165,6 +167,11 @@ def draw(kinds: list[str], ranks: int, first: int, apart: int, seed: int) -> lis
 def done(folder: Path) -> dict[str, dict[str, Any]]:
     """Fault's name -> step and attempt in which it was done, and when."""
     return {path.name: json.loads(path.read_text()) for path in sorted((folder / "done").glob("[0-9]*"))}
+
+
+def attempt_of(about: dict[str, Any]) -> int:
+    """Number of the supervisor's attempt in which a fault was done."""
+    return int(about["attempt"].rstrip(".").rpartition(".")[2])
 
 
 def fed(folder: Path, ranks: int) -> dict[tuple[int, int], list[int]]:
