@@ -232,10 +232,10 @@ def test_it_is_stopped_killed_and_goes_on(data_set: Path, tmp_path: Path, undist
 
 @pytest.mark.full
 def test_a_second_signal_ends_everything_at_once(data_set: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    script = hurt(tmp_path, "time.sleep(1000 if n == 3 else 0)")
+    out, there = tmp_path / "run", tmp_path / "in_step_3"
+    script = hurt(tmp_path, f"n == 3 and (open({str(there)!r}, 'w'), time.sleep(1000))")
     process = supervise([sys.executable, str(script), *options(data_set, out, "--watch.step-seconds", "500")])
-    assert wait_until(lambda: steps_done(out) == 2, LIMIT)
+    assert wait_until(there.exists, LIMIT)
     process.send_signal(signal.SIGINT)
     time.sleep(2)
     assert process.poll() is None
