@@ -11,16 +11,17 @@ from data_pipeline.errors import UserError
 from sycoca_ds.ablations.report import METRICS, column_of
 from sycoca_ds.ablations.runs import EvaluationSet, Run, finished_evaluation, sets_of
 from sycoca_ds.ablations.tables import Row, trained_as
+from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.stats.paired import KEY, paired, read_each
 
 
 def values_of(run: Run, sets: Sequence[EvaluationSet]) -> dict[str, np.ndarray]:
-    """{column: (I,) value of each picture} of the evaluations that are finished."""
+    """{column: (I,) value of each picture} of the evaluations that are finished; answers have none."""
     found: dict[str, np.ndarray] = {}
     for chosen in sets_of(run, sets):
         results = finished_evaluation(run, chosen)
         for task in chosen.tasks if results is not None else ():
-            if results["tasks"][task]["status"] != "done":
+            if results["tasks"][task]["status"] != "done" or not TASKS[task].each:
                 continue
             each = read_each(run.folder / "eval" / chosen.name, task)
             order = np.argsort(each[KEY])

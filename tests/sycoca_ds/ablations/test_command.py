@@ -425,11 +425,13 @@ def test_compositions_and_questions_belong_to_a_set(data_set: Path, tmp_path: Pa
 
 
 def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the evaluations left is matched by the pictures' names, seed by seed; a run without a number has no part in it."""
+    """What the evaluations left is matched by the pictures' names, seed by seed; a run without a number has no part in it, nor have
+    answers, which leave none of each picture."""
     words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
     rows = select(("masking",), ("masking.random", "masking.eq7", "masking.content"))
     runs = plan_runs(rows, (0, 1), tmp_path, words)
-    sets = parse_sets([f"w={data_set}"], captioning=False)
+    answered = parse_sets([f"w={data_set}"], captioning=False)
+    sets = [dataclasses.replace(chosen, tasks=(*chosen.tasks, "vqa")) for chosen in answered]
     names, value = np.array(["a", "b", "c"]), {"masking.random": [0, 50, 100], "masking.eq7": [10, 60, 113]}
     for run in runs:
         if run.row in value and (run.row, run.seed) != ("masking.eq7", 1):
@@ -440,7 +442,7 @@ def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_pat
 
     def finished(run: Run, chosen: object) -> dict | None:
         path = each_file(run.folder / "eval/w", "retrieval")
-        return {"tasks": {"retrieval": {"status": "done"}}} if path.exists() else None
+        return {"tasks": {task: {"status": "done"} for task in ("retrieval", "vqa")}} if path.exists() else None
 
     monkeypatch.setattr(comparing, "finished_evaluation", finished)
     found = comparing.compare(rows, runs, sets, "masking.random")
