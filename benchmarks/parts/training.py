@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,6 +28,7 @@ from benchmarks.frame import Row, in_turns, timed
 from benchmarks.limits import best_dtype, products, training_shapes
 from benchmarks.peers import PeerProcess
 from sycoca_ds.config import MaskingConfig, ModelConfig, with_vocabulary
+from sycoca_ds.eval.suite import SIMILARITIES
 from sycoca_ds.model.flops import step_flops
 from sycoca_ds.model.open_clip.weights import to_open_clip
 from sycoca_ds.model.sycoca import SyCoCa
@@ -37,7 +38,6 @@ from sycoca_ds.presets import PRESETS
 CONTEXT = 76
 BATCHES = {"full": 1, "real": 2}
 """Batches of a turn: where lengths differ, a trainer may sort."""
-SIMILARITIES = get_args(get_type_hints(MaskingConfig)["similarity"])
 PRESETS_ALONE = {"cpu": {"tiny": 16, "small": 4}, "cuda": {"small": 256, "base": 64, "930m": 32}}
 """Samples of a step."""
 
@@ -199,7 +199,7 @@ def sycoca(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def scores(options: argparse.Namespace) -> Iterator[Row]:
-    """The same of what ranks the patches: each candidate beside random masks."""
+    """Each of what ranks the patches beside random masks, masked at the embedding."""
     device, batch_size = options.device, 4
     precision = "fp32" if best_dtype(device) == torch.float32 else "bf16"
     masking = MaskingConfig(mask_at="embedding")

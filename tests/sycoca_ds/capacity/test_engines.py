@@ -213,16 +213,28 @@ def test_bytes_between_two_steps(measured: Measured, ranks: int, name: str) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, name", RUNS)
 def test_the_highest_moment_of_a_step(measured: Measured, ranks: int, name: str) -> None:
-    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %. Of larger
-    presets all together, to 15 %."""
+    """What lives on top of that: activations, gradients, buckets, gathered weights; on the safe side, by up to 15 %."""
     step = CASES[name].step(ranks)
     if name == "3 bf16, nothing kept" and not has_bf16_products():
         pytest.skip("a processor with bf16 products: without them a linear layer keeps no view of a weight that is let go")
-    if CASES[name].preset != "tiny":
+    if name == "small, 1 fp32":  # one rank makes fewer buckets than are planned: 24 % of this, 9 % of the whole
         assert peak(step) == pytest.approx(measured[ranks, name]["rest"] + measured[ranks, name]["most"], rel=0.15)
         return
     expected = peak(step) - held(step)
     assert 0.98 * measured[ranks, name]["most"] < expected < 1.15 * measured[ranks, name]["most"]
+
+
+def test_a_bucket_larger_than_the_model_costs_a_host_the_pages_that_are_touched() -> None:
+    """ZeRO-0's update holds every gradient and a flat copy, whole on a host as well, as an engine of coca_ViT-B-32 did (2.028 GB).
+    Buckets that are made in advance are another thing: a GPU holds 2 x 200 million numbers, a host at most as many as weights."""
+    step = CASES["coca_ViT-B-32, 0 fp32"].step(1)
+    assert step.engine.total == 253_560_065
+    for cpu in (True, False):
+        update = max(sum(numbers) for what, numbers in moments(dataclasses.replace(step, cpu=cpu)) if what == "update")
+        assert update - held(step) == pytest.approx(8 * 253_560_065, rel=1e-3)
+    host = Case("zero1", "fp32", {}, preset="small").step(1)
+    made = [dataclasses.replace(host, cpu=cpu).engine.in_backward(1, 0, 0)[1] for cpu in (True, False)]
+    assert made[1] - made[0] == 4 * (2 * 200_000_000 - host.engine.total) > 0
 
 
 @pytest.mark.slow
