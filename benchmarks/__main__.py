@@ -24,6 +24,7 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from datetime import datetime, timezone
@@ -70,6 +71,7 @@ def main(words: list[str] | None = None) -> int:
     from benchmarks.frame import HEAD, fallen, last_of, lines, machine
     from benchmarks.peers import peers
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # peers are processes of their own: they are ended, too
     options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts, began, rows = machine(options.device), time.monotonic(), []
     name = f"{datetime.now(timezone.utc):%Y-%m-%d_%H%M%S}_{facts['kind']}.json"
@@ -121,4 +123,7 @@ def note(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nended: the rows above are kept in --out")

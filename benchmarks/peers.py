@@ -57,7 +57,7 @@ class PeerProcess:
 
 @contextmanager
 def peers(installed: Path, main: Path | None) -> Iterator[dict[str, PeerProcess]]:
-    """By name; none where nothing is installed."""
+    """By name; none where nothing is installed. On Ctrl-C or SIGTERM they end at once, in the middle of a turn."""
     found: dict[str, PeerProcess] = {}
     try:
         if (installed / "open_clip").is_dir():
@@ -65,6 +65,10 @@ def peers(installed: Path, main: Path | None) -> Iterator[dict[str, PeerProcess]
             if main is not None:
                 found["open_clip main"] = PeerProcess("open_clip main", [main / "src", installed])
         yield found
+    except BaseException:  # nobody waits for the answer
+        for peer in found.values():
+            peer.process.kill()
+        raise
     finally:
         for peer in found.values():
             peer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from benchmarks.frame import Clock, Row, Turn, fallen, in_turns, last_of
 from benchmarks.limits import products, training_shapes, write_rate
 from benchmarks.parts import PARTS, retrieval
 from benchmarks.parts.training import CONTEXT, lengths, longest, sorted_by_length
-from benchmarks.peers import PeerProcess
+from benchmarks.peers import PeerProcess, peers
 from tests.worlds import REPOSITORY
 from tests.worlds.models.small_model import SMALL_MODEL
 
@@ -110,6 +111,18 @@ def test_a_peers_error_is_said(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="old one: TypeError: 'NoneType' object is not callable"):
         peer.ask("measure")
     peer.close()
+
+
+def test_a_peer_ends_with_the_benchmark_in_the_middle_of_a_turn(tmp_path: Path) -> None:
+    (tmp_path / "open_clip").mkdir()
+    (tmp_path / "open_clip/__init__.py").write_text("import time\n__version__ = '9'\n")
+    (tmp_path / "torchvision.py").touch()
+    with pytest.raises(KeyboardInterrupt), peers(tmp_path, None) as found:
+        (peer,) = found.values()
+        assert peer.ask("version")["version"] == "9"
+        os.kill(peer.process.pid, signal.SIGSTOP)  # as busy as it gets
+        raise KeyboardInterrupt
+    assert peer.process.returncode == -signal.SIGKILL
 
 
 def test_one_benchmark_through_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -181,11 +181,10 @@ Measured = dict[tuple[int, str], dict[str, Any]]
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Measured:
     """(ranks, case) -> what the engine held, on the rank where that was most, and sent; of the cases that are tested today."""
-    found, wanted = {}, [
-        spec.params
-        for item in request.session.items
-        if item.path == request.path and (spec := getattr(item, "callspec", None))
-    ]
+    found, wanted = (
+        {},
+        [spec.params for item in request.session.items if item.path == request.path and (spec := getattr(item, "callspec", None))],
+    )
     presets = sorted({case.preset for case in CASES.values()})
     for ranks, preset in itertools.product((1, 2), presets):
         of_preset = [name for name, case in CASES.items() if case.preset == preset]
