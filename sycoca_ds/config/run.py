@@ -47,7 +47,7 @@ class DataConfig:
     """File or folder that says where in the validation pictures the objects are (docs/masking.md): every validation then tells
     whether the masks find what the caption names; optional."""
     tokenizer: str | None = None
-    """tokenizer.json; default: the one inside the first training folder."""
+    """tokenizer.json; default: the one that `run.weights` were trained with, else the one inside the first training folder."""
     lanes: int = 256
     """Independent sequences the epoch is cut into; the world size must divide it and it must divide the global batch.
     The order of samples depends on it, so it stays fixed for a run."""

@@ -17,6 +17,8 @@ from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
+from sycoca_ds.engine.checkpoint.foreign_weights import is_foreign
+from sycoca_ds.engine.checkpoint.weights import tokenizer_of
 from sycoca_ds.engine.monitoring.best import check_best_metric
 from sycoca_ds.engine.monitoring.peaks import check_peak
 from sycoca_ds.engine.monitoring.profiling import profiled_steps
@@ -44,12 +46,16 @@ def total_steps(config: TrainConfig, plan: Plan) -> int:
 
 
 def find_tokenizer(config: TrainConfig, sources: Sources) -> Tokenizer:
-    """The run's tokenizer; unless the configuration names one, that of the first source.
+    """The run's tokenizer: the one that the configuration names; that of the weights it starts from, whose embedding means nothing
+    with another; that of the first source.
 
     Raises:
         UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
-    tokenizer = Tokenizer(config.data.tokenizer or sources.manifests[0].root / "tokenizer.json")
+    named, weights = config.data.tokenizer, config.run.weights
+    if named is None and weights is not None and not is_foreign(Path(weights)):
+        named = tokenizer_of(weights) or tokenizer_of(config.run.out)  # a run keeps a copy: it goes on without the weights
+    tokenizer = Tokenizer(named or sources.manifests[0].root / "tokenizer.json")
     check_vocabulary(config.model.text.vocab_size, tokenizer)
     for name in ("sot_id", "eot_id"):
         wanted, found = getattr(tokenizer, name), getattr(config.model.text, name)

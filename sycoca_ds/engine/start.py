@@ -149,6 +149,8 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     tokenizer, plan = find_tokenizer(config, sources), make_plan(config, sources, batches)
     if isinstance(sources, QuestionSources):
         runtime.say(sources.told())
+    if config.data.tokenizer is None and tokenizer.path.parent != sources.manifests[0].root:
+        runtime.say(f"tokenizer: {tokenizer.path}, with whose ids run.weights were trained")
     check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)

@@ -13,7 +13,7 @@ from data_pipeline.files import sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
-from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state
+from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state, sealed
 from sycoca_ds.engine.checkpoint.tensor_files import Damaged
 from sycoca_ds.engine.master_weights import WHOLE, Share
 from sycoca_ds.model.shapes import our_shapes
@@ -98,6 +98,14 @@ def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -
     else:
         weights, decay = read[folder], None
     return Stored(config, weights, folder / exported.TOKENIZER_FILE, state, folder, sha256_file(folder / STATE_FILE), decay)
+
+
+def tokenizer_of(path: str | Path) -> Path | None:
+    """tokenizer.json of what `open_weights` opens, without opening it; None where there is none."""
+    path = Path(path)
+    checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    files = (folder / exported.TOKENIZER_FILE for folder in (path, *sealed(checkpoints)))
+    return next((file for file in files if file.is_file()), None)
 
 
 @dataclass(frozen=True)

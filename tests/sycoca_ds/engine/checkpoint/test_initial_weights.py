@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from safetensors.torch import save_file
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DecoderConfig, ModelConfig, with_vocabulary
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.initial_weights import initialise_from, read_weights
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
+from sycoca_ds.engine.preparation import find_tokenizer
 from sycoca_ds.model.open_clip.config import CLIP_EOT_ID, CLIP_SOT_ID, open_clip_config
 from sycoca_ds.model.open_clip.weights import TEXT_CLS, to_open_clip
 from sycoca_ds.model.shapes import our_shapes
@@ -61,6 +64,29 @@ def test_weights_for_other_ids_of_words_are_refused(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match=f"start from them with --data.tokenizer {folder / 'tokenizer.json'}"):
         initialise_from(SyCoCa(SMALL, seed=5), folder, Tokenizer(tmp_path / "other.json"))
     assert "text_encoder" in initialise_from(SyCoCa(SMALL, seed=5), folder, Tokenizer(folder / "tokenizer.json"))
+
+
+def test_a_run_takes_the_tokenizer_of_its_weights(folder: Path, data_set: Path, tmp_path: Path) -> None:
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    step = run / "checkpoints/step_00000007"
+    own, data = step / "tokenizer.json", data_set / "tokenizer.json"
+
+    def found(*words: str | Path) -> Path:
+        config = parse_options(["--preset", "tiny", "--data.train", str(data_set), "--run.out", str(out), *map(str, words)])
+        return find_tokenizer(config, Sources.of(config.data)).path
+
+    assert found() == data and found("--run.weights", folder) == folder / "tokenizer.json"
+    assert [found("--run.weights", path) for path in (run, run / "checkpoints", step)] == [own] * 3
+    assert found("--run.weights", folder, "--data.tokenizer", own) == own, "a named one comes first"
+    (tmp_path / "open_clip").mkdir()
+    (tmp_path / "open_clip/open_clip_config.json").touch()
+    shutil.copyfile(own, tmp_path / "open_clip/tokenizer.json")
+    assert found("--run.weights", tmp_path / "open_clip") == data, "open_clip's file is of another kind"
+
+    out.mkdir()
+    shutil.copyfile(own, out / "tokenizer.json")
+    assert found("--run.weights", tmp_path / "gone") == out / "tokenizer.json", "a run that goes on without them"
+    assert found() == data
 
 
 def test_parts_the_new_model_lacks_are_left_and_changed_switches_said(folder: Path) -> None:
