@@ -64,10 +64,7 @@ class CaptionsAndFeatures(Captions):
     """`Captions`, and the image vectors of the same pass."""
 
     def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        images = bench.images(numbers)
-        found = bench.call("generate", image_BCHW=images, steps=self.steps, decoding=self.decoding, embed=True)
-        texts = [bench.tokenizer.decode(row.tolist()).strip() for row in found["text_BT"].cpu()]
-        return {"caption": np.array(texts, dtype=str), "feature": found["image_BE"].float().cpu().numpy()}
+        return dict(zip(("caption", "feature"), self.written(bench, numbers), strict=True))
 
 
 @dataclass(frozen=True)

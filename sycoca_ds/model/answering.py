@@ -145,8 +145,11 @@ class Answering(nn.Module):
         decoding: Decoding | None = None,
         choices: Choices | None = None,
         image_of_Q: Tensor | None = None,
-    ) -> Tensor:
-        """Answers token by token, freely or among choices: int64 (Q, steps), [SOT] left out, pads after [EOT]."""
+        judge: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """Answers token by token, freely or among choices: int64 (Q, steps), [SOT] left out, pads after [EOT]; with `judge`
+        text_QT, these, and largest_logit, 0-dim float32, which is NaN where a logit was."""
         seen_QSD, valid_QS, *_ = self._read_questions(image_BCHW, text_QL, image_of_Q)
         captioner = Captioner(self.text_encoder, self.text_decoder, seen_QSD, valid_QS, steps)
-        return generate(captioner, steps, self.config.text, decoding or Decoding(), choices=choices)
+        text_QT = generate(captioner, steps, self.config.text, decoding or Decoding(), choices=choices)
+        return {"text_QT": text_QT, "largest_logit": captioner.largest_logit} if judge else text_QT

@@ -96,6 +96,8 @@ class Captioner:
         if self.device.type == "cpu":  # what attention computes in there, once and not at every token
             self.image = [(k.float(), v.float()) for k, v in self.image]
         self.steps = steps or text_encoder.config.context_length
+        self.largest_logit = torch.full((), NEVER, device=self.device)
+        """Of all that were given: NaN where one was."""
         self.places: Places | None = None
 
     def next_logits(self, token_R: Tensor) -> Tensor:
@@ -109,6 +111,8 @@ class Captioner:
         x_R1D = self.text_encoder(token_R[:, None], self.encoder_past, self.places.step)[1]
         logits_RV = self.text_decoder.step(x_R1D, self.decoder_past, self.image, self.valid_BS).float()
         self.places.step += 1
+        if len(token_R):
+            self.largest_logit = torch.maximum(self.largest_logit, logits_RV.max())
         return logits_RV
 
     def reorder(self, index_R: Tensor) -> None:

@@ -324,8 +324,8 @@ class SyCoCa(GradCam, Answering):
         key_B: Tensor | None = None,
         embed: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        """Captions from all patches: int64 (B, steps), [SOT] left out, pads after [EOT]; with `embed` text_BT, these, and image_BE,
-        the `image_features` of the same pass.
+        """Captions from all patches: int64 (B, steps), [SOT] left out, pads after [EOT]; with `embed` text_BT, these, image_BE,
+        the `image_features` of the same pass, and largest_logit, 0-dim float32, which is NaN where a logit was.
 
         Exactly `steps` tokens are computed whatever the captions, so that all ranks run the same modules; the arguments are
         those of `generation.generate`.
@@ -334,7 +334,10 @@ class SyCoCa(GradCam, Answering):
         global_BD, image_BSD = self.image_encoder.read(self.image_encoder(self._patches(image_BCHW)))
         captioner = Captioner(self.text_encoder, self.text_decoder, image_BSD, steps=steps)
         text_BT = generate(captioner, steps, self.config.text, decoding, prompt_BL=prompt_BL, choices=choices, key_B=key_B)
-        return {"text_BT": text_BT, "image_BE": self.image_encoder.project(global_BD)} if embed else text_BT
+        if not embed:
+            return text_BT
+        image_BE = self.image_encoder.project(global_BD)
+        return {"text_BT": text_BT, "image_BE": image_BE, "largest_logit": captioner.largest_logit}
 
     def _caption_likelihoods(self, image_BCHW: Tensor, text_TL: Tensor, image_of_T: Tensor) -> Tensor:
         """How likely each text is as the caption of one of the pictures, from all patches: (T,) float32, the sum over its tokens,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from data_pipeline.errors import UserError
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.probe.data import Labelled
 from sycoca_ds.eval.runner.bench import Bench
@@ -76,14 +75,9 @@ def split_of(bench: Bench, name: str) -> tuple[PictureSet, np.ndarray]:
 
 
 def known(bench: Bench, labelled: Labelled) -> Known:
-    """Features as `--probe-features` says; the cache has them as float32, with image_id and label.
-
-    Raises UserError: features that are not finite.
-    """
+    """Features as `--probe-features` says; the cache has them as float32, with image_id and label."""
     key = {"what": WHAT, "split": labelled.name, "labels": labelled.digest, "features": bench.options.probe_features}
     data, told = labelled.pictures, f"features of {labelled.name} images"
     feature_ID = bench.map_of_images(Look(labelled.name), len(data), told, "images", key, data)["feature"]
-    if not np.isfinite(feature_ID).all():
-        raise UserError("linear probe: the model's features are not finite; the checkpoint is damaged or diverged")
     has = labelled.label_I >= 0
     return Known(feature_ID[has].astype(np.float64), labelled.label_I[has])

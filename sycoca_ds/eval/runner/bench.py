@@ -26,6 +26,7 @@ from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.regions.patches import Regions
 from sycoca_ds.eval.regions.segments import Segments
 from sycoca_ds.eval.runner.cache import Arrays, Cache, Entry, joined
+from sycoca_ds.eval.runner.finite import check_finite
 from sycoca_ds.eval.runner.team import Team, Work
 from sycoca_ds.eval.vqa.items import Asked
 
@@ -126,6 +127,9 @@ class Bench:
             model: another one in place of this bench's.
             exact: in full precision whatever was asked for: in bf16 the scores of many patches are equal.
             gradient: the task takes gradients itself, which inference mode forbids.
+
+        Raises:
+            UserError: answers that are not finite.
         """
         self.resources.team.before_call()
         bf16 = self.options.precision == "bf16" and not exact
@@ -133,7 +137,9 @@ class Bench:
         # inference tensors must not stay behind in weights that the ranks share: gradients want them later
         without = torch.no_grad() if self.resources.team.lockstep else torch.inference_mode(not gradient)
         with torch.enable_grad() if gradient else without, cast:
-            return (model or self.model)(task, **inputs)
+            answer = (model or self.model)(task, **inputs)
+        check_finite(answer, f"the model's answers ({task})")
+        return answer
 
     def others(self, similarity: str | None = None, model: torch.nn.Module | None = None) -> tuple[torch.Tensor, int] | None:
         """What `centred_over_pictures` takes off, as the model's `others`: the sum over the patches of all pictures of the data

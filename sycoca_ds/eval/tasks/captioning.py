@@ -25,8 +25,14 @@ class Captions:
     decoding: Decoding
 
     def __call__(self, bench: Bench, numbers: list[int]) -> Arrays:
-        ids = bench.call("generate", image_BCHW=bench.images(numbers), steps=self.steps, decoding=self.decoding).cpu()
-        return {"caption": np.array([bench.tokenizer.decode(row.tolist()).strip() for row in ids], dtype=str)}
+        return {"caption": self.written(bench, numbers)[0]}
+
+    def written(self, bench: Bench, numbers: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """(captions (B,), image vectors (B, E) of the same pass)."""
+        given = {"image_BCHW": bench.images(numbers), "steps": self.steps, "decoding": self.decoding}
+        found = bench.call("generate", embed=True, **given)  # ids alone do not show that logits are NaN
+        texts = [bench.tokenizer.decode(row.tolist()).strip() for row in found["text_BT"].cpu()]
+        return np.array(texts, dtype=str), found["image_BE"].float().cpu().numpy()
 
 
 def decoding_of(bench: Bench) -> dict[str, Any]:

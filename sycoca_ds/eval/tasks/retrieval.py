@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from sycoca_ds.eval.runner.bench import Bench
+from sycoca_ds.eval.runner.finite import check_finite
 from sycoca_ds.eval.stats.intervals import HOW, bootstrap_interval
 from sycoca_ds.eval.task import Outcome, Task, Wording, with_bounds
 
@@ -29,14 +30,9 @@ QUANTUM = 2.0**-24
 
 
 def exact_unit_vectors(features_XE: torch.Tensor) -> torch.Tensor:
-    """(X, E) floats -> (X, E) float64, L2-normalised and rounded to `QUANTUM`. Raises ValueError on values that are not
-    finite."""
+    """(X, E) floats -> (X, E) float64, L2-normalised and rounded to `QUANTUM`. UserError: features that are not finite."""
     features_XE = features_XE.detach().to(torch.float64)
-    if not torch.isfinite(features_XE).all():
-        rows = (~torch.isfinite(features_XE).all(dim=1)).nonzero().flatten()
-        raise ValueError(
-            f"{len(rows)} feature rows are not finite, the first is row {int(rows[0])}: the checkpoint is damaged or diverged"
-        )
+    check_finite(features_XE, "features")
     features_XE = features_XE / features_XE.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return torch.round(features_XE / QUANTUM) * QUANTUM
 

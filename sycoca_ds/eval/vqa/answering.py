@@ -91,8 +91,7 @@ class Answers:
             best_Q1 = out["likelihood_QK"].argmax(dim=1, keepdim=True)
             return out["candidate_QK"].gather(1, best_Q1)[:, 0].tolist()
         decoding = Decoding(beams=bench.options.beams)
-        ids_QT = bench.call(
-            "generate_answers", exact=True, steps=self.choices.longest, decoding=decoding, choices=self.choices, **asked
-        )
+        how = {"steps": self.choices.longest, "decoding": decoding, "choices": self.choices}
+        ids_QT = bench.call("generate_answers", exact=True, judge=True, **how, **asked)["text_QT"]
         eot = bench.tokenizer.eot_id
         return [self.candidate_of[tuple(row[: row.index(eot) + 1])] for row in ids_QT.tolist()]

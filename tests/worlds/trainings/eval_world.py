@@ -89,12 +89,14 @@ def make_run(
     step: int = 7,
     average_of: int | None = None,
     tokenizer: Callable[[Path], Path] = make_tokenizer,
+    diverged: str | None = None,
 ) -> Path:
     """A run folder with one sealed checkpoint of an untrained model (no ZeRO) and a metrics.jsonl.
 
     Args:
         average_of: seed of other weights that are there as the moving average, cut over two ranks.
         tokenizer: writes the run's tokenizer.
+        diverged: beginning of the names of weights that are NaN; "" all.
     """
     from sycoca_ds.engine.checkpoint.seal import write_seal
     from sycoca_ds.model.sycoca import SyCoCa
@@ -108,7 +110,11 @@ def make_run(
         cut = {name: len(value) // 2 for name, value in flat.items()}
         torch.save({name: (0, flat[name][:half].clone()) for name, half in cut.items()}, place / "ema_rank_00000.pt")
         torch.save({name: (half, flat[name][half:].clone()) for name, half in cut.items()}, place / "ema_rank_00001.pt")
-    torch.save({"module": SyCoCa(config.model, seed=seed).state_dict()}, place / "mp_rank_00_model_states.pt")
+    weights = SyCoCa(config.model, seed=seed).state_dict()
+    for name in weights if diverged is not None else ():
+        if name.startswith(diverged):
+            weights[name].fill_(float("nan"))
+    torch.save({"module": weights}, place / "mp_rank_00_model_states.pt")
     tokenizer(place / "tokenizer.json")
     files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(place.iterdir())}
     state = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipeline.errors import UserError
 from sycoca_ds.eval.tasks.retrieval import QUANTUM, Retrieval, exact_unit_vectors, most_error, own_ranks, retrieve, top_candidates
 
 
@@ -200,5 +201,5 @@ def test_errors_name_the_row():
     with pytest.raises(ValueError, match="must lie in 0..3"):
         retrieve(image, text, owner + 1)
     image[2, 0] = float("nan")
-    with pytest.raises(ValueError, match="first is row 2"):
+    with pytest.raises(UserError, match="features are not finite: the checkpoint is damaged or diverged"):
         retrieve(image, text, owner)
