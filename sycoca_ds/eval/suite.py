@@ -46,7 +46,7 @@ SIMILARITIES: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingCon
 WORDS: tuple[str, ...] = typing.get_args(typing.get_type_hints(MaskingConfig)["words"])
 MOST_COMPARED = 20_000_000
 """Training samples above which nobody waits for the comparison with the evaluated images."""
-FORMAT = 7
+FORMAT = 8
 """Raised when a change of this code changes numbers or the shape of results.json: older results are then computed
 again."""
 

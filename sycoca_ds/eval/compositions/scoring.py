@@ -22,7 +22,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.compositions.items import CompositionSet, Item, View
-from sycoca_ds.eval.runner.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts
+from sycoca_ds.eval.runner.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts, distinct_rows
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
 
@@ -77,24 +77,13 @@ class Texts:
         ids = bench.tokenizer.encode(captions, length + 1)
         # of a caption that fits the last place is a pad; one that does not ends there, and is cut one token shorter by `ids`
         self.cut = {caption for caption, last in zip(captions, ids[:, -1].tolist(), strict=True) if last == bench.tokenizer.eot_id}
-        self.ids_TL, first, number = _distinct(bench.ids(captions))
+        self.ids_TL, first, number = distinct_rows(bench.ids(captions))
         self.captions = [captions[place] for place in first]
         self.number = dict(zip(captions, number, strict=True))
 
     def of(self, item: Item) -> tuple[int, int]:
         """Which text each caption is."""
         return self.number[item.captions[0]], self.number[item.captions[1]]
-
-
-def _distinct(ids_XL: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
-    """(distinct rows (T, L) in order of appearance, where each appears first, which of them each row is)."""
-    seen: dict[bytes, int] = {}
-    first, number = [], []
-    for place, row in enumerate(ids_XL.numpy()):
-        if (found := seen.setdefault(row.tobytes(), len(seen))) == len(first):
-            first.append(place)
-        number.append(found)
-    return ids_XL[first], first, number
 
 
 @dataclass(frozen=True)

@@ -238,9 +238,12 @@ class Bench:
         return self.pixels(torch.stack([self.collection.image(number) for number in numbers]))
 
     def encode_texts(self, captions: list[str], what: str = "read captions") -> torch.Tensor:
-        """(T, E) float32 on the CPU."""
-        key = {"what": "text features", "texts": digest_of_texts(captions)}
-        return torch.from_numpy(self.map(TextFeatures(captions), len(captions), what, "texts", key)["feature"])
+        """(T, E) float32 on the CPU. Texts of the same tokens are read once: in two places of the batches they could differ in the
+        last bit, and would not tie."""
+        _, first, row_T = distinct_rows(self.ids(captions))
+        distinct = [captions[place] for place in first]
+        key = {"what": "text features", "texts": digest_of_texts(distinct)}
+        return torch.from_numpy(self.map(TextFeatures(distinct), len(distinct), what, "texts", key)["feature"])[row_T]
 
     @cached_property
     def image_IE(self) -> torch.Tensor:
@@ -260,3 +263,14 @@ class Bench:
 
 def digest_of_texts(texts: Sequence[str]) -> str:
     return sha256_text(json.dumps(list(texts)))
+
+
+def distinct_rows(ids_XL: torch.Tensor) -> tuple[torch.Tensor, list[int], list[int]]:
+    """(distinct rows (T, L) in order of appearance, where each appears first, which of them each row is)."""
+    seen: dict[bytes, int] = {}
+    first, number = [], []
+    for place, row in enumerate(ids_XL.numpy()):
+        if (found := seen.setdefault(row.tobytes(), len(seen))) == len(first):
+            first.append(place)
+        number.append(found)
+    return ids_XL[first], first, number

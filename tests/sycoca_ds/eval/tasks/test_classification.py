@@ -1,10 +1,14 @@
 """Class weights and accuracies against slow references."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from sycoca_ds.eval.tasks.classification import class_weights, classification_metrics
+from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.tasks.classification import class_scores, class_weights, classification_metrics, own_class_ranks
 
 
 def test_class_weights_normalise_each_prompt_before_the_mean():
@@ -48,3 +52,45 @@ def test_hand_worked_case_and_no_top5_below_five_classes():
     }
     numbers = classification_metrics(logits[:3], np.array([0, 0, 1]))
     assert numbers["mean_per_class"] == 50.0 and numbers["top1"] == pytest.approx(200 / 3)
+
+
+def drawn(pictures: int, width: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float32 features of pictures and classes, of which the last is the first."""
+    generator = torch.Generator().manual_seed(0)
+    feature_NE, weight_KE = (torch.randn(rows, width, generator=generator) for rows in (pictures, classes))
+    weight_KE[-1] = weight_KE[0]
+    return (torch.nn.functional.normalize(rows, dim=1) for rows in (feature_NE, weight_KE))
+
+
+def test_of_two_classes_of_one_name_the_first_is_ahead_for_every_picture():
+    """At this shape the float32 product puts the last class ahead of the first for 225 of 500 pictures."""
+    score_NK = class_scores(*drawn(500, 512, 10))
+    assert torch.equal(score_NK[:, 0], score_NK[:, 9])
+    first, last = (own_class_ranks(score_NK, np.full(500, label)) for label in (0, 9))
+    assert (last > first).all() and (first == 0).sum() > 20
+    assert classification_metrics(score_NK, np.full(500, 9))["top1"] == 0.0
+
+
+def test_how_many_pictures_there_are_changes_no_rank():
+    """In float32 the last class is ahead of the first for 3 of these 8 pictures together, and for 5 of them one by one."""
+    feature_NE, weight_KE = drawn(8, 512, 10)
+    label_N = np.full(8, 9)
+    together = own_class_ranks(class_scores(feature_NE, weight_KE), label_N)
+    alone = [own_class_ranks(class_scores(feature_NE[n : n + 1], weight_KE), label_N[n : n + 1]).item() for n in range(8)]
+    assert together.tolist() == alone
+
+
+def test_texts_of_the_same_tokens_are_read_once():
+    """The model here rounds a text by its place in the batch, as products of matrices may do."""
+
+    def model(task, text_BL):
+        asked.append(len(text_BL))
+        return text_BL.float() + 1e-6 * torch.rand(text_BL.shape)
+
+    asked, words = [], {"a": 1, "b": 2}
+    tokenizer = SimpleNamespace(encode=lambda texts, length: np.array([[words[text.lower()]] * length for text in texts]))
+    config = SimpleNamespace(model=SimpleNamespace(text=SimpleNamespace(context_length=4)))
+    bench = Bench(model, config, tokenizer, None, torch.device("cpu"), Inputs(SuiteOptions(batch_size=2)))
+    feature_TE = bench.encode_texts(["b", "a", "A", "b", "a"])
+    assert asked == [2] and feature_TE.round()[:, 0].tolist() == [2, 1, 1, 2, 1]
+    assert torch.equal(feature_TE[1:3], feature_TE[[4, 4]]) and torch.equal(feature_TE[0], feature_TE[3])
