@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_pipeline.errors import UserError
 
@@ -85,7 +86,8 @@ def read_questions(text: str, option: str = "data.questions") -> Questions:
         option: what it was given as, for errors.
 
     Raises:
-        UserError: a file that is missing or of neither layout, an id twice, a question without annotation or without answers.
+        UserError: a file that is missing or of neither layout, an id twice, a question without annotation or without answers, a
+            field that is null.
     """
     path, *others = (Path(part) for part in text.split(","))
     content = _read(path, option)
@@ -114,6 +116,7 @@ def read_questions(text: str, option: str = "data.questions") -> Questions:
         table = pa.Table.from_pylist(rows, SCHEMA)
     except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         raise UserError(f"{option}: {where}: an entry is not as VQA v2's or a drawn world's ({error!r})") from error
+    _refuse_nulls(table, option, path, others[0] if others else path)
     seen = Counter(table["id"].to_pylist())
     twice = [number for number, count in seen.items() if count > 1]
     if twice:
@@ -131,6 +134,16 @@ def _read(path: Path, option: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{option}: {path}: expected an object, found {type(content).__name__}")
     return content
+
+
+def _refuse_nulls(table: pa.Table, option: str, questions: Path, annotations: Path) -> None:
+    for name in SCHEMA.names:
+        values = pc.list_flatten(table[name]) if name == "answers" else table[name]
+        if values.null_count:
+            row = next(row for row in table.to_pylist() if row[name] is None or (name == "answers" and None in row[name]))
+            path = annotations if name in ("answers", "answer_type", "question_type") else questions
+            what = "an answer" if name == "answers" else name
+            raise UserError(f"{option}: {path}: question {row['id']}: {what} is null, expected a text; restore the file")
 
 
 def _of_world(number: int, entry: dict[str, str]) -> dict[str, Any]:

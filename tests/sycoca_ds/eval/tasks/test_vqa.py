@@ -262,6 +262,19 @@ def test_a_model_that_was_not_fine_tuned_says_how_it_would_be(world: Path, tmp_p
         (lambda q, a: q["questions"].append(q["questions"][0]), "stands there 2 times"),
         (lambda q, a: a["annotations"].pop(), "has no annotation of 1 questions"),
         (lambda q, a: q["questions"][3].pop("image_id"), "is not as VQA v2's"),
+        (
+            lambda q, a: a["annotations"][5]["answers"][9].update(answer=None),
+            r"questions_annotations.json: question 22: an answer is null",
+        ),
+        (
+            lambda q, a: a["annotations"][2].update(question_type=None),
+            r"questions_annotations.json: question 11: question_type is null",
+        ),
+        (
+            lambda q, a: a["annotations"][2].update(answer_type=None),
+            r"questions_annotations.json: question 11: answer_type is null",
+        ),
+        (lambda q, a: q["questions"][2].update(question=None), r"questions.json: question 11: question is null"),
         (lambda q, a: q.update(questions=[]), "expected an object with a list of questions"),
         (lambda q, a: [entry.update(image_id=10**9) for entry in q["questions"]], "none of 48 questions is on a picture of"),
     ],
