@@ -13,10 +13,9 @@ import numpy as np
 from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.stats.intervals import HOW, resampled
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
-from sycoca_ds.eval.vqa.accuracy import accuracies, best_possible, by_type
+from sycoca_ds.eval.vqa.accuracy import accuracies, by_type, ceilings
 from sycoca_ds.eval.vqa.answering import Answerer
 from sycoca_ds.eval.vqa.items import Asked
-from sycoca_ds.eval.vqa.normalisation import normalised
 from sycoca_ds.eval.vqa.submission import entries, fault
 
 OFFICIAL_TYPES = {"accuracy_yes_no": "yes/no", "accuracy_number": "number", "accuracy_other": "other"}
@@ -78,7 +77,6 @@ def scored(
     forms = asked.table["question_type"].to_pylist()
     right_Q, mean = accuracies(said, answers), lambda values: 100.0 * float(np.mean(values))
     low, high = interval(right_Q, asked.picture_Q, seed)
-    known = frozenset(asked.candidates) | frozenset(map(normalised, asked.candidates))
     each = by_type(right_Q, types)
     majority = Counter(answer for given in answers for answer in given).most_common(1)[0][0]
     usual_Q = accuracies(most_usual(answers, forms), answers)
@@ -92,7 +90,7 @@ def scored(
         "accuracy_usual": mean(usual_Q),
         "accuracy_majority": mean(accuracies([majority] * len(said), answers)),
         "accuracy_shuffled": mean(accuracies(said, [answers[at] for at in np.random.default_rng(seed).permutation(len(said))])),
-        "accuracy_ceiling": mean([best_possible(given, known) for given in answers]),
+        "accuracy_ceiling": mean(ceilings(answers, asked.candidates)),
         "looked": 100.0 * float(np.mean([a != b for a, b in zip(said, other, strict=True)])),
     }
     usual, ids = by_type(usual_Q, types), asked.table["id"].to_pylist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,17 +37,17 @@ def accuracies(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> 
     return np.array([accuracy(said, given) for said, given in zip(predictions, answers, strict=True)])
 
 
-def best_possible(answers: Sequence[str], candidates: frozenset[str] | None = None) -> float:
-    """The most that any answer to this question can get, or any of the candidates.
+def ceilings(answers: Sequence[Sequence[str]], candidates: Sequence[str]) -> np.ndarray:
+    """(Q,) float64: the accuracy of the candidate that is best for each question."""
+    plain = {stripped(candidate): candidate for candidate in candidates}
+    equal = {normalised(text): candidate for text, candidate in plain.items()}
 
-    Args:
-        candidates: `normalised`; those that are not are found as well where annotators agree on one of them as it is.
-    """
-    known, differ = comparable(answers)
-    counts = Counter(known)
-    if candidates is not None:
-        counts = Counter({answer: count for answer, count in counts.items() if answer in candidates})
-    return max((left_one_out(count, len(known)) for count in counts.values()), default=0.0)
+    def best(given: Sequence[str]) -> float:
+        known, differ = comparable(given)
+        said = equal if differ else plain
+        return max((accuracy(said[answer], given) for answer in set(known) & said.keys()), default=0.0)
+
+    return np.array([best(given) for given in answers])
 
 
 def by_type(accuracy_Q: np.ndarray, types: Sequence[str]) -> dict[str, float]:

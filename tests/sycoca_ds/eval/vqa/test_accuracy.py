@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.eval.vqa.accuracy import accuracies, accuracy, best_possible, by_type, left_one_out
+from sycoca_ds.eval.vqa.accuracy import accuracies, accuracy, by_type, ceilings, left_one_out
 from sycoca_ds.eval.vqa.candidates import frequent, read_candidates
 from sycoca_ds.eval.vqa.normalisation import CONTRACTIONS, normalised
 
@@ -124,14 +124,40 @@ def test_who_knows_everything_gets_the_ceiling_and_shuffled_answers_do_not() -> 
         random.choice(words[at : at + 4], size=10, p=[0.55, 0.25, 0.15, 0.05]).tolist() for at in random.integers(0, 46, 300)
     ]
     oracle = [max(set(given), key=given.count) for given in answers]
-    ceiling = np.array([best_possible(given) for given in answers])
+    ceiling = ceilings(answers, words)
     found = accuracies(oracle, answers)
     assert np.array_equal(found, ceiling) and found.mean() > 0.95
     assert accuracies(oracle, answers[1:] + answers[:1]).mean() < 0.15
     assert accuracies(["the " + answer for answer in oracle], answers).mean() == pytest.approx(
-        np.mean([best_possible(given) if len(set(given)) > 1 else 0.0 for given in answers])
+        np.mean([best if len(set(given)) > 1 else 0.0 for best, given in zip(ceiling, answers, strict=True)])
     )
-    assert best_possible(["x"] * 10, frozenset({"y"})) == 0 and best_possible(["x"] * 8 + ["y"] * 2, frozenset({"y"})) == 0.6
+
+
+@pytest.mark.parametrize(
+    ("answers", "candidates", "most"),
+    [
+        (["2"] * 10, ["two"], 0),  # all agree, so that nothing is normalised
+        (["two"] * 10, ["2"], 0),
+        (["two"] * 10, ["2", "two"], 1),
+        (["2"] * 9 + ["3"], ["two"], 1),
+        (["two\n"] * 10, ["two "], 1),
+        (["x"] * 10, ["y"], 0),
+        (["x"] * 8 + ["y"] * 2, ["y"], 0.6),
+        (["x"] * 8 + ["y"] * 2, [], 0),
+    ],
+)
+def test_no_candidate_gets_more_than_the_ceiling(answers: list[str], candidates: list[str], most: float) -> None:
+    assert ceilings([answers], candidates)[0] == pytest.approx(most)
+
+
+def test_the_ceiling_is_what_the_best_candidate_gets() -> None:
+    random = np.random.default_rng(2)
+    words = ["yes", "Yes.", "the yes", "two", "2", "2\n", "a dog", "dog", "dog!", "black/white", "black white", ""]
+    for _ in range(500):
+        answers = random.choice(words, size=10, p=random.dirichlet([0.2] * len(words))).tolist()
+        candidates = random.choice(words, size=3, replace=False).tolist()
+        best = max(slowly(candidate, answers) for candidate in candidates)
+        assert ceilings([answers], candidates)[0] == pytest.approx(best, abs=1e-12)
 
 
 def test_means_by_type() -> None:
