@@ -4,7 +4,7 @@ caption says nothing without what it does with a wrong one. Legend: I images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from sycoca_ds.eval.stats.intervals import RESAMPLES, bootstrap_interval
 def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
     """(I,) int64 permutation: for each image the image whose first caption misguides it. Deterministic.
 
-    Rolled by one, then repaired by swaps until no image gets a caption equal to one of its own. Being a permutation,
-    the wrong guides are the same captions as the right ones, so their difficulty cannot explain a gap. Raises UserError
-    if fewer than two images, or if captions are so alike that no such permutation is found.
+    Rolled by one, then repaired until no image gets a caption equal to one of its own: two images swap where they can, else more of
+    them pass theirs on in a ring. Being a permutation, the wrong guides are the same captions as the right ones: their difficulty
+    cannot explain a gap. Raises UserError if fewer than two images, or if there is no such permutation.
     """
     count = len(captions_of_image)
     if count < 2:
@@ -32,17 +32,34 @@ def wrong_captions(captions_of_image: Sequence[Sequence[str]]) -> np.ndarray:
     for image in range(count):
         if wrong(image, other[image]):
             continue
-        for step in range(1, count):
-            partner = (image + step) % count
-            if wrong(image, other[partner]) and wrong(partner, other[image]):
-                other[image], other[partner] = other[partner], other[image]
-                break
-        else:
+        ring = _ring(image, other, wrong)
+        if not ring:
             raise UserError(
                 f"no wrong caption for image {image} ({captions_of_image[image][0]!r}): nearly all captions of "
                 "the data set are equal; use a set with more varied captions"
             )
+        other[ring] = np.roll(other[ring], -1)
     return other
+
+
+def _ring(image: int, other: np.ndarray, wrong: Callable[[int, int], bool]) -> list[int]:
+    """The shortest ring of images from this one on, each of which can take what the next one has; empty where there is none, and
+    with it no permutation: that of all images would be made of such rings."""
+    taker, count = {image: image}, len(other)
+    queue = [image]
+    for first in queue:
+        for step in range(1, count):
+            then = (first + step) % count
+            if then in taker or not wrong(first, other[then]):
+                continue
+            taker[then] = first
+            if wrong(then, other[image]):
+                ring = [then]
+                while ring[0] != image:
+                    ring.insert(0, taker[ring[0]])
+                return ring
+            queue.append(then)
+    return []
 
 
 def _plain(caption: str) -> str:

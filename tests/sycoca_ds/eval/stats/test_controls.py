@@ -1,5 +1,7 @@
 """Wrong captions, the gap and its interval."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,29 @@ def test_wrong_captions_with_repeats_and_several_captions(seed):
     captions = [[f"Scene  {rng.integers(6)}", *(f"scene {rng.integers(6)}" for _ in range(rng.integers(0, 2)))] for _ in range(25)]
     first = check_wrong(captions)
     assert first.tolist() == wrong_captions(captions).tolist()
+
+
+def test_images_that_cannot_swap_pass_their_captions_on():
+    """No roll by one and no swap: of the 6 permutations this one alone is wrong everywhere."""
+    assert check_wrong([["a", "b"], ["b", "c"], ["c", "a"]]).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_permutation_is_found_wherever_there_is_one(seed):
+    rng, found = np.random.default_rng(seed), 0
+    for _ in range(50):
+        captions = [[f"scene {number}" for number in rng.permutation(4)[: rng.integers(1, 4)]] for _ in range(5)]
+        there = any(
+            all(image != source and captions[source][0] not in captions[image] for image, source in enumerate(order))
+            for order in itertools.permutations(range(5))
+        )
+        found += there
+        if there:
+            check_wrong(captions)
+        else:
+            with pytest.raises(UserError, match="no wrong caption"):
+                wrong_captions(captions)
+    assert 5 < found < 50
 
 
 def test_no_wrong_caption_is_an_error():
