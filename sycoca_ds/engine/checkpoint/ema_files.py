@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipeline.errors import UserError
 from sycoca_ds.engine.master_weights import WHOLE, Piece, Share
 
 NAME, PATTERN = "ema_rank_{:05d}.pt", "ema_rank_*.pt"
@@ -34,11 +36,15 @@ def fill(folder: Path, files: Sequence[str], pieces: Mapping[str, Piece]) -> Non
         files: the checkpoint's, those first that are likely to have them.
 
     Raises:
+        UserError: a file that holds more than tensors, which is not executed.
         RuntimeError: something of a piece is in no file.
     """
     missing = sum(piece.values.numel() for piece in pieces.values())
     for file in files:
-        saved = torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)
+        try:
+            saved = torch.load(folder / file, map_location="cpu", mmap=True, weights_only=True)
+        except pickle.UnpicklingError:
+            raise UserError(f"{folder / file}: expected tensors only, and it names something to run: choose another step") from None
         for name in pieces.keys() & saved.keys():
             (start, values), (own_start, own) = saved[name], pieces[name]
             first, end = max(start, own_start), min(start + values.numel(), own_start + own.numel())

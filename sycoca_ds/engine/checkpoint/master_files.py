@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sycoca_ds.engine.checkpoint.tensor_files import Extent, Verified, Wanted
+from data_pipeline.errors import one_line
+from sycoca_ds.engine.checkpoint.tensor_files import Damaged, Extent, Verified, Wanted
 from sycoca_ds.engine.master_weights import WHOLE, Piece, Share
 
 MODEL, OPTIMIZER = "*model_states.pt", "*_optim_states.pt"
@@ -33,8 +34,15 @@ def read(folder: Path, state: Mapping[str, Any], share: Share = WHOLE) -> dict[s
         state: what the checkpoint's seal says.
 
     Raises:
-        Damaged, OSError: of `tensor_files`.
+        Damaged, OSError: of `tensor_files`; `Damaged` also where the files hold something else than a run's weights.
     """
+    try:
+        return _read(folder, state, share)
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # what is in them is anybody's
+        raise Damaged(f"{folder}: its files do not hold a run's weights ({type(error).__name__}: {one_line(error)})") from None
+
+
+def _read(folder: Path, state: Mapping[str, Any], share: Share) -> dict[str, Tensor]:
     model = _opened(folder, state, MODEL)[0].content()
     if state["zero_stage"] == 0:
         return _of_model(folder, state, model["module"], share)

@@ -1,6 +1,7 @@
 """Some of the tensors of a file that `torch.save` wrote, without a look at the others: what is read is verified, nothing else is.
 
-A checkpoint's files hold AdamW's moments beside the weights, twice their size, and hashes of every block (seal.py).
+A checkpoint's files hold AdamW's moments beside the weights, twice their size, and hashes of every block (seal.py). Nothing that a
+file names is imported or called: not DeepSpeed, whose logger writes to stdout, and not what somebody else has put there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipeline.errors import one_line
 from sycoca_ds.engine.checkpoint.seal import BLOCK, is_as_written
 
 
@@ -103,12 +106,18 @@ class Verified:
                 at += len(part)
 
     def content(self) -> Any:
-        """What `torch.save` was given, with an `Extent` in place of every tensor."""
-        with zipfile.ZipFile(_Seekable(self)) as archive:  # the list of its records is its end
-            records = {record.filename.split("/", 1)[1]: record for record in archive.infolist()}
-        structure = records["data.pkl"]
-        data = b"".join(self.spans(self._behind(structure.header_offset), structure.file_size))
-        return _Extents(io.BytesIO(data), {name: record.header_offset for name, record in records.items()}).load()
+        """What `torch.save` was given, with an `Extent` in place of every tensor and a `StandIn` in place of all but numbers, texts
+        and containers."""
+        try:
+            with zipfile.ZipFile(_Seekable(self)) as archive:  # the list of its records is its end
+                records = {record.filename.split("/", 1)[1]: record for record in archive.infolist()}
+            structure = records["data.pkl"]
+            data = b"".join(self.spans(self._behind(structure.header_offset), structure.file_size))
+            return _Extents(io.BytesIO(data), {name: record.header_offset for name, record in records.items()}).load()
+        except (Damaged, OSError):
+            raise
+        except Exception as error:  # of what is no such file Python raises whatever its pieces lead to
+            raise Damaged(f"{self.path}: not readable as what `torch.save` wrote of a run ({one_line(error)})") from None
 
     def _behind(self, record: int) -> int:
         """Where a record begins behind its header, which is filled up so that this is a multiple of 64."""
@@ -144,8 +153,20 @@ class _Seekable(io.RawIOBase):
         return len(data)
 
 
+class StandIn:
+    """In place of whatever else a file names, with what is done to it: takes everything and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> StandIn:
+        return super().__new__(cls)
+
+    def _nothing(self, *_: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _nothing
+
+
 class _Extents(pickle.Unpickler):
-    """Reads the structure of a file that has been verified, so that its classes are those that a run has put in."""
+    """Reads the structure of a file, and runs nothing of it: a seal says that it is as it was written, not who wrote it."""
 
     def __init__(self, file: io.BytesIO, records: dict[str, int]) -> None:
         super().__init__(file)
@@ -158,7 +179,7 @@ class _Extents(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
-        return REBUILT.get((module, name)) or super().find_class(module, name)
+        return KNOWN.get((module, name), StandIn)
 
 
 def _extent(storage: tuple[int, torch.dtype], offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Extent:
@@ -172,9 +193,11 @@ STORAGES = {f"{kind}Storage": dtype for kind, dtype in {
     "Float": torch.float32, "BFloat16": torch.bfloat16, "Half": torch.float16, "Double": torch.float64, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
 }.items()}  # fmt: skip
-REBUILT = {
+KNOWN = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor_v2"): _extent,
     ("torch._utils", "_rebuild_parameter"): lambda extent, *_: extent,
     ("torch._tensor", "_rebuild_from_type_v2"): lambda rebuild, kind, arguments, state: rebuild(*arguments),
 }
-"""What a file names to make tensors of: here extents."""
+"""What a file names of which something comes: containers, and what makes tensors, here extents."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from sycoca_ds.engine.master_weights import NOTHING, Share
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.presets import TINY
+from tests.worlds import REPOSITORY
 from tests.worlds.models.small_model import random_inputs, small_model
 from tests.worlds.processes.launching import run_on_ranks
 
@@ -85,6 +88,23 @@ def test_weights_are_the_engines_and_moments_are_not_read(kind: str, saved: Path
     there = sum(facts["bytes"] for facts in state["files"].values())
     assert there > 3 * needed, "the moments are in these files"
     assert needed < read < 1.6 * needed + 12 * BLOCK, (needed, read, there)  # names, shapes, and blocks that begin before a weight
+
+
+@pytest.mark.slow
+def test_weights_are_read_without_deepspeed_and_without_a_word(saved: Path) -> None:
+    """Importing it writes to stdout, where the answers of `caption --json` are."""
+    code = (
+        "import json, sys, torch\nfrom pathlib import Path\nfrom sycoca_ds.engine.checkpoint import master_files, tensor_files\n"
+        f"tensor_files.BLOCK = {BLOCK}\n"
+        "for folder in map(Path, sys.argv[1:]):\n"
+        "    live, state = torch.load(folder / 'live'), json.loads((folder / 'sealed.json').read_text())\n"
+        "    found = master_files.read(folder, state)\n"
+        "    assert found.keys() == live.keys() and all(torch.equal(found[name], live[name]) for name in live), folder\n"
+        "assert 'deepspeed' not in sys.modules"
+    )
+    words = [sys.executable, "-c", code, *(str(saved / kind) for kind in KINDS)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.slow
