@@ -34,6 +34,8 @@ REASONS = (
     "decoder does not start",
 )
 """Why a body gives no picture."""
+PASSING = ("needs too much memory", "decoder took too long", "decoder does not start")
+"""Of these what a loaded machine says, not the body: another time there may be a picture."""
 PNG_NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
 _JPEG_MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")

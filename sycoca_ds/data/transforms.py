@@ -17,6 +17,10 @@ PLAIN_SHARE = 8
 would otherwise take gigabytes to become one square."""
 
 
+class Passing(ValueError):
+    """No picture this time; why does not lie in its bytes, so that another time there may be one."""
+
+
 def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
     """Decodes to RGB uint8 (H, W, 3), opacity matted on white.
 
@@ -25,7 +29,7 @@ def load_image(data: bytes, at_least: int | None = None) -> np.ndarray:
             while they are decoded, at a half, a quarter or an eighth (libjpeg's scaled DCT), the rest by averaging squares.
 
     Raises:
-        ValueError: no picture, or none that verification would keep.
+        ValueError: no picture, or none that verification would keep; `Passing` where its bytes do not prove that.
     """
     import cv2
 
@@ -55,7 +59,8 @@ def _jpeg(data: bytes, at_least: int | None) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
     except cv2.error as error:  # a header that asks for more than OpenCV allows
-        raise ValueError(f"{len(data)} bytes that OpenCV refuses: {' '.join(str(error).split())[:120]}") from None
+        kind = Passing if error.code == cv2.Error.StsNoMem else ValueError
+        raise kind(f"{len(data)} bytes that OpenCV refuses: {' '.join(str(error).split())[:120]}") from None
     if image is None:
         raise ValueError(f"{len(data)} bytes that are no image OpenCV can decode")
     return image
@@ -65,12 +70,14 @@ def _other(data: bytes) -> np.ndarray:
     import cv2
 
     from data_pipeline.pictures import FetchError, as_shown
+    from data_pipeline.pictures.headers import PASSING
     from data_pipeline.shards.samples import MAX_PIXELS
 
     try:
         return cv2.cvtColor(as_shown(data, MAX_PIXELS), cv2.COLOR_BGR2RGB)
     except FetchError as error:
-        raise ValueError(f"{len(data)} bytes that give no picture ({error.reason})") from None
+        kind = Passing if error.reason in PASSING else ValueError
+        raise kind(f"{len(data)} bytes that give no picture ({error.reason})") from None
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

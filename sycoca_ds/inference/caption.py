@@ -83,11 +83,11 @@ class CaptionCommand(AskedModel):
                 bar.advance(len(batch))
         return 1 if unread else 0
 
-    def _tell(self, file: str, caption: str | None, problem: str | None) -> None:
+    def _tell(self, file: str, caption: str | None, problem: ValueError | None) -> None:
         if problem is not None:
             print(f"{file}: no picture that can be read ({problem})", file=sys.stderr, flush=True)
         if self.json:
-            print(json.dumps({"image": file, "caption": caption} | ({"problem": problem} if problem else {})), flush=True)
+            print(json.dumps({"image": file, "caption": caption} | ({"problem": str(problem)} if problem else {})), flush=True)
         elif caption is not None:
             print(f"{file}\t{caption}", flush=True)
 

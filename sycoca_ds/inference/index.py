@@ -29,7 +29,7 @@ from data_pipeline.progress import Progress
 if TYPE_CHECKING:
     from sycoca_ds.inference.model import Model
 
-FORMAT = 1
+FORMAT = 2
 SAVE_SECONDS = 30.0
 NAMED = 5
 """Pictures that cannot be read of which so many are named on stderr."""
@@ -46,6 +46,8 @@ class Entry:
     vector: np.ndarray | None
     """(E,) float32; None: it gives no picture."""
     problem: str = ""
+    passing: bool = False
+    """Whether another time there may be a picture: then the problem is not kept."""
 
 
 @dataclass
@@ -146,7 +148,7 @@ def _seen(path: Path, before: Entry | None, by_digest: dict[str, Entry], counts:
             return before
         digest = sha256_file(path) if path.is_file() else ""
     except OSError as error:
-        return Entry(0, 0, "", None, error.strerror or type(error).__name__)
+        return Entry(0, 0, "", None, error.strerror or type(error).__name__, passing=True)
     if not digest:
         return Entry(facts.st_size, facts.st_mtime_ns, "", None, "is no file")
     if digest in by_digest:
@@ -162,6 +164,7 @@ def _seen(path: Path, before: Entry | None, by_digest: dict[str, Entry], counts:
 
 def _looked_at(model: Model, index: Index, todo: list[str], batch_size: int) -> Iterator[int]:
     """Fills in vectors, or why there is none; after each batch, how many pictures it had."""
+    from sycoca_ds.data.transforms import Passing
     from sycoca_ds.inference.pictures import readable
 
     for start in range(0, len(todo), batch_size):
@@ -170,14 +173,16 @@ def _looked_at(model: Model, index: Index, todo: list[str], batch_size: int) -> 
         for place, vector in zip(places, model.encode_image(shown, batch_size), strict=True):
             index.entries[batch[place]].vector = vector
         for place, problem in problems.items():
-            index.entries[batch[place]].problem = problem
+            entry = index.entries[batch[place]]
+            entry.problem, entry.passing = str(problem), isinstance(problem, Passing)
         index.counts.looked_at += len(batch)
         yield len(batch)
 
 
 def save(place: Path, index: Index) -> None:
-    """Writes what has been looked at."""
-    done = {name: entry for name, entry in index.entries.items() if entry.vector is not None or entry.problem}
+    """Writes what has been looked at, and of problems those that a picture's bytes prove."""
+    entries = index.entries.items()
+    done = {name: entry for name, entry in entries if entry.vector is not None or entry.problem and not entry.passing}
     width = next((len(entry.vector) for entry in done.values() if entry.vector is not None), 0)
     arrays = {
         # bytes: a name need not be UTF-8, and an array of texts drops zeros at their ends

@@ -49,7 +49,7 @@ def read_picture(given: Given, side: int | None = None) -> np.ndarray:
         side: what the model is given; a JPEG of more than 25 million pixels is reduced to no less than four times that.
 
     Raises:
-        ValueError: it gives no picture, and why.
+        ValueError: it gives no picture, and why; `Passing` where another time it may.
     """
     if isinstance(given, np.ndarray):
         return _of_array(given)
@@ -59,6 +59,8 @@ def read_picture(given: Given, side: int | None = None) -> np.ndarray:
 
 
 def _content(path: str | os.PathLike) -> bytes:
+    from sycoca_ds.data.transforms import Passing
+
     try:
         # non-blocking: a pipe that nobody writes to would be waited for, for ever
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -69,8 +71,10 @@ def _content(path: str | os.PathLike) -> bytes:
             if facts.st_size > MAX_FILE_BYTES:
                 raise ValueError(f"has {facts.st_size} bytes, more than {MAX_FILE_BYTES}")
             return file.read()
-    except (OSError, TypeError) as error:
-        raise ValueError(getattr(error, "strerror", None) or str(error)) from None
+    except OSError as error:
+        raise Passing(error.strerror or str(error)) from None
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _of_bytes(data: bytes, side: int | None) -> np.ndarray:
@@ -141,7 +145,7 @@ class GivenPictures(PictureSet):
             raise UserError(f"{self.pictures[number].key}: no picture that can be read ({error})") from None
 
 
-def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
+def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndarray], dict[int, ValueError]]:
     """(places of those that can be read, these as the model is shown them, uint8 (side, side, 3), {place: why it is not})."""
     from sycoca_ds.data.transforms import eval_image
 
@@ -151,5 +155,5 @@ def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndar
             shown.append(eval_image(read_picture(one, side), side).permute(1, 2, 0).contiguous().numpy())
             places.append(place)
         except ValueError as error:
-            problems[place] = str(error)
+            problems[place] = error
     return places, shown, problems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from PIL import Image
 import sycoca_ds
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
+from data_pipeline.files import sha256_file
+from data_pipeline.pictures import decode_apart
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.inference import index as indices
 from sycoca_ds.inference.caption import CaptionCommand
@@ -169,6 +172,38 @@ def test_an_interrupted_index_keeps_what_it_had(world: Path, photos: Path, model
         indices.update(broken, photos, tmp_path / "cache", 2)
     done = indices.update(model, photos, tmp_path / "cache", 2)
     assert done.counts.looked_at == 2 and done.counts.same == 4 and len(done.names) == 6
+
+
+def test_only_what_bytes_prove_is_remembered_of_a_picture_that_cannot_be_read(
+    photos: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails while a file is hashed, one that is gone when it is read, a decoder that is not given the time."""
+    names = ("0.png", "1.png", "slow.tif")
+    Image.open(photos / "2.png").save(photos / "slow.tif")
+    (photos / "cut.png").write_bytes((photos / "3.png").read_bytes()[:-20])
+    facts = (photos / "1.png").stat()
+
+    def hashed(path: Path) -> str:
+        if path.name == "0.png":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        digest = sha256_file(path)
+        if path.name == "1.png":
+            path.rename(tmp_path / "away")
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indices, "sha256_file", hashed)
+        patch.setattr(decode_apart, "SECONDS", 0.0)
+        first = indices.update(model, photos, tmp_path / "cache", 2)
+    (tmp_path / "away").rename(photos / "1.png")
+    assert (photos / "1.png").stat().st_mtime_ns == facts.st_mtime_ns
+    why = ("Input/output error", "No such file or directory", "decoder took too long", "truncated image")
+    assert all(said in first.problems[name] for name, said in zip((*names, "cut.png"), why, strict=True))
+    again = indices.update(model, photos, tmp_path / "cache", 2)
+    assert list(again.problems) == ["cut.png"] and (again.counts.looked_at, again.counts.same) == (3, 5)
+    assert np.allclose(again.vectors, model.encode_image([photos / name for name in again.names]), atol=2e-6)
+    once_more = indices.update(model, photos, tmp_path / "cache", 2)
+    assert list(once_more.problems) == ["cut.png"] and (once_more.counts.looked_at, once_more.counts.same) == (0, 8)
 
 
 def test_contact_sheets_hold_the_pictures(world: Path, photos: Path, tmp_path: Path) -> None:
