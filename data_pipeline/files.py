@@ -28,12 +28,36 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: expected a folder that this user may write; choose another, or ask for the right")
 
 
+def check_place(path: Path, given: str) -> None:
+    """Holds, before the work that ends in it, that a file can be written at `path`; makes the folders above it.
+
+    Args:
+        given: the option that names it, with its value, for the error.
+
+    Raises:
+        UserError: a folder is there, or no file can be made.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = _temporary(path)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{given}: no file can be written there ({error.strerror}); choose another place") from None
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; when the block ends well that file is fsynced and renamed to
     `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         sync(temporary)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, sha256_file, sha256_text
+from data_pipeline.files import atomic_path, check_place, sha256_file, sha256_text
 from data_pipeline.local.captions import find_pictures
 from data_pipeline.progress import Progress
 
@@ -89,6 +89,29 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sycoca_ds" / "search"
 
 
+def cache_of(given: str | None) -> Path | None:
+    """Where vectors are kept, a folder that can be written. None: they are not, which of the default folder is said on stderr.
+
+    Args:
+        given: a folder, `off`, or None for the default one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if given == "off":
+        return None
+    if given is not None:
+        check_place(Path(given) / "index.npz", f"--cache {given}")
+        return Path(given)
+    try:
+        folder = default_cache()
+        check_place(folder / "index.npz", str(folder))
+    except (UserError, RuntimeError) as error:  # Python's own where nobody knows a home
+        print(f"{error}: vectors are not kept (--cache DIR keeps them)", file=sys.stderr, flush=True)
+        return None
+    return folder
+
+
 def place_of(cache: Path, model: Model, folder: Path) -> Path:
     """The file of this folder's vectors by these weights; another version of how pictures are prepared is another file."""
     from sycoca_ds.eval.runner.bench import TRANSFORM
@@ -128,11 +151,11 @@ def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> I
             for batch in _looked_at(model, index, todo, batch_size):
                 bar.advance(batch)
                 if place is not None and time.monotonic() - saved > SAVE_SECONDS:
-                    save(place, index)
+                    _keep(place, index)
                     saved = time.monotonic()
     finally:
         if place is not None:
-            save(place, index)
+            _keep(place, index)
     if not index.names:
         first, why = next(iter(index.problems.items()))
         raise UserError(f"{folder}: none of {len(names)} pictures can be read, for example {first} ({why})")
@@ -179,8 +202,16 @@ def _looked_at(model: Model, index: Index, todo: list[str], batch_size: int) -> 
         yield len(batch)
 
 
+def _keep(place: Path, index: Index) -> None:
+    """`save`, where a disk that fails costs what is kept and nothing else."""
+    try:
+        save(place, index)
+    except OSError as error:
+        print(f"{place} cannot be written ({error.strerror}): vectors are not kept", file=sys.stderr, flush=True)
+
+
 def save(place: Path, index: Index) -> None:
-    """Writes what has been looked at, and of problems those that a picture's bytes prove."""
+    """Writes what has been looked at, and of problems those that a picture's bytes prove. Raises `OSError`."""
     entries = index.entries.items()
     done = {name: entry for name, entry in entries if entry.vector is not None or entry.problem and not entry.passing}
     width = next((len(entry.vector) for entry in done.values() if entry.vector is not None), 0)
@@ -200,7 +231,7 @@ def save(place: Path, index: Index) -> None:
 
 
 def load(place: Path) -> dict[str, Entry]:
-    """What was written; nothing, with a line, where it is damaged."""
+    """What was written; nothing, with a line, where it is damaged or cannot be read."""
     try:
         with np.load(place) as file:
             arrays = {name: file[name] for name in file.files}
@@ -217,5 +248,6 @@ def load(place: Path) -> dict[str, Entry]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        print(f"{place} is damaged ({error}): all pictures are looked at again", file=sys.stderr, flush=True)
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        print(f"{place} {what} ({error}): all pictures are looked at again", file=sys.stderr, flush=True)
         return {}

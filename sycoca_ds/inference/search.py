@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import check_place
 from sycoca_ds.inference.caption import AskedModel
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class SearchCommand(AskedModel):
     """A JSON object a line: image, cosine."""
 
     def run(self) -> int:
-        from sycoca_ds.inference.index import default_cache, update
+        from sycoca_ds.inference.index import cache_of, update
 
         self.check()
         if self.text is not None and self.like is not None:
@@ -58,9 +59,11 @@ class SearchCommand(AskedModel):
             raise UserError(f"--top {self.top}: expected at least 1")
         if self.sheet is not None and Path(self.sheet).suffix.lower() not in SHEETS:
             raise UserError(f"--sheet {self.sheet}: expected a name that ends with .png or .html")
-        cache = None if self.cache == "off" else Path(self.cache) if self.cache else default_cache()
         if not Path(self.folder).is_dir():
             raise UserError(f"{self.folder}: no such folder")
+        if self.sheet is not None:
+            check_place(Path(self.sheet), f"--sheet {self.sheet}")
+        cache = cache_of(self.cache)
         model = self.open()
         query_E = self._query(model)
         index = update(model, Path(self.folder), cache, self.batch_size)
@@ -116,11 +119,11 @@ def tell(index: Index) -> None:
 
 
 def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title: str, model: Model) -> None:
-    """A contact sheet of the pictures, whole, as PNG or as a page that holds them."""
+    """A contact sheet of the pictures, whole, as PNG or as a page that holds them. One that can no longer be read is named on
+    stderr and has a crossed square."""
     from data_pipeline.files import write_bytes
-    from sycoca_ds.inference.pictures import read_picture
 
-    shown = [(name, cosine, thumbnail(read_picture(folder / name, model.image_size))) for name, cosine in found]
+    shown = [(name, cosine, _shown(folder / name, model.image_size)) for name, cosine in found]
     if path.suffix.lower() == ".png":
         import cv2
         import numpy as np
@@ -133,6 +136,23 @@ def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title:
         write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes())
         return
     write_bytes(path, page(title, str(folder), shown, repr(model)).encode("utf-8", "replace"))
+
+
+def _shown(path: Path, side: int) -> np.ndarray:
+    """A thumbnail of a file."""
+    import cv2
+    import numpy as np
+
+    from sycoca_ds.inference.pictures import read_picture
+
+    try:
+        return thumbnail(read_picture(path, side))
+    except ValueError as error:
+        print(f"{path}: no picture that can be read any more ({error})", file=sys.stderr, flush=True)
+    square, last = np.full((THUMBNAIL, THUMBNAIL, 3), 224, np.uint8), THUMBNAIL - 1
+    cv2.line(square, (0, 0), (last, last), (128, 128, 128), 2)
+    cv2.line(square, (0, last), (last, 0), (128, 128, 128), 2)
+    return square
 
 
 def page(title: str, folder: str, shown: list[tuple[str, float, np.ndarray]], by: str) -> str:

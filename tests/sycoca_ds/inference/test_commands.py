@@ -81,6 +81,7 @@ def test_a_line_for_each_picture_and_a_name_for_each_that_cannot_be_read(
 def test_what_cannot_be_done_is_said_before_a_model_is_opened(photos: Path, tmp_path: Path) -> None:
     there = ("--checkpoint", "nowhere")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "folder.png").mkdir()
     for kind, words, said in (
         (CaptionCommand, there, "expected at least one picture"),
         (CaptionCommand, (photos / "9.png", *there), "9.png: no such file"),
@@ -90,6 +91,10 @@ def test_what_cannot_be_done_is_said_before_a_model_is_opened(photos: Path, tmp_
         (SearchCommand, (photos, "x", "--sheet", "a.gif", *there), r"--sheet a.gif: expected a name that ends with .png or .html"),
         (SearchCommand, (tmp_path / "gone", "x", *there), "gone: no such folder"),
         (SearchCommand, (photos, "x", "--top", 0, *there), "--top 0"),
+        (SearchCommand, (photos, "x", "--cache", "/dev/null/x", *there), "--cache /dev/null/x: no file can be written there"),
+        (SearchCommand, (photos, "x", "--cache", photos / "0.png", *there), r"0.png: no file can be written there"),
+        (SearchCommand, (photos, "x", "--sheet", "/proc/x.png", *there), "--sheet /proc/x.png: no file can be written there"),
+        (SearchCommand, (photos, "x", "--sheet", tmp_path / "folder.png", *there), r"folder.png: .* \(Is a directory\)"),
     ):
         with pytest.raises(UserError, match=said):
             run(kind, *words)
@@ -214,6 +219,44 @@ def test_contact_sheets_hold_the_pictures(world: Path, photos: Path, tmp_path: P
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3
     assert "&lt;i&gt;text" in page and "<i>text" not in page and "<b>&" not in page
+
+
+def test_a_picture_that_was_damaged_since_is_crossed_out_on_the_sheet(
+    world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    search(world, photos, tmp_path / "cache", "a scene")
+    expected, facts = capsys.readouterr().out, (photos / "1.png").stat()
+    (photos / "1.png").write_bytes(b"x" * facts.st_size)
+    os.utime(photos / "1.png", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    for name in ("sheet.png", "sheet.html"):
+        assert search(world, photos, tmp_path / "cache", "a scene", "--sheet", tmp_path / name) == 0
+        said = capsys.readouterr()
+        assert said.out == expected and f"{photos / '1.png'}: no picture that can be read any more (not an image)" in said.err
+    assert Image.open(tmp_path / "sheet.png").size[0] > 3 * 224
+    assert (tmp_path / "sheet.html").read_text().count("data:image/jpeg;base64,") == PICTURES
+
+
+def test_results_come_where_vectors_cannot_be_kept(
+    world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home that is none, and a disk that is full when all is done."""
+    search(world, photos, tmp_path / "cache", "a scene")
+    expected = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.delenv("XDG_CACHE_HOME", raising=False)
+        patch.setenv("HOME", "/dev/null")
+        assert run(SearchCommand, photos, "a scene", "--checkpoint", world / "run", *ASKED) == 0
+    said = capsys.readouterr()
+    assert said.out == expected and "damaged" not in said.err
+    assert "/dev/null/.cache/sycoca_ds/search: no file can be written there (Not a directory)" in said.err
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(indices.np, "savez", full)
+    assert search(world, photos, tmp_path / "other", "a scene") == 0
+    said = capsys.readouterr()
+    assert said.out == expected and "cannot be written (No space left on device): vectors are not kept" in said.err
 
 
 def test_a_text_that_is_too_long_is_told(world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
