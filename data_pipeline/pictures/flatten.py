@@ -69,10 +69,17 @@ def flatten(picture: Image) -> np.ndarray:
 
 def _clear_colour(picture: Image) -> int | tuple[int, ...] | None:
     """The one colour of a PNG that is clear, scaled as Pillow scales the pixels, which it does not do itself. None: there is none,
-    or opacity is stored in another way. Only before the picture is loaded."""
-    tile = getattr(picture, "tile", None)  # which a picture that was made, not opened, lacks
-    colour, how = picture.info.get("transparency"), tile[0].args if tile else None
-    if picture.format != "PNG" or not isinstance(colour, int | tuple) or how not in DEPTHS:
+    or opacity is stored in another way. Before the picture is loaded: what the bytes were called is gone then."""
+    colour, tile = picture.info.get("transparency"), getattr(picture, "tile", None)
+    if picture.format not in ("PNG", None) or not isinstance(colour, int | tuple):
+        return None
+    if tile:
+        how = tile[0].args
+    elif isinstance(colour, int):  # loaded before, or made: what it was is seen where it had 16 bits
+        how = "I;16B" if picture.mode.startswith("I") else None
+    else:
+        how = "RGB;16B" if max(colour) > 255 else None
+    if how not in DEPTHS:
         return None
     most = 2 ** DEPTHS[how] - 1
     if isinstance(colour, tuple):

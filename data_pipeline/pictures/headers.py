@@ -130,7 +130,7 @@ def _jpeg(data: bytes | bytearray) -> Header:
         elif mark == 0xDA:
             scans += 1
         elif mark == 0xE1 and orientation == 1 and data[place + 2 : place + 8] == b"Exif\0\0":
-            orientation = _orientation(data[place + 8 : place + length])
+            orientation = exif_orientation(data[place + 8 : place + length])
         place += length
     else:
         raise FetchError("damaged image")
@@ -144,7 +144,7 @@ def _jpeg(data: bytes | bytearray) -> Header:
     return Header("JPEG", width, height, orientation, components == 1)
 
 
-def _orientation(exif: bytes | bytearray) -> int:
+def exif_orientation(exif: bytes | bytearray) -> int:
     """EXIF's orientation, 1 where there is none that makes sense."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(exif[:2]))
     try:
@@ -182,7 +182,7 @@ def _png(data: bytes | bytearray) -> Header:
     for kind, start, end in _chunks(data):
         headers += kind == b"IHDR"
         if kind == b"eXIf":
-            orientation = _orientation(data[start + 8 : min(end - 4, start + MAX_EXIF_BYTES)])
+            orientation = exif_orientation(data[start + 8 : min(end - 4, start + MAX_EXIF_BYTES)])
     if headers != 1:
         raise FetchError("damaged image")
     return Header("PNG", *struct.unpack_from(">II", data, 16), orientation)
@@ -215,7 +215,7 @@ def _webp(data: bytes | bytearray) -> Header:
         kind, length = struct.unpack_from("<4sI", data, place)
         if kind == b"EXIF":
             exif = data[place + 8 : place + 8 + min(length, MAX_EXIF_BYTES)]
-            orientation = _orientation(exif.removeprefix(b"Exif\0\0"))
+            orientation = exif_orientation(exif.removeprefix(b"Exif\0\0"))
         place += 8 + length + length % 2
     return Header("WEBP", width, height, orientation)
 

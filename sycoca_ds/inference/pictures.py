@@ -97,11 +97,15 @@ def _of_pillow(picture: Image) -> np.ndarray:
 
     from data_pipeline.pictures.decoding import turn
     from data_pipeline.pictures.flatten import damage, flatten
-    from data_pipeline.pictures.headers import ORIENTATION, FetchError
+    from data_pipeline.pictures.headers import APART, MAX_EXIF_BYTES, ORIENTATION, FetchError, exif_orientation
 
     try:
-        orientation = picture.getexif().get(ORIENTATION, 1)
         pixels = flatten(picture)
+        # only now: of a TIFF Pillow turns the pixels while it loads them, and a PNG's EXIF may lie behind them
+        if picture.format in APART:
+            orientation = picture.getexif().get(ORIENTATION, 1)
+        else:  # not `getexif`, which believes XMP and texts, too
+            orientation = exif_orientation(picture.info.get("exif", b"")[:MAX_EXIF_BYTES].removeprefix(b"Exif\0\0"))
     except FetchError as error:
         raise ValueError(f"{error.reason} {picture.mode}; convert it to RGB") from None
     except Exception as error:  # Pillow decodes when it is first asked, and raises whatever damaged data leads it to

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from sycoca_ds.inference.pictures import read_picture
 from sycoca_ds.model.masking.scores import best_match, counted_tokens
 from sycoca_ds.model.text_encoder import real_tokens
 from tests.worlds.open_clip.world import run_export
-from tests.worlds.strangers.awkward_pictures import awkward
+from tests.worlds.strangers.awkward_pictures import awkward, turned
+from tests.worlds.strangers.hostile_pictures import chunk, encoded, exif, png16, scene
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 
 CPU = torch.device("cpu")
@@ -193,10 +195,51 @@ def test_awkward_pictures_are_seen_as_they_look(name: str, tmp_path: Path) -> No
     picture = read_picture(tmp_path / name)
     assert picture.shape == shown.shape and picture.dtype == np.uint8 and np.abs(picture.astype(float) - shown).mean() < 2
     assert np.array_equal(read_picture(data), picture)
-    if name.endswith((".jp2", ".avif", ".tif")) or name in ("text.png", "profile.png", "ycck.jpg", "tagged.jpg"):
+    other = ("grey16.tif", "rgb16.tif", "text.png", "profile.png", "ycck.jpg", "tagged.jpg")
+    if name.endswith((".jp2", ".avif")) or name in other:
         return  # Pillow itself gives other pixels of these, or refuses them
     opened = read_picture(Image.open(io.BytesIO(data)))
     assert opened.shape == shown.shape and np.abs(opened.astype(float) - shown).mean() < 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_turned_picture_is_the_same_as_a_file_opened_and_loaded(kind: str, orientation: int, tmp_path: Path) -> None:
+    """Pillow turns a TIFF itself, while it loads it."""
+    options = {"quality": 95} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(scene(), kind, exif=exif(orientation), **options))
+    loaded = Image.open(path)
+    loaded.load()
+    read = [read_picture(one) for one in (path, path.read_bytes(), Image.open(path), loaded, loaded.copy())]
+    assert all(np.array_equal(one, read[0]) for one in read)
+    assert np.abs(read[0].astype(int) - turned(scene(), orientation)).mean() < (2 if kind == "JPEG" else 0.1)
+
+
+def test_only_exif_turns_a_picture_as_in_training() -> None:
+    """Pillow also believes XMP."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for kind in ("JPEG", "WEBP"):
+        data = encoded(scene(), kind, xmp=xmp)
+        assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+        assert read_picture(Image.open(io.BytesIO(data))).shape == read_picture(data).shape == scene().shape
+
+
+def test_the_clear_colour_of_deep_pngs_is_white_however_they_are_given() -> None:
+    grey, colours = np.array([[0x0102, 0x0103]], np.uint16)[..., None], np.array([[[0x3001] * 3, [0x0500] * 3]], np.uint16)
+    for data, expected in (
+        (with_clear(png16(grey), [0x0102]), [255, 1]),
+        (with_clear(png16(colours), [0x3001] * 3), [255, 5]),
+    ):
+        loaded = Image.open(io.BytesIO(data))
+        loaded.load()
+        for one in (data, Image.open(io.BytesIO(data)), loaded, loaded):
+            assert read_picture(one).tolist() == [[[value] * 3 for value in expected]]
+
+
+def with_clear(data: bytes, colour: list[int]) -> bytes:
+    """A PNG in which one colour is clear."""
+    return data[:33] + chunk(b"tRNS", struct.pack(f">{len(colour)}H", *colour)) + data[33:]
 
 
 def test_arrays_are_rgb_rgba_or_grey() -> None:
