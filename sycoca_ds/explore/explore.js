@@ -15,7 +15,7 @@ let state = null; // what the server last said of itself
 let source = null; // {sample} or {file}
 let asking = null; // ends the question that is being answered
 let shown = null; // {version, step} of what stands on the page
-let waiting = new Set(); // parts whose pictures are still being looked at
+let waiting = new Map(); // parts whose pictures are still being looked at, and at which stage they were asked for
 let page = { number: 0, pages: 1 };
 let typed = false; // whether a person has touched anything
 
@@ -83,7 +83,7 @@ async function read(body, parts) {
       if (line.picture && line.version) begin(line);
       else if (line.part) {
         done += 1;
-        line.wait ? waiting.add(line.part) : waiting.delete(line.part);
+        line.wait ? waiting.set(line.part, state.stage) : waiting.delete(line.part);
         show(line, { state, settings, picture: at("preview"), captions: [at("caption").value, at("other").value] });
       }
       at("bar").value = done / parts.length;
@@ -191,9 +191,11 @@ function news() {
     text = `Step ${number(newer.step)} has been saved and is being opened${how}. Until then step ${number(model.step)} answers.`;
   } else if (old) text = `Step ${number(model.step)} is in use from now on; what stands here is of step ${number(shown.step)}.`;
   else if (state.left_out) text = `A newer checkpoint is left out: ${state.left_out}`;
-  else if (state.problem) text = `The pictures to compare with cannot be read: ${state.problem}`;
+  else if (state.unseen) text = state.unseen;
+  else if (state.problems.samples) text = `The pictures to compare with cannot be read: ${state.problems.samples}`;
+  else if (state.problems.index) text = `No neighbours from --index: ${state.problems.index}`;
   else if (state.stage === "samples") text = `Looking at the pictures to compare with: ${number(state.done)} of ${number(state.total)}.`;
-  else if (state.stage === "index") text = `Looking at the pictures in ${state.index}.`;
+  else if (state.stage === "index") text = `Looking at the pictures in ${state.index}: ${number(state.done)} so far.`;
   else if (state.gone) text = `The checkpoint of step ${number(model.step)} is gone from the disk; it answers from memory.`;
   if (at("news-text").textContent !== text) at("news-text").textContent = text; // or a reader hears it again
   at("news").hidden = !text;
@@ -210,7 +212,8 @@ async function ask() {
   }
   facts();
   news();
-  if (waiting.size && state.stage === "ready" && !asking) look(settings.parts.filter((part) => waiting.has(part)));
+  const there = (part) => waiting.has(part) && ["index", "ready"].includes(state.stage) && waiting.get(part) !== state.stage;
+  if (!asking && settings.parts.some(there)) look(settings.parts.filter(there));
   return true;
 }
 

@@ -7,14 +7,17 @@ memory.
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_pipeline.errors import UserError, one_line
 from sycoca_ds.engine.checkpoint.exported import is_exported
@@ -29,6 +32,8 @@ WATCH_SECONDS = 3.0
 """Between looks at the run's checkpoints."""
 BUSY_SECONDS = 20.0
 """An answer waits so long for the one before it."""
+ENDING_SECONDS = 10.0
+"""At the end a batch in the background is waited for so long; what hashes the files of a folder, before any batch, is not."""
 
 
 class Busy(Exception):
@@ -61,12 +66,13 @@ class Held:
     vectors: Vectors | None = None
     index: Index | None = None
     done: int = 0
+    """Of what the stage looks at."""
     total: int = 0
-    """Of the samples' pictures and captions."""
+    """The samples' pictures and captions; 0 of a folder, of which it is not known how many are new."""
     stage: str = "open"
     """`samples` and `index` while these are looked at, then `ready`."""
-    problem: str = ""
-    """Why the samples or the folder cannot be looked at."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """By stage, why the samples or the folder cannot be looked at."""
 
 
 class Keeper:
@@ -93,6 +99,8 @@ class Keeper:
         """The checkpoint that is being opened: step, stage, done, total."""
         self.problem = ""
         """Why a newer checkpoint was left out."""
+        self.unseen = ""
+        """Why it could not be seen at the last look whether there is a newer one."""
         self.gone = False
         """Whether the held one is no longer on disk."""
         alone = is_exported(path) or (path / STATE_FILE).is_file()
@@ -106,10 +114,10 @@ class Keeper:
         self._thread.start()
 
     def end(self) -> None:
-        """Returns when nothing is computed in the background any more."""
+        """Returns when no batch is computed in the background any more."""
         self._ending.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(ENDING_SECONDS)
 
     @contextmanager
     def lent(self) -> Iterator[Held]:
@@ -130,21 +138,32 @@ class Keeper:
 
     def _watch(self) -> None:
         try:
-            try:
-                self._prepare(self.held)
-            except Exception as error:  # out of memory, say: the page answers what needs no comparison
-                self.held.problem, self.held.stage = f"{type(error).__name__}: {one_line(error)}", "ready"
+            self._prepare(self.held, excused=Exception)  # out of memory, say: the page answers what needs no comparison
             while self.checkpoints is not None and not self._ending.wait(self.watch_seconds):
-                self._look()
+                self._try_to_look()
         except Ended:
             pass
+
+    def _try_to_look(self) -> None:
+        """Looks, and where that fails says so: a network disk may answer at the next look."""
+        try:
+            self._look()
+            self.unseen = ""
+        except Exception as error:
+            self._say("unseen", f"{self.checkpoints}: no look at its checkpoints ({told_of(error)}); it is tried again")
+
+    def _say(self, name: str, said: str) -> None:
+        """Keeps it for the page; on stderr it stands once."""
+        if said != getattr(self, name):
+            print(said, file=sys.stderr, flush=True)
+        setattr(self, name, said)
 
     def _look(self) -> None:
         """Takes the newest checkpoint that is newer than the held one and can be opened."""
         held, newer = self.held.model.loaded, []
         for folder in sealed(self.checkpoints):
             digest = digest_of(folder)
-            if digest == held.digest:
+            if digest == held.digest or step_of(folder) < self.held.model.step:  # older ones, where the held one is gone
                 break
             if digest is not None and digest not in self._left_out:
                 newer.append((folder, digest))
@@ -157,12 +176,12 @@ class Keeper:
         self.newer = {"step": step_of(folder), "stage": "open", "done": 0, "total": 0}
         try:
             held = Held(self.opened(folder), self.held.version + 1)
-            self._prepare(held)
+            self._prepare(held, excused=(UserError, OSError))
         except Exception as error:  # the page goes on with what it has, whatever is wrong with this one
             if digest_of(folder) == digest:
-                self._left_out.add(digest)
-                self.problem = f"step {step_of(folder)} cannot be opened: {one_line(error)}"
-                print(self.problem, file=sys.stderr, flush=True)
+                if not isinstance(error, OSError):  # a disk may answer at the next look
+                    self._left_out.add(digest)
+                self._say("problem", f"step {step_of(folder)} cannot be opened: {one_line(error)}")
             return False
         finally:
             self.newer = None
@@ -174,8 +193,9 @@ class Keeper:
                 break
         return True
 
-    def _prepare(self, held: Held) -> None:
-        """Looks at what is compared with; pauses while an answer is computed."""
+    def _prepare(self, held: Held, excused: type[Exception] | tuple[type[Exception], ...]) -> None:
+        """Looks at what is compared with; pauses while an answer is computed. What keeps it from the samples, if `excused`, does
+        not keep it from the folder."""
         compared = self.compared
 
         def told(done: int) -> None:
@@ -187,14 +207,46 @@ class Keeper:
             if self._ending.is_set():
                 raise Ended
 
-        try:
-            if compared.samples is not None:
-                held.stage, held.total = "samples", amount(held.model, compared.samples)
+        if compared.samples is not None:
+            held.stage, held.total = "samples", amount(held.model, compared.samples)
+            with _told_in(held.problems, "samples", excused):
                 held.vectors = look_at(held.model, compared.samples, compared.batch_size, told)
-            if compared.folder is not None:
-                held.stage = "index"
-                told(held.total)
-                held.index = update(held.model, compared.folder, compared.cache, compared.batch_size)
-        except UserError as error:
-            held.problem = str(error)
+        if compared.folder is not None:
+            held.stage, held.total = "index", 0
+            told(0)
+            with _told_in(held.problems, "index", excused):
+                asked = asked_in_batches(held.model, told)
+                held.index = update(asked, compared.folder, compared.cache, compared.batch_size)
         held.done, held.stage = held.total, "ready"
+
+
+@contextmanager
+def _told_in(problems: dict[str, str], stage: str, excused: type[Exception] | tuple[type[Exception], ...]) -> Iterator[None]:
+    """What is raised in the block ends it alone, and stands in `problems`."""
+    try:
+        yield
+    except excused as error:
+        problems[stage] = told_of(error)
+
+
+def told_of(error: Exception) -> str:
+    """In a line."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+
+
+def asked_in_batches(model: Model, told: Callable[[int], None]) -> Model:
+    """The model for `update`, which asks it for a batch's vectors at a time.
+
+    Args:
+        told: called before each with how many pictures it has been asked for; it may wait, or raise to end this.
+    """
+    asked, done = copy.copy(model), 0
+
+    def encode_image(images: list[np.ndarray], batch_size: int) -> np.ndarray:
+        nonlocal done
+        told(done)
+        done += len(images)
+        return model.encode_image(images, batch_size)
+
+    asked.encode_image = encode_image
+    return asked

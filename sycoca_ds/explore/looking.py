@@ -28,6 +28,8 @@ from sycoca_ds.inference.search import best, thumbnail
 
 NEAREST = 6
 """Neighbours and captions that are listed."""
+MOST_GONE = 100
+"""Pictures of a folder that cannot be read any more: so many are passed over."""
 DIGITS = 5
 """Of scores of patches; other numbers are whole."""
 
@@ -184,31 +186,44 @@ class Looking:
         return {"written": [{"beams": count, "text": text} for count, text in zip(beams, written, strict=True)], "most": most}
 
     def neighbours(self) -> dict[str, Any]:
-        """The nearest pictures among the samples, itself left out, and in the folder."""
-        shown: dict[str, Any] = {}
-        samples = self.compared.samples
-        try:
-            image_IE = self._vectors().image_IE
-            nearest = top_candidates(self._image_E[None], image_IE, NEAREST + 1)[0].tolist()
-            nearest = [number for number in nearest if number != self.question.number][:NEAREST]
-            shown["samples"] = [
-                _neighbour(samples.collection.pixels(number), samples.caption(number), cosine)
-                for number, cosine in zip(nearest, _cosines(self._image_E, image_IE[nearest]), strict=True)
-            ]
-        except Lacking as lacking:
-            if self.compared.folder is None or lacking.wait:
-                raise
-            shown["samples_lack"] = str(lacking)
-        if self.compared.folder is not None:
-            index = self.held.index
-            if index is None:
-                raise self._not_yet()
-            shown["folder"] = [
-                _neighbour(read_picture(index.folder / name, self._model.image_size), name, cosine)
-                for name, cosine in best(index, self._image_E.numpy(), NEAREST)
-            ]
-            shown["folder_name"] = str(index.folder)
+        """The nearest pictures among the samples, itself left out, and in the folder; one may be lacking."""
+        if self.compared.folder is None:
+            return {"samples": self._near_samples()}
+        shown: dict[str, Any] = {"folder_name": str(self.compared.folder), "wait": False}
+        for row, found in (("samples", self._near_samples), ("folder", self._near_in_folder)):
+            try:
+                shown |= {row: found()}
+            except (Lacking, UserError) as error:
+                shown[f"{row}_lack"], wait = _sentence(error)
+                shown["wait"] |= wait
         return shown
+
+    def _near_samples(self) -> list[dict[str, Any]]:
+        samples, image_IE = self.compared.samples, self._vectors().image_IE
+        nearest = top_candidates(self._image_E[None], image_IE, NEAREST + 1)[0].tolist()
+        nearest = [number for number in nearest if number != self.question.number][:NEAREST]
+        return [
+            _neighbour(samples.collection.pixels(number), samples.caption(number), cosine)
+            for number, cosine in zip(nearest, _cosines(self._image_E, image_IE[nearest]), strict=True)
+        ]
+
+    def _near_in_folder(self) -> dict[str, Any]:
+        index = self.held.index
+        if index is None:
+            raise self._folder_lacks()
+        found, gone = [], []
+        for name, cosine in best(index, self._image_E.numpy(), NEAREST + MOST_GONE):
+            try:
+                picture = read_picture(index.folder / name, self._model.image_size)
+            except ValueError as error:
+                gone.append(f"{name} ({error})")
+                continue
+            found.append(_neighbour(picture, name, cosine))
+            if len(found) == NEAREST:
+                break
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        note = f"Not shown, since it cannot be read any more: {gone[0]}{more}." if gone else ""
+        return {"pictures": found, "note": note}
 
     # ---- what they share ----
 
@@ -231,9 +246,16 @@ class Looking:
 
     def _not_yet(self) -> Lacking:
         held = self.held
-        if held.problem:
-            return Lacking(f"The pictures to compare with cannot be read: {held.problem}")
+        if "samples" in held.problems:
+            return Lacking(f"The pictures to compare with cannot be read: {held.problems['samples']}")
         return Lacking(f"The pictures to compare with are still being looked at ({held.done} of {held.total}).", wait=True)
+
+    def _folder_lacks(self) -> Lacking:
+        held = self.held
+        if "index" in held.problems:
+            return Lacking(f"No neighbours from --index: {held.problems['index']}")
+        so_far = f" ({held.done} so far)" if held.stage == "index" else ""
+        return Lacking(f"The pictures in {self.compared.folder} are still being looked at{so_far}.", wait=True)
 
 
 PARTS = ("similarity", "words", "masks", "reconstruction", "captions", "ranks", "neighbours")
@@ -251,13 +273,19 @@ def _answered(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         found = look()
         _check_finite(found)
         return found
-    except Lacking as lacking:
-        return {"lacks": str(lacking), "wait": lacking.wait}
-    except UserError as error:
-        return {"lacks": f"{str(error)[:1].upper()}{str(error)[1:]}."}
+    except (Lacking, UserError) as error:
+        lacks, wait = _sentence(error)
+        return {"lacks": lacks, "wait": wait}
     except Exception as error:  # out of memory, a decoder that fails on these pixels: the page and the other parts go on
         traceback.print_exc(file=sys.stderr)
         return {"lacks": f"This could not be computed: {type(error).__name__}: {one_line(error)}", "failed": True}
+
+
+def _sentence(error: Lacking | UserError) -> tuple[str, bool]:
+    """(what stands in the place of what is lacking, whether it is there later)."""
+    if isinstance(error, Lacking):
+        return str(error), error.wait
+    return f"{str(error)[:1].upper()}{str(error)[1:]}.", False
 
 
 def _check_finite(value: Any) -> None:

@@ -195,9 +195,11 @@ const SHOWS = {
   neighbours(answer, page, small) {
     const row = (found) => make("div", { className: "six" }, ...found.map((one) =>
       figure(one.picture, one.text, small, make("b", {}, exact(one.cosine)), make("br"), one.text)));
-    const parts = [answer.samples ? note("Among the validation pictures, with their cosines.") : make("p", { className: "lacks" }, answer.samples_lack)];
-    if (answer.samples) parts.push(row(answer.samples));
-    if (answer.folder) parts.push(make("h3", {}, `In ${answer.folder_name}`), row(answer.folder));
-    body("neighbours").replaceChildren(...parts);
+    const lacks = (text) => make("p", { className: "lacks" }, text);
+    const parts = answer.samples ? [note("Among the validation pictures, with their cosines."), row(answer.samples)] : [lacks(answer.samples_lack)];
+    if (answer.folder_name) parts.push(make("h3", {}, `In ${answer.folder_name}`));
+    if (answer.folder) parts.push(row(answer.folder.pictures), note(answer.folder.note));
+    else if (answer.folder_name) parts.push(lacks(answer.folder_lack));
+    body("neighbours").replaceChildren(...parts.filter((part) => part !== null));
   },
 };

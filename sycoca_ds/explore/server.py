@@ -145,7 +145,7 @@ def make_app(keeper: Keeper, settings: Settings) -> Flask:
 
     @app.post("/api/look")
     def look() -> Response:
-        parts = tuple(part for part in PARTS if part in request.form.get("parts", ",".join(PARTS)).split(","))
+        parts = _parts()
         stack = ExitStack()
         try:
             held = stack.enter_context(keeper.lent())
@@ -162,6 +162,15 @@ def make_app(keeper: Keeper, settings: Settings) -> Flask:
         return response
 
     return app
+
+
+def _parts() -> tuple[str, ...]:
+    """Those that are asked for, by default all, in their order. Raises `Refused`."""
+    asked = [part.strip() for part in request.form.get("parts", ",".join(PARTS)).split(",")]
+    unknown = [part for part in asked if part not in PARTS]
+    if unknown:
+        raise Refused(f"There is no part {unknown[0]!r}: expected some of {', '.join(PARTS)}, with commas between them.", "")
+    return tuple(part for part in PARTS if part in asked)
 
 
 def _lines(begin: dict[str, Any], looking: Looking, parts: tuple[str, ...]) -> Iterator[str]:
@@ -242,9 +251,10 @@ def _state(keeper: Keeper) -> dict[str, Any]:
         "stage": held.stage,
         "done": held.done,
         "total": held.total,
-        "problem": held.problem,
+        "problems": held.problems,
         "newer": keeper.newer,
         "left_out": keeper.problem,
+        "unseen": keeper.unseen,
         "gone": keeper.gone,
         "training": keeper.training(),
         "samples": None

@@ -135,11 +135,21 @@ def test_neighbours_are_the_nearest_others(looked: tuple[Held, Compared], folder
         Image.fromarray(samples.collection.pixels(number)).save(tmp_path / f"{number}.png")
     with_folder = dataclasses.replace(compared, folder=tmp_path)
     waits = next(answers(asked(held, with_folder, 1), ("neighbours",)))
-    assert waits["wait"] and "still being looked at" in waits["lacks"]
+    assert (
+        waits["wait"]
+        and [one["text"] for one in waits["samples"]][:3]
+        == [one["text"] for one in asked(held, compared, 1).neighbours()["samples"]][:3]
+    )
+    assert waits["folder_lack"] == f"The pictures in {tmp_path} are still being looked at." and "folder" not in waits
     indexed = dataclasses.replace(held, index=update(held.model, tmp_path, None, 4))
     found = asked(indexed, with_folder, 1).neighbours()
-    assert found["folder"][0]["text"] == "1.png" and found["folder"][0]["cosine"] == pytest.approx(1, abs=1e-5)
-    assert len(found["folder"]) == 3 and found["folder_name"] == str(tmp_path)
+    listed = found["folder"]["pictures"]
+    assert listed[0]["text"] == "1.png" and listed[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert len(listed) == 3 and found["folder"]["note"] == "" and found["folder_name"] == str(tmp_path)
+    (tmp_path / "1.png").unlink()
+    left = asked(indexed, with_folder, 1).neighbours()
+    assert left["folder"]["pictures"] == listed[1:] and left["samples"] == found["samples"]
+    assert left["folder"]["note"] == "Not shown, since it cannot be read any more: 1.png (No such file or directory)."
 
 
 def test_scores_that_look_at_other_pictures_look_at_the_samples(folder: Path, tmp_path: Path) -> None:

@@ -141,6 +141,12 @@ def test_errors_are_one_line_beside_their_field(page: str) -> None:
     assert (status, field) == (413, "picture") and error.startswith("The picture is too large: at most")
     for number in ("-1", "1e3", "99999", "../../etc/passwd", "\u0663"):
         assert refused(page, **{**sample, "sample": number})[:2] == (400, "picture")
+    for parts in ("foo", "similarity,foo", ""):
+        status, _, error = refused(page, **sample, parts=parts)
+        assert status == 400 and error.startswith(
+            f"There is no part {parts.split(',')[-1]!r}: expected some of similarity, words, "
+        )
+    assert list(look(page, **sample, parts="ranks, similarity")) == ["begin", "similarity", "ranks"]
     assert refused(page, **sample, other="x" * 20_000) == (400, "other", "Too long: 20,000 letters, at most 10,000.")
     long = look(page, sample="0", caption="a red ring " * 60, parts="similarity")
     assert long["begin"]["notices"].keys() == {"caption"}
@@ -252,6 +258,8 @@ def test_a_newer_checkpoint_is_taken_and_a_question_in_flight_finishes(trained: 
         assert before["similarity"]["cosines"] != after["similarity"]["cosines"]
         shutil.rmtree(place)
         assert until(page, gone=True)["version"] == 2
+        time.sleep(0.5)
+        assert state_of(page)["version"] == 2 and state_of(page)["newer"] is None, "step 2 is taken in place of step 4"
         assert look(page, sample="1", caption="a ring", parts="similarity")["similarity"] == after["similarity"]
 
 
@@ -320,7 +328,7 @@ def test_pictures_that_cannot_be_read_are_told_and_the_rest_answers(trained: Pat
     shutil.rmtree(tmp_path / "data/shards")
     with served(Keeper(trained, model, open_here, Compared(samples))) as page:
         state = until(page, stage="ready")
-        assert str(tmp_path / "data/shards") in state["problem"]
+        assert state["problems"].keys() == {"samples"} and str(tmp_path / "data/shards") in state["problems"]["samples"]
         found = look(page, picture=picture.getvalue(), caption="a ring", parts="similarity,ranks,neighbours")
         assert found["similarity"]["cosines"]
         for part in ("ranks", "neighbours"):
