@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +24,22 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: expected a folder, or a place for one ({error.strerror}); choose another") from None
+        raise _no_place(folder, error) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: expected a folder that this user may write; choose another, or ask for the right")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises the `UserError` that `make_folder` would, before hours of work say, and leaves nothing."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        tempfile.TemporaryDirectory(prefix=".", dir=there).cleanup()
+    except OSError as error:
+        raise _no_place(folder, error) from None
+
+
+def _no_place(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: expected a folder, or a place for one ({error.strerror}); choose another")
 
 
 def check_place(path: Path, given: str) -> None:
@@ -55,8 +69,9 @@ def _temporary(path: Path) -> Path:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; when the block ends well that file is fsynced and renamed to
-    `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    `path`. Raises `UserError`: there is no place for its folder."""
+    if not path.parent.is_dir():
+        make_folder(path.parent)
     temporary = _temporary(path)
     try:
         yield temporary

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import write_bytes, write_json
+from data_pipeline.files import check_folder, write_bytes, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import format_seconds
 from sycoca_ds.ablations.following import Following, answering, whole_pictures
@@ -221,6 +221,7 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
     sets = parse_sets(options.evaluate, options.captioning, options.regions, options.compositions, options.questions)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
+    check_folder(options.out)
     if options.against:
         compare(rows, [], [], options.against)  # the name alone
     runs = plan_runs(rows, options.seeds, options.out, train_options, options.equal_compute, followings(options))

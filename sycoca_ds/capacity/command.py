@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
-from data_pipeline.files import write_text
+from data_pipeline.files import make_folder, write_text
 from data_pipeline.tokenizer.bpe import TrainTokenizerCommand
 from sycoca_ds.capacity.machines import Assumptions, Machine, find_gpu
 from sycoca_ds.capacity.report import assumptions, beside, heading, memory_table, most_by_part, sweep_table
@@ -154,7 +154,7 @@ def numbers(one: Configuration) -> dict[str, Any]:
 
 def write_plan(folder: Path, asked: Configuration, fastest: Configuration, search: Search, command: str) -> list[str]:
     """The three files; what was written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_text(folder / "ds_config.json", json.dumps(fastest.policy, indent=2) + "\n")
     write_text(folder / "train.sh", f'#!/bin/sh\nexec {command} "$@"\n')
     plan = {"asked": numbers(asked), "fastest": numbers(fastest), "machine": dataclasses.asdict(search.machine)}

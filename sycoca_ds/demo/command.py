@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
+from data_pipeline.files import check_folder
 from data_pipeline.progress import format_seconds
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, TRAINING_PARTS, Display, Stage
 from sycoca_ds.launch.processes import REPOSITORY, free_port, guarded, read_report, tail, usable_accelerators
@@ -175,6 +176,7 @@ def plan_stages(options: DemoOptions, port: int) -> list[Stage]:
 
 def demo(options: DemoOptions) -> int:
     """Runs all stages; 0 if the held-out numbers reach what is required, 1 if not."""
+    check_folder(options.out)
     world = options.out / "world"
     port = world_port(world)
     stages = plan_stages(options, port)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import check_folder
 from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.evaluation.ranks import join_ranks
 
@@ -86,6 +87,7 @@ def evaluate(config: EvaluateConfig) -> int:
     check_options(options)
     if config.cache_gb <= 0:
         raise UserError(f"--cache-gb {config.cache_gb:g}: expected more than 0; --cache off keeps nothing")
+    check_folder(Path(config.out))
     folder = None if config.cache == "off" else Path(config.cache or Path(config.out) / "cache")
     resources = Resources(team, Cache(folder, int(config.cache_gb * 1e9)), partial(fresh_weights, team))
     if (config.checkpoint is None) == (config.watch is None):

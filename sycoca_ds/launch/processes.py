@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import make_folder
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE
 from sycoca_ds.engine.ranks.environment import own_tools_first
 
@@ -66,7 +67,7 @@ def guarded(
         handles: open files that the guard holds as long as it lives, for a lock.
         folder: where it runs.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     progress.unlink(missing_ok=True)
     with open(log, "w") as file:
         print("$", shlex.join(command), file=file, flush=True)

@@ -90,6 +90,10 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(run: Path, tmp_path: Pa
     assert abs(float(would.split(" MB")[0].split()[-1]) - size / 1e6) < 0.1
     with pytest.raises(UserError, match="nothing is overwritten"):
         run_export(*words, "--out", out, "--dry-run")
+    for place in (out / "README.md/x", Path("/proc/x")):
+        for dry in (("--dry-run",), ()):
+            with pytest.raises(UserError, match=f"^{place}: expected a folder, or a place for one"):
+                run_export(*words, "--out", place, *dry)
 
 
 def test_the_moving_average_is_exported_in_place_of_the_weights(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.errors import UserError, check_format
-from data_pipeline.files import sha256_file, sync, sync_folder
+from data_pipeline.files import check_folder, make_folder, sha256_file, sync, sync_folder
 from sycoca_ds.config import ModelConfig, check_model
 from sycoca_ds.model.shapes import check_tensors, our_shapes, unwrapped
 from sycoca_ds.options import from_dict, read_json_object
@@ -44,7 +44,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         UserError: `out` exists and is not an empty folder. Nothing is ever overwritten.
     """
     check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):  # by a killed process
         number = left.name.split(".")[-2]
         if number == str(os.getpid()) or not Path("/proc", number).exists():
@@ -64,9 +64,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def check_free(out: Path) -> None:
-    """Raises `UserError` unless `out` does not exist or is an empty folder."""
+    """Raises `UserError` unless `out` is an empty folder, or does not exist and can be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out} exists and is not an empty folder: nothing is overwritten; name another, or delete it")
+    check_folder(out)
 
 
 def cast(state: dict[str, Tensor], dtype: str) -> dict[str, Tensor]:
