@@ -4,6 +4,7 @@ exported folder carries along."""
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,15 @@ if TYPE_CHECKING:
 
 def about(stored: Stored) -> dict[str, Any]:
     """training, data (a dict for each folder), results (a dict for each number). Of an exported folder what it carries; empty where
-    nothing is known."""
-    if "kind" in stored.state:
-        return dict(stored.state.get("about") or {})
+    nothing is known. Folders by their names alone: digests say which they are, and their places are the business of one machine."""
+    known = dict(stored.state.get("about") or {}) if "kind" in stored.state else _of_run(stored)
+    for part, name in (("data", "folder"), ("results", "data")):
+        if part in known:
+            known[part] = [{**one, name: os.path.basename(one[name].rstrip("/")) or one[name]} for one in known[part]]
+    return known
+
+
+def _of_run(stored: Stored) -> dict[str, Any]:
     config, state = stored.config, stored.state
     training = {
         "step": state["step"],

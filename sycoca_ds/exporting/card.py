@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,6 @@ def write_card(
     from sycoca_ds.model.open_clip.config import CLIP_EOT_ID, CLIP_SOT_ID, uses_clips_ids
 
     environment = Environment(loader=PackageLoader("sycoca_ds.exporting", "."), trim_blocks=True, lstrip_blocks=True)
-    environment.filters["basename"] = lambda path: os.path.basename(str(path).rstrip("/")) or str(path)
     config, about = source.config, source.facts.get("about") or {}
     text, special = config.text, not uses_clips_ids(config)
     values = {
@@ -76,7 +74,5 @@ def write_card(
 
 def folder_name(source: Source) -> str:
     """The model's name: that of the run or folder it came from, and its step."""
-    path = Path(source.facts["path"]).absolute()
-    name = path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
-    step = source.facts["step"]
+    name, step = source.facts["path"], source.facts["step"]
     return name if step is None else f"{name}, step {step}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -69,6 +70,19 @@ class ExportConfig:
         """Where it goes."""
         if self.out is not None:
             return Path(self.out)
-        name = Path(self.source or self.from_open_clip or "model").absolute()
-        named = name.parent.parent.name + "_" + name.name if name.parent.name == "checkpoints" else name.stem
-        return Path("exported") / f"{named}_{self.form}"
+        source = self.source or self.from_open_clip or "model"
+        step = f"_{Path(source).name}" if is_step(source) else ""
+        return Path("exported") / f"{name_of(source)}{step}_{self.form}"
+
+
+def is_step(path: str) -> bool:
+    """Whether it is one step's folder of a run."""
+    return os.path.basename(os.path.dirname(os.path.abspath(path))) == "checkpoints"
+
+
+def name_of(path: str) -> str:
+    """What weights are called: by the run of a step's folder, by another folder's own name, by a file's without its ending."""
+    place = Path(os.path.abspath(path))
+    if is_step(path):
+        return place.parents[1].name
+    return place.stem if place.is_file() else place.name

@@ -24,7 +24,8 @@ class Source:
     weights: dict[str, Tensor]
     tokenizer: Path | None
     facts: dict[str, Any]
-    """kind, path, step, samples, digest; of a checkpoint also ema_decay, and about, what the model card tells of its training."""
+    """kind, path (a name alone: where it lay is the business of one machine), step, samples, digest; of a checkpoint also
+    ema_decay, and about, what the model card tells of its training."""
 
 
 def open_clip_source(config: ExportConfig) -> Source:
@@ -32,6 +33,7 @@ def open_clip_source(config: ExportConfig) -> Source:
     from data_pipeline.command_line import nearest
     from data_pipeline.files import sha256_file
     from sycoca_ds.data.tokenizer import Tokenizer
+    from sycoca_ds.exporting.options import name_of
     from sycoca_ds.model.open_clip.config import open_clip_config
     from sycoca_ds.model.open_clip.weights import from_open_clip
     from sycoca_ds.options import read_json_object
@@ -64,7 +66,13 @@ def open_clip_source(config: ExportConfig) -> Source:
             raise UserError(f"--model {named} is not what {path / OPEN_CLIP_CONFIG} describes: leave --model out")
         model = wanted
     weights = from_open_clip(read_tensors(file), model)
-    facts = {"kind": "open_clip", "path": config.from_open_clip, "step": None, "samples": None, "digest": sha256_file(file)}
+    facts = {
+        "kind": "open_clip",
+        "path": name_of(config.from_open_clip),
+        "step": None,
+        "samples": None,
+        "digest": sha256_file(file),
+    }
     return Source(model, weights, tokenizer, facts)
 
 
@@ -75,12 +83,13 @@ def checkpoint_source(config: ExportConfig) -> Source:
     if config.model is not None:
         raise UserError("--model says what open_clip's weights are; a checkpoint knows its model: leave it out")
     from sycoca_ds.exporting.about import about
+    from sycoca_ds.exporting.options import name_of
 
     stored = open_weights(config.source, ema=config.ema)
     tokenizer = Path(config.tokenizer) if config.tokenizer else stored.tokenizer
     facts = {
         "kind": "exported" if "kind" in stored.state else "checkpoint",
-        "path": config.source,
+        "path": name_of(config.source),
         "step": stored.state["step"],
         "samples": stored.state["samples"],
         "digest": stored.digest,

@@ -102,6 +102,27 @@ def test_a_hub_folder_has_what_its_users_expect(trained: Path, tmp_path: Path) -
     assert "41.5 %" in again and "4 steps of 16 pairs" in again and "not stated by whoever exported them" in again
 
 
+def test_no_file_says_where_things_lay_on_this_machine(trained: Path, tmp_path: Path) -> None:
+    forms = ("safetensors", "hf-folder", "open_clip")
+    for form in forms:
+        assert run_export(trained, "--to", form, "--out", tmp_path / form) == 0
+    older = json.loads((tmp_path / "safetensors/config.json").read_text())  # of a version that kept paths
+    older["source"]["about"]["data"][0]["folder"] = str(trained / "old/train")
+    older["source"]["about"]["results"][0]["data"] = str(trained / "old/test") + "/"
+    (tmp_path / "safetensors/config.json").write_text(json.dumps(older))
+    assert run_export(tmp_path / "safetensors", "--out", tmp_path / "again") == 0
+    for form in (*forms[1:], "again"):
+        for path in (tmp_path / form).iterdir():
+            assert not re.search(rb"/(data|old|tmp|home)/|" + re.escape(bytes(trained.parent)), path.read_bytes()), path
+        name = "open_clip_config.json" if form == "open_clip" else "config.json"
+        record = json.loads((tmp_path / form / name).read_text())
+        source = record["sycoca_ds"]["source"] if form == "open_clip" else record["source"]
+        assert source["path"] == ("safetensors" if form == "again" else "tiny run") and len(source["digest"]) == 64
+        (data,), results = source["about"]["data"], source["about"]["results"]
+        assert data["folder"] == "train" and len(data["digest"]) == 64
+        assert {one["data"] for one in results} == ({"held-out", "test"} if form == "again" else {"held-out"})
+
+
 def test_a_folder_that_answers_otherwise_is_not_kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = exported.save_tensors
 
@@ -128,6 +149,20 @@ def test_where_it_goes_and_what_contradicts_itself(trained: Path, tmp_path: Path
     assert export.parse([str(trained), "--to", "open_clip"]).folder == Path("exported/tiny run_open_clip")
     assert export.parse([str(trained / "checkpoints/step_00000002")]).folder == Path("exported/tiny run_step_00000002_safetensors")
     monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "lr1e-4.seed0/model.b.safetensors"
+    for source, name in (
+        ("runs/lr1e-4.seed0", "lr1e-4.seed0_safetensors"),
+        ("runs/lr1e-4.seed1/", "lr1e-4.seed1_safetensors"),
+        ("runs/lr1e-4.seed1/checkpoints/step_00000002", "lr1e-4.seed1_step_00000002_safetensors"),
+        ("lr1e-4.seed0/../x.y", "x.y_safetensors"),
+        (weights, "model.b_safetensors"),
+    ):
+        weights.parent.mkdir(exist_ok=True)
+        weights.touch()
+        assert (
+            export.parse(["--from-open-clip" if source is weights else "--checkpoint", str(source)]).folder
+            == Path("exported") / name
+        )
     for words, said in (
         ((trained, "--checkpoint", trained), "expected one of them"),
         ((trained, "--to", "hf-folder", "--layout", "open_clip"), "--to hf-folder and --layout open_clip: expected one of them"),
