@@ -20,6 +20,8 @@ class Wording:
     meaning: str
     quiet: bool = False
     """Terminal and page do not speak of it where it is null: hardly any data has it."""
+    control: bool = False
+    """It says what other numbers are worth, not what a model can do: `compare` tests it only where it is asked for."""
 
 
 class NotApplicable(Exception):

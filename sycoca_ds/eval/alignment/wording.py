@@ -32,7 +32,7 @@ def phrase_numbers() -> dict[str, Wording]:
             label, meaning = OF_MASKING[measure]
             meaning = meaning if not how else f"{meaning}, by {words}"
             for under, told in UNDER_PHRASES.items():
-                found[f"{under}{how}{measure}"] = Wording(f"{label}, {words}{told}", "", meaning)
+                found[f"{under}{how}{measure}"] = Wording(f"{label}, {words}{told}", "", meaning, control=bool(under))
     return found
 
 
@@ -45,7 +45,7 @@ def class_numbers() -> dict[str, Wording]:
             and_background, or_background = (of_objects, of_objects) if kind else (" and the background", ", or background")
             meaning = meaning.format(and_background=and_background, or_background=or_background)
             for under, told in UNDER_CLASSES.items():
-                found[f"{under}{kind}{measure}"] = Wording(f"{label}{which}{told}", "%", meaning)
+                found[f"{under}{kind}{measure}"] = Wording(f"{label}{which}{told}", "%", meaning, control=bool(under))
     return found
 
 

@@ -1,7 +1,8 @@
 """How each number of an evaluation is made from what single pictures add to it.
 
 Every one of them is a function of sums over pictures: means and weighted means of values, BLEU and METEOR of counts, a relative gap
-of errors. Whoever exchanges or redraws pictures adds rows and asks again. Legend: I pictures, X statistics, R draws.
+of errors, a mean over classes of intersection over union of pixels. Whoever exchanges or redraws pictures adds rows and asks again.
+Legend: I pictures, X statistics, R draws, K labels of pixels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from functools import partial
 
 import numpy as np
 
+from sycoca_ds.eval.alignment.segmenting import MEASURES, measures
+from sycoca_ds.eval.scorers.captions import DOMAINS, domain_prefix
 from sycoca_ds.eval.scorers.corpus import bleu_of, meteor_of
 from sycoca_ds.eval.stats.intervals import resampled
 
@@ -43,6 +46,22 @@ def _gap(sum_RX: np.ndarray) -> np.ndarray:
     """controls.relative_gap of (own, other)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sum_RX[:, 1] == 0, 0.0, 100 * (sum_RX[:, 1] - sum_RX[:, 0]) / sum_RX[:, 1])
+
+
+def _of_areas(sum_RX: np.ndarray, measure: str, shape: tuple[int, int]) -> np.ndarray:
+    return measures(sum_RX.reshape(-1, *shape))[measure]
+
+
+def _measure(name: str) -> tuple[str, str | None]:
+    """(what stands before it, which of segmenting's measures a number is)."""
+    return next(((name.removesuffix(measure), measure) for measure in MEASURES if name.endswith(measure)), (name, None))
+
+
+OF_COUNTS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "bleu_statistics": {f"bleu{n}": partial(bleu_of, words=n) for n in (1, 2, 3, 4)},
+    "meteor_statistics": {"meteor": meteor_of},
+}
+"""{counts that are summed: {number: how the sums make it}}."""
 
 
 def mean(value_I: np.ndarray, weight_I: np.ndarray | None = None) -> Additive:
@@ -84,14 +103,28 @@ def additive_numbers(task: str, each: Mapping[str, np.ndarray], known: tuple[str
     everything = np.ones(len(next(iter(each.values()))), bool)
     if "class" in each:
         found["mean_per_class"] = mean(each["top1"], class_weights(each["class"]))
-    if "bleu_statistics" in each:
-        found |= {f"bleu{n}": Additive(each["bleu_statistics"], partial(bleu_of, words=n), everything) for n in (1, 2, 3, 4)}
-    if "meteor_statistics" in each:
-        found["meteor"] = Additive(each["meteor_statistics"], meteor_of, everything)
-    for prefix in ("", "random_"):
-        if f"{prefix}own_l1" in each:
-            rows_IX = np.stack([each[f"{prefix}own_l1"], each[f"{prefix}other_l1"]], axis=1).astype(np.float64)
-            found[f"{prefix}gap"] = Additive(rows_IX, _gap, everything)
+    groups = {"": everything}
+    if "domain" in each:
+        groups |= {domain_prefix(domain): each["domain"] == domain for domain in DOMAINS}
+    for prefix, there_I in groups.items():
+        for name, of in OF_COUNTS.items():
+            if name in each:
+                rows_IX = np.where(there_I[:, None], each[name], 0.0)
+                found |= {f"{prefix}{number}": Additive(rows_IX, score, there_I) for number, score in of.items()}
+    for name in known:
+        whose, gap, kind = name.partition("gap")
+        errors = [each.get(f"{whose}{guide}_l1{kind}") for guide in ("own", "other")]
+        if gap and errors[0] is not None:
+            rows_IX = np.stack(errors, axis=1).astype(np.float64)
+            there_I = np.isfinite(rows_IX).all(1)
+            found[name] = Additive(np.where(there_I[:, None], rows_IX, 0.0), _gap, there_I)
+    for name in known:
+        under, measure = _measure(name)
+        areas_I3K = each.get(f"{under}areas")
+        if measure and areas_I3K is not None:
+            rows_IX = areas_I3K.reshape(len(areas_I3K), -1).astype(np.float64)
+            of = partial(_of_areas, measure=measure, shape=areas_I3K.shape[1:])
+            found[name] = Additive(rows_IX, of, rows_IX.any(1))
     return {name: found[name] for name in known if name in found and found[name].there_I.any()}
 
 

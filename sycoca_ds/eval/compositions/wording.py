@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sycoca_ds.eval.compositions import aro, sugarcrepe, winoground
@@ -43,7 +44,8 @@ def _numbers() -> dict[str, Wording]:
             found[f"{name}_{how}"] = Wording(
                 f"{title}, {how}", "%", f"accuracy within each of its {what}, mean over these, {meaning}; read it beside blind"
             )
-    return with_bounds(found)
+    blind = {name: replace(wording, control=True) for name, wording in found.items() if name.endswith("_blind")}
+    return with_bounds({**found, **blind})
 
 
 NUMBERS = _numbers()

@@ -7,7 +7,7 @@ The hidden set is chosen once, by the own caption; only the guide differs. Legen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import numpy as np
 import torch
@@ -82,3 +82,14 @@ def gap_numbers(error_IMGK: np.ndarray, seed: int = 0, intervals: bool = True) -
             else:
                 numbers[name] = relative_gap(own_I[there_I].mean(), other_I[there_I].mean())
     return numbers
+
+
+def gap_errors(error_IMGK: np.ndarray, numbers: Container[str]) -> dict[str, np.ndarray]:
+    """(I,) errors of each picture behind the gaps among `numbers`: `own_l1_KIND`, `other_l1_KIND`, and both of random masks."""
+    return {
+        f"{prefix}{whose}_l1_{kind}": error_IMGK[:, mask, guide, place]
+        for mask, prefix in enumerate(MASKS)
+        for place, kind in enumerate(KINDS)
+        for guide, whose in enumerate(("own", "other"))
+        if f"{prefix}gap_{kind}" in numbers
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sycoca_ds.eval.task import Wording, with_bounds
 
 MEASURES = {
@@ -61,11 +63,12 @@ def _numbers() -> dict[str, Wording]:
         "score_range": Wording("Range of scores", "", "highest less lowest of a picture's scores"),
     }
     found = with_bounds(own, lambda name: name in ("caption_overlap", "own_caption_higher", "position_overlap", "no_text_overlap"))
-    found |= with_bounds(_dependence("untrained_"), lambda name: not name.endswith(("_ignored", "_bias")))
+    untrained = {name: replace(wording, control=True) for name, wording in _dependence("untrained_").items()}
+    found |= with_bounds(untrained, lambda name: not name.endswith(("_ignored", "_bias")))
     gain = Wording("Named over unnamed, gain", "", "what the own caption adds to it over another picture's caption")
     found |= with_bounds(
         {
-            f"{prefix}{name}": Wording(f"{label}{under}", "", meaning)
+            f"{prefix}{name}": Wording(f"{label}{under}", "", meaning, control=bool(prefix))
             for name, (label, meaning) in MEASURES.items()
             for prefix, under in UNDER.items()
         }
@@ -74,7 +77,10 @@ def _numbers() -> dict[str, Wording]:
     found |= with_bounds(
         {
             f"{prefix}gap_{kind}": Wording(
-                f"Gap, {words}{under}", "%", f"how far the own caption lowers the error of hidden patches that show {what}"
+                f"Gap, {words}{under}",
+                "%",
+                f"how far the own caption lowers the error of hidden patches that show {what}",
+                control=bool(prefix),
             )
             for prefix, under in (("", ""), ("random_", ", random mask"))
             for kind, words, what in KINDS

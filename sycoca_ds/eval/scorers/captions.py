@@ -21,7 +21,14 @@ from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, pack
 from sycoca_ds.eval.scorers.corpus import bleu_statistics, meteor_rows
 
 Numbers = dict[str, float | None]
+DOMAINS = ("in-domain", "near-domain", "out-domain")
+"""Of NoCaps: what its pictures show is named in COCO's captions, partly, not at all."""
 WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"
+
+
+def domain_prefix(domain: str) -> str:
+    """Of a domain's numbers."""
+    return f"{domain.replace('-', '_')}_"
 
 
 def token_tables(
@@ -186,7 +193,7 @@ class Scores(NamedTuple):
     """{number that is null: reason}."""
     tokenizer: str
     each: dict[str, np.ndarray]
-    """In the order of the references: `cider` (CIDEr-D) and `rouge_l` of each image, (I,), NaN where there is none;
+    """In the order of the references: `cider` (CIDEr-D), `cider_shuffled`, `rouge_l` of each image, (I,), NaN where there is none;
     `bleu_statistics` and, with Java, `meteor_statistics`, whose sums make the corpus' scores (scorers/corpus.py)."""
 
 
@@ -210,7 +217,8 @@ def score_tables(
     each = {"rouge_l": rouge_I, "bleu_statistics": bleu_statistics(reference_table, hypothesis_table)}
     cider_I = cider_scores(reference_table, hypothesis_table)
     numbers["cider"] = _mean(cider_I)
-    numbers["cider_shuffled"] = _mean(cider_scores(reference_table, rolled(hypothesis_table)))
+    shuffled_I = cider_scores(reference_table, rolled(hypothesis_table))
+    numbers["cider_shuffled"] = _mean(shuffled_I)
     reasons |= {name: WORDLESS for name in ("cider", "cider_shuffled") if numbers[name] is None}
     numbers["meteor"] = None
     if java_command() is None:
@@ -225,7 +233,8 @@ def score_tables(
     words = [len(hypothesis[0].split()) for hypothesis in hypothesis_table.values()]
     numbers["mean_words"] = math.fsum(words) / len(words)
     numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
-    each["cider"] = np.full(len(reference_table), np.nan) if cider_I is None else cider_I
+    for name, value_I in (("cider", cider_I), ("cider_shuffled", shuffled_I)):
+        each[name] = np.full(len(reference_table), np.nan) if value_I is None else value_I
     return Scores(numbers, reasons, kind, each)
 
 

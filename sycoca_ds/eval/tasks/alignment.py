@@ -120,10 +120,9 @@ def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[
                 if named == first:
                     bounds = segmenting.measure_intervals(areas_I3K, bench.options.seed) if len(areas_I3K) > 1 else {}
                     found.numbers |= {f"{under}{kind}{name}": value for name, value in bounds.items()}
+                    found.each[f"{under}{kind}areas"] = _of_all(bench, areas_I3K)
                 if named == first and not under:
                     found.details[f"per_class{kind and '_objects'}"] = _per_class(total_3K, segments.classes, not kind)
-                    if not kind:
-                        found.each |= _accuracies(bench, areas_I3K)
     names = class_numbers().keys()
     found.numbers |= {name: value for name, value in table[first].items() if name in names}
     without_looking = {kind: segmenting.chances(labelled[kind]) for kind in labelled}
@@ -143,13 +142,11 @@ def _classes(bench: Bench, models: tuple, found: Outcome, table: dict[str, dict[
     }
 
 
-def _accuracies(bench: Bench, areas_I3K: np.ndarray) -> dict[str, np.ndarray]:
-    """Pixel accuracy of each picture, which counts by its labelled pixels."""
-    accuracy_I, count_I = np.full(len(bench.collection), np.nan), np.zeros(len(bench.collection))
-    right_I, count_I[bench.inputs.segments.there] = areas_I3K[:, 0].sum(1), areas_I3K[:, 2].sum(1)
-    there_I = count_I > 0
-    accuracy_I[there_I] = 100 * right_I[areas_I3K[:, 2].sum(1) > 0] / count_I[there_I]
-    return {"pixel_accuracy": accuracy_I, "pixel_accuracy_count": count_I}
+def _of_all(bench: Bench, areas_I3K: np.ndarray) -> np.ndarray:
+    """(I, 3, K) of the data's pictures from those of the segmented ones; 0 of the others."""
+    found_I3K = np.zeros((len(bench.collection), *areas_I3K.shape[1:]), np.int64)
+    found_I3K[bench.inputs.segments.there] = areas_I3K
+    return found_I3K
 
 
 def _per_class(areas_3K: np.ndarray, classes: tuple[str, ...], background: bool) -> list[dict[str, Any]]:

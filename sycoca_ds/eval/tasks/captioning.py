@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,12 +12,9 @@ from data_pipeline.progress import Progress
 from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
-from sycoca_ds.eval.scorers.captions import Meteor, Scores, score_groups, score_tables, token_tables
+from sycoca_ds.eval.scorers.captions import DOMAINS, Meteor, Scores, domain_prefix, score_groups, score_tables, token_tables
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 from sycoca_ds.model.generation import Decoding
-
-DOMAINS = ("in-domain", "near-domain", "out-domain")
-"""Of NoCaps: what its pictures show is named in COCO's captions, partly, not at all."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +56,25 @@ def by_domain(found: dict[str, Scores]) -> tuple[dict[str, float | None], dict[s
     reasons: dict[str, str] = {}
     for domain in DOMAINS:
         for name in BY_DOMAIN:
-            own = f"{domain.replace('-', '_')}_{name}"
+            own = f"{domain_prefix(domain)}{name}"
             if domain in found:
                 numbers[own] = found[domain].numbers[name]
                 reasons |= {own: found[domain].reasons[name]} if name in found[domain].reasons else {}
             else:
                 numbers[own], reasons[own] = None, f"no picture is {domain}"
     return numbers, reasons
+
+
+def each_by_domain(found: dict[str, Scores], domain_I: Sequence[str]) -> dict[str, np.ndarray]:
+    """CIDEr and ROUGE-L of each picture in its domain, whose document frequencies CIDEr goes by there; which domain that is."""
+    domain_I = np.asarray(domain_I)
+    each = {"domain": domain_I}
+    for domain in filter(found.__contains__, DOMAINS):
+        for name in ("cider", "rouge_l"):
+            value_I = np.full(len(domain_I), np.nan)
+            value_I[domain_I == domain] = found[domain].each[name]
+            each[f"{domain_prefix(domain)}{name}"] = value_I
+    return each
 
 
 def run_captioning(bench: Bench) -> Outcome:
@@ -80,7 +90,9 @@ def run_captioning(bench: Bench) -> Outcome:
             own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
         else:
             with Progress("score captions by domain", total=len(data), unit="images") as bar:
-                own, why = by_domain(score_groups(*tables, dict(zip(keys, data.domains, strict=True)), meteor))
+                groups = score_groups(*tables, dict(zip(keys, data.domains, strict=True)), meteor)
+                own, why = by_domain(groups)
+                each |= each_by_domain(groups, data.domains)
                 bar.set(len(data))
     details = {
         "images": len(data),
@@ -117,6 +129,7 @@ NUMBERS = {
         "CIDEr, captions shuffled",
         "",
         "control: each caption judged against the next image. Close to the line above would mean the model ignores the image",
+        control=True,
     ),
     "bleu1": Wording("BLEU-1", "", "single words shared with a reference, 0 to 1"),
     "bleu2": Wording("BLEU-2", "", "runs of two words"),
@@ -131,7 +144,7 @@ NUMBERS = {
 BY_DOMAIN = ("cider", "bleu4", "meteor", "spice", "rouge_l", "bleu1", "bleu2", "bleu3")
 """What NoCaps' server gives for each domain."""
 DOMAIN_NUMBERS = {
-    f"{domain.replace('-', '_')}_{name}": replace(
+    f"{domain_prefix(domain)}{name}": replace(
         NUMBERS[name],
         label=f"{NUMBERS[name].label}, {domain}",
         meaning=f"the same on the images of NoCaps that are {domain}, as a set of their own",
@@ -152,7 +165,7 @@ TASK = Task(
         "meteor",
         "rouge_l",
         "spice",
-        *(f"{domain.replace('-', '_')}_cider" for domain in DOMAINS),
+        *(f"{domain_prefix(domain)}cider" for domain in DOMAINS),
     ),
     run=run_captioning,
     files=("captions.json",),

@@ -10,16 +10,17 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_pipeline.progress import Progress
-from sycoca_ds.eval.probe.data import HELD_OUT, Labelled, held_out, shared
+from sycoca_ds.eval.probe.data import HELD_OUT, Labelled, ProbeData, held_out, shared
 from sycoca_ds.eval.probe.features import Known, known
 from sycoca_ds.eval.probe.fitting import GRID, MOST_ITERATIONS, fit, needs_sklearn, search
 from sycoca_ds.eval.probe.scoring import accuracies, bounds, chances, each_class
-from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.runner.bench import Bench, Inputs, digest_of_texts
 from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
-from sycoca_ds.eval.tasks.classification import confusions
+from sycoca_ds.eval.tasks.classification import confusions, own_class_ranks
 
 FITS = 15
 """Of a search that ends within the grid."""
@@ -97,8 +98,10 @@ def run_linear_probe(bench: Bench) -> Outcome:
     chance = chances(train.label_N, test.label_N, classes)
     chance |= {f"{name}_shuffled": chance[name] for name in ("top1", "mean_per_class")}
     there = label_I >= 0
-    top1_I, guess_I = np.full(len(label_I), np.nan), np.full(len(label_I), -1)
-    top1_I[there], guess_I[there] = 100.0 * right_N, guess_N
+    guess_I, (top1_I, top5_I, class_I) = np.full(len(label_I), -1), np.full((3, len(label_I)), np.nan)
+    guess_I[there], top1_I[there], class_I[there] = guess_N, 100.0 * right_N, test.label_N
+    if numbers["top5"] is not None:
+        top5_I[there] = 100.0 * (own_class_ranks(torch.from_numpy(logit_NK), test.label_N) < 5)
     details = {
         "set": labels.name,
         "features": bench.options.probe_features,
@@ -116,6 +119,7 @@ def run_linear_probe(bench: Bench) -> Outcome:
         "converged": fitted.converged,
         "interval": HOW,
         "labels_digest": labels.digest,
+        "fitted_on_digest": digest_of_texts(probe_digests(probe)),
         "each_class": each_class(right_N, test.label_N, train.label_N, labels.classes),
         "confusions": confusions(test.label_N, guess_N, labels.classes),
     }
@@ -126,7 +130,12 @@ def run_linear_probe(bench: Bench) -> Outcome:
     ]
     reasons = {"top5": f"only {classes} classes"} if numbers["top5"] is None else {}
     files = {"linear_probe.npz": {"label": label_I, "guess": guess_I, "logit": logit_NK.astype(np.float32)}}
-    return Outcome(numbers, reasons, chance, details, files, each={"top1": top1_I})
+    return Outcome(numbers, reasons, chance, details, files, each={"top1": top1_I, "top5": top5_I, "class": class_I})
+
+
+def probe_digests(probe: ProbeData) -> list[str | None]:
+    """Of the pictures with classes that it is fitted on."""
+    return [probe.train.digest, probe.validation.digest if probe.validation else None]
 
 
 def notes(bench: Bench, details: dict[str, Any]) -> list[str]:
@@ -165,7 +174,7 @@ def depends(inputs: Inputs) -> dict[str, Any]:
     if probe is None:
         return {"probe": None}
     return {
-        "probe": [probe.train.digest, probe.validation.digest if probe.validation else None],
+        "probe": probe_digests(probe),
         "labels": inputs.labels.digest,
         "features": inputs.options.probe_features,
         "scikit-learn": sklearn_version(),
@@ -192,8 +201,9 @@ TASK = Task(
             "Top-1, labels shuffled",
             "%",
             "control: the same features and C, but training labels mixed among the images. Near chance",
+            control=True,
         ),
-        "mean_per_class_shuffled": Wording("Mean per class, labels shuffled", "%", "the same control"),
+        "mean_per_class_shuffled": Wording("Mean per class, labels shuffled", "%", "the same control", control=True),
         "validation": Wording(
             "On validation images", "%", "at the C that was chosen for being best there, by the set's own metric"
         ),

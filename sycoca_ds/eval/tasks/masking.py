@@ -14,7 +14,7 @@ import torch
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.masking.asking import compared, scores
 from sycoca_ds.eval.masking.attending import attending, hidden_sets, overlap
-from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_numbers
+from sycoca_ds.eval.masking.gaps import KINDS, MASKS, gap_errors, gap_numbers
 from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED, told
@@ -70,9 +70,10 @@ def run_masking(bench: Bench) -> Outcome:
     untrained, own = bench.untrained, config.masking.similarity
     own_score = scores(bench, first, other_I, own, bench.model)
     found, fresh = means_of(bench, own_score), scores(bench, first, other_I, own, untrained)
-    numbers = measured(bench, own_score, found) | measured(bench, fresh, means_of(bench, fresh), "untrained_")
+    found_fresh = means_of(bench, fresh)
+    numbers = measured(bench, own_score, found) | measured(bench, fresh, found_fresh, "untrained_")
     if regions is not None and config.reconstructs:
-        numbers |= gaps(bench)
+        numbers |= gap_numbers(rebuilding_errors(bench)["kind_error"], bench.options.seed)
     table, (others, left_out) = {own: numbers}, compared(bench)
     for named in others:
         trained, fresh = (scores(bench, first, other_I, named, model) for model in (bench.model, untrained))
@@ -94,14 +95,12 @@ def run_masking(bench: Bench) -> Outcome:
         "similarities_left_out": left_out,
     }
     kept = shown(bench, own_score, other_I)
+    found |= {f"untrained_{name}": mean for name, mean in found_fresh.items() if name in (*DEPENDENCE, *MEASURES)}
     each = {name: mean.value_I for name, mean in found.items()}
     each |= {f"{name}_count": mean.count_I for name, mean in found.items() if (mean.count_I > 1).any()}  # of phrases
+    if regions is not None and config.reconstructs:
+        each |= gap_errors(rebuilding_errors(bench)["kind_error"], numbers)
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
-
-
-def gaps(bench: Bench) -> dict[str, float]:
-    """TG-MIM's gap by kind of patch."""
-    return gap_numbers(rebuilding_errors(bench)["kind_error"], bench.options.seed)
 
 
 def shown(bench: Bench, score_ICRN: torch.Tensor, other_I: np.ndarray) -> dict[str, np.ndarray]:

@@ -160,17 +160,21 @@ TASK = Task(
     "caption, once another image's. Only that differs, so the gap is what the text contributes.",
     numbers={
         "own_l1": Wording("L1, own caption", "", "mean error of the hidden pixels in normalised units; lower is better"),
-        "other_l1": Wording("L1, wrong caption", "", "the same images and hidden patches, guided by another image's caption"),
+        "other_l1": Wording(
+            "L1, wrong caption", "", "the same images and hidden patches, guided by another image's caption", control=True
+        ),
         "gap": Wording("Gap", "%", "how far the error with the own caption lies below that with the wrong one"),
         "gap_low": Wording("Gap, lower bound", "%", "2.5 % quantile over resampled images"),
         "gap_high": Wording("Gap, upper bound", "%", "97.5 % quantile over resampled images"),
         "better_share": Wording("Images won", "%", "images that the own caption rebuilds better than the wrong one"),
-        "random_own_l1": Wording("L1, own caption, random mask", "", "as above with patches hidden at random"),
-        "random_other_l1": Wording("L1, wrong caption, random mask", "", "as above with patches hidden at random"),
-        "random_gap": Wording("Gap, random mask", "%", "the gap where chance, not the caption, chooses what is hidden"),
+        "random_own_l1": Wording("L1, own caption, random mask", "", "as above with patches hidden at random", control=True),
+        "random_other_l1": Wording("L1, wrong caption, random mask", "", "as above with patches hidden at random", control=True),
+        "random_gap": Wording(
+            "Gap, random mask", "%", "the gap where chance, not the caption, chooses what is hidden", control=True
+        ),
         "random_gap_low": Wording("Gap, random mask, lower bound", "%", "2.5 % quantile over resampled images"),
         "random_gap_high": Wording("Gap, random mask, upper bound", "%", "97.5 % quantile over resampled images"),
-        "random_better_share": Wording("Images won, random mask", "%", "images that the own caption rebuilds better"),
+        "random_better_share": Wording("Images won, random mask", "%", "images that the own caption rebuilds better", control=True),
     },
     headlines=("gap", "own_l1", "other_l1", "better_share", "random_gap"),
     run=run_reconstruction,

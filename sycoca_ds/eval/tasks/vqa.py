@@ -1,6 +1,6 @@
 """Answers to questions on pictures, by VQA's official accuracy, beside what is reached without looking.
 
-Legend: Q questions, P pictures.
+Legend: Q questions, I pictures of the data.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sycoca_ds.eval.runner.bench import Bench, Inputs
-from sycoca_ds.eval.stats.intervals import HOW, resampled
+from sycoca_ds.eval.runner.bench import Bench, Inputs, digest_of_texts
+from sycoca_ds.eval.stats.intervals import HOW
+from sycoca_ds.eval.stats.means import Mean, mean_intervals
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
 from sycoca_ds.eval.vqa.accuracy import accuracies, by_type, ceilings
 from sycoca_ds.eval.vqa.answering import Answerer
@@ -40,7 +41,9 @@ def run_vqa(bench: Bench) -> Outcome:
         "questions": len(said),
         "pictures": len(np.unique(asked.picture_Q)),
         "left_out": asked.left_out,
+        "questions_digest": asked.questions.digest,
         "candidates": len(asked.candidates),
+        "candidates_digest": digest_of_texts(asked.candidates),
         "candidates_from": asked.candidates_from,
         "candidates_of_same_tokens": answerer.same_tokens,
         "answering": request.how,
@@ -55,10 +58,10 @@ def run_vqa(bench: Bench) -> Outcome:
         return Outcome({}, dict.fromkeys(NUMBERS, "the answers of these questions are kept back"), {}, details, files)
     other = answerer.answers(another_picture(asked.picture_Q), ", another picture")
     blind = answerer.answers(None, ", no picture")
-    numbers, chance, more = scored(asked, said, other, blind, bench.options.seed)
+    numbers, chance, more, each = scored(asked, said, other, blind, len(bench.collection), bench.options.seed)
     missing = {name: f"no question has the answer type {kind}" for name, kind in OFFICIAL_TYPES.items() if name not in numbers}
     details["told"].append(told_types(more["by_answer_type"]))
-    return Outcome(numbers, missing, chance, details | more, files)
+    return Outcome(numbers, missing, chance, details | more, files, each)
 
 
 def another_picture(picture_Q: np.ndarray) -> np.ndarray:
@@ -70,28 +73,40 @@ def another_picture(picture_Q: np.ndarray) -> np.ndarray:
 
 
 def scored(
-    asked: Asked, said: list[str], other: list[str], blind: list[str], seed: int
-) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
-    """(numbers, chance, details) of answers to the right picture, to another, to none."""
+    asked: Asked, said: list[str], other: list[str], blind: list[str], pictures: int, seed: int
+) -> tuple[dict[str, float], dict[str, float], dict[str, Any], dict[str, np.ndarray]]:
+    """(numbers, chance, details, numbers of each picture) of answers to the right picture, to another, to none.
+
+    Args:
+        pictures: I.
+    """
     answers, types = asked.table["answers"].to_pylist(), asked.table["answer_type"].to_pylist()
     forms = asked.table["question_type"].to_pylist()
     right_Q, mean = accuracies(said, answers), lambda values: 100.0 * float(np.mean(values))
-    low, high = interval(right_Q, asked.picture_Q, seed)
+    shuffled = [answers[at] for at in np.random.default_rng(seed).permutation(len(said))]
+    every = {
+        "accuracy": right_Q,
+        "accuracy_other_picture": accuracies(other, answers),
+        "accuracy_blind": accuracies(blind, answers),
+        "accuracy_shuffled": accuracies(said, shuffled),
+        "looked": np.array([float(a != b) for a, b in zip(said, other, strict=True)]),
+    }
+    means = {name: by_picture(value_Q, asked.picture_Q, pictures) for name, value_Q in every.items()}
+    for name, kind in OFFICIAL_TYPES.items():
+        of_kind_Q = np.array([each == kind for each in types])
+        if of_kind_Q.any():
+            means[name] = by_picture(right_Q[of_kind_Q], asked.picture_Q[of_kind_Q], pictures)
+    asked_I = means["accuracy"].count_I > 0
     each = by_type(right_Q, types)
     majority = Counter(answer for given in answers for answer in given).most_common(1)[0][0]
     usual_Q = accuracies(most_usual(answers, forms), answers)
     numbers = {
-        "accuracy": mean(right_Q),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **{name: mean(value_Q) for name, value_Q in every.items()},
+        **mean_intervals({"accuracy": Mean(means["accuracy"].sum_I[asked_I], means["accuracy"].count_I[asked_I])}, seed),
         **{name: each[kind] for name, kind in OFFICIAL_TYPES.items() if kind in each},
-        "accuracy_other_picture": mean(accuracies(other, answers)),
-        "accuracy_blind": mean(accuracies(blind, answers)),
         "accuracy_usual": mean(usual_Q),
         "accuracy_majority": mean(accuracies([majority] * len(said), answers)),
-        "accuracy_shuffled": mean(accuracies(said, [answers[at] for at in np.random.default_rng(seed).permutation(len(said))])),
         "accuracy_ceiling": mean(ceilings(answers, asked.candidates)),
-        "looked": 100.0 * float(np.mean([a != b for a, b in zip(said, other, strict=True)])),
     }
     usual, ids = by_type(usual_Q, types), asked.table["id"].to_pylist()
     shown = np.unique(np.linspace(0, len(said) - 1, num=min(SHOWN, len(said))).round().astype(int)).tolist()
@@ -112,7 +127,18 @@ def scored(
             for at in shown
         ],
     }
-    return numbers, {"accuracy": numbers["accuracy_usual"]}, more
+    own = {name: mean.value_I for name, mean in means.items()}
+    own |= {f"{name}_count": mean.count_I for name, mean in means.items()}  # of questions
+    return numbers, {"accuracy": numbers["accuracy_usual"]}, more, own
+
+
+def by_picture(value_Q: np.ndarray, picture_Q: np.ndarray, pictures: int) -> Mean:
+    """A mean over questions, in percent, as what each of so many pictures adds to it.
+
+    Args:
+        value_Q: 0 to 1.
+    """
+    return Mean(100.0 * np.bincount(picture_Q, value_Q, pictures), np.bincount(picture_Q, minlength=pictures).astype(np.float64))
 
 
 def told_types(types: dict[str, dict[str, float]]) -> str:
@@ -128,15 +154,6 @@ def most_usual(answers: list[list[str]], forms: list[str]) -> list[str]:
         counts.setdefault(form, Counter()).update(given)
     best = {form: own.most_common(1)[0][0] for form, own in counts.items()}
     return [best[form] for form in forms]
-
-
-def interval(right_Q: np.ndarray, picture_Q: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean in percent, over resampled pictures, each with all its questions."""
-    _, place_Q = np.unique(picture_Q, return_inverse=True)
-    sum_P, count_P = np.bincount(place_Q, weights=right_Q), np.bincount(place_Q).astype(np.float64)
-    drawn = np.concatenate([drawn_RP @ sum_P / (drawn_RP @ count_P) for drawn_RP in resampled(len(sum_P), seed)])
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return 100.0 * float(low), 100.0 * float(high)
 
 
 def depends(inputs: Inputs) -> dict[str, Any]:
@@ -155,18 +172,24 @@ NUMBERS = with_bounds(
             "Accuracy on another picture",
             "%",
             "control: the same questions, each on the next picture. Close to the first line: it does not look",
+            control=True,
         ),
-        "accuracy_blind": Wording("Accuracy without a picture", "%", "control: the same questions on a picture of the mean colour"),
+        "accuracy_blind": Wording(
+            "Accuracy without a picture", "%", "control: the same questions on a picture of the mean colour", control=True
+        ),
         "accuracy_usual": Wording(
-            "The usual answer", "%", "control: the most frequent answer to each type of question, known from these very questions"
+            "The usual answer",
+            "%",
+            "control: the most frequent answer to each type of question, known from these very questions",
+            control=True,
         ),
         "accuracy_majority": Wording(
-            "The most frequent answer", "%", "control: one answer to all questions, the most frequent one"
+            "The most frequent answer", "%", "control: one answer to all questions, the most frequent one", control=True
         ),
         "accuracy_shuffled": Wording(
-            "Accuracy, answers shuffled", "%", "control: each answer judged by another question's annotators"
+            "Accuracy, answers shuffled", "%", "control: each answer judged by another question's annotators", control=True
         ),
-        "accuracy_ceiling": Wording("The best candidate", "%", "the most that can be reached with these candidates"),
+        "accuracy_ceiling": Wording("The best candidate", "%", "the most that can be reached with these candidates", control=True),
         "looked": Wording("Answers that change with the picture", "%", "answers that are others on another picture"),
     },
     lambda name: name == "accuracy",
@@ -180,5 +203,6 @@ TASK = Task(
     headlines=("accuracy", "accuracy_other_picture", "accuracy_blind", "accuracy_usual", "accuracy_majority", "accuracy_ceiling"),
     run=run_vqa,
     files=("vqa_results.json",),
+    each=True,
     depends=depends,
 )

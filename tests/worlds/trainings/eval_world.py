@@ -147,3 +147,17 @@ def make_run(
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+def made_of_pictures(folder: Path, task: str) -> set[str]:
+    """The numbers of a task that what each picture left makes again, each the value of results.json."""
+    from sycoca_ds.eval.comparison.folders import Evaluation
+    from sycoca_ds.eval.comparison.numbers import additive_numbers
+    from sycoca_ds.eval.registry import METRICS
+
+    evaluation = Evaluation.read(folder)
+    metrics = evaluation.results["tasks"][task]["metrics"]
+    found = additive_numbers(task, {k: v for k, v in evaluation.each(task).items() if k != "image_id"}, METRICS[task])
+    for name, number in found.items():
+        assert abs(number.value - metrics[name]) <= 1e-9 * max(1, abs(metrics[name])), (task, name, number.value, metrics[name])
+    return set(found)

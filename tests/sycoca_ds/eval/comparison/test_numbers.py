@@ -7,14 +7,14 @@ import csv
 import numpy as np
 import pytest
 
-from sycoca_ds.eval.comparison.folders import Evaluation
-from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds, class_weights, mean
+from sycoca_ds.eval.comparison.numbers import bounds, class_weights, mean
 from sycoca_ds.eval.compositions.accuracy import accuracies, by_picture
-from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import Meteor
 from sycoca_ds.eval.scorers.corpus import bleu_of, bleu_statistics, meteor_of
 from sycoca_ds.eval.stats.intervals import bootstrap_interval
+from tests.worlds.trainings.eval_world import made_of_pictures
 
 WORDS = "a the red big dog dogs cat runs running ran fast quickly on in street road horse man person".split()
 
@@ -64,23 +64,17 @@ def test_meteor_of_any_choice_is_the_jars() -> None:
 
 
 def test_every_number_is_that_of_the_evaluation(done, world) -> None:
-    evaluation = Evaluation.read(world / "out")
     missing = {}
-    for task in METRICS:
-        each = evaluation.each(task)
-        if each is None:
-            continue
-        found = additive_numbers(task, {name: array for name, array in each.items() if name != "image_id"}, METRICS[task])
-        metrics = evaluation.results["tasks"][task]["metrics"]
-        for name, number in found.items():
-            assert number.value == pytest.approx(metrics[name], rel=1e-9, abs=1e-12), (task, name)
-        missing[task] = {name for name in TASKS[task].headlines if metrics[name] is not None and name not in found}
+    for task, record in done[1]["tasks"].items():
+        if record["status"] == "done":
+            found, metrics = made_of_pictures(world / "out", task), record["metrics"]
+            missing[task] = {name for name in TASKS[task].headlines if metrics[name] is not None and name not in found}
     assert missing == {
         "retrieval": set(),
         "classification": set(),
-        "captioning": {"cider_shuffled"},  # a control
+        "captioning": set(),
         "reconstruction": set(),
-        "masking": {"position_overlap", "untrained_caption_overlap", "untrained_own_caption_higher"},  # of pairs; controls
+        "masking": {"position_overlap"},  # of pairs
         "alignment": set(),
     }
 

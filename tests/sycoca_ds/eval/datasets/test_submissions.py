@@ -14,7 +14,7 @@ from sycoca_ds.eval.tasks.captioning import DOMAIN_NUMBERS
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.captioned import write_coco_2014, write_nocaps
-from tests.worlds.trainings.eval_world import SMALL, make_run
+from tests.worlds.trainings.eval_world import SMALL, made_of_pictures, make_run
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,11 @@ def test_nocaps_by_domain(run, tmp_path, capsys):
     whole = score_captions(said, references).numbers
     assert {name: metrics[name] for name in ("cider", "bleu4")} == pytest.approx({name: whole[name] for name in ("cider", "bleu4")})
     details = json.loads((out / "nocaps/results.json").read_text())["tasks"]["captioning"]["details"]
+    made = made_of_pictures(out / "nocaps", "captioning")
+    assert {
+        f"{domain}_domain_{name}" for domain in ("in", "near", "out") for name in ("cider", "rouge_l", "bleu1", "bleu4")
+    } <= made
+    assert {"cider", "cider_shuffled", "bleu4"} <= made
     assert details["domains"] == {"in-domain": 1, "near-domain": 1, "out-domain": 2}
     assert "CIDEr, out-domain" in capsys.readouterr().out and "CIDEr, near-domain" in (out / "nocaps/report.html").read_text()
 

@@ -19,7 +19,7 @@ from sycoca_ds.config import MaskingConfig, TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.eval.alignment.naming import TEMPLATES, Namer, background_of
-from sycoca_ds.eval.alignment.segmenting import areas, confusion, measures
+from sycoca_ds.eval.alignment.segmenting import MEASURES, areas, confusion, measures
 from sycoca_ds.eval.alignment.wording import NUMBERS
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.options import SuiteOptions
@@ -32,7 +32,7 @@ from sycoca_ds.eval.tasks.alignment import run_alignment
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.data.named_squares import COLOURS, ENTRIES, PATCH, Knowing, draw_squares, squares_tokenizer, write_squares
-from tests.worlds.trainings.eval_world import SMALL, make_run
+from tests.worlds.trainings.eval_world import SMALL, made_of_pictures, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +197,11 @@ def test_a_checkpoint_s_numbers_and_page(world: Path, tmp_path: Path, capsys: py
     asked = ("global", "cross_attention", "token_max:all")
     results = run(world, tmp_path, regions=str(world / "test_regions.json"), similarity=asked)
     record, masking = (results["tasks"][task] for task in ("alignment", "masking"))
+    made = made_of_pictures(tmp_path, "alignment")
+    assert {f"{under}{kind}{name}" for under in ("", "untrained_") for kind in ("", "objects_") for name in MEASURES} <= made
+    assert "word_iou" in made and record["intervals"]["objects_miou"] == [
+        record["metrics"][f"objects_miou_{side}"] for side in ("low", "high")
+    ]
     for name in ("pointing", "other_pointing", "untrained_pointing", "word_iou", "pointing_low", "other_word_iou_high"):
         assert record["metrics"][name] == masking["metrics"][name] is not None, "one piece of code"
     similarities = record["details"]["similarities"]

@@ -17,7 +17,7 @@ from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.listed import write_cub, write_dogs, write_dtd, write_flowers, write_food, write_pets, write_textures
 from tests.worlds.published.packed import write_digits, write_mnist
-from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
+from tests.worlds.trainings.eval_world import made_of_pictures, make_data, make_labels, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +122,8 @@ def test_digits_against_a_plain_script(run, tmp_path, features):
     assert samples["logit"] == pytest.approx(expected["logit"], rel=1e-5)
     each = np.load(out / "mnist/each/linear_probe.npz")
     assert each["top1"].tolist() == (100.0 * (expected["guess"] == y["test"])).tolist()
+    assert each["class"].tolist() == y["test"].tolist()
+    assert made_of_pictures(out / "mnist", "linear_probe") == {"top1", "top5", "mean_per_class"}
     for row in details["each_class"]:
         digit = int(row["class"])
         assert row["right"] == pytest.approx(100 * np.mean(expected["guess"][y["test"] == digit] == digit))

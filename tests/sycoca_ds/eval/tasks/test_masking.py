@@ -31,7 +31,7 @@ from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.model.pixels import normalise
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.data.named_squares import COLOURS, ENTRIES, Knowing, draw_squares, squares_tokenizer, write_squares
-from tests.worlds.trainings.eval_world import SMALL, make_run
+from tests.worlds.trainings.eval_world import SMALL, made_of_pictures, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -165,6 +165,8 @@ def test_numbers_of_a_checkpoint_are_those_of_direct_calls(world: Path, done: di
     assert set(record["null_reasons"].values()) == {"fewer than two pictures hide a patch of this kind (named background)"}
     bounded = [name for name in NUMBERS if metrics.get(f"{name}_low") is not None]
     assert len(bounded) > 30 and all(metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"] for name in bounded)
+    made = made_of_pictures(world / "out", "masking")
+    assert {"gap_named", "random_gap_background", "word_iou", "untrained_caption_overlap", "untrained_pointing"} <= made
     assert record["details"]["regions"]["annotated"] == PICTURES and record["details"]["hidden_patches"] == 14
 
 

@@ -29,7 +29,7 @@ from sycoca_ds.model.pixels import normalise
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import finish, start_warm
 from tests.worlds.published.questions import as_published, official
-from tests.worlds.trainings.eval_world import SMALL, make_data, make_run, url_of
+from tests.worlds.trainings.eval_world import SMALL, made_of_pictures, make_data, make_run, url_of
 
 CPU, IMAGES = torch.device("cpu"), 24
 
@@ -212,6 +212,9 @@ def test_vqa_v2_from_its_files_and_from_a_data_set_are_the_same(world: Path, tmp
         details = results["details"]
         assert details["submission"] == "complete" and details["candidates"] == 3 and details["left_out"] == 0
     assert found[0] == found[1]
+    made = made_of_pictures(tmp_path / "data", "vqa")
+    own = {f"accuracy{kind}" for kind in ("", "_yes_no", "_number", "_other_picture", "_blind", "_shuffled")}
+    assert made == {*own, "accuracy_other", "looked"}
     metrics, said = found[0]
     assert all(metrics[f"accuracy_{kind}"] is not None for kind in ("yes_no", "number", "other")) and metrics[
         "accuracy_number"
