@@ -4,8 +4,9 @@ In: folders that evaluate.py has left, each with results.json and each/, or sets
 Out: a table on the terminal, comparison.json, comparison.md.
 
     command ── folders     what is there, and whether it is of the same data
-       │    └─ numbers     how each number is made from what pictures add to it
-    testing                paired tests, intervals, Holm, the smallest difference that could have been shown
+       │    └─ dropped     which numbers cannot be compared, and why
+      rows ─── numbers     how each number is made from what pictures add to it
+            └─ testing     paired tests, intervals, Holm, the smallest difference that could have been shown
 """
 
 PERMUTATIONS = 10_000

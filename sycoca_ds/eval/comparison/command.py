@@ -5,20 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json, write_text
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.comparison import PERMUTATIONS
+from sycoca_ds.eval.comparison.dropped import Dropped, is_bound, told_dropped
 from sycoca_ds.eval.comparison.folders import Evaluation, common_sets, different_settings
-from sycoca_ds.eval.comparison.numbers import Additive, additive_numbers
-from sycoca_ds.eval.comparison.testing import LEVEL, POWER, Difference, difference, holm
+from sycoca_ds.eval.comparison.rows import partly_common, rows_of
+from sycoca_ds.eval.comparison.testing import LEVEL, POWER, holm
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.wording import show
 from sycoca_ds.eval.stats.intervals import HOW
-from sycoca_ds.eval.stats.paired import KEY
 
 
 def compare_folders(
@@ -38,10 +36,11 @@ def compare_folders(
         raise UserError(f"--permutations {permutations}: expected at least 1")
     wanted = wanted_numbers(numbers)
     evaluations, left = common_sets(list(folders))
-    comparison = compare(evaluations, names or short_names(folders), wanted, seed, permutations)
+    comparison = compare(evaluations, names or short_names(folders), wanted, seed, permutations, bool(numbers))
     comparison["notes"] = [*left, *comparison["notes"]]
     if not comparison["rows"]:
-        raise UserError("compare: no number that all folders have picture by picture; evaluate again with the same --tasks")
+        why = "; ".join(comparison["notes"]) or "no task has been run in two of them"
+        raise UserError(f"compare: no number that can be compared ({why}); evaluate again with the same --tasks")
     print_comparison(comparison)
     if out is not None:
         write_json(out / "comparison.json", comparison)
@@ -64,7 +63,9 @@ def short_names(folders: tuple[Path, ...]) -> tuple[str, ...]:
 def wanted_numbers(asked: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """{task: numbers}. Raises `UserError` for one that there is not."""
     if not asked:
-        return {name: task.headlines for name, task in TASKS.items()}
+        return {
+            name: tuple(number for number in task.headlines if not task.numbers[number].control) for name, task in TASKS.items()
+        }
     found: dict[str, list[str]] = {}
     for text in asked:
         task, _, number = text.partition(".")
@@ -72,16 +73,8 @@ def wanted_numbers(asked: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"--numbers {text}: no such task{nearest(task, TASKS)} (there are {' '.join(TASKS)})")
         if number and number not in METRICS[task]:
             raise UserError(f"--numbers {text}: {task} has no such number{nearest(number, METRICS[task])}")
-        found.setdefault(task, []).extend([number] if number else METRICS[task])
+        found.setdefault(task, []).extend([number] if number else (name for name in METRICS[task] if not is_bound(task, name)))
     return {task: tuple(dict.fromkeys(numbers)) for task, numbers in found.items()}
-
-
-def numbers_of(evaluation: Evaluation, task: str) -> tuple[np.ndarray, dict[str, Additive]]:
-    """(names of pictures, {number: how pictures make it}); nothing where the task left nothing."""
-    each = evaluation.each(task)
-    if each is None:
-        return np.array([]), {}
-    return each[KEY], additive_numbers(task, {name: array for name, array in each.items() if name != KEY}, METRICS[task])
 
 
 def compare(
@@ -90,29 +83,34 @@ def compare(
     wanted: dict[str, tuple[str, ...]],
     seed: int = 0,
     permutations: int = PERMUTATIONS,
+    asked: bool = False,
 ) -> dict[str, Any]:
     """What comparison.json holds.
 
     Args:
         evaluations: of each checkpoint {set: evaluation}, the same sets.
+        asked: the numbers were asked for, and each that is missing is told; else only those that some checkpoint has.
     """
     rows: list[dict[str, Any]] = []
+    dropped: list[Dropped] = []
     places = [(chosen, task) for chosen in evaluations[0] for task in wanted]
     with Progress("compare", total=len(places), unit="tasks") as bar:
         for chosen, task in places:
-            rows += rows_of([each[chosen] for each in evaluations], chosen, task, wanted[task], seed, permutations)
+            found, missing = rows_of([each[chosen] for each in evaluations], names, chosen, task, wanted[task], seed, permutations)
+            rows += found
+            dropped += [number for number in missing if asked or number.whose]
             bar.advance()
+    notes = [*told_dropped(dropped), *partly_common(rows, names)]
     tested = [against for row in rows for against in row["against"] if against is not None]
     for against, p in zip(tested, holm([against["p"] for against in tested]), strict=True):
         against["p_holm"] = p
-    notes = []
     if len(tested) / (permutations + 1) > LEVEL:
         notes.append(
             f"{permutations} exchanges are too few for {len(tested)} tests: none by permutation can fall below {LEVEL:g} after Holm"
         )
     for number, other in enumerate(evaluations[1:], 1):
         for chosen, evaluation in other.items():
-            settings = different_settings(evaluations[0][chosen], evaluation)
+            settings = different_settings(evaluations[0][chosen], evaluation, wanted)
             if settings:
                 notes.append(
                     f"{names[number]}{f', {chosen}' if chosen else ''}: not only the weights differ, also {'; '.join(settings)}"
@@ -124,42 +122,6 @@ def compare(
     data = {chosen: evaluation.results["data"] for chosen, evaluation in evaluations[0].items()}
     how = {"interval": HOW, "level": LEVEL, "power": POWER, "correction": "Holm", "tests": len(tested), "seed": seed}
     return {"checkpoints": checkpoints, "data": data, "how": {**how, "permutations": permutations}, "rows": rows, "notes": notes}
-
-
-def rows_of(
-    evaluations: list[Evaluation], chosen: str, task: str, wanted: tuple[str, ...], seed: int, permutations: int
-) -> list[dict[str, Any]]:
-    """A row a number that the first checkpoint and another one have. Raises `UserError` if pictures are others."""
-    found = [numbers_of(evaluation, task) for evaluation in evaluations]
-    keys = found[0][0]
-    for evaluation, (other, numbers) in zip(evaluations, found, strict=True):
-        if numbers and len(keys) and not np.array_equal(keys, other):
-            raise UserError(
-                f"{evaluation.folder}: {task} is of other pictures than in {evaluations[0].folder}: evaluate both on the same data"
-            )
-    rows = []
-    for number in wanted:
-        first = found[0][1].get(number)
-        if first is None:
-            continue
-        against: list[Difference | None] = [
-            difference(first, numbers[number], seed, permutations) if number in numbers else None for _, numbers in found[1:]
-        ]
-        if any(each is not None for each in against):
-            wording = TASKS[task].numbers[number]
-            rows.append(
-                {
-                    "set": chosen,
-                    "task": task,
-                    "number": number,
-                    "label": wording.label,
-                    "unit": wording.unit,
-                    "chance": evaluations[0].results["tasks"][task]["chance"].get(number),
-                    "values": [numbers[number].value if number in numbers else None for _, numbers in found],
-                    "against": [None if each is None else each.as_json() for each in against],
-                }
-            )
-    return rows
 
 
 def verdict(against: dict[str, Any]) -> str:
@@ -185,7 +147,7 @@ def cells(against: dict[str, Any] | None, unit: str) -> list[str]:
 
 
 def lines_of(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(heads, rows): values of all checkpoints, then one row more for each further comparison."""
+    """(heads, rows): a row a comparison, with both values over the pictures that both have."""
     names = [checkpoint["name"] for checkpoint in comparison["checkpoints"]]
     several, many = len(comparison["data"]) > 1, len(names) > 2
     heads = [*(["set"] if several else []), "number", *names, *(["of"] if many else []), *HEADS]
@@ -193,9 +155,12 @@ def lines_of(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for row in comparison["rows"]:
         for place, against in enumerate(row["against"]):
             begin = [*([row["set"]] if several else []), f"{row['task']}.{row['number']}"]
-            begin += [show(value, row["unit"]) for value in row["values"]]
             if place > 0:
                 begin = [""] * len(begin)
+            values = [""] * len(names) if many else ["-"] * len(names)
+            if against is not None:
+                values[0], values[place + 1] = (show(against[which], row["unit"]) for which in ("first", "second"))
+            begin += values
             rows.append([*begin, *([names[place + 1]] if many else []), *cells(against, row["unit"])])
     return heads, rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,45 @@ def refuse_other_data(name: str, first_folder: Path, first: Evaluation, folder: 
         )
 
 
-def different_settings(first: Evaluation, other: Evaluation) -> list[str]:
+def asked(evaluation: Evaluation, task: str) -> dict[str, str]:
+    """{what a task's answers are judged by, beside pictures: its digest}."""
+    record, data = evaluation.results["tasks"].get(task), evaluation.results["data"]
+    if record is None or record["status"] != "done":
+        return {}
+    if task == "compositionality":
+        return {f"items of {given['title']}": given["digest"] for given in record["details"]["sets"].values()}
+    found = {
+        "masking": {"regions": data["regions_digest"]},
+        "alignment": {"regions": data["regions_digest"], "classes of pixels": data["segments_digest"]},
+        "vqa": {"questions": record["details"].get("questions_digest")},
+    }.get(task, {})
+    return {what: digest for what, digest in found.items() if digest is not None}
+
+
+def refuse_other_questions(task: str, first: Evaluation, other: Evaluation) -> None:
+    """Raises `UserError`: the same pictures, but asked something else."""
+    own, its = asked(first, task), asked(other, task)
+    for what in own.keys() & its.keys():
+        if own[what] != its[what]:
+            raise UserError(
+                f"{other.folder}: {task} is of other {what} (digest {its[what][:12]}) than in {first.folder} ({own[what][:12]}): "
+                "they cannot be compared picture by picture; evaluate both on the same, or choose other tasks by --numbers"
+            )
+
+
+SETTINGS = {
+    "captioning": ("tokenizer", "decoding", "steps"),
+    "classification": ("labels_digest",),
+    "reconstruction": ("hidden_patches",),
+    "masking": ("similarity", "hidden_patches"),
+    "alignment": ("similarity", "named_by", "background"),
+    "linear_probe": ("labels_digest", "features", "fitted_on_digest"),
+    "vqa": ("answering", "ranked_to_the_end", "beams", "candidates", "candidates_digest"),
+}
+"""{task: details by which its numbers may differ, whatever the weights}."""
+
+
+def different_settings(first: Evaluation, other: Evaluation, tasks: Iterable[str]) -> list[str]:
     """What else differs than the weights, in words: numbers may differ by it."""
     found = []
     for where, names in (("provenance", ("precision", "seed", "git_sha")),):
@@ -98,14 +137,10 @@ def different_settings(first: Evaluation, other: Evaluation) -> list[str]:
             own, its = first.results[where].get(name), other.results[where].get(name)
             if own != its:
                 found.append(f"{name} {its} in place of {own}")
-    details = [{task: record["details"] for task, record in each.results["tasks"].items()} for each in (first, other)]
-    for task, name in (
-        ("captioning", "tokenizer"),
-        ("captioning", "decoding"),
-        ("captioning", "steps"),
-        ("classification", "labels_digest"),
-    ):
-        own, its = (of.get(task, {}).get(name) for of in details)
+    for task, name in [(of, name) for of in tasks for name in SETTINGS.get(of, ())]:
+        own, its = (each.results["tasks"].get(task, {}).get("details", {}).get(name) for each in (first, other))
         if own is not None and its is not None and own != its:
+            if name.endswith("_digest"):
+                own, its = own[:12], its[:12]
             found.append(f"{task}'s {name} {its} in place of {own}")
     return found

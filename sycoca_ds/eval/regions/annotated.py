@@ -5,6 +5,7 @@ Legend: H, W the annotated picture's pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,15 @@ class Annotated:
     """bool: what no thing covers; pixels of which nothing is known are neither."""
     background_named: bool = False
     """Whether the caption names the background, or the scene as a whole."""
+
+    @property
+    def digest(self) -> bytes:
+        """Of all of it."""
+        told = ([(thing.name, thing.named) for thing in self.things], self.phrases, self.sentence, self.background_named)
+        found = hashlib.sha256(repr((told, self.background_HW.shape)).encode())
+        for mask_HW in (*(thing.mask_HW for thing in self.things), self.background_HW):
+            found.update(np.packbits(mask_HW).tobytes())
+        return found.digest()
 
 
 class OtherCaption(Exception):

@@ -63,6 +63,8 @@ class Regions:
     """None: not annotated, or with other captions."""
     counts: dict[str, int]
     """pictures, annotated, other_caption, other_size, phrases, phrases_cut."""
+    annotations: str = ""
+    """Digest of what is annotated: the same for every model, whatever its patches and tokens make of it."""
 
     @property
     def phrases(self) -> int:
@@ -85,7 +87,7 @@ class Regions:
 
     @property
     def digest(self) -> str:
-        """Of all that numbers depend on."""
+        """Of all that numbers of this model depend on."""
         seen = hashlib.sha256()
         for picture in self.pictures:
             seen.update(b"-" if picture is None else picture.kind_N.tobytes())
@@ -175,9 +177,12 @@ def read_regions(
     counts = dict.fromkeys(("pictures", "annotated", "not_annotated", "other_caption", "other_size", "phrases", "phrases_cut"), 0)
     counts["pictures"] = len(pictures)
     found: list[PictureRegions | None] = []
+    seen = hashlib.sha256()
     with Progress("read regions", total=len(pictures), unit="images", enabled=shown) as bar:
         for picture, captions in zip(pictures, collection.captions_of_image, strict=False):
-            regions, why = _regions_of(layout, picture, captions[0], size, patch, tokenizer, context_length)
+            annotated, why = _annotated(layout, picture, captions[0])
+            regions = None if annotated is None else _regions_of(annotated, captions[0], size, patch, tokenizer, context_length)
+            seen.update(b"-" if annotated is None else annotated.digest)
             found.append(regions)
             counts[why] += 1
             if regions is not None:
@@ -188,13 +193,11 @@ def read_regions(
             bar.advance(1)
     if not counts["annotated"]:
         raise UserError(_nothing(path, layout, counts, pictures))
-    return Regions(layout.kind, tuple(found), counts)
+    return Regions(layout.kind, tuple(found), counts, seen.hexdigest())
 
 
-def _regions_of(
-    layout: Layout, picture: StoredPicture, caption: str, size: int, patch: int, tokenizer: Tokenizer, context_length: int
-) -> tuple[PictureRegions | None, str]:
-    """A picture's regions, with phrases as they come, or None; and which of `counts` it belongs to."""
+def _annotated(layout: Layout, picture: StoredPicture, caption: str) -> tuple[Annotated | None, str]:
+    """What is known of a picture, or None; and which of `counts` it belongs to."""
     entry = layout.find(picture)
     if entry is None:
         return None, "not_annotated"
@@ -204,13 +207,20 @@ def _regions_of(
         return None, "other_caption"
     if not fits(picture, annotated.background_HW.shape):
         return None, "other_size"
+    return annotated, "annotated"
+
+
+def _regions_of(
+    annotated: Annotated, caption: str, size: int, patch: int, tokenizer: Tokenizer, context_length: int
+) -> PictureRegions:
+    """A picture's regions, with phrases as they come."""
     kind_N, has_RN = kinds_of(annotated, size, patch)
     phrases = []
     for phrase in annotated.phrases:
         spans = carry(phrase.spans, annotated.sentence, caption)
         places = sorted({place for them in tokenizer.places(caption, spans, context_length) for place in them})
         phrases.append(PatchPhrase(has_RN[list(phrase.things)].any(0), tuple(places)))
-    return PictureRegions(kind_N, tuple(phrases)), "annotated"
+    return PictureRegions(kind_N, tuple(phrases))
 
 
 def _nothing(path: str | Path, layout: Layout, counts: dict[str, int], pictures: Sequence[StoredPicture]) -> str:
