@@ -22,6 +22,8 @@ from sycoca_ds.eval.labels import LabelSet, tell_namesakes
 PLAIN = ("a photo of a {c}.",)
 EXPORTS = ("wds:", "parquet:")
 """How names of exports begin; which of them there are the data root tells."""
+THOUSAND = 1000
+"""Classes of ImageNet-1K, of which every WordNet id has its place in the order of the labels."""
 
 
 def both_articles(*templates: str) -> tuple[str, ...]:
@@ -160,26 +162,29 @@ def _given(entry: OfficialSet, split: Split, prompts: Prompts) -> tuple[str, ...
 
 
 def _of_imagenet(entry: OfficialSet, split: Split, data_root: Path) -> tuple[tuple[str, ...], str]:
-    """open_clip's names by place among the 1,000 sorted WordNet ids, or WordNet's own from the files of the set or of ImageNet."""
+    """open_clip's names by place among the 1,000 sorted WordNet ids, or WordNet's own from the files of the set or of ImageNet. A
+    class that is no WordNet id has a place only in a set of all 1,000: others count their own classes."""
     everything, wordnet = thousand(data_root)
-    place = {wnid: number for number, wnid in enumerate(everything)}
-    by_number = not any(WNID.fullmatch(key) for key in split.keys)
+    by_wnid = all(WNID.fullmatch(key) for key in split.keys)
+    whole = len(split.keys) == THOUSAND
+    places: list[int] = []
+    if by_wnid:
+        sorted_wnids = sorted(split.keys) if whole else everything
+        place = {wnid: number for number, wnid in enumerate(sorted_wnids)}
+        places = [place[key] for key in split.keys] if all(key in place for key in split.keys) else []
+    elif whole:
+        places = list(range(THOUSAND))
     metadata = open_clip_metadata()
-    if by_number or len(split.keys) == len(metadata.IMAGENET_CLASSNAMES if metadata else ()):
-        places = list(range(len(split.keys)))
-    elif all(key in place for key in split.keys):
-        places = [place[key] for key in split.keys]
-    else:
-        places = []
-    if metadata is not None and places and len(metadata.IMAGENET_CLASSNAMES) > max(places):
+    if metadata is not None and places and len(metadata.IMAGENET_CLASSNAMES) == THOUSAND:
         return tuple(metadata.IMAGENET_CLASSNAMES[number] for number in places), "open_clip"
-    if by_number and everything and all(wnid in wordnet for wnid in everything):
-        return tuple(wordnet[everything[number]] for number in places), "WordNet's first names, from ImageNet's files"
-    if not by_number and all(name != key for name, key in zip(split.classes, split.keys, strict=True)):
+    if by_wnid and all(name != key for name, key in zip(split.classes, split.keys, strict=True)):
         return split.classes, "WordNet's first names, from the set's files"
-    if all(key in wordnet for key in split.keys):
-        return tuple(wordnet[key] for key in split.keys), "WordNet's first names, from ImageNet's files"
-    if by_number and not any(key.isdecimal() for key in split.keys):
+    wnids = split.keys if by_wnid else [everything[number] for number in places if everything]
+    if wnids and all(wnid in wordnet for wnid in wnids):
+        return tuple(wordnet[wnid] for wnid in wnids), "WordNet's first names, from ImageNet's files"
+    if split.nameless and not places:
+        raise UserError(f"{entry.name}: {split.nameless}; give the classes' names by --prompts")
+    if not by_wnid and not any(key.isdecimal() for key in split.keys):
         return tuple(name.split(",")[0] for name in split.classes), "the set's files, the first of each class's names"
     raise UserError(
         f"{entry.name}: nothing here says what its classes are called; install open_clip_torch (and for -A and -R have ImageNet's "
@@ -193,9 +198,9 @@ def thousand(data_root: Path) -> tuple[list[str], dict[str, str]]:
         names = names_of_wnids(place)
         wnids = sorted(names)
         for folder in ("val", "train"):
-            if len(wnids) != 1000 and (place / folder).is_dir():
+            if len(wnids) != THOUSAND and (place / folder).is_dir():
                 wnids = [name for name in folders_in(place / folder) if WNID.fullmatch(name)]
-        if len(wnids) == 1000:
+        if len(wnids) == THOUSAND:
             return wnids, names
     return [], {}
 

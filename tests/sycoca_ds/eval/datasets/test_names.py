@@ -9,7 +9,9 @@ import pytest
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.datasets.names import TEMPLATES, labels_of, read_prompts
 from sycoca_ds.eval.datasets.registry import SETS
+from sycoca_ds.eval.exports.finding import sets_of
 from tests.worlds.published.classed import write_caltech, write_imagenet_folders, write_imagenet_v2
+from tests.worlds.published.exported import scenes, write_parquet, write_wds
 from tests.worlds.published.packed import write_cifar10, write_stl10
 from tests.worlds.published.pictures import write_picture
 
@@ -109,11 +111,57 @@ def test_imagenet_without_open_clip(tmp_path, no_open_clip, caplog):
     write_imagenet_folders(tmp_path, "imagenet-r", listed=None)
     with pytest.raises(UserError, match="imagenet_r: nothing here says what its classes are called; install open_clip_torch"):
         found(tmp_path, "imagenet_r")
-    lines = [f"n{10 * number:08d} word {number}, other word" for number in range(1000)]
-    (tmp_path / "imagenet/LOC_synset_mapping.txt").write_text("\n".join(lines))
+    (tmp_path / "imagenet/LOC_synset_mapping.txt").write_text(WORDNET)
     write_imagenet_v2(tmp_path)
     labels, told = found(tmp_path, "imagenet_v2")
     assert labels.classes[100] == "word 100" and told["names"] == "WordNet's first names, from ImageNet's files"
+
+
+WORDNET = "\n".join(f"n{10 * number:08d} word {number}, other word" for number in range(1000))
+
+
+@pytest.mark.parametrize("name", ["imagenet-a", "imagenet-r"])
+@pytest.mark.parametrize("names", ["open_clip", "no_open_clip"])
+def test_an_export_of_some_classes_has_its_own_names(tmp_path, request, name, names):
+    """The number of one of 200 classes is no place among ImageNet's 1,000, neither in open_clip's list nor in WordNet's."""
+    request.getfixturevalue(names)
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet/LOC_synset_mapping.txt").write_text(WORDNET)
+    write_parquet(
+        tmp_path / "parquet" / name,
+        scenes(4),
+        ("stingray", "goldfinch, Carduelis carduelis", *(f"kind {k}" for k in range(2, 200))),
+    )
+    (entry,) = sets_of((name.replace("-", "_"),), tmp_path)
+    labels, told = labels_of(entry, *entry.open(tmp_path, "test"), tmp_path, None)
+    assert labels.classes[:3] == ("stingray", "goldfinch", "kind 2") and len(labels.classes) == 200
+    assert told["names"] == "the set's files, the first of each class's names"
+
+
+@pytest.mark.parametrize("names", ["open_clip", "no_open_clip"])
+def test_bare_numbers_of_some_classes_are_no_names(tmp_path, request, names):
+    request.getfixturevalue(names)
+    (tmp_path / "imagenet").mkdir()
+    (tmp_path / "imagenet/LOC_synset_mapping.txt").write_text(WORDNET)
+    write_wds(tmp_path / "wds_imagenet-a", scenes(4))
+    write_parquet(tmp_path / "parquet/imagenet-r", scenes(4), [str(number) for number in range(200)])
+    for name, message in (
+        ("imagenet_a", "has no classnames.txt; give the classes' names by --prompts"),
+        ("imagenet_r", "nothing here"),
+    ):
+        (entry,) = sets_of((name,), tmp_path)
+        with pytest.raises(UserError, match=message):
+            labels_of(entry, *entry.open(tmp_path, "test"), tmp_path, None)
+
+
+def test_all_thousand_classes_are_known_by_number(tmp_path, open_clip):
+    """Also where the file calls them by WordNet ids in another order than the sorted one."""
+    backwards = [f"n{10 * number:08d}" for number in reversed(range(1000))]
+    for place, classes, first in (("numbers", [str(number) for number in range(1000)], 0), ("wnids", backwards, 999)):
+        write_parquet(tmp_path / place / "imagenet-1k", scenes(4), classes)
+        (entry,) = sets_of(("imagenet1k",), tmp_path / place)
+        labels, told = labels_of(entry, *entry.open(tmp_path / place, "test"), tmp_path / place, None)
+        assert labels.classes[0] == f"name {first}" and told["names"] == "open_clip"
 
 
 def test_two_classes_of_one_name_are_told(tmp_path, no_open_clip, caplog):
