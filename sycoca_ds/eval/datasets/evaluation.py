@@ -87,7 +87,7 @@ class Asked:
             root,
             tuple(entries.values()),
             frozenset(entry.name for entry in named[: len(dict.fromkeys(sets))]),
-            read_prompts(prompts) if prompts else {},
+            read_prompts(prompts, tuple(entries.values())) if prompts else {},
             tuple(submissions),
             {name: row for name, (_, row) in listed.items()},
             tuple(map(read_beside, beside)),

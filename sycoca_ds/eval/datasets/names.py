@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.datasets.folders import WNID, names_of_wnids
 from sycoca_ds.eval.datasets.reading import Split, folders_in
 from sycoca_ds.eval.datasets.registry import SETS, OfficialSet
+from sycoca_ds.eval.exports.finding import called
 from sycoca_ds.eval.labels import LabelSet, tell_namesakes
 
 PLAIN = ("a photo of a {c}.",)
-EXPORTS = ("wds:", "parquet:")
-"""How names of exports begin; which of them there are the data root tells."""
 THOUSAND = 1000
 """Classes of ImageNet-1K, of which every WordNet id has its place in the order of the labels."""
 
@@ -82,18 +83,31 @@ class Prompts:
     templates: tuple[str, ...] | None
 
 
-def read_prompts(path: str | Path) -> dict[str, Prompts]:
+def read_prompts(path: str | Path, entries: Sequence[OfficialSet]) -> dict[str, Prompts]:
     """{set: prompts} from {"SET": {"classes": [str] or {key: str}, "templates": ["... {c} ..."]}}, of which either may be left out.
-    UserError names the field."""
+
+    entries: the sets that are evaluated, by whose names they may be called as by `--sets`.
+
+    Raises:
+        UserError: names the field; a key is none of these sets, or two are one.
+    """
     try:
         content = json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts {path}: not readable as JSON ({error})") from error
-    known = {name for name in content if name in SETS or name.startswith(EXPORTS)} if isinstance(content, dict) else set()
-    if not isinstance(content, dict) or set(content) != known:
-        wrong = sorted(set(content) - known) if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"--prompts {path}: expected a JSON object by names of sets ({' '.join(SETS)}); found {wrong}")
-    return {name: _prompts(f"--prompts {path}: {name}", str(path), entry) for name, entry in content.items()}
+    if not isinstance(content, dict):
+        raise UserError(f"--prompts {path}: expected a JSON object by names of sets; found {type(content).__name__}")
+    found: dict[str, Prompts] = {}
+    for key, value in content.items():
+        entry = called(key, entries)
+        if entry is None:
+            names = [entry.name for entry in entries]
+            there = f"{nearest(key, names)} ({' '.join(names)})"
+            raise UserError(f"--prompts {path}: {key} is none of the sets that are evaluated{there}")
+        if entry.name in found:
+            raise UserError(f"--prompts {path}: {key} is {entry.name}, which stands in it twice; leave one of them")
+        found[entry.name] = _prompts(f"--prompts {path}: {key}", str(path), value)
+    return found
 
 
 def _prompts(where: str, path: str, entry: Any) -> Prompts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -188,14 +188,30 @@ def sets_of(names: Sequence[str], data_root: Path, exports: dict[str, Export] | 
     exports = exports_in(data_root) if exports is None else exports
     found = []
     for name in dict.fromkeys(names):
-        kind, colon, own = name.partition(":")
-        if not colon or kind not in (WDS, PARQUET):
+        kind, own = asked_as(name)
+        if not kind:
             found += [standing_in(entry, data_root, exports) for entry in chosen((name,))]
             continue
-        own = cleaned(own) if kind == WDS else own.replace("/", "-")
         there = next((export for export in exports.values() if export.kind == kind and plain(export.name) == plain(own)), None)
         found.append(there.entry(data_root) if there else not_here(kind, own))
     return found
+
+
+def asked_as(name: str) -> tuple[str, str]:
+    """(wds or parquet, the export's name); of other sets ("", the name)."""
+    kind, colon, own = name.partition(":")
+    if not colon or kind not in (WDS, PARQUET):
+        return "", name
+    return kind, cleaned(own) if kind == WDS else own.replace("/", "-")
+
+
+def called(name: str, entries: Iterable[OfficialSet]) -> OfficialSet | None:
+    """The set that a name is for, as `sets_of` understands names."""
+    kind, own = asked_as(name)
+    if not kind:
+        return next((entry for entry in entries if entry.name == name), None)
+    same = (entry for entry in entries if asked_as(entry.name)[0] == kind)
+    return next((entry for entry in same if plain(asked_as(entry.name)[1]) == plain(own)), None)
 
 
 def all_sets(data_root: Path) -> list[OfficialSet]:

@@ -7,6 +7,7 @@ import types
 import pytest
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.datasets.evaluation import Asked
 from sycoca_ds.eval.datasets.names import TEMPLATES, labels_of, read_prompts
 from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.exports.finding import sets_of
@@ -14,6 +15,8 @@ from tests.worlds.published.classed import write_caltech, write_imagenet_folders
 from tests.worlds.published.exported import scenes, write_parquet, write_wds
 from tests.worlds.published.packed import write_cifar10, write_stl10
 from tests.worlds.published.pictures import write_picture
+
+ENTRIES = tuple(SETS.values())
 
 
 @pytest.fixture
@@ -181,7 +184,7 @@ def test_names_and_templates_of_the_user(tmp_path, no_open_clip):
         "cifar10": {"classes": [f"kind {number}" for number in range(10)]},
     }
     path.write_text(json.dumps(given))
-    prompts = read_prompts(path)
+    prompts = read_prompts(path, ENTRIES)
     labels, told = found(tmp_path, "caltech101", prompts["caltech101"])
     assert labels.classes == tuple(f"my {key}" for key in keys) and labels.templates == ("{c}!",)
     assert told == {"names": str(path), "templates": str(path)}
@@ -193,7 +196,8 @@ def test_names_and_templates_of_the_user(tmp_path, no_open_clip):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"cifar11": {}}, "found ['cifar11']"),
+        ({"cifar11": {}}, "cifar11 is none of the sets that are evaluated; did you mean cifar10?"),
+        ({"wds:no_such_set": {}}, "wds:no_such_set is none of the sets that are evaluated"),
         ([], "found list"),
         ({"cifar10": {}}, "expected classes, templates or both"),
         ({"cifar10": {"templates": ["a thing"]}}, "lacks {c}"),
@@ -205,7 +209,7 @@ def test_bad_prompts_name_the_field(tmp_path, content, message):
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError) as error:
-        read_prompts(path)
+        read_prompts(path, ENTRIES)
     assert message in str(error.value) and "prompts.json" in str(error.value)
 
 
@@ -218,4 +222,23 @@ def test_prompts_of_other_classes(tmp_path, no_open_clip):
     ):
         path.write_text(json.dumps({"cifar10": {"classes": classes}}))
         with pytest.raises(UserError, match=message):
-            found(tmp_path, "cifar10", read_prompts(path)["cifar10"])
+            found(tmp_path, "cifar10", read_prompts(path, ENTRIES)["cifar10"])
+
+
+def test_prompts_of_exports_go_by_the_names_that_sets_may_have(tmp_path, no_open_clip):
+    write_wds(tmp_path / "wds_vtab-cls", scenes(4), [f"kind {k}" for k in range(24)], ("a {c}",))
+    path = tmp_path / "prompts.json"
+    for key in ("wds:vtab/cls", "wds:vtab-cls", "wds:VTAB_cls"):
+        path.write_text(json.dumps({key: {"templates": ["my {c}"]}}))
+        asked = Asked.parse(str(tmp_path), ("wds:vtab/cls",), None, str(path))
+        (entry,) = asked.entries
+        labels, told = labels_of(entry, *entry.open(tmp_path, "test"), tmp_path, asked.prompts.get(entry.name))
+        assert labels.templates == ("my {c}",) and told["templates"] == str(path), key
+    for content, message in (
+        ({"wds:no_such_set": {"templates": ["my {c}"]}}, "wds:no_such_set is none of the sets that are evaluated .wds:vtab-cls"),
+        ({"cifar10": {"templates": ["my {c}"]}}, "cifar10 is none of the sets"),
+        ({key: {"templates": ["my {c}"]} for key in ("wds:vtab/cls", "wds:vtab-cls")}, "wds:vtab-cls, which stands in it twice"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message):
+            Asked.parse(str(tmp_path), ("wds:vtab/cls",), None, str(path))
