@@ -24,6 +24,8 @@ REGEX = "regex fallback: no java"
 PUNCTUATIONS = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 JAVA_FLAGS = ["-Dfile.encoding=UTF-8", "-Duser.language=en", "-Duser.country=US"]
+FENCE = "."
+"""A line with a word that the punctuation list removes."""
 CONTRACTION = re.compile(r"(?<=\w)(n't|'s|'m|'d|'re|'ve|'ll)(?!\w)")
 TOKEN = re.compile(r"n't\b|'(?:s|m|d|re|ve|ll)\b|\.\.\.|--|\w+(?:(?:[-.&/']|(?<=\d),(?=\d))\w+)*|[^\w\s]")
 
@@ -61,8 +63,8 @@ def ptb_tokenize(captions: list[str]) -> list[str]:
     Raises UserError if pycocoevalcap is missing and RuntimeError if Java fails or the number of lines does not match.
     """
     folder = package_folder() / "tokenizer"
-    # PTBTokenizer drops leading empty lines: an empty caption is sent as a token that its punctuation list removes
-    lines = [one_line(caption) or "." for caption in captions]
+    # PTBTokenizer drops empty lines at both ends, also those whose characters it knows no token for: words stand around all
+    lines = [FENCE, *map(one_line, captions), FENCE]
     command = [
         java_command() or "java",
         *JAVA_FLAGS,
@@ -88,10 +90,10 @@ def ptb_tokenize(captions: list[str]) -> list[str]:
     if done.returncode != 0 or len(output) != len(lines):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise RuntimeError(
-            f"PTB tokenizer: {len(output)} lines for {len(lines)} captions, exit status {done.returncode}: "
+            f"PTB tokenizer: {len(output) - 2} lines for {len(captions)} captions, exit status {done.returncode}: "
             f"{said[-1] if said else ''}"
         )
-    return [" ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATIONS) for line in output]
+    return [" ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATIONS) for line in output[1:-1]]
 
 
 def tokenize(captions: list[str]) -> tuple[list[str], str]:

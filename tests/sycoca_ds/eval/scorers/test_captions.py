@@ -141,6 +141,9 @@ def test_ptb_keeps_one_line_a_caption_and_equals_the_package():
     assert ptb_tokenize([*odd, *plain, ""]) == (
         ["", "a b", "x y", "caf\u00e9", "", ""] + [official[n][0] for n in range(len(plain))] + [""]
     )
+    unknown = "\ufffd\ufffd"  # as an untrained model says: characters of no token
+    for captions in ([unknown, "a dog"], ["a dog", unknown], [unknown], ["a", unknown, "", unknown, "b"]):
+        assert ptb_tokenize(captions) == ["" if caption == unknown else caption for caption in captions]
 
 
 @needs_java
