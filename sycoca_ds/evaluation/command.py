@@ -32,6 +32,7 @@ def evaluate_checkpoint(
     questions: Any = None,
     ema: bool = False,
     shard: str = "auto",
+    board: str | None = None,
     resources=None,
 ) -> tuple[dict | None, Any, Any]:
     """Opens a checkpoint and runs the suite on it: results.json's content, the collection, the opened checkpoint.
@@ -44,13 +45,16 @@ def evaluate_checkpoint(
         questions: `sycoca_ds.eval.vqa.items.Request`.
         ema: of the moving average of the checkpoint's weights.
         shard: whether ranks share the weights, see `open_checkpoint`.
+        board: TensorBoard's folder, which is for weights whose step is known.
         resources: `Resources`; default one rank, nothing kept but finished tasks.
 
     Raises:
-        UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there.
+        UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there; before
+            anything is evaluated, a board for weights of an unknown step.
     """
     from sycoca_ds.eval.labels import load_labels
     from sycoca_ds.eval.probe.data import own_probe_data
+    from sycoca_ds.eval.report.numbers import check_step
     from sycoca_ds.eval.runner.bench import Resources
     from sycoca_ds.eval.suite import evaluate_model
     from sycoca_ds.evaluation.sharding import open_checkpoint
@@ -60,6 +64,7 @@ def evaluate_checkpoint(
         label_set = load_labels(labels) if labels else None
     loaded = open_checkpoint(checkpoint, device, resources.team, ema=ema, shard=shard)
     with resources.team.together():
+        check_step(board, loaded.state["step"])
         probe = None
         if probe_train is not None and "linear_probe" in options.tasks:
             probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
@@ -170,6 +175,7 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
         questions=questions,
         ema=config.ema,
         shard=config.shard_weights,
+        board=config.tensorboard,
         resources=resources,
     )
     if results is None:  # rank 0 has them
@@ -192,7 +198,7 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
 def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
     """Runs the tasks that each set is for; 0, or 1 if a set that is named, or there, has no numbers."""
     from sycoca_ds.eval.datasets.evaluation import Asked, evaluate_official
-    from sycoca_ds.eval.report.numbers import rows_of, write_scalars
+    from sycoca_ds.eval.report.numbers import check_step, rows_of, write_scalars
     from sycoca_ds.eval.report.terminal import print_table
     from sycoca_ds.eval.vqa.items import Request
     from sycoca_ds.evaluation.estimate import dry_run
@@ -208,6 +214,8 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
         request = Request("", config.answers, config.answer_count, config.answering, config.rank_first)
         asked = Asked.parse(config.data_root, config.sets, config.suite, config.prompts, config.submit, config.beside, request)
     loaded = open_checkpoint(config.checkpoint, device, resources.team, ema=config.ema, shard=config.shard_weights)
+    with resources.team.together():
+        check_step(config.tensorboard, loaded.state["step"])
 
     if config.dry_run:
         return dry_run(loaded, asked, Path(config.out), options, device, resources)

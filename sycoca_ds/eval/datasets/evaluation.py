@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import write_json
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
-from sycoca_ds.eval.datasets.submissions import result_rows, submit, submit_answers
+from sycoca_ds.eval.datasets.submissions import no_server_takes, result_rows, submit, submit_answers
 from sycoca_ds.eval.exports import winogavil
 from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
@@ -123,7 +124,8 @@ def evaluate_official(
         shown: is given results.json's content of each set as it is finished.
 
     Returns:
-        0, or 1 if a set was named and has no numbers, or is there and cannot be used.
+        0, or 1 if a set was named and has no numbers, or is there and cannot be used, or something beside its numbers could not
+        be written.
     """
     out, records, short, resources = Path(out), {}, False, resources or Resources()
     content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root)}
@@ -141,12 +143,13 @@ def evaluate_official(
             record = _without(entry, UNKNOWN, told, ())
         records[entry.name] = record
         short |= record["status"] == FAILED or (record["status"] != DONE and entry.name in asked.named)
+        short |= bool(record.get("not_written"))
         if record["status"] != DONE and not (record["status"] == MISSING and entry.name in asked.listed):
             print(f"{entry.name}: no numbers, {record['reason']}", flush=True)
         if resources.team.leads:
             write_json(out / "sets.json", content)
             if asked.suite == PAPER:
-                write_paper(out)
+                short |= bool(_written("paper.html", lambda: write_paper(out)))
     for entry in asked.submissions:
         for split in entry.submitted:
             record = _submit(loaded, asked, entry, split, out, options, device, ema, resources)
@@ -207,12 +210,22 @@ def _evaluate_one(
         return _without(entry, FAILED, str(error), tasks)
     if results is None:  # rank 0 has them
         return {"status": DONE}
-    if results["tasks"].get("captioning", {}).get("status") == "done" and collection.read.ids:
+    handed_in = results["tasks"].get("captioning", {}).get("status") == "done" and collection.read.ids
+    unfit = no_server_takes(collection.read.ids) if handed_in else ""
+    if unfit:
+        print(f"{entry.name}: no captions for servers, {unfit}", flush=True)
+
+    def hand_in() -> None:
         written = json.loads((place / "samples/captions.json").read_text())
         rows = result_rows([row["image_id"] for row in written], [row["caption"] for row in written])
         write_json(place / f"captions_{entry.evaluated}_results.json", rows)
-    write_report(place / "report.html", results, [], collection, place, checkpoint, loaded.config.data.train)
-    shown(results)
+
+    def write_page() -> None:
+        write_report(place / "report.html", results, [], collection, place, checkpoint, loaded.config.data.train)
+
+    not_written = _written(f"{entry.name}: captions for servers", hand_in) if handed_in and not unfit else []
+    not_written += _written(f"{entry.name}: report.html", write_page)
+    not_written += _written(f"{entry.name}: table or board", lambda: shown(results))
     return {
         "status": DONE,
         "folder": place.name,
@@ -220,9 +233,22 @@ def _evaluate_one(
         "primary": entry.primary if labels is not None else None,
         "counts": collection.facts["counts"],
         "not_as_published": collection.facts["not_as_published"],
+        "not_written": not_written,
         "metrics": {task: record["metrics"] for task, record in results["tasks"].items()},
         "null_reasons": {task: record["null_reasons"] for task, record in results["tasks"].items()},
     }
+
+
+def _written(what: str, write: Callable[[], object]) -> list[str]:
+    """Nothing, or a line on why it was not written: what stands beside numbers that are on disk costs neither these nor other
+    sets."""
+    try:
+        write()
+    except Exception as error:  # of strangers' captions and names nobody knows what a page makes
+        line = f"{what} not written, {one_line(error)}"
+        print(line, file=sys.stderr, flush=True)
+        return [line]
+    return []
 
 
 def _associate(

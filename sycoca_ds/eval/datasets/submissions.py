@@ -28,11 +28,16 @@ from sycoca_ds.eval.vqa.items import OFFICIAL
 from sycoca_ds.eval.vqa.submission import entries, fault
 
 
+def no_server_takes(ids: Sequence[str]) -> str:
+    """Why no server takes captions of images with these ids; empty where one does."""
+    strange = [own for own in ids if not own.isdecimal()]
+    return f"ids that are no numbers, which servers take only: {some(strange)}" if strange else ""
+
+
 def result_rows(ids: Sequence[str], captions: Sequence[str]) -> list[dict[str, Any]]:
     """What a server takes. UserError for an id that is no number."""
-    strange = [own for own in ids if not own.isdecimal()]
-    if strange:
-        raise UserError(f"ids that are no numbers, which servers take only: {some(strange)}")
+    if why := no_server_takes(ids):
+        raise UserError(why)
     return [{"image_id": int(own), "caption": caption} for own, caption in zip(ids, captions, strict=True)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipeline.files import write_json, write_text
 from sycoca_ds.eval.paper.cells import content
-from sycoca_ds.eval.report.page import render, run_folder
+from sycoca_ds.eval.report.page import encodable, render, run_folder
 
 
 def write_paper(out: str | Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def write_paper(out: str | Path) -> dict[str, Any]:
     out = Path(out)
     paper = content(out)
     write_json(out / "paper.json", paper)
-    write_text(out / "paper.md", markdown(paper))
+    write_text(out / "paper.md", encodable(markdown(paper)))
     name = run_name(paper)
     write_text(out / "paper.html", render("paper.html.j2", paper=paper, run_name=name, caveats=caveats(paper)))
     return paper

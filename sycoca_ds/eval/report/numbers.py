@@ -45,6 +45,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def check_step(folder: str | Path | None, step: int | None) -> None:
+    """Raises `UserError` where points are to be drawn (`--tensorboard`) at a step that nobody knows."""
+    if folder is not None and step is None:
+        raise UserError(f"--tensorboard {folder}: nobody knows the step of these weights; leave it out")
+
+
 def write_scalars(folder: str | Path, rows: list[dict[str, Any]], evaluated: Path) -> None:
     """A point for each number at the checkpoint's step, as eval/[SET/]TASK/NUMBER, with its bounds where it has them.
 
@@ -57,8 +63,7 @@ def write_scalars(folder: str | Path, rows: list[dict[str, Any]], evaluated: Pat
     from torch.utils.tensorboard import SummaryWriter
 
     step = rows[0]["step"]
-    if step is None:
-        raise UserError(f"--tensorboard {folder}: nobody knows the step of these weights; leave it out")
+    check_step(folder, step)
     mark = f".eval_{sha256_text(f'{evaluated.resolve()} {step}')[:16]}"
     try:
         folder = Path(folder)

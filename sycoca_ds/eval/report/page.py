@@ -169,7 +169,12 @@ def render(template: str = "report.html.j2", **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(**content)
+    return encodable(environment.get_template(template).render(**content))
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for half a surrogate pair, which JSON allows in captions and names, and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def write_report(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.datasets import evaluation
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.registry import METRICS
@@ -16,11 +17,12 @@ from sycoca_ds.eval.scorers import captions as captioning
 from sycoca_ds.eval.tasks.retrieval import retrieve
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
-from tests.worlds.published.captioned import write_flickr, write_mscoco
+from tests.worlds.open_clip.world import run_export
+from tests.worlds.published.captioned import write_coco_captions, write_flickr, write_mscoco
 from tests.worlds.published.classed import write_caltech
 from tests.worlds.published.packed import write_cifar10
 from tests.worlds.published.pictures import colour
-from tests.worlds.trainings.eval_world import make_run
+from tests.worlds.trainings.eval_world import make_data, make_run
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +136,54 @@ def test_what_is_missing_is_null_with_its_reason(run, tmp_path, capsys):
     path.unlink()
     status, records = evaluated(run, root, out, sets=("flickr30k",), tasks=("retrieval",))
     assert status == 1 and "1 of 2 pictures are not there: 998.jpg" in records["flickr30k"]["reason"]
+
+
+def test_what_stands_beside_numbers_costs_no_set(run, tmp_path, monkeypatch, capsys):
+    """Ids that are no numbers, half a surrogate pair in a caption, a page that cannot be written: the numbers of each set stand in
+    sets.json, and the next set is evaluated."""
+    root, out = tmp_path / "sets", tmp_path / "out"
+    path = write_coco_captions(root) / "annotations/captions_val2017.json"
+    write_cifar10(root)
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["id"] = f"img{image['id']}"
+    for entry in content["annotations"]:
+        entry["image_id"] = f"img{entry['image_id']}"
+    content["annotations"][1]["caption"] = "half \ud83d of a face"
+    path.write_text(json.dumps(content))
+    status, records = evaluated(run, root, out, sets=("coco_captions", "cifar10"))
+    assert status == 0 and [record["status"] for record in records.values()] == ["done", "done"]
+    assert not (out / "coco_captions/captions_val2017_results.json").exists()
+    said = capsys.readouterr().out
+    assert "coco_captions: no captions for servers, ids that are no numbers, which servers take only: img42, img7, img99" in said
+    assert "half ? of a face" in (out / "coco_captions/report.html").read_text()
+
+    def fail(*arguments):
+        raise KeyError("a page's own fault")
+
+    monkeypatch.setattr(evaluation, "write_report", fail)
+    status, again = evaluated(run, root, tmp_path / "again", sets=("coco_captions", "cifar10"))
+    assert status == 1 and "cifar10: report.html not written, " in capsys.readouterr().err
+    for name, record in again.items():
+        assert record["not_written"] == [f'{name}: report.html not written, "a page\'s own fault"']
+        assert {**record, "not_written": []} == records[name]
+
+
+def test_a_board_for_weights_of_an_unknown_step_is_refused_before_any_work(tmp_path):
+    run = make_run(tmp_path / "run")
+    folder = tmp_path / "weights"
+    assert run_export("--checkpoint", run, "--out", folder) == 0
+    record = json.loads((folder / "config.json").read_text())
+    record["source"]["step"] = None
+    (folder / "config.json").write_text(json.dumps(record))
+    (tmp_path / "sets").mkdir()
+    write_cifar10(tmp_path / "sets")
+    make_data(tmp_path / "data", images=4)
+    for where in ({"data_root": str(tmp_path / "sets"), "sets": ("cifar10",)}, {"data": str(tmp_path / "data")}):
+        words = {"out": str(tmp_path / "out"), "tensorboard": str(tmp_path / "board"), "device": "cpu", **where}
+        with pytest.raises(UserError, match="--tensorboard .*: nobody knows the step of these weights; leave it out"):
+            evaluate(EvaluateConfig(str(folder), **words))
+        assert not list((tmp_path / "out").rglob("*.json")), "told before anything is evaluated"
 
 
 def test_the_collection_is_the_set(tmp_path):
