@@ -57,6 +57,9 @@ install: $(VENV)/.installed
 # about a minute each: done here, once, so that no run or test waits for it.
 $(VENV)/.installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 found: install one, or name it with make PYTHON=..." >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "error: no C++ compiler found, which DeepSpeed needs: install g++ (Red Hat: gcc-c++)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sysconfig; open(sysconfig.get_paths()["include"] + "/Python.h")' 2>/dev/null \
+		|| { echo "error: no Python.h for $(PYTHON), which DeepSpeed needs: install python3-dev (Red Hat: python3-devel)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, deepspeed and what else is needed into $(VENV): 2 to 9 minutes and 2.1 GB with torch for CPUs;"
 	@echo "PyPI's torch for Linux brings CUDA, 2.7 GB to download: without a GPU give PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"

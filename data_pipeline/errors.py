@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import select
@@ -102,11 +103,26 @@ def run_module(name: str) -> int:
     return run_command(lambda: importlib.import_module(name).main())
 
 
-def run_command(main: Callable[[], int | None]) -> int:
-    """Runs an entry point; a `UserError` becomes `error: ...` on stderr and status 2, Ctrl-C becomes 130, an output whose
-    reader has seen enough (`| head`) 141, as of a program that the system ends for it."""
+PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a place that a user has named and has to mend, not of a program that is wrong, nor of a disk, which
+`supervise` tells by Python's own words."""
+
+
+def _status(main: Callable[[], int | None]) -> int:
     try:
-        status = in_the_environment(main) or 0
+        return in_the_environment(main) or 0
+    except SystemExit as end:  # help leaves so, with all that it has to say still to be written
+        if not isinstance(end.code, int | None):
+            raise
+        return end.code or 0
+
+
+def run_command(main: Callable[[], int | None]) -> int:
+    """Runs an entry point; a `UserError`, and a file or folder that cannot be read or written, becomes `error: ...` on stderr and
+    status 2, Ctrl-C becomes 130, an output whose reader has seen enough (`| head`) 141, as of a program that the system ends for
+    it."""
+    try:
+        status = _status(main)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -116,6 +132,14 @@ def run_command(main: Callable[[], int | None]) -> int:
         return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2
+    except OSError as error:
+        if error.errno not in PLACES or error.filename is None:
+            raise
+        said = (
+            f"{os.fsdecode(error.filename)}: {error.strerror}: expected a place that this user may read and write; choose another"
+        )
+        print(f"error: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr, flush=True)

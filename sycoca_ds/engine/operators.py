@@ -11,13 +11,14 @@ import contextlib
 import os
 import shutil
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError, run_command
+from data_pipeline.errors import UserError, one_line, run_command
 
 STALE_SECONDS = 180.0
 """A lock in whose folder nothing has changed for so long is left over; one file compiles in about 45 s."""
@@ -53,9 +54,36 @@ def _changed(path: Path) -> float:
 
 
 def wait_for_builds() -> None:
-    """`wait_for_lock` for every operator that this project uses; called before DeepSpeed loads one."""
+    """`wait_for_lock` for every operator that this project uses; called before DeepSpeed loads one.
+
+    Raises:
+        UserError: one that any run loads has yet to be compiled, and cannot be here.
+    """
     for _, folder in needed_operators():
         wait_for_lock(folder)
+    if not all((folder / f"{builder.NAME}.so").exists() for builder, folder in needed_operators(offload=False)):
+        check_tools()
+
+
+def lacking(path: str | None = None) -> tuple[str, str] | None:
+    """(what compiling asks for and this machine has not, what to install); None: nothing.
+
+    Args:
+        path: in place of PATH.
+    """
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    there = {
+        ("c++ on PATH", "g++ (Red Hat: gcc-c++)"): shutil.which("c++", path=path),
+        ("ninja on PATH", "ninja, into the environment (`make install` does)"): shutil.which("ninja", path=path),
+        (f"{header}", "Python's headers: python3-dev (Red Hat: python3-devel)"): header.is_file(),
+    }
+    return next((what for what, found in there.items() if not found), None)
+
+
+def check_tools() -> None:
+    """Raises `UserError` for what is `lacking`."""
+    if (found := lacking()) is not None:
+        raise UserError(f"there is no {found[0]}: DeepSpeed compiles its operators with it; install {found[1]}")
 
 
 @contextlib.contextmanager
@@ -103,22 +131,24 @@ def build_operators() -> list[str]:
     """Builds and loads the operators; returns their names.
 
     Raises:
-        UserError: no C++ compiler, or no ninja on PATH.
+        UserError: something is `lacking`, or the compiler refused.
     """
     from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 
     prepare_deepspeed()
-    for tool, package in (("c++", "g++"), ("ninja", "ninja")):
-        if shutil.which(tool) is None:
-            raise UserError(
-                f"{tool} was not found on PATH: DeepSpeed compiles its operators with it; install the package {package}"
-            )
+    check_tools()
     operators = needed_operators()
     for builder, folder in operators:
         wait_for_lock(folder)
         if not (folder / f"{builder.NAME}.so").exists():
             print(f"compiling DeepSpeed's {builder.NAME}: {COMPILE_TIME}", flush=True)
-        builder.load(verbose=False)
+        try:
+            builder.load(verbose=False)
+        except RuntimeError as error:
+            said = next((line for line in str(error).splitlines() if "error:" in line), one_line(error))
+            raise UserError(
+                f"DeepSpeed's {builder.NAME} could not be compiled: {said.strip()[:300]}; its folder is {folder}"
+            ) from None
     return [builder.NAME for builder, _ in operators]
 
 

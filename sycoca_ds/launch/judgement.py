@@ -169,7 +169,10 @@ def operators(answers: Answers) -> Iterator[Finding]:
         text = "; ".join(f"{item['name']}: {item['state']}" for item in missing or late)
         first = processor.setdefault(str([item["folder"] for item in listed]), (host, found["processor"]))
         if missing:
-            mend = "install g++ and, into the environment, ninja (`make install` does); PATH in .deepspeed_env reaches the ranks"
+            mend = (
+                "install g++, Python's headers (Debian: python3-dev) and, into the environment, ninja (`make install` does); PATH "
+                "in .deepspeed_env reaches the ranks"
+            )
             yield Finding(host, "operators", "fail", text, mend)
         elif late:
             mend = (

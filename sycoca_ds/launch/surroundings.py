@@ -48,17 +48,17 @@ def operators(offload: bool) -> list[dict[str, Any]]:
     torch asks ninja at every start, also when nothing is to be done. To another ninja than the one that compiled them everything is
     out of date.
     """
-    from sycoca_ds.engine.operators import needed_operators
+    from sycoca_ds.engine.operators import lacking, needed_operators
     from sycoca_ds.engine.ranks.environment import own_tools_first
 
     path, found = own_tools_first(), []
-    ninja = shutil.which("ninja", path=path)
+    ninja, missing = shutil.which("ninja", path=path), lacking(path)
     for builder, folder in needed_operators(offload):
         state = "ready"
         if ninja is None:
             state = f"no ninja on PATH ({path})"
         elif not (folder / f"{builder.NAME}.so").is_file():
-            state = "not compiled" if shutil.which("c++", path=path) else "not compiled, and there is no C++ compiler"
+            state = "not compiled" if missing is None else f"not compiled, and there is no {missing[0]}"
         elif (folder / "build.ninja").is_file():
             dry = subprocess.run([ninja, "-n", "-C", str(folder)], capture_output=True, text=True, timeout=30)
             state = state if "no work to do" in dry.stdout else f"out of date to {ninja}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import re
@@ -215,6 +216,42 @@ def test_a_module_that_we_misspell_is_no_error_of_the_user(name: str) -> None:
         run_command(lambda: importlib.import_module(name))
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EACCES, True), (errno.EISDIR, True), (errno.ENOTDIR, True), (errno.ENOSPC, False), (errno.EIO, False)],
+)
+def test_a_place_that_cannot_be_written_is_a_line_and_a_disk_that_fails_is_not(
+    number: int, told: bool, capsys: pytest.CaptureFixture
+) -> None:
+    """Tests that run as root are let in everywhere."""
+
+    def main() -> int:
+        raise OSError(number, os.strerror(number), "/root/run_status.json")
+
+    if told:
+        assert run_command(main) == 2
+        assert capsys.readouterr().err.startswith(f"error: /root/run_status.json: {os.strerror(number)}: expected a place")
+    else:
+        with pytest.raises(OSError, match="run_status"):
+            run_command(main)
+
+
+def test_help_that_nobody_reads_to_its_end_is_141(tmp_path: Path) -> None:
+    """As `sycoca plan --help | head -1`: help leaves by SystemExit, and what it said is written behind that."""
+    script = tmp_path / "help.py"
+    script.write_text(
+        "import sys\nfrom data_pipeline.errors import run_command\n"
+        "def main():\n    print('x' * 5000)\n    raise SystemExit(0)\n"
+        "sys.stdin.read()\nsys.exit(run_command(main))\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, script], **pipes, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait(60) == 141 and process.stderr.read() == b""
+    process.stderr.close()
+
+
 RECORDS = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; else echo "ran $*"; fi
 """
@@ -234,3 +271,20 @@ def test_what_make_install_costs_is_said_before_and_pip_is_not_silent_in_the_min
     ran = [line for line in lines[said:] if line.startswith("ran ")]
     assert ran == ["ran -m pip install --quiet --upgrade pip", "ran -m pip install -e .[all]", "ran -m sycoca_ds.engine.operators"]
     assert "2.7 GB to download" in lines[said + 1] and "2.1 GB" in (REPOSITORY / "README.md").read_text().split("```sh")[0]
+
+
+@pytest.mark.parametrize(
+    ("python", "path", "expected"),
+    [
+        ("exit 1", os.environ["PATH"], "no Python.h for {folder}/python, which DeepSpeed needs: install python3-dev"),
+        ("exit 0", "/nowhere", "no C++ compiler found, which DeepSpeed needs: install g++"),
+    ],
+)
+def test_what_the_machine_lacks_is_said_before_the_download(python: str, path: str, expected: str, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (tmp_path / "python").chmod(0o755)
+    words = [shutil.which("make"), "install", f"PYTHON={tmp_path}/python", "VENV=environment", "SHELL=/bin/sh"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path})
+    assert done.returncode == 2 and expected.format(folder=tmp_path) in done.stderr and not (tmp_path / "environment").exists()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from sycoca_ds.engine.operators import STALE_SECONDS, needed_operators, said_if_compiling, wait_for_lock
+from data_pipeline.errors import UserError
+from sycoca_ds.engine import operators
+from sycoca_ds.engine.operators import STALE_SECONDS, lacking, needed_operators, said_if_compiling, wait_for_builds, wait_for_lock
 from sycoca_ds.engine.ranks.environment import prepare_deepspeed
 from tests.worlds.processes.launching import finish, start
 
@@ -76,3 +79,33 @@ def test_a_compilation_is_said_and_a_start_without_one_is_silent(
     with said_if_compiling(after=0.4):
         time.sleep(2)
     assert capsys.readouterr().out.count(f"compiling DeepSpeed's operators into {folder}: about 45 s") == 1
+
+
+def test_what_compiling_lacks_is_named_before_it_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacking() is None
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "ninja").symlink_to(shutil.which("ninja"))
+    assert lacking(str(tools)) == ("c++ on PATH", "g++ (Red Hat: gcc-c++)")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    what, package = lacking()
+    assert what == f"{tmp_path}/Python.h" and "python3-dev" in package
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    with pytest.raises(
+        UserError, match="Python.h: DeepSpeed compiles its operators with it; install Python's headers: python3-dev"
+    ):
+        wait_for_builds()
+
+
+def test_what_the_compiler_refuses_is_its_first_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Builder:
+        NAME = "cpu_adam"
+
+        def load(self, verbose: bool) -> None:
+            raise RuntimeError(
+                "Error building extension 'cpu_adam': [1/3] c++ ...\nx.h:13:10: fatal error: y.h: No such file\nmore"
+            )
+
+    monkeypatch.setattr(operators, "needed_operators", lambda: [(Builder(), tmp_path)])
+    with pytest.raises(UserError, match="cpu_adam could not be compiled: x.h:13:10: fatal error: y.h: No such file; its folder"):
+        operators.build_operators()
