@@ -63,6 +63,7 @@ class CaptionCommand(AskedModel):
 
     def run(self) -> int:
         self.check()
+        names_as_they_are()
         for name in ("beams", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
@@ -85,11 +86,24 @@ class CaptionCommand(AskedModel):
 
     def _tell(self, file: str, caption: str | None, problem: ValueError | None) -> None:
         if problem is not None:
-            print(f"{file}: no picture that can be read ({problem})", file=sys.stderr, flush=True)
+            print(f"{field(file)}: no picture that can be read ({problem})", file=sys.stderr, flush=True)
         if self.json:
             print(json.dumps({"image": file, "caption": caption} | ({"problem": str(problem)} if problem else {})), flush=True)
         elif caption is not None:
-            print(f"{file}\t{caption}", flush=True)
+            print(f"{field(file)}\t{field(caption)}", flush=True)
+
+
+FIELD = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {9: r"\t", 10: r"\n", 13: r"\r", 92: r"\\"}
+
+
+def field(text: str) -> str:
+    """A text within a line of fields between tabs: its control characters and backslashes escaped, as `printf %b` reads them."""
+    return text.translate(FIELD)
+
+
+def names_as_they_are() -> None:
+    """Lets file names that are not UTF-8 through to stdout, byte for byte."""
+    sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def files_of(given: tuple[str, ...]) -> list[str]:

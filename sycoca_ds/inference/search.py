@@ -16,7 +16,7 @@ import tyro
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import check_place
-from sycoca_ds.inference.caption import AskedModel
+from sycoca_ds.inference.caption import AskedModel, field, names_as_they_are
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,7 @@ class SearchCommand(AskedModel):
         from sycoca_ds.inference.index import cache_of, update
 
         self.check()
+        names_as_they_are()
         if self.text is not None and self.like is not None:
             raise UserError("expected a text or --like PICTURE, not both")
         if self.top < 1:
@@ -73,7 +74,7 @@ class SearchCommand(AskedModel):
         found = best(index, query_E, self.top)
         for name, cosine in found:
             path = str(index.folder / name)
-            print(json.dumps({"image": path, "cosine": cosine}) if self.json else f"{cosine:.4f}\t{path}")
+            print(json.dumps({"image": path, "cosine": cosine}) if self.json else f"{cosine:.4f}\t{field(path)}")
         if self.sheet is not None:
             write_sheet(Path(self.sheet), index.folder, found, self.text or f"like {self.like}", model)
             print(f"sheet: {self.sheet}", file=sys.stderr, flush=True)
@@ -112,7 +113,7 @@ def tell(index: Index) -> None:
     print(f"{index.folder}: {len(index.names)} pictures, {said}, {counts.looked_at} looked at", file=sys.stderr)
     problems = list(index.problems.items())
     for name, problem in problems[:NAMED]:
-        print(f"{index.folder / name}: no picture that can be read ({problem})", file=sys.stderr)
+        print(f"{field(str(index.folder / name))}: no picture that can be read ({problem})", file=sys.stderr)
     if len(problems) > NAMED:
         print(f"{index.folder}: {len(problems) - NAMED} more cannot be read", file=sys.stderr)
     sys.stderr.flush()
@@ -131,7 +132,7 @@ def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title:
         from sycoca_ds.eval.pictures import grid
 
         pictures = [picture for _, _, picture in shown]
-        labels = [f"{cosine:.3f} {Path(name).name}" for name, cosine, _ in shown]
+        labels = [f"{cosine:.3f} {field(Path(name).name)}" for name, cosine, _ in shown]
         sheet = grid(pictures, min(COLUMNS, len(shown)), labels, text_size=12)
         write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes())
         return
@@ -148,7 +149,7 @@ def _shown(path: Path, side: int) -> np.ndarray:
     try:
         return thumbnail(read_picture(path, side))
     except ValueError as error:
-        print(f"{path}: no picture that can be read any more ({error})", file=sys.stderr, flush=True)
+        print(f"{field(str(path))}: no picture that can be read any more ({error})", file=sys.stderr, flush=True)
     square, last = np.full((THUMBNAIL, THUMBNAIL, 3), 224, np.uint8), THUMBNAIL - 1
     cv2.line(square, (0, 0), (last, last), (128, 128, 128), 2)
     cv2.line(square, (0, last), (last, 0), (128, 128, 128), 2)

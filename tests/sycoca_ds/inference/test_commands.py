@@ -23,7 +23,7 @@ from data_pipeline.files import sha256_file
 from data_pipeline.pictures import decode_apart
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.inference import index as indices
-from sycoca_ds.inference.caption import CaptionCommand
+from sycoca_ds.inference.caption import CaptionCommand, field
 from sycoca_ds.inference.model import Model
 from sycoca_ds.inference.search import SearchCommand
 from tests.worlds import REPOSITORY
@@ -70,7 +70,7 @@ def test_a_line_for_each_picture_and_a_name_for_each_that_cannot_be_read(
     files = [str(photos / name) for name in ("more/4.png", "more/5.png", "1.png")]
     expected = model.caption(files)
     said = capsys.readouterr()
-    assert said.out.rstrip("\n").split("\n") == [f"{file}\t{caption}" for file, caption in zip(files, expected, strict=True)]
+    assert said.out.rstrip("\n").split("\n") == [f"{file}\t{field(caption)}" for file, caption in zip(files, expected, strict=True)]
     assert f"{photos / 'bad.jpg'}: no picture that can be read (truncated image)" in said.err
 
     assert run(CaptionCommand, *words[1:], "--json", "--beams", "2") == 0
@@ -257,6 +257,29 @@ def test_results_come_where_vectors_cannot_be_kept(
     assert search(world, photos, tmp_path / "other", "a scene") == 0
     said = capsys.readouterr()
     assert said.out == expected and "cannot be written (No space left on device): vectors are not kept" in said.err
+
+
+def test_names_that_are_not_utf_8_and_names_with_tabs_are_a_line_each(
+    world: Path, photos: Path, model: Model, tmp_path: Path, capfdbinary: pytest.CaptureFixture
+) -> None:
+    names = [b"1\\2.png", b"caf\xe9.png", b"new\nline.png", b"r\xc3\xa9d.png", b"tab\t\x1b.png"]
+    told = [b"1\\\\2.png", b"caf\xe9.png", b"new\\nline.png", b"r\xc3\xa9d.png", b"tab\\t\\x1b.png"]
+    folder = tmp_path / "named"
+    folder.mkdir()
+    for number, name in enumerate(names):
+        shutil.copyfile(photos / ("more" if number > 3 else "") / f"{number}.png", os.fsencode(folder) + b"/" + name)
+    captions = model.caption([folder / os.fsdecode(name) for name in names])
+    assert run(CaptionCommand, folder, "--checkpoint", world / "run", *ASKED) == 0
+    lines = [line.split(b"\t") for line in capfdbinary.readouterr().out.rstrip(b"\n").split(b"\n")]
+    assert lines == [[os.fsencode(folder) + b"/" + name, field(text).encode()] for name, text in zip(told, captions, strict=True)]
+
+    assert search(world, folder, tmp_path / "cache", "a scene", "--sheet", tmp_path / "sheet.png") == 0
+    assert search(world, folder, tmp_path / "cache", "a scene", "--sheet", tmp_path / "sheet.html") == 0
+    lines = [line.split(b"\t") for line in capfdbinary.readouterr().out.rstrip(b"\n").split(b"\n")]
+    assert sorted(os.path.basename(path) for _, path in lines) == sorted(2 * told)
+    assert search(world, folder, tmp_path / "cache", "a scene", "--json") == 0
+    found = [json.loads(line)["image"] for line in capfdbinary.readouterr().out.splitlines()]
+    assert sorted(map(os.fsencode, found)) == [os.fsencode(folder) + b"/" + name for name in names]
 
 
 def test_a_text_that_is_too_long_is_told(world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
