@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline.catalogue.captions import lines_of
@@ -26,10 +27,30 @@ TEMPLATE = "a photo of a {c}"
 Pair = tuple[str, str | None]
 
 
-def find_pictures(folder: Path) -> list[str]:
-    """Files called like pictures, relative to the folder, in order; hidden ones and linked folders are passed over."""
+def refuse(error: OSError) -> None:
+    """Raises `UserError` for a folder that cannot be read."""
+    raise UserError(
+        f"{error.filename}: a folder that cannot be read ({error.strerror}); ask for the right, or move it away: its pictures "
+        "would be missing"
+    )
+
+
+def say_so(error: OSError) -> None:
+    """Says on stderr that a folder is passed over."""
+    print(f"{error.filename}: a folder that cannot be read ({error.strerror}): passed over", file=sys.stderr, flush=True)
+
+
+def find_pictures(folder: Path, unread: Callable[[OSError], None] = refuse) -> list[str]:
+    """Files called like pictures, relative to the folder, in order; hidden ones and linked folders are passed over.
+
+    Args:
+        unread: called for each folder that cannot be read, and raises what it wants.
+
+    Raises:
+        UserError: such a folder, where nothing else was asked for.
+    """
     found = []
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=unread):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

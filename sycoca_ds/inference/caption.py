@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from data_pipeline.errors import UserError
-from data_pipeline.local.captions import find_pictures
+from data_pipeline.local.captions import find_pictures, say_so
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class AskedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionCommand(AskedModel):
-    """Writes a caption for each picture: its path, a tab, the caption. Status 1 if a picture cannot be read; it is named, and the
-    others are written."""
+    """Writes a caption for each picture: its path, a tab, the caption. Status 1 if a picture or a folder cannot be read; it is
+    named, and the others are written."""
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Files, or folders of them."""
@@ -67,8 +67,8 @@ class CaptionCommand(AskedModel):
         for name in ("beams", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        files = files_of(self.images)
-        model, unread = self.open(), 0
+        files, unread = files_of(self.images)
+        model = self.open()
         if not model.config.captions:
             model.caption(files[:1])  # which says so
         from sycoca_ds.inference.pictures import readable
@@ -106,16 +106,25 @@ def names_as_they_are() -> None:
     sys.stdout.reconfigure(errors="surrogateescape")
 
 
-def files_of(given: tuple[str, ...]) -> list[str]:
-    """Files, and the pictures in folders. Raises `UserError`: nothing given, not there, or a folder without pictures."""
+def files_of(given: tuple[str, ...]) -> tuple[list[str], int]:
+    """(files, and the pictures in folders; how many folders cannot be read, which are named on stderr).
+
+    Raises:
+        UserError: nothing given, not there, or a folder without pictures.
+    """
 
     if not given:
         raise UserError("expected at least one picture: a file, or a folder of them")
-    found = []
+    found, unread = [], []
+
+    def pass_over(error: OSError) -> None:
+        say_so(error)
+        unread.append(error)
+
     for name in given:
         path = Path(name)
         if path.is_dir():
-            inside = find_pictures(path)
+            inside = find_pictures(path, pass_over)
             if not inside:
                 raise UserError(f"{name}: no file in it is called like a picture (.jpg, .png, .webp, ...)")
             found += [str(path / one) for one in inside]
@@ -123,4 +132,4 @@ def files_of(given: tuple[str, ...]) -> list[str]:
             raise UserError(f"{name}: no such file")
         else:
             found.append(name)
-    return found
+    return found, len(unread)

@@ -23,7 +23,7 @@ import numpy as np
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, check_place, sha256_file, sha256_text
-from data_pipeline.local.captions import find_pictures
+from data_pipeline.local.captions import find_pictures, say_so
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> I
         raise UserError(f"{folder}: no such folder")
     place = None if cache is None else place_of(cache, model, folder)
     known = {} if place is None else load(place)
-    names = find_pictures(folder)
+    names = find_pictures(folder, say_so)
     if not names:
         raise UserError(f"{folder}: no file in it is called like a picture (.jpg, .png, .webp, ...)")
     index, todo = Index(folder), []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import sycoca_ds
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file
+from data_pipeline.local.captions import read_captions
 from data_pipeline.pictures import decode_apart
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.inference import index as indices
@@ -76,6 +78,29 @@ def test_a_line_for_each_picture_and_a_name_for_each_that_cannot_be_read(
     assert run(CaptionCommand, *words[1:], "--json", "--beams", "2") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [{"image": f, "caption": c} for f, c in zip(files, model.caption(files, beams=2), strict=True)]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its two pictures are missing, which nobody would see among thousands."""
+    scandir = os.scandir
+
+    def refused(path: str) -> object:
+        if os.fspath(path) == str(photos / "more"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    said = f"{photos / 'more'}: a folder that cannot be read (Permission denied)"
+    assert run(CaptionCommand, photos, "--checkpoint", world / "run", *ASKED) == 1
+    out = capsys.readouterr()
+    assert len(out.out.splitlines()) == 4 and f"{said}: passed over" in out.err
+    assert search(world, photos, tmp_path / "cache", "a scene") == 0
+    out = capsys.readouterr()
+    assert len(out.out.splitlines()) == 4 and f"{said}: passed over" in out.err
+    with pytest.raises(UserError, match=re.escape(f"{said}; ask for the right, or move it away")):
+        read_captions(photos, None, None, None)
 
 
 def test_what_cannot_be_done_is_said_before_a_model_is_opened(photos: Path, tmp_path: Path) -> None:
