@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ class Counts:
     moved: int = 0
     """New names, or times of change, of bytes that were known."""
     removed: int = 0
+    """Names that are gone, but for renamed files."""
     same: int = 0
     looked_at: int = 0
 
@@ -137,18 +139,21 @@ def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> I
     names = find_pictures(folder, say_so)
     if not names:
         raise UserError(f"{folder}: no file in it is called like a picture (.jpg, .png, .webp, ...)")
-    index, todo = Index(folder), []
-    index.counts.removed = len(known.keys() - set(names))
+    index, todo = Index(folder), {}
     by_digest = {entry.digest: entry for entry in known.values() if entry.digest}
     for name in names:
         entry = _seen(folder / name, known.get(name), by_digest, index.counts)
         index.entries[name] = entry
         if entry.vector is None and not entry.problem:
-            todo.append(name)
+            todo.setdefault(entry.digest, []).append(name)
+    gone = Counter(known[name].digest for name in known.keys() - set(names))
+    arrived = Counter(index.entries[name].digest for name in names if name not in known)
+    renamed = sum(count for digest, count in (gone & arrived).items() if digest)
+    index.counts.removed = gone.total() - renamed
     saved = time.monotonic()
     try:
         with Progress("look at pictures", len(todo), "pictures", enabled=bool(todo)) as bar:
-            for batch in _looked_at(model, index, todo, batch_size):
+            for batch in _looked_at(model, index, list(todo.values()), batch_size):
                 bar.advance(batch)
                 if place is not None and time.monotonic() - saved > SAVE_SECONDS:
                     _keep(place, index)
@@ -185,19 +190,22 @@ def _seen(path: Path, before: Entry | None, by_digest: dict[str, Entry], counts:
     return Entry(facts.st_size, facts.st_mtime_ns, digest, None)
 
 
-def _looked_at(model: Model, index: Index, todo: list[str], batch_size: int) -> Iterator[int]:
-    """Fills in vectors, or why there is none; after each batch, how many pictures it had."""
+def _looked_at(model: Model, index: Index, todo: list[list[str]], batch_size: int) -> Iterator[int]:
+    """Fills in vectors, or why there is none; after each batch, how many pictures it had. Of files with the same bytes,
+    which are one list of `todo`, the first is looked at."""
     from sycoca_ds.data.transforms import Passing
     from sycoca_ds.inference.pictures import readable
 
     for start in range(0, len(todo), batch_size):
         batch = todo[start : start + batch_size]
-        places, shown, problems = readable([index.folder / name for name in batch], model.image_size)
+        places, shown, problems = readable([index.folder / names[0] for names in batch], model.image_size)
         for place, vector in zip(places, model.encode_image(shown, batch_size), strict=True):
-            index.entries[batch[place]].vector = vector
+            for name in batch[place]:
+                index.entries[name].vector = vector
         for place, problem in problems.items():
-            entry = index.entries[batch[place]]
-            entry.problem, entry.passing = str(problem), isinstance(problem, Passing)
+            for name in batch[place]:
+                entry = index.entries[name]
+                entry.problem, entry.passing = str(problem), isinstance(problem, Passing)
         index.counts.looked_at += len(batch)
         yield len(batch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +170,7 @@ class Model:
             texts: one a picture, or one for all.
             guides: the texts that the image decoder reads; default those that chose the hidden patches.
             mask_by: attention, or random.
-            seed: of random masks.
+            seed: of random masks; they depend on a picture's place and name in this call as well, so that one given twice has two.
 
         Raises:
             UserError: the model has no image decoder; a picture that cannot be read.
@@ -318,10 +318,11 @@ class Model:
 
     def _texts(self, texts: str | Sequence[str]) -> list[str]:
         """As a list; says which are cut. Raises `UserError`: no text, or no tokenizer."""
-        given = [texts] if isinstance(texts, str) else list(texts)
+        whole = isinstance(texts, str | bytes) or not isinstance(texts, Iterable)
+        given = [texts] if whole else list(texts)
         for text in given:
             if not isinstance(text, str):
-                raise UserError(f"a text of type {type(text).__name__}: expected a string")
+                raise UserError(f"a text of type {type(text).__name__}: expected a string, or a list of them")
         if given:
             long = self.loaded.tokenizer.encode(given, self.context_length + 1)[:, -1] != PAD_ID
             if long.any():

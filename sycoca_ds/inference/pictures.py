@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +28,28 @@ REDUCED = 4
 
 
 def as_list(given: Any) -> list[Any]:
-    """One picture, or several, as a list. An array of four dimensions is several."""
+    """One picture, or several, as a list. An array of four dimensions is several. Raises `UserError`: something that is none."""
+    import torch
+
     if isinstance(given, np.ndarray):
         return list(given) if given.ndim == 4 else [given]
-    if isinstance(given, str | os.PathLike | bytes) or hasattr(given, "getexif"):
+    if _is_picture(given):
         return [given]
-    try:
-        return list(given)
-    except TypeError:
-        raise UserError(
-            f"a picture of type {type(given).__name__}: expected a file, bytes, a Pillow image, an array, or a list"
-        ) from None
+    # of these the pieces are no pictures: lines, numbers, names
+    pieces = bytearray | memoryview | Mapping | torch.Tensor
+    whole = not isinstance(given, Iterable) or isinstance(given, pieces) or hasattr(given, "read")
+    several = [given] if whole else list(given)
+    for one in several:
+        if not _is_picture(one):
+            raise UserError(
+                f"a picture of type {type(one).__name__}: expected a file's path, its bytes, a Pillow image, a uint8 array, or "
+                "a list of these"
+            )
+    return several
+
+
+def _is_picture(given: Any) -> bool:
+    return isinstance(given, str | os.PathLike | bytes | np.ndarray) or hasattr(given, "getexif")
 
 
 def read_picture(given: Given, side: int | None = None) -> np.ndarray:

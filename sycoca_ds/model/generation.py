@@ -64,7 +64,8 @@ class Decoding:
             raise UserError(f"decoding: {name} = {getattr(self, name)!r}: expected {expected}")
 
         for name, least in (("beams", 1), ("top_k", 0), ("min_tokens", 0)):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 refuse(name, f"a whole number of at least {least}")
         # written so that NaN is refused, too
         if not 0 < self.temperature < math.inf:

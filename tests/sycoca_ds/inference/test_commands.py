@@ -160,7 +160,7 @@ def test_a_search_lists_the_nearest_pictures_and_looks_at_each_once(
     (photos / "bad.webp").write_bytes(b"RIFF")
     assert search(world, photos, tmp_path / "cache", "a red circle") == 0
     said = capsys.readouterr()
-    assert "6 pictures, 2 new, 3 moved, 2 removed, 2 looked at" in said.err and "bad.webp: no picture that can be read" in said.err
+    assert "6 pictures, 2 new, 3 moved, 1 removed, 2 looked at" in said.err and "bad.webp: no picture that can be read" in said.err
     now = {name: cosine for name, cosine in found(said.out, photos)}
     assert now.keys() == {"0.png", "1.png", "3.png", "new.png", "renamed.png", "more/5.png"} and now["0.png"] == now["1.png"]
     assert now["renamed.png"] == pytest.approx(cosines[4], abs=1e-4)
@@ -168,6 +168,24 @@ def test_a_search_lists_the_nearest_pictures_and_looks_at_each_once(
     assert search(world, photos, tmp_path / "cache") == 0
     said = capsys.readouterr()
     assert "1 changed, 1 looked at" in said.err and said.out == ""
+
+
+def test_copies_are_looked_at_once_and_a_renamed_picture_is_not_removed(
+    photos: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("copy.png", "more/copy.png"):
+        shutil.copyfile(photos / "0.png", photos / name)
+    shown = []
+    encode = Model.encode_image
+    monkeypatch.setattr(Model, "encode_image", lambda self, images, size: shown.append(len(images)) or encode(self, images, size))
+    first = indices.update(model, photos, tmp_path / "cache", 4)
+    assert (first.counts.new, first.counts.looked_at, shown) == (PICTURES + 2, PICTURES, [4, 2])
+    vectors = dict(zip(first.names, first.vectors, strict=True))
+    assert np.array_equal(vectors["copy.png"], vectors["0.png"]) and np.array_equal(vectors["more/copy.png"], vectors["0.png"])
+    (photos / "1.png").rename(photos / "renamed.png")
+    (photos / "copy.png").unlink()
+    counts = indices.update(model, photos, tmp_path / "cache", 4).counts
+    assert (counts.moved, counts.removed, counts.new, counts.looked_at) == (1, 1, 0, 0)
 
 
 def test_other_weights_are_another_index_and_a_damaged_one_is_made_again(

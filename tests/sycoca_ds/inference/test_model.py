@@ -121,6 +121,7 @@ def test_reconstructions_are_the_evaluations(model: Model, bench: Bench, files: 
         assert np.array_equal(one.picture, shown) and np.abs(one.rebuilt.astype(int) - rebuilt).max() <= 1
     random = [model.reconstruct(files, "a text", mask_by="random", seed=seed) for seed in (0, 0, 1)]
     assert np.array_equal(random[0][0].hidden, random[1][0].hidden) and not np.array_equal(random[0][0].hidden, random[2][0].hidden)
+    assert not np.array_equal(*(one.hidden for one in model.reconstruct([files[0]] * 2, "a text", mask_by="random")))
     assert random[0][0].hidden.sum() == SMALL.image.patches // 2
 
 
@@ -158,7 +159,22 @@ def test_what_a_model_lacks_is_said_in_one_line(model: Model, folder: Path, file
         (lambda: model.encode_image(files, batch_size=0), "batch_size = 0: expected a whole number"),
         (lambda: model.caption(files, max_tokens=0), "max_tokens = 0"),
         (lambda: model.encode_text([3]), "a text of type int: expected a string"),
-        (lambda: model.encode_image(3), "a picture of type int: expected a file"),
+        (lambda: model.encode_text(None), "a text of type NoneType: expected a string, or a list of them"),
+        (lambda: model.encode_text(b"text"), "a text of type bytes: expected a string"),
+        *(
+            (
+                lambda wrong=wrong: model.encode_image(wrong),
+                f"a picture of type {type(wrong).__name__}: expected a file's path",
+            )
+            for wrong in (3, None, io.BytesIO(b"x\ny"), bytearray(b"x"), memoryview(b"x"), {"a.png": 1}, torch.tensor(1))
+        ),
+        (lambda: model.encode_image([files[0], None]), "a picture of type NoneType"),
+        (lambda: model.encode_image(torch.zeros(2, 3, 9, 9)), "a picture of type Tensor"),
+        (lambda: model.encode_image([[files[0]]]), "a picture of type list"),
+        *(
+            (lambda beams=beams: model.caption(files, beams=beams), re.escape(f"beams = {beams!r}: expected a whole number"))
+            for beams in (True, 1.5, "4", 0)
+        ),
         (lambda: sycoca_ds.load(folder / "run", device="quantum"), "--device quantum: expected auto"),
         (lambda: sycoca_ds.load(folder / "nothing"), "no finished checkpoint"),
     ):
