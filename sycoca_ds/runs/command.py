@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PROGRAM = "python -m sycoca_ds.runs"
 USUAL = ("retrieval.i2t_r1", "retrieval.t2i_r1", "classification.top1", "captioning.cider")
 """Numbers of evaluations that have a column of their own where a run has them."""
-FALLING = ("run", "status", *LOSSES)
+RISING = ("run", "status", "model", *LOSSES)
 """Columns that are sorted from the smallest on; others from the largest."""
 Value = str | float | None
 
@@ -35,7 +35,8 @@ class RunsCommand:
     folder: Annotated[str, tyro.conf.Positional] = "runs"
     """A run, or a folder with runs up to three folders down."""
     sort: str = "age"
-    """Column by which they are sorted: names and losses from the smallest, others from the largest; runs without it last."""
+    """Column by which they are sorted: names, losses and age from the smallest, others from the largest; runs
+    without it last."""
     reverse: bool = False
     """The other way round."""
     metrics: tuple[str, ...] = ()
@@ -71,7 +72,7 @@ class RunsCommand:
         if unknown:
             there = sorted({name for run in runs for name in (*run.metrics(), *(f"validation/{v}" for v in run.validation))})
             raise UserError(f"--metrics {unknown[0]}: no run has it{nearest(unknown[0], there)}")
-        runs = ordered(runs, {run.path: table[run.path][self.sort] for run in runs}, self.sort in FALLING, self.reverse)
+        runs = ordered(runs, {run.path: table[run.path][self.sort] for run in runs}, self.sort in RISING, self.reverse)
         if self.json:
             print(json.dumps([run.record() for run in runs], indent=1))
         elif self.differences:
@@ -102,10 +103,10 @@ def name_of(run: Run, folder: Path) -> str:
     return str(run.path.relative_to(folder)) if run.path != folder else run.path.absolute().name
 
 
-def ordered(runs: list[Run], value_of: dict[Path, Value], falling: bool, reverse: bool) -> list[Run]:
+def ordered(runs: list[Run], value_of: dict[Path, Value], rising: bool, reverse: bool) -> list[Run]:
     """Sorted by a column; those without a value (or with NaN) stay last either way."""
     has = [run for run in runs if value_of[run.path] is not None and value_of[run.path] == value_of[run.path]]
-    has.sort(key=lambda run: value_of[run.path], reverse=falling == reverse)
+    has.sort(key=lambda run: value_of[run.path], reverse=rising == reverse)
     return has + [run for run in runs if run not in has]
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,20 @@ def test_a_training_is_told_as_its_own_files_tell_it(trained: Path, capsys: pyte
     assert [row["run"] for row in table(capsys.readouterr().out)] == ["deep/b", "a"], "a run without the number stays last"
     assert run(trained, "--metrics", "validation/i2t_r1") == 0
     assert {row["validation/i2t_r1"] for row in table(capsys.readouterr().out)} != {"-"}
+
+
+def test_names_and_age_rise_and_numbers_fall(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, family, step, old in (("b", "sycoca", 3, 50), ("a", "clip", 9, 5000), ("c", "coca", 5, 500)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"format": 1, "model": {"family": family}}))
+        status = {"status": "completed", "step": step, "steps": 9, "time": time.time() - old}
+        (folder / "run_status.json").write_text(json.dumps(status))
+        os.utime(folder / "run_status.json", (time.time() - old,) * 2)
+    for column, order in (("run", "abc"), ("model", "acb"), ("step", "acb"), ("age", "bca")):
+        for words, wanted in (((), order), (("--reverse",), order[::-1])):
+            assert run(tmp_path, "--sort", column, *words) == 0
+            assert "".join(row["run"] for row in table(capsys.readouterr().out)) == wanted, (column, words)
 
 
 def test_where_configurations_differ(trained: Path, capsys: pytest.CaptureFixture) -> None:
