@@ -57,6 +57,44 @@ def no_such_command(words: Sequence[str], known: Iterable[str], program: str) ->
     )
 
 
+def chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str, str], more: str = "") -> str:
+    """The first word, one of `commands`.
+
+    Args:
+        title: what all of them are for. commands: name -> what it does. more: said at the end of the list.
+
+    Raises:
+        UserError: there is none of that name.
+        SystemExit: after the list, which was asked for (0), or nothing was asked for (2).
+    """
+    if not words or words[0] in ("-h", "--help"):
+        name, width = called(program), max(map(len, commands)) + 2
+        print(f"usage: {name} COMMAND [OPTIONS]\n\n{title}\n\ncommands:")
+        for command, says in commands.items():
+            print(f"  {command:<{width}}{says}")
+        print(f"\nOptions of a command: {name} COMMAND --help{more}")
+        raise SystemExit(0 if words else 2)
+    if words[0] not in commands:
+        raise no_such_command(words, commands, program)
+    return words[0]
+
+
+def run_chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str, tuple[str, str, str]]) -> int:
+    """Runs the command that the first word names, and returns its exit status; raises as `chosen` and `parse_command` do.
+
+    Args:
+        commands: name -> (module, dataclass with `run`, what it does).
+    """
+    import importlib
+
+    import tyro
+
+    name = chosen(words, program, title, {name: says for name, (_, _, says) in commands.items()})
+    module, kind, _ = commands[name]
+    command = typing.Annotated[getattr(importlib.import_module(module), kind), tyro.conf.OmitArgPrefixes]
+    return parse_command(command, list(words[1:]), f"{program} {name}").run()
+
+
 def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """`--image-size 48 (now 32), --dedup url (now none)`: the options with which a folder was begun and that have another value
     now; those of which only one side knows are left out.

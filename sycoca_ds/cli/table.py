@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from data_pipeline.__main__ import COMMANDS as DATA_COMMANDS
 from data_pipeline.__main__ import PROGRAM as DATA_PROGRAM
+from sycoca_ds.data.__main__ import COMMANDS as INSPECT
+from sycoca_ds.data.__main__ import PROGRAM as INSPECT_PROGRAM
+from sycoca_ds.eval.__main__ import COMMANDS as EVAL_COMMANDS
+from sycoca_ds.eval.__main__ import PROGRAM as EVAL_PROGRAM
+from sycoca_ds.inference.__main__ import COMMANDS as INFERENCE_COMMANDS
+from sycoca_ds.inference.__main__ import PROGRAM as INFERENCE_PROGRAM
+from sycoca_ds.launch.command import COMMANDS as LAUNCH_COMMANDS
+from sycoca_ds.launch.command import PROGRAM as LAUNCH_PROGRAM
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,19 @@ def data(name: str) -> Command:
     return Command("data_pipeline.__main__:main", DATA_COMMANDS[name][2], DATA_EXAMPLES[name], DATA_PROGRAM, tuple(name.split()))
 
 
-def evaluation(name: str, says: str, example: str) -> Command:
+def evaluation(name: str, example: str) -> Command:
     """A command of sycoca_ds.eval."""
-    return Command("sycoca_ds.eval.__main__:main", says, example, "python -m sycoca_ds.eval", (name,))
+    return Command("sycoca_ds.eval.__main__:main", EVAL_COMMANDS[name][2], example, EVAL_PROGRAM, (name,))
 
 
-def inference(name: str, says: str, example: str) -> Command:
+def inference(name: str, example: str) -> Command:
     """A command of sycoca_ds.inference."""
-    return Command("sycoca_ds.inference.__main__:main", says, example, "python -m sycoca_ds.inference", (name,))
+    return Command("sycoca_ds.inference.__main__:main", INFERENCE_COMMANDS[name][2], example, INFERENCE_PROGRAM, (name,))
 
 
-def launch(name: str, says: str, example: str) -> Command:
+def launch(name: str, example: str) -> Command:
     """A command of sycoca_ds.launch."""
-    return Command("sycoca_ds.launch.command:main", says, example, "python -m sycoca_ds.launch", (name,))
+    return Command("sycoca_ds.launch.command:main", LAUNCH_COMMANDS[name][2], example, LAUNCH_PROGRAM, (name,))
 
 
 def module(name: str, says: str, example: str) -> Command:
@@ -77,9 +85,9 @@ TABLE: dict[str, dict[str, Command]] = {
         **{f"data {name}": data(name) for name in DATA_COMMANDS},
         "data inspect": Command(
             "sycoca_ds.data.__main__:main",
-            "counts, order, pictures and speed of what a run would be fed",
+            INSPECT["inspect"],
             "/data/cc12m --out batch.png",
-            "python -m sycoca_ds.data",
+            INSPECT_PROGRAM,
             ("inspect",),
         ),
     },
@@ -96,15 +104,9 @@ TABLE: dict[str, dict[str, Command]] = {
             "--hostfile hostfiles/a100x16 --preset 930m --data.train /data/cc12m",
             "sycoca_ds/train.py",
         ),
-        "launch check": launch(
-            "check", "what would stop a launch, on every host", "--hostfile hostfiles/a100x16 --data /data/cc12m"
-        ),
-        "launch print": launch(
-            "print",
-            "what would run on each host, by deepspeed, torchrun, Slurm",
-            "--hostfile hostfiles/a100x16 -- --data.train /data/cc12m",
-        ),
-        "launch files": launch("files", "hostfile, environment and job templates to edit", "--out templates"),
+        "launch check": launch("check", "--hostfile hostfiles/a100x16 --data /data/cc12m"),
+        "launch print": launch("print", "--hostfile hostfiles/a100x16 -- --data.train /data/cc12m"),
+        "launch files": launch("files", "--out templates"),
         "supervise": module(
             "supervise.command",
             "keep a training going: restarts, verdicts, where the time went",
@@ -123,14 +125,10 @@ TABLE: dict[str, dict[str, Command]] = {
             "--checkpoint runs/930m --data /data/heldout --out runs/930m/eval",
             "sycoca_ds/evaluate.py",
         ),
-        "eval datasets": evaluation("datasets", "which evaluation sets are there, and whole?", "--data-root /data/sets"),
-        "eval compare": evaluation("compare", "checkpoints side by side, tested", "runs/a/eval runs/b/eval"),
-        "eval labels": evaluation(
-            "labels",
-            "which class each picture shows, from a table or from folders",
-            "--data /data/heldout --out labels.json",
-        ),
-        "eval paper": evaluation("paper", "our numbers in the paper's tables", "--out runs/930m/paper"),
+        "eval datasets": evaluation("datasets", "--data-root /data/sets"),
+        "eval compare": evaluation("compare", "runs/a/eval runs/b/eval"),
+        "eval labels": evaluation("labels", "--data /data/heldout --out labels.json"),
+        "eval paper": evaluation("paper", "--out runs/930m/paper"),
         "watch": Command(
             "sycoca_ds.evaluate:main",
             "evaluate every checkpoint of a run as it appears",
@@ -147,12 +145,8 @@ TABLE: dict[str, dict[str, Command]] = {
         "runs": module("runs.command", "which runs there are, how they stand, what they reached", "runs --sort loss"),
     },
     "use": {
-        "caption": inference("caption", "captions of photographs", "photo.jpg holiday --checkpoint runs/base --beams 6"),
-        "search": inference(
-            "search",
-            "a folder's pictures that fit a text best",
-            "photos 'a red bicycle' --checkpoint runs/base --sheet found.png",
-        ),
+        "caption": inference("caption", "photo.jpg holiday --checkpoint runs/base --beams 6"),
+        "search": inference("search", "photos 'a red bicycle' --checkpoint runs/base --sheet found.png"),
         "explore": module("explore.command", "a page that looks inside a model: patches and words, masks, neighbours", "runs/base"),
     },
     "shell": {

@@ -37,10 +37,11 @@ same command resumes. Ctrl-C, SIGTERM and SIGUSR1 save first (status 75); after 
 options of the launcher (deepspeed --help describes all):
   --hostfile FILE         hosts to train on, `NAME slots=GPUS` a line (default: this machine)
   --num_accelerators N    processes on each host (default: its GPUs; on a machine without any, name it)
-  --num_nodes N, --include HOSTS, --exclude HOSTS
-                          of the hosts in the file only these
-  --master_addr ADDRESS, --master_port PORT
-                          where rank 0 waits for the others (default: the first host's address, a free port)
+  --num_nodes N           of the hosts in the file only the first N
+  --include HOSTS         of the hosts in the file only these
+  --exclude HOSTS         of the hosts in the file not these
+  --master_addr ADDRESS   where rank 0 waits for the others (default: the first host's address)
+  --master_port PORT      and on which port (default: a free one)
   --dry-run               print the command and start nothing
 
 options of the training:
@@ -102,11 +103,11 @@ def main() -> int:
         print(HELP)
     options = [name for name in sorted(WITH_VALUE | FLAGS) if name.startswith("--")]
     config = parse_options(rest, PROGRAM, [name[2:] for name in [*options, "--dry-run"]])
+    if not config.data.train:
+        raise UserError("data.train is not given: expected --data.train FOLDER, a data set folder; `sycoca data --help` makes one")
     words = command(own, rest)
     if dry:
         print(shlex.join(words))
         return 0
-    if not config.data.train:
-        raise UserError("data.train is not given: expected --data.train FOLDER, a data set folder; `sycoca data --help` makes one")
     sys.stdout.flush()
     os.execve(words[0], words, {**os.environ, "PATH": own_tools_first()})

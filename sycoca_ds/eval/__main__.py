@@ -6,30 +6,20 @@ from __future__ import annotations
 
 import sys
 
-from data_pipeline.command_line import no_such_command, parse_command
-from data_pipeline.errors import UserError, run_command
+from data_pipeline.command_line import run_chosen
+from data_pipeline.errors import run_command
 
 PROGRAM = "python -m sycoca_ds.eval"
+COMMANDS = {
+    "datasets": ("sycoca_ds.eval.commands", "DatasetsCommand", "which evaluation sets are there, and whole?"),
+    "compare": ("sycoca_ds.eval.commands", "CompareCommand", "checkpoints side by side, tested"),
+    "labels": ("sycoca_ds.eval.labelling", "LabelsCommand", "which class each picture shows, from a table or from folders"),
+    "paper": ("sycoca_ds.eval.commands", "PaperCommand", "our numbers in the paper's tables"),
+}
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    if not words or words[0].startswith("-"):
-        raise UserError(
-            f"expected: {PROGRAM} datasets --data-root DIR, {PROGRAM} compare A B, {PROGRAM} paper --out DIR, or {PROGRAM} labels "
-            "--data DIR --out FILE (--help after it lists its options)"
-        )
-    if words[0] == "datasets":
-        from sycoca_ds.eval.commands import DatasetsCommand as Command
-    elif words[0] == "compare":
-        from sycoca_ds.eval.commands import CompareCommand as Command
-    elif words[0] == "paper":
-        from sycoca_ds.eval.commands import PaperCommand as Command
-    elif words[0] == "labels":
-        from sycoca_ds.eval.labelling import LabelsCommand as Command
-    else:
-        raise no_such_command(words, ["datasets", "compare", "paper", "labels"], f"{PROGRAM} datasets")
-    return parse_command(Command, words[1:], f"{PROGRAM} {words[0]}").run()
+    return run_chosen(sys.argv[1:], PROGRAM, "What goes before and after an evaluation.", COMMANDS)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,16 @@ import importlib
 import sys
 from typing import Annotated, Any
 
-from data_pipeline.command_line import called, no_such_command, parse_command
+from data_pipeline.command_line import called, chosen, parse_command
 from data_pipeline.errors import UserError
 
 PROGRAM = "python -m sycoca_ds.launch"
+TITLE = "A launch on several hosts, looked at before it is started."
 COMMANDS = {
     "check": ("sycoca_ds.launch.check", "CheckCommand", "what would stop the launch, on every host"),
     "files": ("sycoca_ds.launch.files", "FilesCommand", "hostfile, environment and job templates to edit; --out FOLDER"),
     "print": ("sycoca_ds.launch.commands", "PrintCommand", "what would run on each host; -- OPTIONS OF train.py"),
 }
-HELP = (
-    f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nA launch on several hosts, looked at before it is started.\n"
-    + "\ncommands:\n"
-    + "".join(f"  {name:<8}{text}\n" for name, (_, _, text) in COMMANDS.items())
-    + f"\nOptions of a command: {PROGRAM} COMMAND --help. docs/launching.md has the launches themselves.\n"
-)
 
 
 def parse(arguments: list[str]) -> tuple[Any, list[str]]:
@@ -30,11 +25,8 @@ def parse(arguments: list[str]) -> tuple[Any, list[str]]:
         UserError: anything tyro refuses, on one line.
         SystemExit: after `--help`.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.replace(PROGRAM, called(PROGRAM)), end="")
-        raise SystemExit(0 if arguments else 2)
-    if arguments[0] not in COMMANDS:
-        raise no_such_command(arguments, COMMANDS, PROGRAM)
+    says = {name: text for name, (_, _, text) in COMMANDS.items()}
+    chosen(arguments, PROGRAM, TITLE, says, ". docs/launching.md has the launches themselves.")
     import tyro
 
     module, name, _ = COMMANDS[arguments[0]]

@@ -75,6 +75,22 @@ def test_help_of_every_command_has_usage_defaults_and_an_example_and_imports_not
         assert not re.search(r"usage: (python|sycoca_ds/)", text)
 
 
+ROOMS = sorted(
+    {"data_pipeline", *(".".join(path.relative_to(REPOSITORY).parts[:-1]) for path in REPOSITORY.glob("sycoca_ds/**/__main__.py"))}
+)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_help_of_every_room_is_a_list_and_no_error(room: str) -> None:
+    for word in ("--help", "-h"):
+        done = subprocess.run([sys.executable, "-m", room, word], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), (room, word)
+        assert "usage: " in done.stdout
+    module = importlib.import_module(f"{room}.__main__")
+    for name in getattr(module, "COMMANDS", {}):
+        assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE), name
+
+
 def test_every_option_says_its_default_or_that_it_is_required(helps: dict) -> None:
     from sycoca_ds.cli.completion import options_in
 

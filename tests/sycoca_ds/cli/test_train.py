@@ -46,6 +46,7 @@ def test_words_are_divided_and_unchanged() -> None:
         ("--data.trian x", "unknown option --data.trian; did you mean --data.train?"),
         ("--preset tyny", "--preset tyny: no such preset; did you mean tiny?"),
         ("--preset tiny", "data.train is not given: expected --data.train FOLDER"),
+        ("--preset tiny --dry-run", "data.train is not given: expected --data.train FOLDER"),
     ],
 )
 def test_what_the_ranks_would_refuse_is_refused_before(words: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_be_is_refused_on_one_line(data_set: Path, tmp_path: Path) -
         with pytest.raises(UserError, match=message):
             report(words)
     for words, said in (
-        ([], "expected: python -m sycoca_ds.data inspect DIR... (--help after it lists its options)"),
+        (["--workers", "2"], "command '--workers': no such command (expected one of inspect; see python -m sycoca_ds.data --help)"),
         (["inspct", "x"], "command 'inspct': no such command; did you mean inspect? (expected one of inspect; see python -m "),
     ):
         done = subprocess.run([sys.executable, "-m", "sycoca_ds.data", *words], capture_output=True, text=True, timeout=60)
