@@ -21,16 +21,19 @@ import tyro
 from data_pipeline.command_line import CALLED, parse_command
 from sycoca_ds.cli.dispatch import ROOMS, start
 from sycoca_ds.cli.table import COMMANDS
+from sycoca_ds.cli.train import FLAGS, WITH_VALUE
 
 PROGRAM = "sycoca completion"
-OPTION = re.compile(r"(?:-\w, )?(--[a-zA-Z][\w.-]*)(?:, (--[\w.-]+))?(?:[ ,]|$)(.*)")
+OPTION = re.compile(r"(?:-\w, )?(--[a-zA-Z][\w.-]*\w)(?:, (--[\w.-]+))?(?:[ ,]|$)(.*)")
 """An option at the beginning of a line of help, perhaps with its opposite, and what follows it."""
-CHOICES = re.compile(r"\[?\{([^}]*)\}")
+CHOICES = re.compile(r"\[*\{([^}]*)\}")
+PLAIN = ""
+"""In place of an option: the words that stand by themselves."""
 NO_CHOICE = {"None"}
 FRAME = re.compile("[\u2500-\u257f\n]")
 INDENT = 4
-"""Columns by which options are indented at most; what is said of them begins further right."""
-WIDTH = "100"
+"""Columns by which options are indented, 1 at least: what is said of a command has none, what is said of options has more."""
+WIDTH = "120"
 """Of the help that is read, columns: from some width on frames stand side by side, and without lines between them."""
 
 
@@ -49,15 +52,16 @@ class CompletionOptions:
 
 
 def options_in(text: str) -> dict[str, tuple[str, ...]]:
-    """{option: its choices, where it has some} from a command's --help."""
+    """{option: its choices, where it has some} from a command's --help; at `PLAIN` the choices of words without an option."""
     found: dict[str, tuple[str, ...]] = {}
     for part in FRAME.split(text):
-        match = OPTION.match(part.strip())
-        if not match or len(part) - len(part.lstrip()) > INDENT:
+        words, indent = part.strip(), len(part) - len(part.lstrip())
+        match = OPTION.match(words)
+        if not 1 <= indent <= INDENT or not (match or CHOICES.match(words)):
             continue
-        choices = CHOICES.match(match[3].strip())
+        choices = CHOICES.match(match[3].strip() if match else words)
         values = [value for value in choices[1].split(",") if value not in NO_CHOICE] if choices else []
-        for name in filter(None, (match[1], match[2])):
+        for name in (match[1], *filter(None, [match[2]])) if match else [PLAIN]:
             found.setdefault(name, tuple(values))
     return found
 
@@ -81,7 +85,11 @@ def options_of(name: str) -> dict[str, tuple[str, ...]]:
     with left_as_it_was(), contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         os.environ["COLUMNS"] = WIDTH
         start(name, COMMANDS[name], ["--help"])
-    return options_in(said.getvalue().rsplit("\nexample:", 1)[0])
+    found = options_in(said.getvalue().rsplit("\nexample:", 1)[0])
+    if COMMANDS[name].of_a_run:
+        launchers = WITH_VALUE | FLAGS | {"--dry-run"}
+        found = {option: choices for option, choices in options_of("train").items() if option not in launchers} | found
+    return found
 
 
 def words_after() -> dict[str, dict[str, str]]:
@@ -226,8 +234,11 @@ def fish(after: dict[str, dict[str, str]], options: dict[str, dict[str, tuple[st
     for name, found in options.items():
         condition = shlex.quote(f"__sycoca_at {shlex.quote(name)}")
         for option, choices in found.items():
-            value = f" -x -a {shlex.quote(' '.join(choices))}" if choices else ""
-            lines.append(f"complete -c sycoca -n {condition} -l {option[2:]}{value}")
+            value = f" -a {shlex.quote(' '.join(choices))}"
+            if option == PLAIN:
+                lines.append(f"complete -c sycoca -f -n {condition}{value}")
+            else:
+                lines.append(f"complete -c sycoca -n {condition} -l {option[2:]}" + (f" -x{value}" if choices else ""))
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_pipeline.__main__ import COMMANDS as DATA_COMMANDS
 from data_pipeline.__main__ import PROGRAM as DATA_PROGRAM
@@ -30,6 +30,8 @@ class Command:
     """How it is called without `sycoca`; its help and errors name it by that, and are given `sycoca NAME` in its place."""
     words: tuple[str, ...] = ()
     """Words that the function finds before the user's."""
+    of_a_run: bool = False
+    """Whether it takes the options of train.py, too, which its --help does not repeat."""
 
 
 DATA_EXAMPLES = {
@@ -92,10 +94,13 @@ TABLE: dict[str, dict[str, Command]] = {
         ),
     },
     "train": {
-        "plan": module(
-            "capacity.command",
-            "what a run needs and costs, and how it is fastest, by arithmetic",
-            "--hostfile hostfiles/a100x16 --gpu a100-80g --samples 1.5e8",
+        "plan": replace(
+            module(
+                "capacity.command",
+                "what a run needs and costs, and how it is fastest, by arithmetic",
+                "--hostfile hostfiles/a100x16 --gpu a100-80g --samples 1.5e8",
+            ),
+            of_a_run=True,
         ),
         "model": module("model.command", "what a model weighs: parameters, tokens and FLOPs", "930m"),
         "train": Command(

@@ -66,7 +66,9 @@ def describe(name: str) -> str:
 class ModelOptions:
     """Parameters by part, tokens and FLOPs by pass of presets, without allocating a weight."""
 
-    presets: Annotated[tuple[str, ...], tyro.conf.Positional] = tuple(PRESETS)
+    presets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar=f"[{{{','.join(PRESETS)}}} ...]")] = tuple(
+        PRESETS
+    )
     """Which ones."""
 
 

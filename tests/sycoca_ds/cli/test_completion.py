@@ -31,6 +31,16 @@ CASES = {
     "sycoca data build --dedup u": {"url", "url_caption"},
     "sycoca eval --check": {"--checkpoint"},
     "sycoca eval compare --na": {"--names"},
+    "sycoca train --incl": {"--include"},
+    "sycoca train --excl": {"--exclude"},
+    "sycoca train --master_p": {"--master_port"},
+    "sycoca train --run.weights": {"--run.weights"},
+    "sycoca plan --preset paper-t": {"paper-tiny"},
+    "sycoca plan --model.masking.mim p": {"plain"},
+    "sycoca plan --hostf": {"--hostfile"},
+    "sycoca model paper-t": {"paper-tiny"},
+    "sycoca model tiny coca_ViT-L": {"coca_ViT-L-14"},
+    "sycoca completion z": {"zsh"},
 }
 
 
@@ -116,17 +126,27 @@ def test_all_options_of_a_training_are_known() -> None:
     assert {"--hostfile", "--num_accelerators", "--config", "--dry-run"} <= known.keys()
 
 
+def test_planning_takes_the_options_of_a_run_and_none_of_its_launcher() -> None:
+    plan = options_of("plan")
+    assert {f"--{name}" for name in field_names(TrainConfig)} <= plan.keys() and plan["--preset"] == tuple(PRESETS)
+    assert not {"--include", "--num_accelerators", "--run.weights."} & plan.keys()
+    assert options_of("model") == {"": tuple(PRESETS), "--help": ()}
+
+
 HELP = """
+--run.weights starts a line of what is said of a command
+  --run.weights. Here, too, it is said.
   -h, --help
   --one {None}|INT  Text.
         --not-this is text
   --two {a,b}
   --json, --no-json  More.
+ [{x,y} ...]  Words.
 """
 
 
 def test_options_are_told_from_what_is_said_of_them() -> None:
-    assert options_in(HELP) == {"--help": (), "--one": (), "--two": ("a", "b"), "--json": (), "--no-json": ()}
+    assert options_in(HELP) == {"--help": (), "--one": (), "--two": ("a", "b"), "--json": (), "--no-json": (), "": ("x", "y")}
 
 
 def test_the_command_prints_a_script() -> None:
