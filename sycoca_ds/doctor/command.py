@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipeline.command_line import parse_command
-from sycoca_ds.doctor.lines import PURPOSES, Line, all_lines
+from sycoca_ds.doctor.lines import ASK_TORCH, PURPOSES, Line, all_lines
 from sycoca_ds.launch.findings import COLOURS, MARKS
 
 PROGRAM = "sycoca doctor"
@@ -20,10 +20,10 @@ PROGRAM = "sycoca doctor"
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Looks whether this machine has what data, training and evaluation need. Status 1 if a line is red. For several hosts:
-    launch check."""
+    """Looks whether this machine has what data, training, evaluation and the page of explore need. Status 1 if a line is red. For
+    several hosts: launch check."""
 
-    purposes: Annotated[tuple[Literal["data", "train", "eval"], ...], tyro.conf.arg(name="for")] = PURPOSES
+    purposes: Annotated[tuple[Literal["data", "train", "eval", "explore"], ...], tyro.conf.arg(name="for")] = PURPOSES
     """What is to be done here; only what that needs is looked at."""
     out: str = "."
     """Folder for runs or data: the free space is that of its disk. It need not exist yet."""
@@ -56,7 +56,7 @@ def main() -> int:
     options = parse_command(DoctorOptions, sys.argv[1:], PROGRAM)
     from sycoca_ds.doctor.facts import gather
 
-    with_torch = bool({"train", "eval"} & set(options.purposes))
+    with_torch = bool(ASK_TORCH & set(options.purposes))
     if with_torch and not options.json:
         print("importing torch and DeepSpeed: seconds to a minute", file=sys.stderr, flush=True)
     facts = gather(options.out, options.ds_config, options.limit, with_torch)

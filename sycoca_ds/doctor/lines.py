@@ -12,8 +12,9 @@ from sycoca_ds.launch.findings import Finding
 from sycoca_ds.launch.hostfile import Host
 
 HERE = "here"
-PURPOSES = ("data", "train", "eval")
-EXTRAS = {"data": ("", "data"), "train": ("", "train"), "eval": ("", "train", "eval")}
+PURPOSES = ("data", "train", "eval", "explore")
+ASK_TORCH = frozenset(PURPOSES) - {"data"}
+EXTRAS = {"data": ("", "data"), "train": ("", "train"), "eval": ("", "train", "eval"), "explore": ("", "train", "explore")}
 """Purpose -> extras of pyproject.toml whose packages it needs."""
 LEAST_FILES, FEW_FILES = 256, 1024
 """Open files of a process: below the first a loader's workers cannot start, below the second many shards or hosts do not fit."""
@@ -153,7 +154,7 @@ def room(facts: dict[str, Any], disk_gib: float) -> Iterator[Line]:
 def all_lines(facts: dict[str, Any], purposes: tuple[str, ...], disk_gib: float) -> list[Line]:
     """Everything that matters for the purposes."""
     lines = [*python(facts), *installed(facts, purposes)]
-    if {"train", "eval"} & set(purposes):
+    if ASK_TORCH & set(purposes):
         lines += accelerator(facts)
     if "train" in purposes:
         lines += operators(facts)

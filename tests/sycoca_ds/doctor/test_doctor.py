@@ -47,7 +47,7 @@ GOOD = {
     "files": (65536, 65536),
     "memory_gib": 400.0,
 }
-EVERYTHING = ("data", "train", "eval")
+EVERYTHING = ("data", "train", "eval", "explore")
 
 
 def states(changes: dict, purposes: tuple[str, ...] = EVERYTHING) -> dict[str, Line]:
@@ -62,7 +62,7 @@ def looked(**changes: object) -> dict:
 def test_nothing_is_red_where_nothing_is_missing() -> None:
     assert states({}) == {}
     names = [line.name for line in all_lines(GOOD, EVERYTHING, 10.0)]
-    assert len(names) == len(set(names)) == 19 and {"NCCL", "DeepSpeed's operators", "open files", "/dev/shm"} <= set(names)
+    assert len(names) == len(set(names)) == 20 and {"NCCL", "DeepSpeed's operators", "open files", "/dev/shm"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,13 @@ def test_nothing_is_red_where_nothing_is_missing() -> None:
             "fail",
             "torch>=2.8,<2.14 (2.7.1)",
             "pip install 'sycoca-ds[train]'",
+        ),
+        (
+            {"packages": [Package("flask", ">=3.1,<4", "explore", None), Package("waitress", ">=3,<4", "explore", "3.0.2")]},
+            "packages, explore",
+            "fail",
+            "flask>=3.1,<4 (not installed)",
+            "pip install 'sycoca-ds[explore]'",
         ),
         ({"look": {"error": "longer than 120 s"}}, "torch, DeepSpeed", "fail", "longer than 120 s", "make install"),
         (looked(problems={"installed": "ImportError: libcuda"}), "torch, DeepSpeed", "fail", "libcuda", "pip install"),
