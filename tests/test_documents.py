@@ -11,6 +11,7 @@ import pytest
 
 from data_pipeline.errors import UserError
 from sycoca_ds.cli.completion import options_of
+from sycoca_ds.cli.table import COMMANDS
 from sycoca_ds.cli.train import divide
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
@@ -35,8 +36,7 @@ def check(typed: Typed) -> None:
     if name == "train":
         parse_options(divide(rest)[1])
         return
-    known = known_options(name) | (known_options("train") if name == "plan" else set())
-    assert given <= known, f"sycoca {name} has no {sorted(given - known)}"
+    assert given <= known_options(name), f"sycoca {name} has no {sorted(given - known_options(name))}"
     if "--" in rest and name in ("ablations", "launch print"):
         parse_options(rest[rest.index("--") + 1 :])
     if "--" in rest and name == "supervise":
@@ -92,3 +92,45 @@ def test_every_link_leads_to_a_file_and_a_heading() -> None:
             if not place.exists() or (anchor and place.suffix == ".md" and anchor not in anchors(place)):
                 broken.append((page.name, target))
     assert seen > 100 and not broken
+
+
+def test_a_link_that_is_called_like_a_page_leads_to_that_page() -> None:
+    wrong = [
+        (page.name, text, target)
+        for page in PAGES
+        for text, target in re.findall(r"\[([\w./-]+\.md)\]\(([^)#\s]+)", page.read_text())
+        if Path(text).name != Path(target).name
+    ]
+    assert not wrong
+
+
+COMMAND_LINE = (REPOSITORY / "docs/command_line.md").read_text()
+
+
+def commands_in(text: str) -> set[str]:
+    """Names of commands between backticks; `compare` behind `eval datasets` is one of the same room."""
+    found, room = set(), ""
+    for name in re.findall(r"`(?:sycoca )?([a-z -]+?)(?: [A-Z]+)?`", text):
+        known = [one for one in (name, f"{room} {name}") if one in COMMANDS]
+        room = known[0].split()[0] if known and " " in known[0] else room
+        found |= set(known[:1]) or {one for one in COMMANDS if one.startswith(f"{name} ")} or {f"no command: {name}"}
+    return found
+
+
+def rows_of(header: str) -> list[str]:
+    """The first cells of the table with that header."""
+    table = COMMAND_LINE.split(header, 1)[1].split("\n\n", 1)[0]
+    return [line.split(" | ")[0] for line in table.splitlines()[2:]]
+
+
+def test_the_page_of_the_command_line_has_every_command() -> None:
+    named = set().union(*map(commands_in, rows_of("| command | is | does |")))
+    assert named == set(COMMANDS)
+
+
+def test_what_has_a_dry_run_and_what_an_interrupt_leaves_is_said() -> None:
+    dry = {name for name in COMMANDS if "--dry-run" in options_of(name)}
+    listed = re.search(r"changes nothing: (.*?)\.\s", COMMAND_LINE, re.DOTALL)[1]
+    assert commands_in(listed) == dry and len(dry) > 10
+    left = set().union(*map(commands_in, rows_of("| command | after Ctrl-C there is |")))
+    assert left == dry | {"caption", "search", "explore"}
