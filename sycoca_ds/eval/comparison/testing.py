@@ -86,6 +86,43 @@ def difference(first: Additive, second: Additive, seed: int = 0, permutations: i
     )
 
 
+def over_seeds(first: Sequence[Additive], second: Sequence[Additive], seed: int = 0) -> dict[str, Any] | None:
+    """How far the second recipe lies above the first.
+
+    Args:
+        first, second: a number a training seed, of the same pictures in the same order; the n-th of both have one seed.
+
+    Returns:
+        difference, low, high (95 % interval of the mean over seeds, over resampled pictures: of these trainings, not of others),
+        images (that have the number in all), seeds, seeds_above (of them, those with a difference above 0); None where no picture
+        has it.
+
+    Raises:
+        ValueError: other seeds or pictures on one side.
+    """
+    if not first or len(first) != len(second) or len({len(of.there_I) for of in (*first, *second)}) > 1:
+        raise ValueError("expected as many numbers of the same pictures on both sides, and at least one")
+    there_I = np.all([of.there_I for of in (*first, *second)], axis=0)
+    if not there_I.any():
+        return None
+    pairs = [(own, own.rows_IX[there_I], its, its.rows_IX[there_I]) for own, its in zip(first, second, strict=True)]
+
+    def apart(times_RI: np.ndarray) -> np.ndarray:
+        return np.stack([its.of(times_RI @ its_IX) - own.of(times_RI @ own_IX) for own, own_IX, its, its_IX in pairs])
+
+    images = int(there_I.sum())
+    difference_S = apart(np.ones((1, images)))[:, 0]
+    low, high = np.nanquantile(np.concatenate([apart(drawn_RI).mean(0) for drawn_RI in resampled(images, seed)]), [0.025, 0.975])
+    return {
+        "difference": float(difference_S.mean()),
+        "low": float(low),
+        "high": float(high),
+        "images": images,
+        "seeds": len(pairs),
+        "seeds_above": int((difference_S > 0).sum()),
+    }
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """p of the exact test: of the pictures that only one model has right, each is as likely the one's as the other's."""
     from scipy.stats import binomtest

@@ -208,8 +208,8 @@ def test_compositions_and_questions_belong_to_a_set(data_set: Path, tmp_path: Pa
 
 
 def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the evaluations left is matched by the pictures' names, seed by seed; a run without a number has no part in it, nor have
-    answers, which leave none of each picture."""
+    """What the evaluations left is matched by the pictures' names, seed by seed; a run without a number has no part in it. A
+    picture counts by its questions."""
     words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.steps", "600"]
     rows = select(("masking",), ("masking.random", "masking.eq7", "masking.content"))
     runs = plan_runs(rows, (0, 1), tmp_path, words)
@@ -222,6 +222,8 @@ def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_pat
             each = {KEY: names[order], "mTR": np.array(value[run.row])[order], "i2t_r1": np.zeros(3)}
             each_file(run.folder / "eval/w", "retrieval").parent.mkdir(parents=True)
             np.savez(each_file(run.folder / "eval/w", "retrieval"), **each)
+            asked = {"accuracy": np.array(value[run.row])[order], "accuracy_count": np.array([1.0, 1.0, 2.0])[order]}
+            np.savez(each_file(run.folder / "eval/w", "vqa"), **{KEY: names[order]}, **asked)
 
     def finished(run: Run, chosen: object) -> dict | None:
         path = each_file(run.folder / "eval/w", "retrieval")
@@ -229,7 +231,8 @@ def test_rows_against_one_of_them_over_the_same_pictures(data_set: Path, tmp_pat
 
     monkeypatch.setattr(comparing, "finished_evaluation", finished)
     found = comparing.compare(rows, runs, sets, "masking.random")
-    assert list(found) == ["masking.eq7"] and list(found["masking.eq7"]) == ["w mTR"]
+    assert list(found) == ["masking.eq7"] and list(found["masking.eq7"]) == ["w mTR", "w accuracy"]
+    assert found["masking.eq7"]["w accuracy"]["difference"] == pytest.approx((10 + 10 + 2 * 13) / 4)
     told = found["masking.eq7"]["w mTR"]
     assert told["difference"] == 11 and (told["images"], told["seeds"], told["seeds_above"]) == (3, 1, 1)
     lines = paired_table(found, "masking.random", ["w mTR", "w mIR"], [row.name for row in rows])

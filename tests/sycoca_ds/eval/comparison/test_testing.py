@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sycoca_ds.eval.comparison.numbers import Additive, additive_numbers, mean
-from sycoca_ds.eval.comparison.testing import MCNEMAR, PERMUTATION, difference, holm, mcnemar, smallest_difference
+from sycoca_ds.eval.comparison.testing import MCNEMAR, PERMUTATION, difference, holm, mcnemar, over_seeds, smallest_difference
 from sycoca_ds.eval.scorers.corpus import bleu_of
 
 
@@ -175,3 +175,53 @@ def test_only_pictures_that_both_have_are_compared() -> None:
     assert difference(mean(first), mean(np.full(4, np.nan))) is None
     weighted = additive_numbers("masking", {"pointing": first, "pointing_count": np.array([3.0, 0, 1, 1])}, ("pointing",))
     assert weighted["pointing"].value == pytest.approx((3 * 1 + 3 + 4) / 5)
+
+
+def of_seeds(first: list[np.ndarray], second: list[np.ndarray]) -> dict | None:
+    return over_seeds([mean(value_I) for value_I in first], [mean(value_I) for value_I in second])
+
+
+def test_what_is_the_same_for_both_models_falls_out():
+    """Hard and easy pictures differ by 100, the models by 1 +- 0.1: the interval knows only the latter."""
+    random = np.random.default_rng(0)
+    hard_I = random.uniform(0, 100, 400)
+    first = [hard_I + random.normal(0, 0.1, 400) for _ in range(3)]
+    found = of_seeds(first, [values + 1 + random.normal(0, 0.1, 400) for values in first])
+    assert found["low"] < found["difference"] < found["high"] and abs(found["difference"] - 1) < 0.02
+    assert found["high"] - found["low"] < 0.03
+    assert (found["images"], found["seeds"], found["seeds_above"]) == (400, 3, 3)
+
+
+def test_intervals_hold_what_they_promise():
+    """Of two equal models, the interval over pictures leaves out 0 in about one of twenty draws."""
+    random, outside = np.random.default_rng(1), 0
+    for _ in range(100):
+        first, second = random.integers(0, 2, (2, 1, 150)) * 100.0
+        found = of_seeds(list(first), list(second))
+        outside += not found["low"] <= 0 <= found["high"]
+    assert 1 <= outside <= 13
+
+
+def test_pictures_without_the_number_in_one_of_the_runs_are_left_out():
+    first, second = (
+        [np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, 3.0])],
+        [np.array([2.0, 5.0, 3.0]), np.array([1.0, 9.0, 4.0])],
+    )
+    found = of_seeds(first, second)
+    assert found["images"] == 2 and found["difference"] == 0.5 and found["seeds_above"] == 2
+    assert of_seeds([np.array([np.nan])], [np.array([1.0])]) is None
+    for wrong in ([], [first[0]], [first[0][:2], first[1]]):
+        with pytest.raises(ValueError, match="as many numbers"):
+            of_seeds(wrong, second)
+
+
+def test_seeds_are_compared_by_the_numbers_of_the_table():
+    """Not by plain means over pictures: where pictures count for more than one question, a gap is made of summed errors."""
+    value_SI, count_I = np.array([[0.0, 100.0, 100.0], [100.0, 100.0, 0.0]]), np.array([1.0, 1.0, 2.0])
+    found = over_seeds([mean(value_SI[0], count_I)], [mean(value_SI[1], count_I)])
+    assert found["difference"] == -25.0 and value_SI[1].mean() - value_SI[0].mean() == 0
+    errors = {"own_l1": np.array([1.0, 3.0]), "other_l1": np.array([2.0, 6.0])}
+    (first, second) = (
+        additive_numbers("reconstruction", each, ("gap",))["gap"] for each in (errors, {**errors, "own_l1": np.zeros(2)})
+    )
+    assert over_seeds([first], [second])["difference"] == 50.0
