@@ -11,14 +11,14 @@ from sycoca_ds.eval.tasks import (
     linear_probe,
     masking,
     reconstruction,
-    retrieval,
+    retrieval_examples,
     vqa,
 )
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        retrieval.TASK,
+        retrieval_examples.TASK,
         classification.TASK,
         captioning.TASK,
         reconstruction.TASK,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from sycoca_ds.eval.compositions.wording import table_rows
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.wording import show
 
-CAPTIONS_SHOWN = 12
-
 
 def data_uri(picture: np.ndarray) -> str:
     """uint8 (H, W, 3) -> PNG data URI."""
@@ -30,29 +27,6 @@ def data_uri(picture: np.ndarray) -> str:
 
 def png_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def caption_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
-    """Evenly spaced images (chosen by position, not by quality) with their first reference and the generated
-    caption."""
-    if results["tasks"].get("captioning", {}).get("status") != "done":
-        return []
-    written = {row["image_id"]: row["caption"] for row in json.loads((out / "samples" / "captions.json").read_text())}
-    numbers = np.unique(np.linspace(0, len(collection) - 1, num=min(CAPTIONS_SHOWN, len(collection))).round().astype(int))
-    return [
-        {
-            "picture": data_uri(collection.picture(n)),
-            "reference": collection.captions_of_image[n][0],
-            "generated": written[collection.pictures[n].image_id],
-            "same": _words(written[collection.pictures[n].image_id])
-            in {_words(caption) for caption in collection.captions_of_image[n]},
-        }
-        for n in numbers.tolist()
-    ]
-
-
-def _words(caption: str) -> str:
-    return "".join(letter if letter.isalnum() else " " for letter in caption.lower()).strip()
 
 
 def reconstruction_gallery(results: dict[str, Any], collection: PictureSet, out: Path) -> list[dict[str, Any]]:
@@ -157,16 +131,32 @@ def composition_rows(results: dict[str, Any]) -> list[tuple[str, list[str], str]
     return [(label, [show(value, "%") for value in values], show(chance, "%")) for label, values, chance in table_rows(record)]
 
 
-def retrieval_gallery(results: dict[str, Any], collection: PictureSet) -> list[dict[str, Any]]:
-    """A row a query caption: its five nearest images, the right one framed."""
-    examples = results["tasks"].get("retrieval", {}).get("details", {}).get("examples", [])
+def retrieval_groups(results: dict[str, Any], collection: PictureSet) -> list[dict[str, Any]]:
+    """Query captions with their five nearest images, the right one marked: captions at even distances, then the best and the worst
+    by the right image's place."""
+    details = results["tasks"].get("retrieval", {}).get("details", {})
+    groups = (
+        ("examples", "Ordinary ones", "Captions at even distances through the set; nothing is picked."),
+        ("best", "Best ones", "Captions whose own image comes first; of equal ones the first of the set."),
+        ("worst", "Worst ones", "Captions whose own image comes last."),
+    )
     return [
         {
-            "caption": example["caption"],
-            "rank": example["rank"],
-            "images": [
-                {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]} for image in example["images"]
+            "title": title,
+            "note": note,
+            "rows": [
+                {
+                    "caption": example["caption"],
+                    "rank": f"{example['rank']:,}",
+                    "images": [
+                        {"picture": data_uri(collection.picture(image)), "hit": image == example["own"]}
+                        for image in example["images"]
+                    ],
+                    "own": None if example["own"] in example["images"] else data_uri(collection.picture(example["own"])),
+                }
+                for example in details[name]
             ],
         }
-        for example in examples
+        for name, title, note in groups
+        if details.get(name)
     ]

@@ -15,14 +15,14 @@ from sycoca_ds.eval.compositions.wording import HOWS
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.aligned import alignment_tables, class_gallery, word_gallery
 from sycoca_ds.eval.report.charts import CURVES, draw_curve, read_metrics
+from sycoca_ds.eval.report.examples import caption_groups, class_tables, question_gallery
 from sycoca_ds.eval.report.galleries import (
-    caption_gallery,
     composition_rows,
     masking_gallery,
     masking_tables,
     png_uri,
     reconstruction_gallery,
-    retrieval_gallery,
+    retrieval_groups,
 )
 from sycoca_ds.eval.report.wording import FAMILIES, meaning, passed_over, show, told_first
 from sycoca_ds.eval.requirements import Verdict
@@ -201,7 +201,9 @@ def write_report(
         curves=drawn,
         curves_reason=curves_reason,
         funnels=funnels([*(("Training data", folder) for folder in train_data), ("Evaluation data", collection.folder)]),
-        captions=caption_gallery(results, collection, out),
+        class_tables=class_tables(results),
+        captions=caption_groups(results, collection, out),
+        questions=question_gallery(results, collection),
         reconstructions=reconstruction_gallery(results, collection, out),
         masks=masking_gallery(results, collection, out),
         mask_tables=masking_tables(results),
@@ -210,7 +212,7 @@ def write_report(
         alignment_tables=alignment_tables(results),
         composition_heads=(*HOWS, "chance"),
         compositions=composition_rows(results),
-        retrievals=retrieval_gallery(results, collection),
+        retrievals=retrieval_groups(results, collection),
         model=FAMILIES[results["checkpoint"]["family"]],
         run_name=run.name if run else Path(checkpoint).name,
     )

@@ -119,8 +119,9 @@ def scored(
         "examples": [
             {
                 "question_id": ids[at],
+                "picture": int(asked.picture_Q[at]),
                 "question": asked.table["question"][at].as_py(),
-                "answers": sorted(set(answers[at])),
+                "answers": dict(Counter(answers[at]).most_common()),
                 "said": said[at],
                 "accuracy": float(right_Q[at]),
             }

@@ -105,6 +105,9 @@ def test_patches_and_tokens_of_a_drawn_world(squares: Path, tokenizer: Tokenizer
     first = read_regions(squares / "test_regions.json", data, tokenizer, 8, 40, count=5)
     assert len(first.pictures) == 5 and first.digest != found.digest
     cut = read_regions(squares / "test_regions.json", data, tokenizer, 8, 6)
+    large = read_regions(squares / "test_regions.json", data, tokenizer, 16, 40)
+    assert len({found.digest, cut.digest, large.digest}) == 3, "of this model"
+    assert found.annotations == cut.annotations == large.annotations != first.annotations
     assert (cut.counts["phrases"], cut.counts["phrases_cut"]) == (12, 12) and "12 more cut off" in cut.told()
 
 

@@ -60,8 +60,12 @@ def test_report_holds_the_pictures_and_nothing_from_outside(done, world):
     assert all(np.array_equal(picture, data.picture(n)) for picture, n in zip(originals, shown * 2, strict=True))
     curves = [decoded(picture["src"]) for picture in page.pictures if picture["alt"].startswith("Contrast (ITC)")]
     assert len(curves) == 1 and curves[0].shape == (380, 720, 3) and (curves[0] != 255).any()
-    assert sum(picture["alt"].startswith("result ") for picture in page.pictures) == 4 * 5
+    assert sum(picture["alt"].startswith("result ") for picture in page.pictures) == (4 + 3 + 3) * 5
     text = " ".join(" ".join(page.words).split())
+    assert text.count("Ordinary ones") == text.count("Best ones") == text.count("Worst ones") == 2, "captions, retrievals"
+    classes = [row for row in done[1]["tasks"]["classification"]["details"]["each_class"] if row["images"]]
+    lowest, highest = (f"{end(row['right'] for row in classes):.1f} % (" for end in (min, max))
+    assert f"Classes, zero-shot: {len(classes)}, from {lowest}" in text and f" to {highest}" in text
     assert "1 of 2 requirements are not met: captioning.cider >= 9" in text
     numbers = done[1]["tasks"]["retrieval"]["metrics"]
     assert f"{numbers['i2t_r5']:.1f} %" in text
