@@ -23,16 +23,20 @@ from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
 from sycoca_ds.eval.exports.tasklist import Listed
 from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.paper.cells import read_json
+from sycoca_ds.eval.paper.cells import sets_of as sets_of_folder
 from sycoca_ds.eval.paper.page import write_paper
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.report.page import write_report
 from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
-from sycoca_ds.eval.suite import evaluate_model
+from sycoca_ds.eval.suite import FORMAT, evaluate_model
 from sycoca_ds.eval.task import NotApplicable
 from sycoca_ds.eval.tasks.vqa import NO_ANSWERS
 from sycoca_ds.eval.vqa.items import Request
 
 DONE, FAILED, UNKNOWN = "done", "failed", "not run"
+NO_NUMBERS = ("tasks", "batch_size", "gallery")
+"""Options that change no number of a task."""
 NOTHING_SAID = Request("")
 """Of how questions are asked."""
 
@@ -115,9 +119,9 @@ def evaluate_official(
     ema: bool = False,
     resources: Resources | None = None,
 ) -> int:
-    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, of the
-    suite paper also OUT/paper.html; of captions for which a set has official ids also captions_SPLIT_results.json, as COCO's
-    scorer and servers take it.
+    """Writes OUT/SET/ with results.json and report.html for every set that gives numbers, and OUT/sets.json after each, in which
+    sets of earlier calls on the same checkpoint stay, of the suite paper also OUT/paper.html; of captions for which a set has
+    official ids also captions_SPLIT_results.json, as COCO's scorer and servers take it.
 
     Args:
         loaded, checkpoint, options, device, command, ema, resources: as of `suite.evaluate_model`.
@@ -127,9 +131,10 @@ def evaluate_official(
         0, or 1 if a set was named and has no numbers, or is there and cannot be used, or something beside its numbers could not
         be written.
     """
-    out, records, short, resources = Path(out), {}, False, resources or Resources()
-    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root)}
-    content |= {"trained_on": list(loaded.config.data.train), "sets": records}
+    out, short, resources = Path(out), False, resources or Resources()
+    content = {"checkpoint": str(checkpoint), "data_root": str(asked.data_root), "made": _made(loaded, options, ema)}
+    content |= {"trained_on": list(loaded.config.data.train), **earlier_records(out, content)}
+    records = content["sets"]
     for entry in asked.entries:
         tasks = tuple(task for task in options.tasks if task in entry.tasks)
         if entry.tasks == (winogavil.TASK,):  # which no other set is for
@@ -165,6 +170,23 @@ def evaluate_official(
     if asked.suite == PAPER:
         print(f"beside the paper: {out / 'paper.html'}", flush=True)
     return int(short)
+
+
+def _made(loaded: Any, options: SuiteOptions, ema: bool) -> dict[str, Any]:
+    """What numbers of several sets have in common: those of other weights, or made otherwise, stand in no list together."""
+    of_numbers = {name: value for name, value in dataclasses.asdict(options).items() if name not in NO_NUMBERS}
+    return json.loads(json.dumps({"format": FORMAT, "digest": loaded.digest, "ema": ema, "options": of_numbers}))
+
+
+def earlier_records(out: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """`sets` and `submissions` that earlier calls have left in OUT/sets.json, if they are of the same checkpoint, made alike, of the
+    same data root; of sets with numbers those whose folder still has them."""
+    listed = read_json(out / "sets.json") or {}
+    if listed.get("made") != content["made"] or listed.get("data_root") != content["data_root"]:
+        return {"sets": {}}
+    there = {name for name, record in sets_of_folder(out).items() if record["status"] == listed["sets"][name]["status"]}
+    submissions = {"submissions": listed["submissions"]} if "submissions" in listed else {}
+    return {"sets": {name: record for name, record in listed["sets"].items() if name in there}, **submissions}
 
 
 def _evaluate_one(

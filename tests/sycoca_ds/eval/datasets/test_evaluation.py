@@ -1,6 +1,7 @@
 """evaluate.py on the paper's sets: the numbers of the tasks on pictures and captions read by hand, and nulls with their reasons."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.comparison.folders import read_folder
 from sycoca_ds.eval.datasets import evaluation
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.registry import SETS
@@ -184,6 +186,27 @@ def test_a_board_for_weights_of_an_unknown_step_is_refused_before_any_work(tmp_p
         with pytest.raises(UserError, match="--tensorboard .*: nobody knows the step of these weights; leave it out"):
             evaluate(EvaluateConfig(str(folder), **words))
         assert not list((tmp_path / "out").rglob("*.json")), "told before anything is evaluated"
+
+
+def test_sets_of_earlier_calls_stay_listed(run, tmp_path):
+    """As long as checkpoint, data root and options are the same and their folders are there; `compare` then finds them all."""
+    root, out = tmp_path / "sets", tmp_path / "out"
+    root.mkdir()
+    write_mscoco(root)
+    write_cifar10(root)
+    write_caltech(root)
+    some = {"tasks": ("retrieval", "classification")}
+    _, first = evaluated(run, root, out, sets=("mscoco", "stl10"), **some)
+    status, both = evaluated(run, root, out, sets=("cifar10",), batch_size=2, **some)
+    assert status == 0 and list(both) == ["mscoco", "stl10", "cifar10"]
+    assert both["mscoco"] == first["mscoco"] and both["stl10"]["status"] == "not here"
+    assert set(read_folder(out)) == {"mscoco", "cifar10"}
+    assert list(evaluated(run, root, out, sets=("caltech101",), seed=1, **some)[1]) == ["caltech101"], "other options"
+    assert list(evaluated(run, root, out, sets=("mscoco",), seed=1, **some)[1]) == ["caltech101", "mscoco"]
+    shutil.rmtree(out / "caltech101")
+    assert list(evaluated(run, root, out, sets=("cifar10",), seed=1, **some)[1]) == ["mscoco", "cifar10"]
+    other = make_run(tmp_path / "other", seed=4)
+    assert list(evaluated(other, root, out, sets=("cifar10",), seed=1, **some)[1]) == ["cifar10"], "another checkpoint"
 
 
 def test_the_collection_is_the_set(tmp_path):
