@@ -37,13 +37,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sets_of(out: Path) -> dict[str, Any]:
-    """{set: its record in sets.json}, with its results.json under `results` where it is done; empty where there is none."""
-    found = {}
-    for name, record in ((read_json(out / "sets.json") or {}).get("sets") or {}).items():
+    """{set: its record in sets.json}, with its results.json under `results` where it is done; empty where there is none. A
+    results.json of another checkpoint than sets.json's is none of its numbers."""
+    found, listed = {}, read_json(out / "sets.json") or {}
+    digest = listed.get("made", {}).get("digest")
+    for name, record in (listed.get("sets") or {}).items():
         if record["status"] == "done":
-            record = {**record, "results": read_json(out / record["folder"] / "results.json")}
-            if record["results"] is None:
-                record |= {"status": "failed", "reason": f"{out / record['folder'] / 'results.json'} cannot be read"}
+            path = out / record["folder"] / "results.json" if "folder" in record else None
+            results = read_json(path) if path else None
+            record = {**record, "results": results}
+            if path and results is None:
+                record |= {"status": "failed", "reason": f"{path} cannot be read"}
+            elif results and digest not in (None, results["checkpoint"]["digest"]):
+                record |= {"status": "failed", "reason": f"{path} is of another checkpoint; evaluate this one again"}
         found[name] = record
     return found
 
@@ -58,9 +64,8 @@ def content(out: Path) -> dict[str, Any]:
     if listed is None or "sets" not in listed:
         raise UserError(f"{out}: no sets.json; expected a folder that evaluate.py --data-root ... --suite paper --out has left")
     own, tuned = sets_of(out), sets_of(out / FINE_TUNED)
-    places = (out / VQA, out / VQA / "vqa_v2", out / "vqa_v2")
-    asked = next(((place, found) for place in places if (found := read_json(place / "results.json")) is not None), None)
-    results = next((record["results"] for record in own.values() if record["status"] == "done"), None)
+    asked = _questions(out, own)
+    results = next((record["results"] for record in own.values() if record.get("results") and record["status"] == "done"), None)
     family = results["checkpoint"]["family"] if results else "sycoca"
     tables = [_table(table, own, tuned, asked, out, family) for table in TABLES]
     rows = [row for table in tables for part in table["parts"] for row in part["rows"]]
@@ -78,6 +83,23 @@ def content(out: Path) -> dict[str, Any]:
         "tables": tables,
         "not_here": [{"table": table, "reason": reason} for table, reason in NOT_HERE],
     }
+
+
+def _questions(out: Path, own: dict[str, Any]) -> tuple[Path, dict] | None:
+    """(folder, results.json) of answers to questions: of OUT/vqa itself, of OUT/vqa's sets and OUT's own, where sets.json says that
+    they are done. The first whose questions are VQA's, else the first."""
+    found = [(out / VQA, read_json(out / VQA / "results.json"))]
+    for place, sets in ((out / VQA, sets_of(out / VQA)), (out, own)):
+        record = sets.get("vqa_v2", {"status": "not run"})
+        found.append((place / "vqa_v2", record["results"] if record["status"] == "done" else None))
+    there = [(place, results) for place, results in found if results is not None]
+    return next((pair for pair in there if _of_vqa(pair[1])), there[0] if there else None)
+
+
+def _of_vqa(results: dict[str, Any]) -> bool:
+    """Whether the questions have an answer type of VQA's: those of a drawn world have none."""
+    metrics = results["tasks"].get(VQA, {}).get("metrics", {})
+    return any(metrics.get(name) is not None for name in VQA_TYPES)
 
 
 def _table(table: PaperTable, own: dict, tuned: dict, asked: tuple[Path, dict] | None, out: Path, family: str) -> dict[str, Any]:
@@ -116,7 +138,7 @@ def _source(part: Part, own: dict, tuned: dict, asked: tuple[Path, dict] | None,
         place, asked = asked or (None, None)
         if asked is None or VQA not in asked["tasks"]:
             return {"status": "not run", "reason": ASK_VQA.format(out / VQA, out), "page": None, "notes": []}
-        if all(asked["tasks"][VQA]["metrics"].get(name) is None for name in VQA_TYPES):
+        if not _of_vqa(asked):
             reason = asked["tasks"][VQA]["null_reasons"].get("accuracy", NOT_VQA)
             return {"status": "not run", "reason": f"{place}: {reason}", "page": None, "notes": []}
         questions = asked["tasks"][VQA]["details"].get("questions")

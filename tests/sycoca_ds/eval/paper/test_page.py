@@ -214,6 +214,49 @@ def test_other_folders_and_the_command(world, tmp_path, monkeypatch, capsys):
         writing.write_paper(tmp_path)
 
 
+def answered(out, accuracy, digest, yes_no=60.0):
+    """results.json of questions in OUT, of VQA's or, without yes_no, of a drawn world's."""
+    made = {"metrics": {"accuracy": accuracy, "accuracy_yes_no": yes_no}, "intervals": {}, "chance": {}, "null_reasons": {}}
+    made |= {"status": "done", "details": {"questions": 214_354}}
+    data = {"images": 40_504, "folder": "x", "page": "y"}
+    out.mkdir(parents=True, exist_ok=True)
+    results = {"tasks": {"vqa": made}, "checkpoint": {"path": f"runs/{digest}", "digest": digest}, "data": data}
+    (out / "results.json").write_text(json.dumps(results))
+
+
+def test_answers_are_those_that_this_run_has_given(world, tmp_path):
+    """Not an older results.json beside a record that says `not run`, nor that of another checkpoint; and answers to a drawn world's
+    questions hide no others."""
+    out = tmp_path / "out"
+    shutil.copytree(world / "out", out)
+
+    def val():
+        return next(
+            (row["ours"], row["reason"], part["notes"][:1])
+            for _, name, label, row, part in cells(writing.write_paper(out))
+            if (name, label) == ("vqa", "val")
+        )
+
+    answered(out / "vqa_v2", 61.0, "older")
+    assert val()[0] is None and "no numbers in" in val()[1], "sets.json says that vqa_v2 was not run"
+    path = out / "sets.json"
+    listed = json.loads(path.read_text())
+    listed["sets"]["vqa_v2"] |= {"status": "done", "folder": "vqa_v2"}
+    path.write_text(json.dumps(listed))
+    assert val()[0] is None, "of another checkpoint than sets.json's"
+    answered(out / "vqa_v2", 52.0, listed["made"]["digest"])
+    assert val()[0] == 52.0
+    answered(out / "vqa", 99.0, "drawn", yes_no=None)
+    assert val()[0] == 52.0, "a drawn world's questions are not VQA's"
+    answered(out / "vqa/vqa_v2", 55.0, "tuned")
+    assert val()[0] == 52.0, "no sets.json says that this is done"
+    record = {"status": "done", "folder": "vqa_v2"}
+    (out / "vqa/sets.json").write_text(json.dumps({"made": {"digest": "tuned"}, "sets": {"vqa_v2": record}}))
+    assert val()[0] == 55.0 and val()[2] == ["checkpoint runs/tuned"]
+    answered(out / "vqa", 57.0, "asked")
+    assert val()[0] == 57.0
+
+
 def test_strangers_words_are_escaped(world, tmp_path):
     shutil.copytree(world / "out", tmp_path / "out")
     path = tmp_path / "out/sets.json"
