@@ -31,6 +31,9 @@ class SuiteOptions:
     beams: int = 1
     """Beams of the captions' beam search, ranked by the mean log-probability of a token; 1 = greedy (open_clip's generate: 6
     beams)."""
+    spice_dir: str | None = None
+    """Folder with the jars of Stanford CoreNLP 3.6.0, which SPICE of captions needs (docs/evaluation.md); without it SPICE is
+    null."""
     seed: int = 0
     """Seed of random masks and of bootstrap intervals."""
     gallery: int = 6

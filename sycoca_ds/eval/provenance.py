@@ -42,20 +42,6 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def java_version() -> str | None:
-    """Of the Java that METEOR and the tokenizer of captions run on; None: there is none."""
-    from sycoca_ds.eval.scorers.caption_tokens import java_command
-
-    command = java_command()
-    if command is None:
-        return None
-    try:
-        said = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=30).stderr
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return said.splitlines()[0] if said else None
-
-
 def hardware(device: torch.device) -> dict[str, str | int | float | None]:
     """Processor, cores usable by this process, memory (GiB) and the GPU if the device is one."""
     processor = platform.processor() or platform.machine()

@@ -37,6 +37,8 @@ from sycoca_ds.eval.regions.segments import read_segments
 from sycoca_ds.eval.registry import METRICS, TASKS
 from sycoca_ds.eval.report.numbers import rows_of, write_csv
 from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
+from sycoca_ds.eval.scorers.caption_tokens import java_version
+from sycoca_ds.eval.scorers.spice import spice_jars
 from sycoca_ds.eval.stats.paired import KEY, each_file
 from sycoca_ds.eval.task import NotApplicable, Outcome
 from sycoca_ds.eval.vqa.items import QuestionPictures, Request
@@ -84,6 +86,7 @@ def record(task: str, key: str, outcome: Outcome, seconds: float, seed: int = 0)
     return {
         "key": key,
         "status": "done",
+        "again": outcome.again,
         "metrics": metrics,
         "null_reasons": reasons,
         "chance": outcome.chance,
@@ -109,6 +112,7 @@ def skipped(task: str, key: str, reason: str) -> dict[str, Any]:
     return {
         "key": key,
         "status": "not run",
+        "again": True,
         "metrics": dict.fromkeys(METRICS[task]),
         "null_reasons": dict.fromkeys(METRICS[task], reason),
         "chance": {},
@@ -130,10 +134,10 @@ def result_files(out: Path, task: str) -> list[Path]:
 
 
 def finished_task(out: Path, task: str, key: str) -> dict[str, Any] | None:
-    """The kept record of the task if it has this key and its files are there."""
+    """The kept record of the task if it has this key, its files are there, and nothing in it failed that may not again."""
     try:
         kept = json.loads((out / "tasks" / f"{task}.json").read_text())
-        if kept["key"] == key and kept["status"] == "done" and all(path.is_file() for path in result_files(out, task)):
+        if kept["key"] == key and not kept["again"] and all(path.is_file() for path in result_files(out, task)):
             return kept
     except (OSError, ValueError, KeyError, TypeError):
         pass  # unreadable is the same as absent: the task is computed again
@@ -287,7 +291,7 @@ def evaluate_model(
             "world_size": team.size,
             "weights_shared": team.lockstep,
             "cache": str(resources.cache.folder) if resources.cache.folder else None,
-            "java": provenance.java_version() if "captioning" in options.tasks else None,
+            "java": java_version() if "captioning" in options.tasks else None,
             "caption_tokenizer": records.get("captioning", {}).get("details", {}).get("tokenizer"),
             "command": list(command),
             "date": now(),
@@ -361,6 +365,8 @@ def check_options(options: SuiteOptions) -> None:
     if options.probe_features not in FEATURES:
         raise UserError(f"--probe-features {options.probe_features}: expected {' or '.join(FEATURES)}")
     background_of(options.background)
+    if options.spice_dir is not None:
+        spice_jars(options.spice_dir)
     for flag, value in (
         ("--batch-size", options.batch_size),
         ("--caption-tokens", options.caption_tokens),

@@ -35,6 +35,18 @@ def java_command() -> str | None:
     return shutil.which("java")
 
 
+def java_version() -> str | None:
+    """What Java says of itself; None: there is none."""
+    command = java_command()
+    if command is None:
+        return None
+    try:
+        said = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=30).stderr
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line for line in said.splitlines() if " version " in line), None)  # options it picked up may stand before
+
+
 def package_folder() -> Path:
     """Folder of pycocoevalcap, found without importing it. UserError names the extra to install."""
     spec = importlib.util.find_spec("pycocoevalcap")
@@ -60,7 +72,8 @@ def regex_tokenize(caption: str) -> str:
 def ptb_tokenize(captions: list[str]) -> list[str]:
     """The official tokens of each caption, joined by blanks, one entry a caption, whatever characters it holds.
 
-    Raises UserError if pycocoevalcap is missing and RuntimeError if Java fails or the number of lines does not match.
+    Raises UserError if pycocoevalcap is missing and RuntimeError if Java fails, takes too long, or the number of lines does not
+    match.
     """
     folder = package_folder() / "tokenizer"
     # PTBTokenizer drops empty lines at both ends, also those whose characters it knows no token for: words stand around all
@@ -76,14 +89,11 @@ def ptb_tokenize(captions: list[str]) -> list[str]:
         "-encoding",
         "UTF-8",
     ]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        input="\n".join(lines).encode("utf-8", "replace"),
-        capture_output=True,
-        timeout=60 + len(lines) / 100,
-        check=False,
-    )
+    given, timeout = "\n".join(lines).encode("utf-8", "replace"), 60 + len(lines) / 100
+    try:
+        done = subprocess.run(command, cwd=folder, input=given, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"PTB tokenizer: it was stopped after {timeout:,.0f} seconds") from error
     output = done.stdout.decode("utf-8", "replace").split("\n")
     if output and output[-1] == "":
         output.pop()

@@ -19,10 +19,12 @@ import numpy as np
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
 from sycoca_ds.eval.scorers.corpus import bleu_statistics, meteor_rows
+from sycoca_ds.eval.scorers.spice import Spice
 
 Numbers = dict[str, float | None]
 DOMAINS = ("in-domain", "near-domain", "out-domain")
 """Of NoCaps: what its pictures show is named in COCO's captions, partly, not at all."""
+NO_SPICE = "SPICE needs Stanford CoreNLP 3.6.0, which is not part of the pycocoevalcap package: --spice-dir FOLDER with its jars"
 WORDLESS = "no reference holds a word, and CIDEr weighs words by the references that hold them"
 
 
@@ -193,8 +195,11 @@ class Scores(NamedTuple):
     """{number that is null: reason}."""
     tokenizer: str
     each: dict[str, np.ndarray]
-    """In the order of the references: `cider` (CIDEr-D), `cider_shuffled`, `rouge_l` of each image, (I,), NaN where there is none;
-    `bleu_statistics` and, with Java, `meteor_statistics`, whose sums make the corpus' scores (scorers/corpus.py)."""
+    """In the order of the references: `cider` (CIDEr-D), `cider_shuffled`, `rouge_l` and, where it was asked for, `spice` of each
+    image, (I,), NaN where there is none; `bleu_statistics` and, with Java, `meteor_statistics`, whose sums make the corpus' scores
+    (scorers/corpus.py)."""
+    failed: bool
+    """A Java program did: another time it may not."""
 
 
 def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
@@ -209,7 +214,11 @@ def score_captions(hypotheses: Mapping[str, str], references: Mapping[str, Seque
 
 
 def score_tables(
-    reference_table: dict[str, list[str]], hypothesis_table: dict[str, list[str]], kind: str, meteor: Meteor
+    reference_table: dict[str, list[str]],
+    hypothesis_table: dict[str, list[str]],
+    kind: str,
+    meteor: Meteor,
+    spice: Spice | None = None,
 ) -> Scores:
     """The same of what `token_tables` returns, or of some of its images: these are then the whole corpus, whose document
     frequencies CIDEr weighs by, as when COCOEvalCap is given their annotations only."""
@@ -220,22 +229,24 @@ def score_tables(
     shuffled_I = cider_scores(reference_table, rolled(hypothesis_table))
     numbers["cider_shuffled"] = _mean(shuffled_I)
     reasons |= {name: WORDLESS for name in ("cider", "cider_shuffled") if numbers[name] is None}
-    numbers["meteor"] = None
-    if java_command() is None:
-        reasons["meteor"] = "METEOR is a Java program and `java` was not found on PATH"
-    else:
-        try:
-            numbers["meteor"], each["meteor_statistics"] = meteor.score(reference_table, hypothesis_table)
-        except (RuntimeError, OSError) as error:
-            reasons["meteor"] = f"METEOR failed: {error}"
-    numbers["spice"] = None
-    reasons["spice"] = "SPICE needs Stanford CoreNLP 3.6.0, which is not part of the pycocoevalcap package"
+    failed = False
+    for name, program, left in (("meteor", meteor, "meteor_statistics"), ("spice", spice, "spice")):
+        numbers[name] = None
+        if program is None:
+            reasons[name] = NO_SPICE
+        elif java_command() is None:
+            reasons[name] = f"{name.upper()} is a Java program and `java` was not found on PATH"
+        else:
+            try:
+                numbers[name], each[left] = program.score(reference_table, hypothesis_table)
+            except (RuntimeError, OSError) as error:
+                reasons[name], failed = f"{name.upper()} failed: {error}", True
     words = [len(hypothesis[0].split()) for hypothesis in hypothesis_table.values()]
     numbers["mean_words"] = math.fsum(words) / len(words)
     numbers["distinct"] = 100.0 * len({hypothesis[0] for hypothesis in hypothesis_table.values()}) / len(words)
     for name, value_I in (("cider", cider_I), ("cider_shuffled", shuffled_I)):
         each[name] = np.full(len(reference_table), np.nan) if value_I is None else value_I
-    return Scores(numbers, reasons, kind, each)
+    return Scores(numbers, reasons, kind, each, failed)
 
 
 def score_groups(
@@ -244,16 +255,17 @@ def score_groups(
     kind: str,
     groups: Mapping[str, str],
     meteor: Meteor,
+    spice: Spice | None = None,
 ) -> dict[str, Scores]:
     """{group: scores of its images alone}.
 
     Args:
         groups: {image_id: its group} of every image in the tables.
-        meteor: knows the statistics of images that it was asked of before, in another group or in all.
+        meteor, spice: know of images that they were asked of before, in another group or in all.
     """
     found = {}
     for group in sorted(set(groups.values())):
         mine = [image_id for image_id in reference_table if groups[image_id] == group]
         tables = ({image_id: table[image_id] for image_id in mine} for table in (reference_table, hypothesis_table))
-        found[group] = score_tables(*tables, kind, meteor)
+        found[group] = score_tables(*tables, kind, meteor, spice)
     return found

@@ -13,6 +13,7 @@ from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.runner.cache import Arrays
 from sycoca_ds.eval.scorers.caption_tokens import java_command
 from sycoca_ds.eval.scorers.captions import DOMAINS, Meteor, Scores, domain_prefix, score_groups, score_tables, token_tables
+from sycoca_ds.eval.scorers.spice import Spice
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
 from sycoca_ds.model.generation import Decoding
 
@@ -81,19 +82,24 @@ def run_captioning(bench: Bench) -> Outcome:
     """Captions of all images, scored against all their captions, and those of each of NoCaps' domains."""
     captions, data = write_captions(bench), bench.collection
     keys = [picture.image_id for picture in data.pictures]
+    spice = None if bench.options.spice_dir is None else Spice(bench.options.spice_dir)
     with Meteor() as meteor:
         with Progress("score captions", total=len(data), unit="images") as bar:
-            tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
-            numbers, reasons, kind, each = score_tables(*tables, meteor)
+            try:
+                tables = token_tables(dict(zip(keys, captions, strict=True)), dict(zip(keys, data.captions_of_image, strict=True)))
+            except RuntimeError as error:
+                raise NotApplicable(f"captions cannot be scored: {error}") from error
+            numbers, reasons, kind, each, failed = score_tables(*tables, meteor, spice)
             bar.set(len(data))
         if data.domains is None:
             own, why = dict.fromkeys(DOMAIN_NUMBERS), dict.fromkeys(DOMAIN_NUMBERS, data.no_domains)
         else:
             with Progress("score captions by domain", total=len(data), unit="images") as bar:
-                groups = score_groups(*tables, dict(zip(keys, data.domains, strict=True)), meteor)
-                own, why = by_domain(groups)
-                each |= each_by_domain(groups, data.domains)
+                groups = score_groups(*tables, dict(zip(keys, data.domains, strict=True)), meteor, spice)
                 bar.set(len(data))
+            own, why = by_domain(groups)
+            each |= each_by_domain(groups, data.domains)
+            failed |= any(scores.failed for scores in groups.values())
     details = {
         "images": len(data),
         "references": len(data.captions),
@@ -109,14 +115,15 @@ def run_captioning(bench: Bench) -> Outcome:
         {},
         details,
         {"captions.json": [{"image_id": key, "caption": caption} for key, caption in zip(keys, captions, strict=True)]},
+        again=failed,
         each=each,
     )
 
 
 def depends(inputs: Inputs) -> dict[str, int | bool]:
-    """Where Java appears later, METEOR's null must not stay."""
-    options = inputs.options
-    return {"caption_tokens": options.caption_tokens, "beams": options.beams, "java": java_command() is not None}
+    """Where Java or SPICE's jars appear later, nulls must not stay."""
+    options, java = inputs.options, java_command() is not None
+    return {"caption_tokens": options.caption_tokens, "beams": options.beams, "java": java, "spice": options.spice_dir is not None}
 
 
 NUMBERS = {

@@ -30,6 +30,7 @@ from tests.worlds.data.catalogues import parquet
 from tests.worlds.data.data_sets import parts, write_mirror, write_tar
 from tests.worlds.pages.reducing import WORLD
 from tests.worlds.published import captioned, classed, exported, listed, packed, questions
+from tests.worlds.published.stand_in_java import write_jars
 from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 from tests.worlds.trainings.training import SHAPES
 
@@ -321,6 +322,7 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"data/sets": lambda shelf, found: shelf.made("sets", lambda path: (path.mkdir(), write_sets(shelf, path))),
     r"data/Flickr30kEntities": lambda shelf, found: shelf.made("entities", write_entities),
     r"data/VOC2012": lambda shelf, found: shelf.made("voc", write_voc),
+    r"data/stanford-corenlp-[\w-]+": lambda shelf, found: shelf.made("corenlp", write_jars),
     r"data/sugar-crepe": lambda shelf, found: shelf.made("sugarcrepe", write_sugarcrepe),
     r"data/winoground": lambda shelf, found: shelf.made("winoground", write_winoground),
     r"data/aro": lambda shelf, found: shelf.made("aro", write_aro),

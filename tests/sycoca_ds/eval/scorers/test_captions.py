@@ -57,7 +57,8 @@ def test_scores_of_strings_equal_the_package_on_tokens(no_java):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
 
-    numbers, reasons, kind, each = score_captions(HYPOTHESES, REFERENCES)
+    numbers, reasons, kind, each, failed = score_captions(HYPOTHESES, REFERENCES)
+    assert not failed
     cider_I = each["cider"]
     tokens = {key: [regex_tokenize(caption) for caption in captions] for key, captions in REFERENCES.items()}
     written = {key: [regex_tokenize(caption)] for key, caption in HYPOTHESES.items()}
