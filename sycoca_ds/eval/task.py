@@ -41,12 +41,12 @@ class Outcome:
     """Counts and choices behind the numbers, and examples for the report."""
     files: dict[str, Any] = field(default_factory=dict)
     """{file name: JSON value or dict of arrays (.npz)} to be written beside the results."""
-    again: bool = False
-    """Something that numbers are made by failed, and may not another time: the next start computes the task anew."""
     each: dict[str, np.ndarray] = field(default_factory=dict)
     """{number: what each picture alone comes to, (I,), NaN where it has nothing}, for comparisons over the same pictures; what
     beside them makes the number (weights, counts): comparison/numbers.py. Other pictures than the data's have their names under
     `paired.KEY`."""
+    again: bool = False
+    """Something that numbers are made by failed, and may not another time: the next start computes the task anew."""
 
 
 @dataclass(frozen=True)
