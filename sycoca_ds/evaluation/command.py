@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -108,8 +107,7 @@ def evaluate(config: EvaluateConfig) -> int:
 
 def watch_run(config: EvaluateConfig, options, device, resources) -> int:
     """Every checkpoint of a run; 0 when it is completed, 1 if a set has no numbers that was asked for."""
-    from data_pipeline.shards.manifest import Manifest, ManifestError
-    from sycoca_ds.evaluation.watch import Watch
+    from sycoca_ds.evaluation.watch import Watch, stamps_of
 
     alone = [name for name in ("require", "report") if getattr(config, name)]
     if alone:
@@ -121,9 +119,8 @@ def watch_run(config: EvaluateConfig, options, device, resources) -> int:
         return evaluate_one(one, options, device, resources)
 
     asked = {**dataclasses.asdict(config), "precision": options.precision}
-    if config.data is not None and resources.team.leads:
-        with contextlib.suppress(ManifestError):  # told by who opens it
-            asked["data_digest"] = Manifest.load(config.data).digest
+    if resources.team.leads:
+        asked["stamps"] = stamps_of(config)
     watch = Watch(Path(config.watch), Path(config.out), asked, resources, evaluate_step)
     if config.dry_run:
         if resources.team.leads:
@@ -206,7 +203,7 @@ def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:
 
     if config.data is not None or config.data_root is None:
         raise UserError("expected --data FOLDER, or --data-root FOLDER with --sets or --suite; one of them")
-    names = ("labels", "regions", "questions", "require", "report", "probe_train", "probe_labels")
+    names = ("labels", "regions", "compositions", "questions", "require", "report", "probe_train", "probe_labels")
     alone = [name for name in names if getattr(config, name)]
     if alone:
         raise UserError(f"--{alone[0].replace('_', '-')} goes with --data, not with --data-root")

@@ -10,7 +10,7 @@ evaluated first; one that is deleted meanwhile is told, and missing in the curve
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -19,11 +19,15 @@ from data_pipeline.errors import UserError, one_line
 from data_pipeline.files import sha256_file, write_json
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, sealed, step_of
 from sycoca_ds.engine.safety.status import read_status
+from sycoca_ds.eval.datasets.reading import EXTENSIONS
 from sycoca_ds.eval.report.curve import read_rows, write_curve
 from sycoca_ds.eval.runner.bench import Resources
+from sycoca_ds.evaluation.options import EvaluateConfig
 
 WATCHED = "watched.json"
 COMPLETED = "completed"
+DEPTH = 3
+"""Of folders within folders: DATA_ROOT/coco/annotations/captions_val2017.json."""
 IRRELEVANT = (
     *("checkpoint", "watch", "watch_seconds", "out", "cache", "cache_gb"),
     *("batch_size", "device", "shard_weights", "tensorboard", "dry_run"),
@@ -131,6 +135,39 @@ class Watch:
             self.resources.cache.used.clear()
             self.resources.cache.trim()
         return status
+
+
+def stamps_of(config: EvaluateConfig) -> dict[str, list[str]]:
+    """{option: size and time of each file that it names}, so that a file of the same name with another content is another one. Of a
+    folder its files down to `DEPTH`, pictures by the time of their folder alone."""
+    named = {
+        "data": [config.data],
+        "data_root": [config.data_root],
+        "labels": [config.labels],
+        "regions": [config.regions],
+        "compositions": [piece for text in config.compositions for piece in text.partition("=")[2].split(",")],
+        "questions": (config.questions or "").split(","),
+        "answers": config.answers,
+        "probe_train": [config.probe_train],
+        "probe_labels": [config.probe_labels],
+        "prompts": [config.prompts],
+        "beside": [text.split(",")[0] for text in config.beside],
+    }
+    return {name: [stamp for path in paths if path for stamp in _stamps(Path(path), DEPTH)] for name, paths in named.items()}
+
+
+def _stamps(path: Path, deeper: int) -> Iterator[str]:
+    """Nothing of what is not there, which is told by who opens it."""
+    try:
+        found = path.stat()
+        is_folder = path.is_dir()
+        below = sorted(path.iterdir()) if is_folder and deeper else []
+    except OSError:
+        return
+    yield f"{path.name} {'' if is_folder else found.st_size} {found.st_mtime_ns}"
+    for inner in below:
+        if not inner.name.lower().endswith(EXTENSIONS):
+            yield from _stamps(inner, deeper - 1)
 
 
 def digest_of(folder: Path) -> str | None:

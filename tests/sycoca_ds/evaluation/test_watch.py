@@ -22,7 +22,7 @@ from sycoca_ds.evaluation import watch
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds import REPOSITORY
-from tests.worlds.trainings.eval_world import make_data, make_run
+from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 from tests.worlds.trainings.event_files import points
 
 pytestmark = pytest.mark.slow
@@ -152,6 +152,54 @@ def test_other_weights_or_options_are_evaluated_again(tmp_path, data, monkeypatc
     assert evaluate(config(tmp_path)) == 0
     assert evaluated(tmp_path)[5]["tasks"]["reconstruction"]["metrics"]["own_l1"] != first["own_l1"]
     assert len(points(tmp_path / "out", "eval/reconstruction/own_l1")) == 1, "one point a step"
+
+
+def test_other_labels_at_the_same_path_are_evaluated_again(tmp_path, data) -> None:
+    run, labels = make_run(tmp_path / "run", seed=1, step=5), make_labels(tmp_path / "labels.json", images=9)
+    state(run, "completed", 5)
+    asked = config(tmp_path, tasks=("classification",), labels=str(labels))
+    assert evaluate(asked) == 0
+    content = json.loads(labels.read_text())
+    first, classes = evaluated(tmp_path)[5]["data"]["labels_digest"], len(content["classes"])
+    assert evaluate(asked) == 0 and evaluated(tmp_path)[5]["data"]["labels_digest"] == first
+    content["labels"] = {url: (label + 1) % classes for url, label in content["labels"].items()}
+    labels.write_text(json.dumps(content))
+    assert evaluate(asked) == 0
+    assert evaluated(tmp_path)[5]["data"]["labels_digest"] != first, "numbers of the old labels were kept"
+
+
+def test_every_input_has_its_stamp(tmp_path) -> None:
+    """Another content of any file that an option names is another stamp of that option alone."""
+    files = {
+        "data": "data/manifest/manifest.json",
+        "data_root": "root/coco/annotations/captions_val2017.json",
+        "labels": "labels.json",
+        "regions": "regions/Annotations/1.xml",
+        "compositions": "aro/visual_genome_attribution.json",
+        "questions": "annotations.json",
+        "answers": "answers.json",
+        "probe_train": "train/manifest/manifest.json",
+        "probe_labels": "probe.json",
+        "prompts": "prompts.json",
+        "beside": "beside.csv",
+    }
+    for file in (*files.values(), "questions.json", "pictures/1.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("a")
+    given = {name: str(tmp_path / file.split("/")[0]) for name, file in files.items()}
+    given["questions"] = ",".join(str(tmp_path / name) for name in ("questions.json", "annotations.json", "pictures"))
+    given |= {"compositions": (f"aro={given['compositions']}",), "answers": (given["answers"],)}
+    given["beside"] = (f"{given['beside']},some row",)
+    asked = EvaluateConfig(out="x", **given)
+    before = watch.stamps_of(asked)
+    assert before == watch.stamps_of(asked) and all(before.values()) and set(before) == set(files)
+    for name, file in files.items():
+        (tmp_path / file).write_text("ab")
+        after = watch.stamps_of(asked)
+        assert [other for other in files if after[other] != before[other]] == [name]
+        before = after
+    (tmp_path / "root/coco/val2017").mkdir()
+    assert watch.stamps_of(asked)["data_root"] != before["data_root"]
 
 
 KILLED = """

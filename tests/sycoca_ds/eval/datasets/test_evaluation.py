@@ -228,6 +228,8 @@ def test_the_collection_is_the_set(tmp_path):
         ({"sets": ("flicker30k",)}, "did you mean flickr30k"),
         ({"suite": "papers"}, "no such suite"),
         ({"sets": ("mnist",), "labels": "x.json"}, "--labels goes with --data"),
+        ({"sets": ("mnist",), "regions": "x.json"}, "--regions goes with --data"),
+        ({"sets": ("mnist",), "compositions": ("aro=x",)}, "--compositions goes with --data, not with --data-root"),
         ({"sets": ("mnist",), "require": ("retrieval.t2i_r1>=1",)}, "--require goes with --data"),
         ({"sets": ("mnist",), "probe_train": "x"}, "--probe-train goes with --data"),
         ({"submit": ("flickr30k",)}, "no server takes captions of it (there are coco_captions nocaps vqa_v2)"),
