@@ -85,6 +85,7 @@ class Part:
 
     name: str
     task: str
+    """Or the split whose captions or answers are for a server."""
     counted: str
     """What there is of it, in words."""
     official: bool
@@ -151,6 +152,17 @@ def parts(entry: OfficialSet, asked: Asked, tasks: Sequence[str], rates: Rates, 
     return found
 
 
+def submitted(entry: OfficialSet, asked: Asked, split: str, rates: Rates, beams: int) -> Part:
+    """What captions or answers for a set's server take; they are not scored here."""
+    count, _, official = counts_of(entry, asked, split)
+    if entry.tasks == ("vqa",):
+        questions = count["questions"] or 0
+        return Part(
+            entry.name, split, f"{questions:,} questions to answer", official, questions * (rates.image + rates.caption / beams)
+        )
+    return Part(entry.name, split, f"{count['pictures']:,} images to caption", official, count["pictures"] * rates.caption)
+
+
 def counts_of(entry: OfficialSet, asked: Asked, split: str) -> tuple[dict[str, int | None], int, bool]:
     """(pictures, captions, classes and questions; templates; whether these are the official numbers): of the set's lists, if it is
     here."""
@@ -187,6 +199,14 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
             found += parts(entry, asked, tasks, rates, options.beams)
         except UserError as error:  # the evaluation would go on without this set, too
             refused[entry.name] = str(error)
+    for entry in asked.submissions if rates.caption is not None else ():
+        if entry.tasks == ("vqa",) and not loaded.config.model.fusion:
+            continue
+        for split in entry.submitted:
+            try:
+                found.append(submitted(entry, asked, split, rates, options.beams))
+            except UserError as error:
+                refused[f"{entry.name}, {split}"] = str(error)
     total = sum(part.seconds for part in found)
     for part in found:
         print(f"{part.name:14} {part.task:14} {format_seconds(part.seconds):>9}  {part.counted}{', officially' * part.official}")

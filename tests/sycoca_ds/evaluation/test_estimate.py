@@ -60,6 +60,20 @@ def test_a_set_that_is_not_as_published_is_told_and_the_others_are_counted(
     assert f"mnist          no numbers: {found['no_numbers']['mnist']}" in capsys.readouterr().out
 
 
+def test_captions_for_servers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """By the official counts of NoCaps' test split and COCO's val2014 and test2014; answers only of a model that gives some."""
+    monkeypatch.setattr(estimate, "measure", lambda *_: RATES)
+    options = SimpleNamespace(tasks=("captioning",), beams=2, precision="fp32", batch_size=4)
+    resources, device = SimpleNamespace(team=SimpleNamespace(size=1)), SimpleNamespace(type="cpu")
+    asked = Asked.parse(str(tmp_path), (), None, None, ("nocaps", "coco_captions", "vqa_v2"))
+    captions = (10_600 + 40_504 + 40_775) * 0.1
+    for fusion, seconds in ((False, captions), (True, captions + 447_793 * (0.01 + 0.1 / 2))):
+        loaded = SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(fusion=fusion)))
+        assert estimate.dry_run(loaded, asked, tmp_path, options, device, resources) == 0
+        assert json.loads((tmp_path / "estimate.json").read_text())["seconds"] == pytest.approx(seconds)
+    assert "10,600 images to caption, officially" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_dry_run_measures_and_evaluates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = make_run(tmp_path / "run")
