@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from sycoca_ds.eval.datasets.reading import (
-    HERE,
     Damaged,
     Files,
     Split,
@@ -24,6 +23,8 @@ from sycoca_ds.eval.datasets.reading import (
 )
 
 WNID = re.compile(r"n\d{8}")
+WNID_FOLDERS = "n[0-9]???????/"
+"""Such folders tell a set: a parquet or WebDataset folder may have its name, too."""
 TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 META = "ILSVRC2012_devkit_t12/data/meta.mat"
 NAMES = "LOC_synset_mapping.txt or synset_words.txt or README.txt"
@@ -86,7 +87,8 @@ class WnidFolders:
     """Whether there is that other way."""
 
     def needs(self, split: str) -> tuple[str, ...]:
-        return (self.below or HERE,)
+        folders = f"{self.below}{WNID_FOLDERS}"
+        return (f"{folders} or {self.below}ILSVRC2012_val_*" if self.published else folders,)
 
     def read(self, root: Path, split: str) -> Split:
         place = root / self.below
@@ -132,7 +134,7 @@ class NumberFolders:
     number itself, whichever folders are there."""
 
     def needs(self, split: str) -> tuple[str, ...]:
-        return (HERE,)
+        return ("[0-9]*/",)
 
     def read(self, root: Path, split: str) -> Split:
         found = folders_in(root)

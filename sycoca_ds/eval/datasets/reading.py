@@ -21,8 +21,6 @@ from data_pipeline.pictures import as_shown
 MOST_PIXELS = 100_000_000
 """Of a picture in a file. More than of a training picture: these sets hold photographs as cameras made them."""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-HERE = "./"
-"""Need of a layout whose set is told by its folder's name alone."""
 MOST_CLASSES = 100_000
 """Where nothing in a set's files names them."""
 MOST_NAMED = 3
@@ -176,7 +174,7 @@ class Layout(Protocol):
 
     def needs(self, split: str) -> tuple[str, ...]:
         """Paths below the set's folder without which the split cannot be read, the one that tells the set first; folders end with
-        `/`, any of those around ` or ` will do, and `*` is anything in a name."""
+        `/`, any of those around ` or ` will do, and `*`, `?` and `[0-9]` are as in a shell."""
 
     def read(self, root: Path, split: str) -> Split:
         """Raises `Damaged`."""
@@ -186,7 +184,9 @@ def present(root: Path, need: str) -> Path | None:
     """The first of a need's alternatives that is there."""
     for name in need.split(" or "):
         is_there = Path.is_dir if name.endswith("/") else Path.is_file
-        found = next((path for path in (sorted(root.glob(name)) if "*" in name else (root / name,)) if is_there(path)), None)
+        found = next(
+            (path for path in (sorted(root.glob(name)) if set("*?[") & set(name) else (root / name,)) if is_there(path)), None
+        )
         if found is not None:
             return found
     return None

@@ -19,7 +19,7 @@ from sycoca_ds.eval.datasets.captioned import CocoJson, Karpathy
 from sycoca_ds.eval.datasets.folders import Caltech, NumberFolders, WnidFolders
 from sycoca_ds.eval.datasets.lists import ByFolder, Cub, Dogs, Flowers, Pets
 from sycoca_ds.eval.datasets.questioned import TEST, TEST_DEV, VALIDATION, VqaJson
-from sycoca_ds.eval.datasets.reading import HERE, Absent, Damaged, Layout, Split, present
+from sycoca_ds.eval.datasets.reading import Absent, Damaged, Layout, Split, present
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class OfficialSet:
 
     def expected(self, split: str) -> str:
         """Where which files should be, and the page they come from."""
-        files = ", ".join("a folder a class" if need == HERE else need for need in self.layout.needs(split))
+        files = ", ".join(self.layout.needs(split))
         return f"expected {self.homes[0]}/ with {files}; from {self.page}"
 
     def root(self, data_root: Path, split: str) -> Path:

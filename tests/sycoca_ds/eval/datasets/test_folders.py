@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sycoca_ds.eval.datasets.reading import Damaged
+from sycoca_ds.eval.datasets.reading import Absent, Damaged
 from sycoca_ds.eval.datasets.registry import SETS
 from tests.worlds.published.classed import (
     WNIDS,
@@ -102,11 +102,12 @@ def test_imagenet_a_within_a_folder_of_its_name(tmp_path):
 
 
 def test_a_folder_without_classes(tmp_path):
-    (tmp_path / "imagenet-r").mkdir()
-    with pytest.raises(Damaged, match="no folder of a class, such as n01440764$"):
+    """It may hold the set as parquet: of the official files there is nothing."""
+    (tmp_path / "imagenet-r/data").mkdir(parents=True)
+    with pytest.raises(Absent, match=r"no n\[0-9\]\?+/ in .*imagenet-r; expected imagenet-r/ with"):
         SETS["imagenet_r"].open(tmp_path, "test")
     (tmp_path / "imagenet/val").mkdir(parents=True)
-    with pytest.raises(Damaged, match="nor pictures beside ILSVRC2012_devkit"):
+    with pytest.raises(Absent, match="or val/ILSVRC2012_val_"):
         SETS["imagenet1k"].open(tmp_path, "val")
 
 
