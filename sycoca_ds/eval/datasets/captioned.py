@@ -15,8 +15,16 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sycoca_ds.eval.datasets.reading import Damaged, Files, Split, checked, needed, present, read_json
+
+
+def said(caption: Any, path: Path, of: str) -> str:
+    """A caption without the spaces around it. `Damaged` for what is no text: null would become a word."""
+    if not isinstance(caption, str):
+        raise Damaged(f"{path}: {of} has {str(caption)[:40]} ({type(caption).__name__}) in place of a caption, expected a text")
+    return caption.strip()
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Karpathy:
                 folder, sentences = image.get("filepath", ""), image["sentences"]
                 names.append(f"{folder}/{image['filename']}" if folder else str(image["filename"]))
                 ids.append(str(image["cocoid"]) if "cocoid" in image else "")
-                captions.append(tuple(str(sentence["raw"]).strip() for sentence in sentences))
+                captions.append(tuple(said(sentence["raw"], path, names[-1]) for sentence in sentences))
                 if "sentids" in image and sorted(image["sentids"]) != sorted(sentence["sentid"] for sentence in sentences):
                     raise Damaged(f"{path}: {names[-1]} has sentences other than its sentids")
         except (KeyError, TypeError, AttributeError) as error:
@@ -85,7 +93,7 @@ class CocoJson:
             names = [f"{below}/{image['file_name']}" for image in images]
             groups = [image.get("domain") for image in images]
             for entry in content.get("annotations", []) if split in self.captioned else []:
-                captions[entry["image_id"]].append(str(entry["caption"]).strip())
+                captions[entry["image_id"]].append(said(entry["caption"], path, f"image {entry['image_id']}"))
         except (KeyError, TypeError, AttributeError) as error:
             raise Damaged(f"{path}: not as COCO's captions ({error!r})") from error
         without = sum(group is None for group in groups)

@@ -1,6 +1,8 @@
 """Karpathy's json, COCO's own, NoCaps: pictures, captions and ids, by hand from the json."""
 
+import functools
 import json
+import operator
 
 import pytest
 
@@ -104,3 +106,19 @@ def test_nocaps_with_pictures_of_no_domain_has_none_and_says_so(tmp_path):
     _, read = SETS["nocaps"].open(tmp_path, "val")
     assert read.group_N is None
     assert read.notes == ("nocaps_val_4500_captions.json gives no domain for 1 of its 4 pictures",) == (read.no_groups,)
+
+
+@pytest.mark.parametrize("caption", [None, 7, ["a", "b"]])
+def test_what_is_no_text_is_no_caption(tmp_path, caption):
+    """str() would make the word None of a null."""
+    write_coco_captions(tmp_path)
+    write_flickr(tmp_path)
+    for name, split, path, (*steps, last), whose in (
+        ("flickr30k", "test", "Flickr30K/dataset_flickr30k.json", ("images", 2, "sentences", 1, "raw"), "998.jpg"),
+        ("coco_captions", "val2017", "coco/annotations/captions_val2017.json", ("annotations", 3, "caption"), "image 99"),
+    ):
+        content = json.loads((tmp_path / path).read_text())
+        functools.reduce(operator.getitem, steps, content)[last] = caption
+        (tmp_path / path).write_text(json.dumps(content))
+        with pytest.raises(Damaged, match=f"{whose} has .* in place of a caption, expected a text"):
+            SETS[name].open(tmp_path, split)
