@@ -179,8 +179,8 @@ def _made(loaded: Any, options: SuiteOptions, ema: bool) -> dict[str, Any]:
 
 
 def earlier_records(out: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """`sets` and `submissions` that earlier calls have left in OUT/sets.json, if they are of the same checkpoint, made alike, of
-    the same data root; of sets with numbers those whose folder still has them."""
+    """`sets` and `submissions` of earlier calls in OUT/sets.json, if they are of the same checkpoint, made alike, of the same
+    data root; of sets with numbers those whose folder still has them."""
     listed = read_json(out / "sets.json") or {}
     if listed.get("made") != content["made"] or listed.get("data_root") != content["data_root"]:
         return {"sets": {}}

@@ -202,7 +202,8 @@ class Parquets:
                 raise Damaged(f"{path}: not readable as parquet ({first_line(error)})") from error
             if len(values) != sum(rows):
                 raise Damaged(f"{path}: {len(values)} values for {sum(rows)} rows")
-            names += [f"{path.name}/{row:06d}" for row in range(len(values))]
+            below = path.relative_to(root).as_posix()  # with the split in it, so that no picture to train on has its name
+            names += [f"{below}/{row:06d}" for row in range(len(values))]
             places += [(number, group, row) for group, count in enumerate(rows) for row in range(count)]
             if columns.label:
                 labels += [-1 if value is None else value for value in values]

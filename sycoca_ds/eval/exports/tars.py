@@ -106,10 +106,10 @@ class Tars:
                     for group in _samples(path):
                         sample = _Sample(path, file, group)
                         picture = sample.picture()
-                        names.append(f"{path.name}/{group.key}")
+                        names.append(f"{split}/{path.name}/{group.key}")
                         places.append((number, picture.offset, picture.size))
                         if kind == "retrieval":
-                            lines = sample.text().splitlines()
+                            lines = sample.text().splitlines()  # at U+2028, too: as CLIP_benchmark reads them
                             captions.append(tuple(line.strip() for line in lines if line.strip()))
                             blank += len(lines) - len(captions[-1])
                         else:

@@ -14,6 +14,7 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import SETS, Count
 from sycoca_ds.eval.exports.finding import all_sets, cleaned, exports_in, sets_of
+from sycoca_ds.eval.probe.data import shared
 from tests.worlds.published.captioned import write_flickr
 from tests.worlds.published.exported import scenes, write_parquet, write_wds
 
@@ -85,6 +86,23 @@ def test_exports_stand_in_for_files_that_are_not_there(tmp_path):
     collection = OfficialCollection(entry, tmp_path, 16)
     probe = collection.probe_data()
     assert (len(collection), len(probe.train.pictures), len(probe.validation.pictures)) == (6, 7, 5)
+    assert collection.pictures[0].url == "test/0.tar/s0000000" and probe.train.pictures.pictures[0].url == "train/0.tar/s0000000"
+    assert shared([probe.train, probe.validation], collection) == 0, "keys are counted anew in each split"
+    for split in ("train", "test"):
+        write_parquet(tmp_path / "parquet/pets", scenes(3), CLASSES, split=split, files=1)
+        (tmp_path / "parquet/pets" / split).mkdir(exist_ok=True)
+        (tmp_path / f"parquet/pets/data/{split}-00000-of-00001.parquet").rename(tmp_path / f"parquet/pets/{split}/0000.parquet")
+    (entry,) = sets_of(("parquet:pets",), tmp_path)
+    collection = OfficialCollection(dataclasses.replace(entry, fitted=("train",)), tmp_path, 16)
+    assert shared([collection.probe_data().train], collection) == 0
+
+    write_parquet(tmp_path / "imagenet-a", scenes(2), CLASSES)
+    write_parquet(tmp_path / "imagenetv2", scenes(2), CLASSES)
+    write_parquet(tmp_path / "other/imagenet", scenes(2), CLASSES)
+    (tmp_path / "other/imagenet/data").rename(tmp_path / "other/imagenet/val")
+    for name, place in (("imagenet_a", tmp_path), ("imagenet_v2", tmp_path), ("imagenet1k", tmp_path / "other")):
+        (entry,) = sets_of((name,), place)
+        assert "from imagenet" in entry.title and len(entry.open(place, entry.evaluated)[1]) == 2
 
     (tmp_path / "flickr30k").rename(tmp_path / "elsewhere")
     write_flickr(tmp_path)
@@ -115,7 +133,7 @@ def test_the_command_lists_and_checks_them(tmp_path, capsys, monkeypatch):
     path.write_bytes(data)
     assert DatasetsCommand(str(tmp_path), sets=("wds:mine",)).run() == 0, "what is in a picture is looked at by --decode only"
     assert DatasetsCommand(str(tmp_path), sets=("wds:mine",), decode=True).run() == 1
-    assert "1 of 4 pictures cannot be read (1 not an image): 0.tar/s0000000" in capsys.readouterr().out
+    assert "1 of 4 pictures cannot be read (1 not an image): test/0.tar/s0000000" in capsys.readouterr().out
     (tmp_path / "wds_mine/dataset_type.txt").write_text("multilabel")
     assert DatasetsCommand(str(tmp_path), sets=("wds:mine",)).run() == 0, "what no task takes is not broken"
     assert "several classes a picture" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_a_folder_is_what_pyarrow_reads(tmp_path, captioned):
     else:
         assert read.label_N.tolist() == [row["label"] for row in rows] and read.classes == CLASSES
     assert len(read.pictures._held) == parquet.HELD, "no more row groups than that are in memory"
-    assert read.pictures.names[6] == "test-00001-of-00002.parquet/000000"
+    assert read.pictures.names[6] == "data/test-00001-of-00002.parquet/000000"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """WebDatasets: what the library webdataset reads from the same tars, as CLIP_benchmark calls it, and what strangers put in."""
 
+import dataclasses
 import io
 import os
 import pickle
@@ -58,9 +59,18 @@ def test_a_set_of_classes_is_what_the_library_reads(tmp_path):
     assert_same_pictures(read, expected)
     assert read.label_N.tolist() == [label for _, label in expected] == [number * 7 % 3 for number in range(12)]
     assert read.classes == CLASSES and read.templates == TEMPLATES and read.named_by == "classnames.txt" and not read.nameless
-    assert read.pictures.names[:2] == ["0.tar/s0000000", "0.tar/s0000001"] and read.pictures.names[5] == "1.tar/s0000005"
+    assert read.pictures.names[:2] == ["test/0.tar/s0000000", "test/0.tar/s0000001"]
+    assert read.pictures.names[5] == "test/1.tar/s0000005"
     lossless = [number for number in range(12) if number % 4 < 2]
     assert all((read.pictures.pixels(number) == expected[number][0]).all() for number in lossless)
+
+
+def test_captions_end_where_the_readers_of_clip_benchmark_end_them(tmp_path):
+    """Its webdataset_builder.py joins captions by line feeds and leaves other ends of lines within them; build_wds_dataset of its
+    datasets/builder.py (1.6.2) gives each text to str.splitlines, which cuts at those, too."""
+    samples = [dataclasses.replace(each, captions=("one\u2028two", "three\x85four", "five\x0bsix")) for each in of_kinds()[:2]]
+    folder = write_wds(tmp_path / "wds_a", samples, kind="retrieval")
+    assert Tars().read(folder, "test").captions == (("one", "two", "three", "four", "five", "six"),) * 2
 
 
 def test_a_set_of_captions_is_what_the_library_reads(tmp_path):
