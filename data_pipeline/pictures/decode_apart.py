@@ -118,7 +118,7 @@ def decode_apart(data: bytes | bytearray, max_pixels: int) -> tuple[np.ndarray, 
     """(pixels as `pictures.flatten` gives them, EXIF's orientation).
 
     Raises:
-        FetchError: with one of picture_headers.REASONS.
+        FetchError: with one of headers.REASONS.
     """
     return _decoder.decode(data, max_pixels)
 

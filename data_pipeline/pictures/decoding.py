@@ -25,7 +25,7 @@ def decode(
         wanted: the short side that is needed; pixels may come reduced to a few times that.
 
     Raises:
-        FetchError: with one of picture_headers.REASONS.
+        FetchError: with one of headers.REASONS.
     """
     import cv2
 
@@ -54,7 +54,7 @@ def as_shown(data: bytes | bytearray, max_pixels: int) -> np.ndarray:
     hashes and measures; training and evaluation see the same.
 
     Raises:
-        FetchError: with one of picture_headers.REASONS.
+        FetchError: with one of headers.REASONS.
     """
     import cv2
 

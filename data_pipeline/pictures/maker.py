@@ -6,13 +6,9 @@ pictures lying on their side, and takes 1.8 GB for 25 million pixels with opacit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from data_pipeline.pictures.decoding import decode, turn
 from data_pipeline.pictures.headers import MAX_SIDE, FetchError, Header
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class PictureMaker:
     """For kinds whose header only their decoder reads."""
 
     def __call__(self, data: bytes | bytearray, header: Header) -> Stored:
-        """Raises `FetchError` with one of picture_headers.REASONS."""
+        """Raises `FetchError` with one of headers.REASONS."""
         import cv2
 
         cv2.setNumThreads(1)

@@ -22,9 +22,9 @@ from sycoca_ds.eval.pictures import hide, mask_overlay
 from sycoca_ds.eval.report.galleries import data_uri
 from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors, top_candidates
 from sycoca_ds.explore.keeper import Compared, Held
+from sycoca_ds.inference.index import best
 from sycoca_ds.inference.model import Model
-from sycoca_ds.inference.pictures import read_picture
-from sycoca_ds.inference.search import best, thumbnail
+from sycoca_ds.inference.pictures import read_picture, thumbnail
 
 NEAREST = 6
 """Neighbours and captions that are listed."""

@@ -29,8 +29,7 @@ from sycoca_ds.eval.report.galleries import data_uri
 from sycoca_ds.explore.keeper import Busy, Held, Keeper
 from sycoca_ds.explore.looking import PARTS, Decoding, Looking, Question, answers
 from sycoca_ds.inference.model import Model
-from sycoca_ds.inference.pictures import readable
-from sycoca_ds.inference.search import thumbnail
+from sycoca_ds.inference.pictures import readable, thumbnail
 
 MOST_BYTES = 32 << 20
 """Of a picture."""

@@ -42,6 +42,7 @@ class AskedModel:
             raise UserError(f"--batch-size {self.batch_size}: expected at least 1")
 
     def open(self) -> Model:
+        """Raises `UserError`: no model there, damaged, no such device."""
         from sycoca_ds.inference.model import open_model
 
         return open_model(self.checkpoint, self.device, self.precision, ema=self.ema)
@@ -62,6 +63,11 @@ class CaptionCommand(AskedModel):
     """A JSON object a line: image, caption, and problem where it cannot be read."""
 
     def run(self) -> int:
+        """The status: 1 if something cannot be read, else 0.
+
+        Raises:
+            UserError: an option out of range, no such file, nothing to caption, no model that writes captions.
+        """
         self.check()
         names_as_they_are()
         for name in ("beams", "max_tokens"):

@@ -259,3 +259,10 @@ def load(place: Path) -> dict[str, Entry]:
         what = "cannot be read" if isinstance(error, OSError) else "is damaged"
         print(f"{place} {what} ({error}): all pictures are looked at again", file=sys.stderr, flush=True)
         return {}
+
+
+def best(index: Index, query_E: np.ndarray, top: int) -> list[tuple[str, float]]:
+    """(name, cosine) of the nearest pictures, best first; of equal ones the first by name."""
+    cosine_I = index.vectors @ query_E
+    names = index.names
+    return [(names[number], float(cosine_I[number])) for number in np.argsort(-cosine_I, kind="stable")[:top]]

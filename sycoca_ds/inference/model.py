@@ -1,5 +1,5 @@
 """A trained model and what can be asked of it. Every answer is the evaluation's: the same preparation of pictures and captions, the
-same forward (`eval/bench.py`). A batch's size changes speed and memory; numbers by float rounding only.
+same forward (`eval/runner/bench.py`). A batch's size changes speed and memory; numbers by float rounding only.
 
 Legend: I pictures, T texts, E embedding width, W words.
 """
@@ -108,7 +108,11 @@ class Model:
         return bench.map_images(ImageFeatures(), "look at pictures", {})["feature"] if len(bench.collection) else self._no_vectors
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """(T, E) float32, of length 1. A text longer than the context length is cut, with a warning."""
+        """(T, E) float32, of length 1. A text longer than the context length is cut, with a warning.
+
+        Raises:
+            UserError: no tokenizer came with the model; something that is no string.
+        """
         captions = self._texts(texts)
         bench = self._bench([], batch_size)
         return bench.map(TextFeatures(captions), len(captions), "read texts", "texts")["feature"] if captions else self._no_vectors
@@ -118,7 +122,11 @@ class Model:
         return np.zeros((0, self.config.embed_dim), np.float32)
 
     def similarity(self, images: Given | Sequence[Given], texts: str | Sequence[str], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """(I, T) float32: cosines of every picture and every text."""
+        """(I, T) float32: cosines of every picture and every text.
+
+        Raises:
+            UserError: as `encode_image` and `encode_text`.
+        """
         return self.encode_image(images, batch_size) @ self.encode_text(texts, batch_size).T
 
     # ---- captions ----
@@ -126,21 +134,29 @@ class Model:
     def caption(
         self, images: Given | Sequence[Given], beams: int = 1, max_tokens: int = 30, batch_size: int = BATCH_SIZE
     ) -> list[str]:
-        """A caption of each picture.
+        """A caption of each picture, I strings.
 
         Args:
             beams: of the beam search, ranked by the mean log-probability of a token; 1 is greedy.
             max_tokens: of the caption, at most one less than the context length.
 
         Raises:
-            UserError: the model has no text decoder, or no tokenizer; a picture that cannot be read.
+            UserError: the model has no text decoder, or no tokenizer; beams or tokens that are no whole number of at least 1; a
+                picture that cannot be read.
         """
         return self._captioned(Captions, images, beams, max_tokens, batch_size).get("caption", np.zeros(0)).tolist()
 
     def caption_and_embed(
         self, images: Given | Sequence[Given], beams: int = 1, max_tokens: int = 30, batch_size: int = BATCH_SIZE
     ) -> tuple[list[str], np.ndarray]:
-        """What `caption` and `encode_image` give, from one pass over each picture."""
+        """(I captions, (I, E) float32 of length 1): what `caption` and `encode_image` give, from one pass over each picture.
+
+        Args:
+            beams, max_tokens: as of `caption`.
+
+        Raises:
+            UserError: as `caption`.
+        """
         found = self._captioned(CaptionsAndFeatures, images, beams, max_tokens, batch_size)
         return (found["caption"].tolist(), found["feature"]) if found else ([], self._no_vectors)
 
@@ -173,7 +189,8 @@ class Model:
             seed: of random masks; they depend on a picture's place and name in this call as well, so that one given twice has two.
 
         Raises:
-            UserError: the model has no image decoder; a picture that cannot be read.
+            UserError: the model has no image decoder, or no tokenizer; another `mask_by`; texts that are not as many as pictures; a
+                picture that cannot be read.
         """
         self._needs(self.config.reconstructs, "rebuilt pictures", "image")
         if mask_by not in ("attention", "random"):
@@ -214,7 +231,8 @@ class Model:
                 compares the pictures of this call with each other.
 
         Raises:
-            UserError: a similarity without words, or that this model lacks; a picture that cannot be read.
+            UserError: a similarity without words, or that this model lacks; no tokenizer; texts that are not as many as pictures; a
+                picture that cannot be read.
         """
         from sycoca_ds.eval.suite import SIMILARITIES
 
@@ -245,7 +263,8 @@ class Model:
             texts: one a picture, or one for all.
 
         Raises:
-            UserError: the model hides nothing; a picture that cannot be read.
+            UserError: the model hides nothing, or has no tokenizer; texts that are not as many as pictures; a picture that cannot
+                be read.
         """
         masking = self.config.masking
         hides = self.config.family == "sycoca" and masking.low_ratio > 0
@@ -267,7 +286,11 @@ class Model:
         return [Masks(*each) for each in zip(pictures, score_IN.reshape(-1, *self._grid), mim_I, captioning_I, strict=True)]
 
     def patch_sums(self, images: Given | Sequence[Given], batch_size: int = BATCH_SIZE) -> np.ndarray:
-        """(I, E) float32: of each picture the sum over its patches in the shared space, from which `among` is made."""
+        """(I, E) float32: of each picture the sum over its patches in the shared space, from which `among` is made.
+
+        Raises:
+            UserError: a picture that cannot be read, by name.
+        """
         bench = self._bench(images, batch_size)
         return bench.map_images(PatchSums(False), "look at patches", {})["sum"] if len(bench.collection) else self._no_vectors
 
@@ -336,6 +359,6 @@ class Model:
 
 
 def open_model(path: str | Path, device: str = "auto", precision: str = "auto", *, ema: bool = False) -> Model:
-    """`sycoca_ds.load`."""
+    """`sycoca_ds.load`. Raises `UserError`: nothing there, damaged, no such device or precision."""
     where = choose_device(device)
     return Model(load_for_inference(path, where, ema=ema), where, choose_precision(precision, where))

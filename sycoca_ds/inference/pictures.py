@@ -25,6 +25,8 @@ MOST_PIXELS = 1 << 30
 """Of a JPEG: what OpenCV takes. Other kinds end at verification's 25 million."""
 REDUCED = 4
 """A JPEG of more pixels than verification allows is reduced while it is decoded, to no less than so many times the model's side."""
+THUMBNAIL = 224
+"""Pixels of a thumbnail's longer side at most."""
 
 
 def as_list(given: Any) -> list[Any]:
@@ -172,3 +174,13 @@ def readable(given: Sequence[Given], side: int) -> tuple[list[int], list[np.ndar
         except ValueError as error:
             problems[place] = error
     return places, shown, problems
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3), whole, its longer side THUMBNAIL pixels or less."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

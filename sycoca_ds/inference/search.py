@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sycoca_ds.inference.model import Model
 
 SHEETS = (".png", ".html")
-THUMBNAIL = 224
 COLUMNS = 4
 
 
@@ -50,7 +49,12 @@ class SearchCommand(AskedModel):
     """A JSON object a line: image, cosine."""
 
     def run(self) -> int:
-        from sycoca_ds.inference.index import cache_of, update
+        """The status: 1 if the sheet cannot be written after all, else 0.
+
+        Raises:
+            UserError: an option out of range, no such folder, a place that cannot be written, no model, no readable picture.
+        """
+        from sycoca_ds.inference.index import best, cache_of, update
 
         self.check()
         names_as_they_are()
@@ -76,7 +80,11 @@ class SearchCommand(AskedModel):
             path = str(index.folder / name)
             print(json.dumps({"image": path, "cosine": cosine}) if self.json else f"{cosine:.4f}\t{field(path)}")
         if self.sheet is not None:
-            write_sheet(Path(self.sheet), index.folder, found, self.text or f"like {self.like}", model)
+            try:
+                write_sheet(Path(self.sheet), index.folder, found, self.text or f"like {self.like}", model)
+            except OSError as error:
+                print(f"--sheet {self.sheet}: cannot be written ({error.strerror})", file=sys.stderr, flush=True)
+                return 1
             print(f"sheet: {self.sheet}", file=sys.stderr, flush=True)
         return 0
 
@@ -92,15 +100,6 @@ class SearchCommand(AskedModel):
         for warning in said:
             print(f"NOTE: {warning.message}", file=sys.stderr, flush=True)
         return vector
-
-
-def best(index: Index, query_E: np.ndarray, top: int) -> list[tuple[str, float]]:
-    """(name, cosine) of the nearest pictures, best first; of equal ones the first by name."""
-    import numpy as np
-
-    cosine_I = index.vectors @ query_E
-    names = index.names
-    return [(names[number], float(cosine_I[number])) for number in np.argsort(-cosine_I, kind="stable")[:top]]
 
 
 def tell(index: Index) -> None:
@@ -121,7 +120,14 @@ def tell(index: Index) -> None:
 
 def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title: str, model: Model) -> None:
     """A contact sheet of the pictures, whole, as PNG or as a page that holds them. One that can no longer be read is named on
-    stderr and has a crossed square."""
+    stderr and has a crossed square.
+
+    Args:
+        found: (name within the folder, cosine), at least one.
+
+    Raises:
+        OSError: the sheet cannot be written.
+    """
     from data_pipeline.files import write_bytes
 
     shown = [(name, cosine, _shown(folder / name, model.image_size)) for name, cosine in found]
@@ -144,7 +150,7 @@ def _shown(path: Path, side: int) -> np.ndarray:
     import cv2
     import numpy as np
 
-    from sycoca_ds.inference.pictures import read_picture
+    from sycoca_ds.inference.pictures import THUMBNAIL, read_picture, thumbnail
 
     try:
         return thumbnail(read_picture(path, side))
@@ -170,13 +176,3 @@ def page(title: str, folder: str, shown: list[tuple[str, float, np.ndarray]], by
     rows: list[dict[str, Any]] = [{"name": name, "cosine": cosine, "picture": data(picture)} for name, cosine, picture in shown]
     environment = Environment(loader=PackageLoader("sycoca_ds.inference", "."), autoescape=True)
     return environment.get_template("search.html.j2").render(title=title, folder=folder, rows=rows, by=by)
-
-
-def thumbnail(picture: np.ndarray) -> np.ndarray:
-    """uint8 (h, w, 3), whole, its longer side THUMBNAIL pixels or less."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    scale = min(1.0, THUMBNAIL / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
