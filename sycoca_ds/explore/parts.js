@@ -17,7 +17,7 @@ function make(tag, properties = {}, ...children) {
 
 const exact = (value) => value.toFixed(4).replace("-", "\u2212");
 const percent = (share) => `${Math.round(100 * share)} %`;
-const note = (text) => (text ? make("p", { className: "note" }, text) : null);
+const note = (text, more = "") => (text ? make("p", { className: `note ${more}` }, text) : null);
 
 function figure(picture, alt, small, ...below) {
   return make("figure", {}, make("img", { src: picture, alt, className: small ? "pixel" : "" }), make("figcaption", {}, ...below));
@@ -198,7 +198,7 @@ const SHOWS = {
     const lacks = (text) => make("p", { className: "lacks" }, text);
     const parts = answer.samples ? [note("Among the validation pictures, with their cosines."), row(answer.samples)] : [lacks(answer.samples_lack)];
     if (answer.folder_name) parts.push(make("h3", {}, `In ${answer.folder_name}`));
-    if (answer.folder) parts.push(row(answer.folder.pictures), note(answer.folder.note));
+    if (answer.folder) parts.push(row(answer.folder.pictures), note(answer.folder.note, "after"));
     else if (answer.folder_name) parts.push(lacks(answer.folder_lack));
     body("neighbours").replaceChildren(...parts.filter((part) => part !== null));
   },

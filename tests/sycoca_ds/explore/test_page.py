@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -212,6 +213,32 @@ def test_a_run_that_goes_on_training(page: Tab, folder: Path, tmp_path: Path) ->
         page.click("#again")
         page.wait(f"document.querySelector('#news').hidden && {DONE}")
         assert text(page, ".fits .value") != before
+        assert page.complaints == []
+
+
+def test_the_samples_row_is_there_before_the_folder(page: Tab, folder: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (50, 50), (80 * number, 100, 200)).save(tmp_path / f"{number}.png")
+    model, gate = open_here(folder / "run"), threading.Event()
+    samples, why = find_samples(model, str(folder / "data"), 0)
+    encode = model.encode_image
+    model.encode_image = lambda images, *more: (isinstance(images, list) and gate.wait(60), encode(images, *more))[1]
+    keeper = Keeper(folder / "run", model, open_here, Compared(samples, why, tmp_path, batch_size=1), watch_seconds=0.05)
+    pictures, words = (
+        "document.querySelectorAll('#part-neighbours img').length",
+        "document.querySelector('#part-neighbours').innerText",
+    )
+    with served(keeper) as address:
+        begin(page, address, 390)
+        page.wait(f"{pictures} === 6 && {words}.includes('The pictures in {tmp_path} are still being looked at (0 so far).')")
+        page.wait(f"document.querySelector('#news').innerText === 'Looking at the pictures in {tmp_path}: 0 so far.'")
+        check_layout(page, 390)
+        gate.set()
+        page.wait(f"{pictures} === 9 && document.querySelector('#news').hidden")
+        (tmp_path / "1.png").unlink()
+        page.click("#go")
+        page.wait(f"{pictures} === 8 && {words}.includes('cannot be read any more: 1.png (No such file or directory).')")
+        check_layout(page, 390)
         assert page.complaints == []
 
 
