@@ -117,22 +117,22 @@ class ExploreCommand(AskedModel):
     def keeper(self) -> Keeper:
         """The model, opened, and what it is compared with. Raises `UserError`."""
         from sycoca_ds.explore.keeper import Keeper
+        from sycoca_ds.inference.index import cache_of
 
+        cache = None if self.index is None else cache_of(self.cache)
         model = self.open()
-        return Keeper(Path(self.checkpoint), model, self._opened, self._compared(model))
+        return Keeper(Path(self.checkpoint), model, self._opened, self._compared(model, cache))
 
     def _opened(self, folder: Path) -> Model:
         from sycoca_ds.inference.model import open_model
 
         return open_model(folder, self.device, self.precision, ema=self.ema)
 
-    def _compared(self, model: Model) -> Compared:
+    def _compared(self, model: Model, cache: Path | None) -> Compared:
         from sycoca_ds.explore.keeper import Compared
         from sycoca_ds.explore.samples import find_samples
-        from sycoca_ds.inference.index import default_cache
 
         samples, why = find_samples(model, self.data, self.samples)
-        cache = None if self.cache == "off" else Path(self.cache) if self.cache else default_cache()
         return Compared(samples, why, None if self.index is None else Path(self.index), cache, self.batch_size)
 
 

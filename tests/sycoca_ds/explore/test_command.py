@@ -39,6 +39,7 @@ def test_help_comes_before_torch_and_flask() -> None:
         ({"beams": 0}, "--beams 0: expected at least 1"),
         ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
         ({"index": "not there"}, "--index not there: no such folder"),
+        ({"index": ".", "port": 0, "cache": "/dev/null/x"}, "--cache /dev/null/x: no file can be written there"),
         ({"host": "0.0.0.0"}, "--host 0.0.0.0 stands for all addresses"),
         ({"host": "::"}, "--host :: stands for all addresses"),
         ({"host": "example.org"}, "--host example.org: expected an address"),
