@@ -103,7 +103,7 @@ def run_module(name: str) -> int:
     return run_command(lambda: importlib.import_module(name).main())
 
 
-PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 """What the system says of a place that a user has named and has to mend, not of a program that is wrong, nor of a disk, which
 `supervise` tells by Python's own words."""
 

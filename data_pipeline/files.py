@@ -69,9 +69,8 @@ def _temporary(path: Path) -> Path:
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; when the block ends well that file is fsynced and renamed to
-    `path`. Raises `UserError`: there is no place for its folder."""
-    if not path.parent.is_dir():
-        make_folder(path.parent)
+    `path`. Raises `OSError`, which a run in its middle takes for a disk's, and a command's end for a place's (errors.py)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
         yield temporary

@@ -34,6 +34,9 @@ class SuiteOptions:
     spice_dir: str | None = None
     """Folder with the jars of Stanford CoreNLP 3.6.0, which SPICE of captions needs (docs/evaluation.md); without it SPICE is
     null."""
+    captions_per_image: int = 0
+    """Most captions of an image in retrieval, its first ones; 0: all. Papers take five of those of COCO, where some
+    images have six or seven."""
     seed: int = 0
     """Seed of random masks and of bootstrap intervals."""
     gallery: int = 6

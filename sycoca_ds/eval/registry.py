@@ -11,14 +11,14 @@ from sycoca_ds.eval.tasks import (
     linear_probe,
     masking,
     reconstruction,
-    retrieval_examples,
+    retrieval,
     vqa,
 )
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        retrieval_examples.TASK,
+        retrieval.TASK,
         classification.TASK,
         captioning.TASK,
         reconstruction.TASK,

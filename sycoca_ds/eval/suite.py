@@ -375,3 +375,5 @@ def check_options(options: SuiteOptions) -> None:
     ):
         if value < 1:
             raise UserError(f"{flag} {value}: expected at least 1")
+    if options.captions_per_image < 0:
+        raise UserError(f"--captions-per-image {options.captions_per_image}: expected at least 0, which takes all")

@@ -118,6 +118,7 @@ def refuse_other_questions(task: str, first: Evaluation, other: Evaluation) -> N
 
 
 SETTINGS = {
+    "retrieval": ("captions_per_image",),
     "captioning": ("tokenizer", "decoding", "steps"),
     "classification": ("labels_digest",),
     "reconstruction": ("hidden_patches",),

@@ -221,6 +221,8 @@ def how(task: str, details: dict[str, Any]) -> list[str]:
     """What of a task's choices numbers depend on, so that they differ from those of others; a line each."""
     if task == "classification" and "templates" in details:
         return [f"{details['classes']:,} class names in {details['templates']} template{'s' * (details['templates'] != 1)}"]
+    if task == "retrieval" and details.get("captions_per_image", "all") != "all":
+        return [f"the first {details['captions_per_image']} captions of each image, {details['captions']:,} in all"]
     if task == "captioning" and "decoding" in details:
         return [f"{details['decoding']}, at most {details['steps']} tokens; words split by {details['tokenizer']}"]
     return details.get("told", []) if task == "linear_probe" else []
