@@ -76,6 +76,7 @@ def test_every_number_is_there_or_has_a_reason(done, world):
         "labels_digest": load_labels(results["data"]["labels"]).digest,
         "regions": None,
         "regions_digest": None,
+        "segments_digest": None,
         "compositions": [],
         "questions": None,
         "images_in_training": None,
