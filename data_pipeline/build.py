@@ -11,6 +11,7 @@ from typing import Literal
 
 from data_pipeline.catalogue.curate import CurateOptions, curate
 from data_pipeline.catalogue.curate import plan as curation
+from data_pipeline.command_line import counted
 from data_pipeline.download.job import check_options, download, most_frequent
 from data_pipeline.download.job import plan as planned_download
 from data_pipeline.download.options import DownloadOptions
@@ -119,7 +120,9 @@ class BuildCommand(DownloadOptions, CurateOptions):
             return 0
         how = How(self.image_size, self.min_image_size, self.max_pixels)
         state = pack_folder(self.pictures, self.captions, self.out, how, self.shard_size, self.processes, **columns)
-        print(f"{self.out / 'shards'}: {state['downloaded']} samples in {len(state['shards'])} tars", file=sys.stderr, flush=True)
+        pictures, captions = counted(state["downloaded"], "picture"), counted(state["captions"], "caption")
+        tars = counted(len(state["shards"]), "tar")
+        print(f"{self.out / 'shards'}: {pictures} with {captions} in {tars}", file=sys.stderr, flush=True)
         return _finish(self.out, self.verify_processes, "delete them")
 
     def _adopt(self) -> int:

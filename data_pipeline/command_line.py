@@ -113,6 +113,11 @@ def other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 tar`, `2 tars`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def parse_command(kind: Any, arguments: list[str], program: str, **options: Any) -> Any:
     """`tyro.cli` without its boxes.
 

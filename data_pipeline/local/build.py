@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 
-from data_pipeline.command_line import other_options
+from data_pipeline.command_line import counted, other_options
 from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, make_folder, write_json
 from data_pipeline.local.captions import read_captions
-from data_pipeline.local.listing import list_rows
+from data_pipeline.local.listing import EMPTY, TOO_LONG, TWICE, list_samples
 from data_pipeline.local.packing import How, cut, failures, pack
 from data_pipeline.lock import only_one
 from data_pipeline.shards.manifest import remove_manifest
@@ -21,6 +22,10 @@ RECORD = "pictures.json"
 LEFT_OUT = "left_out.jsonl"
 NAMED = 3
 """Files that are named on stderr for each reason; all stand in `LEFT_OUT`."""
+OF_A_ROW = (EMPTY, TOO_LONG, TWICE)
+"""Reasons that cost a picture this caption only."""
+LeftOut = Counter[tuple[str, str]]
+"""Rows by (file, reason)."""
 
 
 def is_local(folder: Path) -> bool:
@@ -29,7 +34,8 @@ def is_local(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> dict:
-    """pictures.json: settings, source, where captions come from, rows_in, dropped {reason: rows}. Raises `UserError`: damaged."""
+    """pictures.json: settings, source, where captions come from, rows_in, dropped {reason: pictures}, joined: rows that are further
+    captions of a picture. Raises `UserError`: damaged."""
     path = folder / RECORD
     try:
         record = json.loads(path.read_text())
@@ -45,9 +51,9 @@ def planned(pictures: Path, captions: str | None, out: Path, file_col: str | Non
     if not pictures.is_dir():
         raise UserError(f"--pictures {pictures}: no such folder")
     words, pairs = read_captions(pictures, captions, file_col, caption_col)
-    listing = list_rows(pictures, pairs)
-    files = len({row.file for row in listing.rows})
-    lines = [f"pack: {files} pictures with {len(listing.rows)} captions of {pictures}, by {words}, into {out / 'shards'}"]
+    listing = list_samples(pictures, pairs)
+    captions = counted(sum(len(sample.captions) for sample in listing.samples), "caption")
+    lines = [f"pack: {counted(len(listing.samples), 'picture')} with {captions} of {pictures}, by {words}, into {out / 'shards'}"]
     return lines + [f"  left out: {_told(listing.dropped)}"] * bool(listing.dropped)
 
 
@@ -79,9 +85,9 @@ def pack_folder(
     with only_one(out / ".download.lock", f"{out}: another build is running in this folder; wait for it or end it"):
         words, pairs = read_captions(pictures, captions, file_col, caption_col)
         print(f"{pictures}: {words}", file=sys.stderr, flush=True)
-        listing = list_rows(pictures, pairs)
+        listing = list_samples(pictures, pairs)
         settings = {"pictures": str(pictures.resolve()), **vars(how)}
-        shards = math.ceil(len(listing.rows) / shard_size)
+        shards = math.ceil(len(listing.samples) / shard_size)
         if is_local(out):
             before = read_record(out)["settings"]
             differs = other_options(before, settings)
@@ -90,7 +96,7 @@ def pack_folder(
             shards = before["shards"]
         elif any((out / "shards").glob("*")):
             raise UserError(f"{out / 'shards'}: holds files but there is no {RECORD}; delete it or choose another folder")
-        if not listing.rows:
+        if not listing.samples:
             raise UserError(f"--pictures {pictures}: no picture with a caption ({_told(listing.dropped) or 'nothing there'})")
         record = {
             "format": FORMAT,
@@ -99,10 +105,13 @@ def pack_folder(
             "captions": words,
             "rows_in": listing.rows_in,
             "dropped": listing.dropped,
+            "joined": listing.joined,
         }
         write_json(out / RECORD, record)
-        packed = pack(pictures, out, cut(listing.rows, shards), how, processes)
-        left_out = [*listing.left_out, *(pair for one in packed.values() for pair in one.left_out)]
+        packed = pack(pictures, out, cut(listing.samples, shards), how, processes)
+        left_out = listing.left_out.copy()
+        for file, reason, captions in (entry for one in packed.values() for entry in one.left_out):
+            left_out[file, reason] += captions
         _write_left_out(out / LEFT_OUT, left_out)
         _tell_left_out(pictures, left_out, out / LEFT_OUT)
         failed, samples = failures(packed), sum(one.samples for one in packed.values())
@@ -110,14 +119,16 @@ def pack_folder(
             "format": FORMAT,
             "settings": settings,
             "shards": {name: [one.bytes, one.mtime_ns, one.samples] for name, one in packed.items() if one.samples},
-            "requested": len(listing.rows),
+            "requested": len(listing.samples),
             "downloaded": samples,
+            "captions": sum(one.captions for one in packed.values()),
             "failed": dict(failed.most_common()),
         }
         _forget_gone(out, set(state["shards"]))
         write_json(out / "download.json", state)
         if not samples:
-            raise UserError(f"--pictures {pictures}: none of {len(listing.rows)} pictures can be taken ({_told(state['failed'])})")
+            none = f"none of {counted(len(listing.samples), 'picture')} can be taken"
+            raise UserError(f"--pictures {pictures}: {none} ({_told(state['failed'])})")
     return state
 
 
@@ -125,20 +136,27 @@ def _told(reasons: dict[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
 
 
-def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:
+def _write_left_out(path: Path, left_out: LeftOut) -> None:
     with atomic_path(path) as temporary, open(temporary, "w", encoding="ascii") as file:
-        file.writelines(json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in left_out)
+        for (name, reason), rows in left_out.items():
+            file.write(json.dumps({"file": name, "reason": reason, "rows": rows}) + "\n")
 
 
-def _tell_left_out(pictures: Path, left_out: list[tuple[str, str]], path: Path) -> None:
+def _tell_left_out(pictures: Path, left_out: LeftOut, path: Path) -> None:
     by_reason: dict[str, list[str]] = {}
-    for name, reason in left_out:
+    rows_of: Counter[str] = Counter()
+    for (name, reason), rows in left_out.items():
         by_reason.setdefault(reason, []).append(name)
+        rows_of[reason] += rows
     for reason, names in sorted(by_reason.items(), key=lambda item: -len(item[1])):
+        files, rows = counted(len(names), "picture"), rows_of[reason]
+        said = f"{counted(rows, 'caption')} of {files}" if reason in OF_A_ROW else files
+        if reason not in OF_A_ROW and rows > len(names):
+            said += f", {counted(rows, 'caption')}"
         shown = ", ".join(f"{name!a}" for name in names[:NAMED])
-        print(f"{pictures}: {len(names)} left out, {reason}: {shown}{', ...' if len(names) > NAMED else ''}", file=sys.stderr)
+        print(f"{pictures}: {said} left out, {reason}: {shown}{', ...' if len(names) > NAMED else ''}", file=sys.stderr)
     if left_out:
-        print(f"{pictures}: all {len(left_out)} of them: {path}", file=sys.stderr, flush=True)
+        print(f"{pictures}: what was left out is listed in {path}", file=sys.stderr, flush=True)
 
 
 def _forget_gone(out: Path, shards: set[str]) -> None:
@@ -149,7 +167,7 @@ def _forget_gone(out: Path, shards: set[str]) -> None:
         return
     if known - shards:
         print(
-            f"{out}: all pictures of {len(known - shards)} tars are gone; verified anew, run `mark` again",
+            f"{out}: all pictures of {counted(len(known - shards), 'tar')} are gone; verified anew, run `mark` again",
             file=sys.stderr,
             flush=True,
         )

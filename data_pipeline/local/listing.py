@@ -1,4 +1,4 @@
-"""Which files of a folder are taken with which captions, before any picture is opened. Every row that goes is counted under one
+"""Which files of a folder are taken with which captions, before any picture is opened. Every picture that goes is counted under one
 reason, and named."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from data_pipeline.catalogue.captions import clean, is_blank
 from data_pipeline.files import sha256_text
 from data_pipeline.local.captions import Pair
-from data_pipeline.shards.samples import MAX_MEMBER_BYTES, MAX_TEXT_BYTES
+from data_pipeline.shards.samples import MAX_MEMBER_BYTES, MAX_TEXT_BYTES, MOST_CAPTIONS
 
 NO_CAPTION = "no caption"
 EMPTY = "empty caption"
@@ -26,39 +26,50 @@ TWICE = "duplicate row"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sample to be: a picture with one of its captions."""
+class Sample:
+    """One sample to be: a picture with its captions."""
 
     file: str
     """Relative to the folder."""
-    caption: str
-    """Cleaned."""
+    captions: tuple[str, ...]
+    """Cleaned, ordered by `place_of`: at most MOST_CAPTIONS of together MAX_TEXT_BYTES, a line each."""
     size: int
     mtime_ns: int
 
     @property
     def place(self) -> str:
-        """64 hex digits by which samples are ordered: those of a class, or of a picture, do not stay together."""
-        return sha256_text(f"{self.file}\0{self.caption}")
+        """By which samples are ordered: those of a class do not stay together."""
+        return place_of(self.file, self.captions[0])
+
+
+def place_of(file: str, caption: str) -> str:
+    """64 hex digits."""
+    return sha256_text(f"{file}\0{caption}")
 
 
 @dataclass
 class Listing:
-    rows: list[Row] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     rows_in: int = 0
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    """(file as it was given, reason)."""
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Rows by (file as it was given, reason)."""
 
     @property
     def dropped(self) -> dict[str, int]:
+        """Pictures by reason."""
         return dict(Counter(reason for _, reason in self.left_out).most_common())
 
+    @property
+    def joined(self) -> int:
+        """Rows that stand for no picture of their own: further captions of one that another row has named."""
+        return self.rows_in - len(self.samples) - len(self.left_out)
 
-def list_rows(folder: Path, pairs: Iterable[Pair]) -> Listing:
-    """The rows of a folder. No file is read; links that stay in the folder are followed, others are not."""
+
+def list_samples(folder: Path, pairs: Iterable[Pair]) -> Listing:
+    """The samples of a folder. No file is read; links that stay in the folder are followed, others are not."""
     found, root = Listing(), os.path.realpath(folder)
     files: dict[str, tuple[str, int, int] | str] = {}
-    seen: set[tuple[str, str]] = set()
+    captions: dict[tuple[str, int, int], set[str]] = {}
     for given, caption in pairs:
         found.rows_in += 1
         if given not in files:
@@ -72,14 +83,30 @@ def list_rows(folder: Path, pairs: Iterable[Pair]) -> Listing:
             reason = EMPTY
         elif len(text.encode()) > MAX_TEXT_BYTES:
             reason = TOO_LONG
-        elif (at[0], text) in seen:
+        elif text in captions.setdefault(at, set()):
             reason = TWICE
         else:
-            seen.add((at[0], text))
-            found.rows.append(Row(at[0], text, at[1], at[2]))
+            captions[at].add(text)
             continue
-        found.left_out.append((given, reason))
+        found.left_out[given, reason] += 1
+    for (file, size, mtime_ns), texts in captions.items():
+        ordered = sorted(texts, key=lambda text, file=file: place_of(file, text))
+        found.samples += [Sample(file, part, size, mtime_ns) for part in _parts(ordered)]
     return found
+
+
+def _parts(captions: list[str]) -> list[tuple[str, ...]]:
+    """As many captions together as a sample may have; nearly always all of them."""
+    parts: list[list[str]] = []
+    room = 0
+    for caption in captions:
+        size = len(caption.encode()) + 1
+        if not parts or size > room or len(parts[-1]) == MOST_CAPTIONS:
+            parts.append([])
+            room = MAX_TEXT_BYTES + 1
+        parts[-1].append(caption)
+        room -= size
+    return list(map(tuple, parts))
 
 
 def _look(folder: Path, root: str, given: str) -> tuple[str, int, int] | str:

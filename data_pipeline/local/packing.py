@@ -1,7 +1,8 @@
 """Pictures of a folder into tars as the download leaves them, through the same decoders and limits.
 
-A picture's place depends on its name alone: a shard is written again only if a row or a file of it has changed, and what a killed
-command had finished stays. Beside DIR/shards/NNNNN.tar stands packed/NNNNN.json, written after it: what it was made of.
+A picture with all its captions is one sample, and its shard depends on its name alone: a shard is written again only if a caption
+or a file of it has changed, and what a killed command had finished stays. Beside DIR/shards/NNNNN.tar stands packed/NNNNN.json,
+written after it: what it was made of.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from data_pipeline.files import atomic_path, sha256_text, write_json
-from data_pipeline.local.listing import NO_FILE, TOO_LARGE, Row
+from data_pipeline.local.listing import NO_FILE, TOO_LARGE, Sample
 from data_pipeline.pictures import FetchError, PictureMaker, read_header
 from data_pipeline.progress import Progress
 from data_pipeline.shards.samples import MAX_MEMBER_BYTES
 from data_pipeline.shards.verify import die_with_parent
 
-VERSION = 1
+VERSION = 2
 """Raised when a change of this code makes other tars of the same pictures."""
 QUALITY = 95
 """JPEG's, as the download stores pictures."""
@@ -47,27 +48,29 @@ class Packed:
     """One tar, and what did not get into it. What packed/NNNNN.json holds."""
 
     digest: str
-    """Of its rows, their files' sizes and times of change, and `How`."""
+    """Of its samples, their files' sizes and times of change, and `How`."""
     bytes: int
     mtime_ns: int
     samples: int
-    left_out: list[tuple[str, str]]
-    """(file, reason)."""
+    captions: int
+    """Of its samples together."""
+    left_out: list[tuple[str, str, int]]
+    """(file, reason, captions)."""
 
 
-def cut(rows: Sequence[Row], shards: int) -> list[list[Row]]:
-    """Rows by shard, each in the order of `Row.place`; a picture's captions are in one shard."""
-    found: list[list[Row]] = [[] for _ in range(shards)]
-    for row in rows:
-        found[int(sha256_text(row.file)[:12], 16) % shards].append(row)
-    return [sorted(shard, key=lambda row: row.place) for shard in found]
+def cut(samples: Sequence[Sample], shards: int) -> list[list[Sample]]:
+    """Samples by shard, each in the order of `Sample.place`."""
+    found: list[list[Sample]] = [[] for _ in range(shards)]
+    for sample in samples:
+        found[int(sha256_text(sample.file)[:12], 16) % shards].append(sample)
+    return [sorted(shard, key=lambda sample: sample.place) for shard in found]
 
 
-def digest_of(rows: Sequence[Row], how: How) -> str:
-    return sha256_text(json.dumps([VERSION, asdict(how), [[row.file, row.caption, row.size, row.mtime_ns] for row in rows]]))
+def digest_of(samples: Sequence[Sample], how: How) -> str:
+    return sha256_text(json.dumps([VERSION, asdict(how), [list(asdict(sample).values()) for sample in samples]]))
 
 
-def pack(folder: Path, root: Path, shards: Sequence[Sequence[Row]], how: How, processes: int) -> dict[str, Packed]:
+def pack(folder: Path, root: Path, shards: Sequence[Sequence[Sample]], how: How, processes: int) -> dict[str, Packed]:
     """Writes the tars that are not there already; {NNNNN: what it came to}, also of those without a sample, which have no tar."""
     names = [f"{number:05d}" for number in range(len(shards))]
     (root / "shards").mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,7 @@ def pack(folder: Path, root: Path, shards: Sequence[Sequence[Row]], how: How, pr
         left.unlink()
     done = {name: packed for name, rows in zip(names, shards, strict=True) if (packed := _finished(root, name, rows, how))}
     todo = [(name, list(rows)) for name, rows in zip(names, shards, strict=True) if name not in done]
-    with Progress("pack pictures", sum(map(len, shards)), "samples") as bar:
+    with Progress("pack pictures", sum(map(len, shards)), "pictures") as bar:
         bar.set(sum(len(rows) for name, rows in zip(names, shards, strict=True) if name in done))
         for name, count, packed in _packed(folder, root, todo, how, processes):
             done[name] = packed
@@ -84,7 +87,7 @@ def pack(folder: Path, root: Path, shards: Sequence[Sequence[Row]], how: How, pr
 
 
 def _packed(
-    folder: Path, root: Path, todo: list[tuple[str, list[Row]]], how: How, processes: int
+    folder: Path, root: Path, todo: list[tuple[str, list[Sample]]], how: How, processes: int
 ) -> Iterator[tuple[str, int, Packed]]:
     if processes == 1 or len(todo) <= 1:
         for name, rows in todo:
@@ -99,8 +102,8 @@ def _packed(
             pool.shutdown(cancel_futures=True)
 
 
-def _finished(root: Path, name: str, rows: Sequence[Row], how: How) -> Packed | None:
-    """The record of a tar that was made of these rows and is as it was left."""
+def _finished(root: Path, name: str, rows: Sequence[Sample], how: How) -> Packed | None:
+    """The record of a tar that was made of these samples and is as it was left."""
     try:
         record = json.loads((root / "packed" / f"{name}.json").read_text())
         packed = Packed(**record | {"left_out": [tuple(pair) for pair in record["left_out"]]})
@@ -114,10 +117,10 @@ def _finished(root: Path, name: str, rows: Sequence[Row], how: How) -> Packed | 
         return None
 
 
-def pack_shard(folder: Path, root: Path, name: str, rows: Sequence[Row], how: How) -> Packed:
-    """Writes one tar and its record. A picture is decoded once, for its first caption; for others its bytes are read back from the
-    tar."""
-    tar, left_out, samples = root / "shards" / f"{name}.tar", [], 0
+def pack_shard(folder: Path, root: Path, name: str, rows: Sequence[Sample], how: How) -> Packed:
+    """Writes one tar and its record. A picture is decoded once; where it has more captions than a sample may have, the further
+    samples get its bytes from the tar."""
+    tar, left_out, samples, captions = root / "shards" / f"{name}.tar", [], 0, 0
     make = PictureMaker(how.image_size, how.min_image_size, QUALITY, how.max_pixels)
     stored: dict[str, tuple[int, int, dict] | str] = {}
     with atomic_path(tar) as temporary:
@@ -131,26 +134,26 @@ def pack_shard(folder: Path, root: Path, name: str, rows: Sequence[Row], how: Ho
                     jpeg = os.pread(file.fileno(), size, offset)
                 facts = stored[row.file]
                 if isinstance(facts, str):
-                    left_out.append((row.file, facts))
+                    left_out.append((row.file, facts, len(row.captions)))
                     continue
                 key = f"{name}{samples:05d}"
                 offset = out.offset + tarfile.BLOCKSIZE
                 if facts[0] < 0:
                     stored[row.file] = (offset, len(jpeg), facts[2])
-                record = facts[2] | {
-                    "uid": sha256_text(f"{facts[2]['url']}\0{row.caption}")[:16],
-                    "key": key,
-                    "caption": row.caption,
-                }
-                for suffix, data in (("jpg", jpeg), ("txt", row.caption.encode()), ("json", json.dumps(record).encode())):
+                text = "\n".join(row.captions)
+                record = facts[2] | {"uid": sha256_text(f"{facts[2]['url']}\0{text}")[:16], "key": key, "caption": text}
+                if len(row.captions) > 1:
+                    record["captions"] = len(row.captions)
+                for suffix, data in (("jpg", jpeg), ("txt", text.encode()), ("json", json.dumps(record).encode())):
                     info = tarfile.TarInfo(f"{key}.{suffix}")
                     info.size = len(data)
                     out.addfile(info, io.BytesIO(data))
-                samples += 1
+                samples, captions = samples + 1, captions + len(row.captions)
     if not samples:
         tar.unlink()
     facts = tar.stat() if samples else None
-    packed = Packed(digest_of(rows, how), facts.st_size if facts else 0, facts.st_mtime_ns if facts else 0, samples, left_out)
+    size, mtime_ns = (facts.st_size, facts.st_mtime_ns) if facts else (0, 0)
+    packed = Packed(digest_of(rows, how), size, mtime_ns, samples, captions, left_out)
     write_json(root / "packed" / f"{name}.json", asdict(packed))
     return packed
 
@@ -186,4 +189,5 @@ def _read(path: Path) -> bytes:
 
 
 def failures(packed: dict[str, Packed]) -> Counter[str]:
-    return Counter(reason for one in packed.values() for _, reason in one.left_out)
+    """Samples by reason."""
+    return Counter(reason for one in packed.values() for _, reason, _ in one.left_out)

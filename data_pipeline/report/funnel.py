@@ -46,6 +46,7 @@ def make_funnel(curated: dict, downloaded: dict, verified: dict) -> dict:
         "source": curated["source"],
         "rows_in": curated["rows_in"],
         "dropped": curated["dropped"],
+        "joined": curated.get("joined", 0),
         "requested": downloaded["requested"],
         "failed": group_failures(downloaded["failed"]),
         "failed_messages": dict(Counter(downloaded["failed"]).most_common(50)),
@@ -65,9 +66,10 @@ def make_funnel(curated: dict, downloaded: dict, verified: dict) -> dict:
 
 def check_sums(funnel: dict) -> None:
     """Raises `UserError` when a stage's numbers do not add up to the next one's."""
+    before = sum(funnel["dropped"].values()) + funnel["joined"]
     in_tars = funnel["in_damaged_shards"] + funnel["verified"]
     sums = (
-        ("rows in", funnel["rows_in"], "dropped and requested", sum(funnel["dropped"].values()) + funnel["requested"]),
+        ("rows in", funnel["rows_in"], "dropped, joined and requested", before + funnel["requested"]),
         ("requested", funnel["requested"], "failed and downloaded", sum(funnel["failed"].values()) + funnel["downloaded"]),
         ("downloaded", funnel["downloaded"], "in damaged shards and verified", in_tars),
         ("verified", funnel["verified"], "rejected and kept", sum(funnel["rejected"].values()) + funnel["kept"]),

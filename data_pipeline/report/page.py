@@ -115,12 +115,18 @@ STATUSES_SHOWN = 15
 HOST_CHARS = 100
 
 
+def _rows_in(funnel: dict) -> int:
+    """What shares are of: rows, where all captions of a picture are one."""
+    return funnel["rows_in"] - funnel["joined"]
+
+
 def stages_of(funnel: dict) -> list[dict]:
     """The funnel's stages in order: name, count, and the losses on the way to the next one."""
     after_verify = dict(funnel["rejected"])
     broken = {"in damaged shards": funnel["in_damaged_shards"]} if funnel["in_damaged_shards"] else {}
+    rows_in = _rows_in(funnel)
     rows = (
-        ("rows in the catalogue", funnel["rows_in"], funnel["dropped"]),
+        ("rows in the catalogue" + ", those of a picture as one" * bool(funnel["joined"]), rows_in, funnel["dropped"]),
         ("requested", funnel["requested"], funnel["failed"]),
         ("downloaded", funnel["downloaded"], broken),
         ("verified", funnel["verified"], after_verify),
@@ -134,8 +140,8 @@ def stages_of(funnel: dict) -> list[dict]:
             {
                 "name": name,
                 "count": count,
-                "share": percent(count, funnel["rows_in"]),
-                "width": round(100 * count / max(1, funnel["rows_in"]), 2),
+                "share": percent(count, rows_in),
+                "width": round(100 * count / max(1, rows_in), 2),
                 "losses": [
                     {
                         "name": reason,
@@ -278,11 +284,13 @@ def _shared(name: str, funnel: dict) -> dict:
     failed = {message: count for message, count in funnel["statuses"].items() if message != SUCCESS}
     tiles = [
         (f"{funnel['kept']:,}", "samples kept"),
-        (percent(funnel["kept"], funnel["rows_in"]), "of all rows"),
+        (percent(funnel["kept"], _rows_in(funnel)), "of all rows"),
         (f"{funnel['shards']:,}", "shards"),
         (size_text(funnel["bytes"]), "in tars"),
         (size_text(funnel["bytes"] / max(1, funnel["verified"])), "per sample in them"),
     ]
+    if funnel["joined"]:
+        tiles.append((f"{funnel['joined']:,}", "further captions of the same pictures, in their samples"))
     if funnel["hours"] and funnel["hours"]["job"]:
         tiles.append((hours_text(funnel["hours"]["job"]), "of downloading, all jobs together"))
     if funnel["rows_per_second"]:
@@ -294,7 +302,7 @@ def _shared(name: str, funnel: dict) -> dict:
         "removed": [
             (
                 "Duplicates, of all rows",
-                bars_of(funnel["duplicates"], funnel["rows_in"]),
+                bars_of(funnel["duplicates"], _rows_in(funnel)),
                 "None were found, in the catalogue or by `mark`.",
             ),
             (

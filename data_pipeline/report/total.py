@@ -11,7 +11,7 @@ from data_pipeline.report.funnel import FORMAT, check_sums
 from data_pipeline.report.outcomes import read_outcomes, worst_hosts
 from data_pipeline.report.projection import project, sum_of_projections
 
-COUNTS = ("rows_in", "requested", "downloaded", "in_damaged_shards", "verified", "kept", "shards", "bytes")
+COUNTS = ("rows_in", "joined", "requested", "downloaded", "in_damaged_shards", "verified", "kept", "shards", "bytes")
 COUNTS_BY_REASON = ("dropped", "failed", "failed_messages", "rejected", "statuses", "duplicates", "decontaminated")
 
 

@@ -98,7 +98,19 @@ def check_sample(key: str, image: bytes | None, text: bytes | None, meta: bytes 
     row["phash"] = phash(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
     if mirror is None and (record.get("width"), record.get("height")) != (row["width"], row["height"]):
         return row | {"reason": "size differs from its json"}
-    return row | {"keep": True}
+    said, lines = record.get("captions", 1) if mirror is None else 1, lines_of(caption)
+    if said not in (1, len(lines)):
+        return row | {"reason": "captions differ from its json"}
+    return row | {"keep": True} | ({} if said == 1 else a_caption_a_line(lines))
+
+
+def a_caption_a_line(captions: list[str]) -> dict:
+    """The index fields of a sample with several captions."""
+    return {
+        "captions": len(captions),
+        "caption_chars": max(map(len, captions)),
+        "caption_hash": " ".join(dict.fromkeys(filter(None, map(caption_hash, captions)))),
+    }
 
 
 def mirrored(key: str, meta: bytes | None, tar: str, image: bytes | None, text: bytes | None) -> bytes:
@@ -185,11 +197,7 @@ def _take_lines(rows: list[dict], lines: dict[int, list[str]]) -> None:
     if 2 * len(lines) < sum(row["keep"] for row in rows):
         return
     for number, captions in lines.items():
-        rows[number] |= {
-            "captions": len(captions),
-            "caption_chars": max(map(len, captions)),
-            "caption_hash": " ".join(dict.fromkeys(filter(None, map(caption_hash, captions)))),
-        }
+        rows[number] |= a_caption_a_line(captions)
 
 
 def _row(handle: int, key: str, members: list[Member | None], mirror: str | None = None) -> dict:

@@ -16,6 +16,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.command_line import counted
 from data_pipeline.errors import UserError
 from data_pipeline.files import sha256_file, write_json
 from data_pipeline.progress import Progress
@@ -273,7 +274,8 @@ def verify(folder: Path, processes: int, recheck: bool = False, accept_changed: 
             bar.note(f"{kept} samples kept")
     if several := sum(row["several"] for row in rows.values()):
         said = "evaluation takes all of them, training one an epoch, in turn"
-        print(f"{root}: {several} pictures have several captions, a line each: {said}", file=sys.stderr, flush=True)
+        have = f"{counted(several, 'picture')} {'has' if several == 1 else 'have'} several captions, a line each"
+        print(f"{root}: {have}: {said}", file=sys.stderr, flush=True)
     _drop_old_indices(root, rows.keys() | damaged.keys())
     summary = write_summary(
         root,

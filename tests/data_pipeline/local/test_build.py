@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data_pipeline.build import BuildCommand
@@ -20,9 +23,14 @@ from data_pipeline.local import packing
 from data_pipeline.local.captions import read_captions
 from data_pipeline.shards.command import MarkCommand
 from data_pipeline.shards.manifest import Manifest
+from data_pipeline.shards.verify import verify
 from data_pipeline.world.server import bomb_png
+from sycoca_ds.data.loader import ShardReader
+from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.collection import Collection
+from sycoca_ds.eval.tasks.retrieval import retrieve
 from tests.worlds import REPOSITORY
+from tests.worlds.data.data_sets import parts, write_tar
 
 
 def picture(seed: int, side: int = 40) -> bytes:
@@ -62,7 +70,7 @@ def left_out(out: Path) -> Counter:
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 def test_tables_of_captions(kind: str, tmp_path: Path) -> None:
-    """Several captions of a picture are samples of one picture; U+2028 ends no row; quotes may hold line breaks."""
+    """Several captions of a picture are one sample; U+2028 ends no row; quotes may hold line breaks."""
     pictures = folder_of(tmp_path / "photos", ["a.jpg", "in/b c.jpg", "d.jpg"])
     rows = [("a.jpg", "one\u2028scene"), ("a.jpg", 'another, "scene"'), ("in/b c.jpg", "blue  sky"), ("./d.jpg", "d")]
     table = tmp_path / f"captions.{kind}"
@@ -78,7 +86,72 @@ def test_tables_of_captions(kind: str, tmp_path: Path) -> None:
     assert samples(tmp_path / "out") == {"a.jpg": ['another, "scene"', "one scene"], "in/b%20c.jpg": ["blue sky"], "d.jpg": ["d"]}
     assert not left_out(tmp_path / "out")
     funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
-    assert (funnel["source"], funnel["rows_in"], funnel["kept"]) == ("folder", 4, 4)
+    assert [funnel[name] for name in ("source", "rows_in", "joined", "requested", "kept")] == ["folder", 4, 1, 3, 3]
+
+
+def test_a_picture_with_its_captions_is_one_sample_and_evaluates_as_one_a_caption_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Training takes one caption an epoch, so that no picture is its own negative in a batch; the second folder has, in the same
+    order, a sample for each caption, as folders were built before."""
+    names = [f"{number}.jpg" for number in range(12)]
+    pictures, out, apart = folder_of(tmp_path / "photos", names), tmp_path / "out", tmp_path / "apart"
+    rows = [(name, f"caption {place} of picture {name}") for place in range(5) for name in names]
+    (tmp_path / "captions.csv").write_text("file,caption\n" + "".join(f"{file},{text}\n" for file, text in rows))
+    assert build(pictures, out, tmp_path / "captions.csv") == 0
+    said = capsys.readouterr().err
+    assert "12 pictures with 60 captions in 2 tars" in said and "12 pictures have several captions, a line each" in said
+    funnel = json.loads((out / "funnel.json").read_text())
+    assert [funnel[name] for name in ("rows_in", "joined", "kept")] == [60, 48, 12]
+    assert "those of a picture as one" in (page := (out / "funnel.html").read_text()) and "further captions of the same" in page
+
+    sources = Sources.load([out])
+    reader, found = ShardReader(sources), {}
+    assert sum(manifest.kept for manifest in sources.manifests) == 12
+    for shard, kept in enumerate(sources.manifests[0].kept_per_shard):
+        for position in range(kept):
+            texts = [reader.read(shard, position, epoch)[1] for epoch in range(6)]
+            assert texts[5] == texts[0] and len({text.split()[-1] for text in texts}) == 1
+            found[texts[0].split()[-1]] = set(texts)
+    assert found == {name: {text for file, text in rows if file == name} for name in names}
+
+    for tar in sorted((out / "shards").glob("*.tar")):
+        with tarfile.open(tar) as file:
+            content = {member.name: file.extractfile(member).read() for member in file}
+        singles = []
+        for key in [name[:-4] for name in content if name.endswith(".txt")]:
+            meta = json.loads(content[f"{key}.json"])
+            assert meta.pop("captions") == 5
+            for text in content[f"{key}.txt"].decode().split("\n"):
+                place = sha256(f"{meta['url'][7:].split('#')[0]}\0{text}".encode()).hexdigest()
+                own = json.dumps(meta | {"uid": place[:16]}).encode()
+                singles.append((place, {"jpg": content[f"{key}.jpg"], "txt": text.encode(), "json": own}))
+        members = [one for number, (_, own) in enumerate(sorted(singles)) for one in parts(f"{number:05d}", **own)]
+        write_tar(apart / "shards" / tar.name, members)
+    assert verify(apart, 1)["kept"] == 60
+    one, many = Collection(out, 32), Collection(apart, 32)
+    assert [picture.image_id for picture in one.pictures] == [picture.image_id for picture in many.pictures]
+    assert one.captions_of_image == many.captions_of_image and list(map(len, one.captions_of_image)) == [5] * 12
+    vectors = torch.randn(60, 16, generator=torch.Generator().manual_seed(0))
+    of = {text: vectors[place] for place, (_, text) in enumerate(rows)}
+    images, results = vectors[:12] + torch.randn(12, 16, generator=torch.Generator().manual_seed(1)), []
+    for data in (one, many):
+        result = retrieve(images, torch.stack([of[text] for text in data.captions]), torch.from_numpy(data.image_of_text_T))
+        each = {name: values.tolist() for name, values in result.each(data.image_of_text_T).items()}
+        results.append((result.metrics(), result.intervals(data.image_of_text_T), each))
+    assert results[0] == results[1] and 0 < results[0][0]["t2i_r5"] < 100
+
+
+def test_more_captions_than_a_sample_may_have_are_in_further_samples_of_the_picture(tmp_path: Path) -> None:
+    """At most 64 lines of together 64 KiB are read as captions."""
+    pictures, out = folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"]), tmp_path / "out"
+    lists = {"a.jpg": [f"number {number}" for number in range(150)], "b.jpg": [f"{'x' * 3000} {number}" for number in range(30)]}
+    lines = [json.dumps({"file": file, "caption": texts}) for file, texts in lists.items()]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    assert build(pictures, out, tmp_path / "captions.jsonl") == 0
+    assert samples(out) == {file: sorted(texts) for file, texts in lists.items()}
+    texts = Manifest.load(out).index(0, ["url", "captions", "text_bytes"]).to_pylist()
+    assert sorted(row["captions"] for row in texts) == [9, 21, 22, 64, 64] and max(row["text_bytes"] for row in texts) < 1 << 16
 
 
 def test_texts_beside_pictures_and_folders_as_classes(tmp_path: Path) -> None:
