@@ -233,6 +233,34 @@ def test_hostile_files_are_counted_and_named(tmp_path: Path) -> None:
     assert funnel["rows_in"] == len(lines) == sum(funnel["dropped"].values()) + sum(funnel["failed"].values()) + funnel["kept"]
 
 
+def test_a_picture_that_is_left_out_is_named_once_whatever_its_captions(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pictures, out = folder_of(tmp_path / "photos", ["good.jpg", "cut.jpg", "half.jpg"]), tmp_path / "out"
+    for name, seed in (("cut.jpg", 1), ("half.jpg", 2)):
+        (pictures / name).write_bytes(picture(seed)[:-300])
+    rows = [(name, f"caption {place}") for name in ("good.jpg", "cut.jpg", "half.jpg", "gone.jpg") for place in range(5)]
+    rows += [("good.jpg", "caption 0")] * 2 + [("good.jpg", "")]
+    (tmp_path / "captions.csv").write_text("file,caption\n" + "".join(f"{file},{text}\n" for file, text in rows))
+    assert build(pictures, out, tmp_path / "captions.csv") == 0
+    told = [line.split(": ", 1)[1] for line in capsys.readouterr().err.splitlines() if " left out" in line]
+    assert told[:4] == [
+        "2 pictures, 10 captions left out, truncated image: 'cut.jpg', 'half.jpg'",
+        "1 picture, 5 captions left out, no such file: 'gone.jpg'",
+        "2 captions of 1 picture left out, duplicate row: 'good.jpg'",
+        "1 caption of 1 picture left out, empty caption: 'good.jpg'",
+    ]
+    listed = list(map(json.loads, (out / "left_out.jsonl").read_text().splitlines()))
+    assert sorted((entry["file"], entry["reason"], entry["rows"]) for entry in listed) == [
+        ("cut.jpg", "truncated image", 5),
+        ("gone.jpg", "no such file", 5),
+        ("good.jpg", "duplicate row", 2),
+        ("good.jpg", "empty caption", 1),
+        ("half.jpg", "truncated image", 5),
+    ]
+    funnel = json.loads((out / "funnel.json").read_text())
+    assert funnel["dropped"] == {"no such file": 1, "duplicate row": 1, "empty caption": 1}
+    assert [funnel[name] for name in ("rows_in", "joined", "failed", "kept")] == [23, 17, {"truncated image": 2}, 1]
+
+
 def test_only_what_changed_is_packed_again_and_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{number}.jpg" for number in range(40)]
     pictures = folder_of(tmp_path / "photos", names)
