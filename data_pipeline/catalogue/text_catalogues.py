@@ -59,9 +59,9 @@ def tsv_rows(path: Path) -> Iterator[list[str]]:
             yield line.decode("utf-8", "replace").split("\t")
 
 
-def csv_rows(path: Path) -> Iterator[list[str]]:
-    """Fields of every row by RFC 4180: fields in quotes may hold commas, line feeds and doubled quotes. UserError for a quote that
-    nobody closes, or that takes whole rows for its text."""
+def csv_rows(path: Path, separator: str = ",") -> Iterator[list[str]]:
+    """Fields of every row by RFC 4180: fields in quotes may hold separators, line feeds and doubled quotes. UserError for a quote
+    that nobody closes, or that takes whole rows for its text."""
     csv.field_size_limit(FIELD_BYTES)
     own: list[str] = []
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -71,7 +71,7 @@ def csv_rows(path: Path) -> Iterator[list[str]]:
                 own.append(line.replace("\0", " "))  # 3.10 refuses NUL
                 yield own[-1]
 
-        reader, columns, first = csv.reader(noted()), None, 1
+        reader, columns, first = csv.reader(noted(), delimiter=separator), None, 1
         while True:
             own.clear()
             try:
@@ -83,21 +83,21 @@ def csv_rows(path: Path) -> Iterator[list[str]]:
                     raise UserError(f"--metadata {path}: line {first}: {error}") from None
                 raise _stray_quote(path, first, "no quote closes it within 4 MiB") from None
             if len(own) > 1:
-                _check_quotes(path, row, own, first, columns or len(row))
+                _check_quotes(path, row, own, first, columns or len(row), separator)
             first = reader.line_num + 1
             if row:
                 columns = columns or len(row)
                 yield row
 
 
-def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, columns: int) -> None:
-    """Whether the lines of a row belong to it: its quotes are closed before a comma or a line end, and no line in a field looks
+def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, columns: int, separator: str) -> None:
+    """Whether the lines of a row belong to it: its quotes are closed before a separator or a line end, and no line in a field looks
     like a row by itself, with a URL between commas and as many fields as there is room for."""
     opened, broken = first, first
     for place, field in enumerate(row):
         inside = LINE_END.split(field)
         for number, line in enumerate(inside) if len(inside) > 1 else ():
-            alone = next(csv.reader([line]), [])
+            alone = next(csv.reader([line], delimiter=separator), [])
             room = columns - place if number == 0 else place + 1 if number == len(inside) - 1 else columns
             if len(alone) >= max(room, 2) and any(map(_is_url_field, alone, [*alone[1:], ""])):
                 raise _stray_quote(path, opened, "the lines after it are rows")
@@ -105,7 +105,7 @@ def _check_quotes(path: Path, row: list[str], lines: list[str], first: int, colu
             broken = opened
         opened += len(inside) - 1
     try:
-        list(csv.reader(lines, strict=True))
+        list(csv.reader(lines, delimiter=separator, strict=True))
     except csv.Error as error:
         raise _stray_quote(path, broken, str(error)) from None
 

@@ -22,6 +22,8 @@ FILE_COLUMNS = ("file", "file_name", "filename", "filepath", "image", "image_pat
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "description", "sentence", "comment")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables that Hugging Face's ImageFolder has among its pictures."""
+SEPARATORS = (",", ";", "\t", "|")
+"""Of a csv; the semicolon is Excel's where numbers have a decimal comma."""
 MOST_TEXT_BYTES = 1 << 20
 TEMPLATE = "a photo of a {c}"
 Pair = tuple[str, str | None]
@@ -108,8 +110,10 @@ def table_rows(
         if kind in (".jsonl", ".ndjson"):
             yield from _json_pairs(path, columns)
             return
-        rows = tsv_rows(path) if kind == ".tsv" else csv_rows(path)
+        rows = tsv_rows(path) if kind == ".tsv" else _csv_rows(path, columns)
         header = next(rows, [])
+        if not header:
+            raise _empty(path, "a header and rows")
         at = [_column(path, header, *wanted) for wanted in columns]
         for row in rows:
             file, caption = (row[place] if place < len(row) else "" for place in at)
@@ -124,8 +128,26 @@ Columns = tuple[tuple[str | None, tuple[str, ...], str], ...]
 """Of each column its name, if it was given, those that are usual, and the option that names it."""
 
 
+def _csv_rows(path: Path, columns: Columns) -> Iterator[list[str]]:
+    """Rows of a csv whose fields are separated as its header has the columns, else the most fields."""
+
+    def fit(separator: str) -> tuple[bool, int]:
+        try:
+            header = next(csv_rows(path, separator), [])
+        except UserError:  # said by the rows themselves, if no other fits
+            return False, 0
+        return all(_places(header, given, usual) for given, usual, _ in columns), len(header)
+
+    return csv_rows(path, max(SEPARATORS, key=fit))
+
+
+def _empty(path: Path, expected: str) -> UserError:
+    return UserError(f"--metadata {path}: is empty; expected {expected}")
+
+
 def _json_pairs(path: Path, columns: Columns) -> Iterator[Pair]:
     names: list[str] | None = None
+    number = 0
     for number, row in json_rows(path):
         if not row:
             yield f"line {number}", None
@@ -136,12 +158,18 @@ def _json_pairs(path: Path, columns: Columns) -> Iterator[Pair]:
         file, caption = (row.get(name) for name in names)
         for one in caption if isinstance(caption, list) else [caption]:
             yield file if isinstance(file, str) else json.dumps(file), one if isinstance(one, str) else None
+    if number == 0:
+        raise _empty(path, "an object a line")
+
+
+def _places(header: list[str], given: str | None, usual: tuple[str, ...]) -> list[int]:
+    lower = [name.strip().lower() for name in header]
+    return [lower.index(name) for name in ([given.lower()] if given else usual) if name in lower]
 
 
 def _column(path: Path, header: list[str], given: str | None, usual: tuple[str, ...], option: str) -> int:
     """The place of a column. Raises `UserError`: none, or several."""
-    lower = [name.strip().lower() for name in header]
-    found = [lower.index(name) for name in ([given.lower()] if given else usual) if name in lower]
+    found = _places(header, given, usual)
     if not found:
         expected = repr(given) if given else f"one of {', '.join(usual)}"
         there = ", ".join(map(repr, header))[:200] or "nothing"

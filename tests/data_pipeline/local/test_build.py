@@ -20,7 +20,7 @@ from PIL import Image
 from data_pipeline.build import BuildCommand
 from data_pipeline.errors import UserError
 from data_pipeline.local import packing
-from data_pipeline.local.captions import read_captions
+from data_pipeline.local.captions import read_captions, table_rows
 from data_pipeline.shards.command import MarkCommand
 from data_pipeline.shards.manifest import Manifest
 from data_pipeline.shards.verify import verify
@@ -152,6 +152,30 @@ def test_more_captions_than_a_sample_may_have_are_in_further_samples_of_the_pict
     assert samples(out) == {file: sorted(texts) for file, texts in lists.items()}
     texts = Manifest.load(out).index(0, ["url", "captions", "text_bytes"]).to_pylist()
     assert sorted(row["captions"] for row in texts) == [9, 21, 22, 64, 64] and max(row["text_bytes"] for row in texts) < 1 << 16
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_may_be_separated_otherwise(separator: str, tmp_path: Path) -> None:
+    """As Excel writes it where numbers have a decimal comma: by what gives the header the columns that are wanted."""
+    pictures = folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"])
+    rows = [["file", "note, by us", "text"], ["a.jpg", "1,5", f'"one{separator} two,\nthree"'], ["b.jpg", "", "four, five"]]
+    (tmp_path / "c.csv").write_text("\ufeff" + "".join(f"{separator.join(row)}\r\n" for row in rows), "utf-8", newline="")
+    assert build(pictures, tmp_path / "out", tmp_path / "c.csv") == 0
+    said = "one two, three" if separator == "\t" else f"one{separator} two, three"
+    assert samples(tmp_path / "out") == {"a.jpg": [said], "b.jpg": ["four, five"]}
+    named = list(table_rows(tmp_path / "c.csv", "file", "note, by us"))
+    assert named == [("a.jpg", "1,5"), ("b.jpg", "")]
+    with pytest.raises(UserError, match=r"no column 'words' \('file', 'note, by us', 'text' there\): name it with --caption-col"):
+        list(table_rows(tmp_path / "c.csv", None, "words"))
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_table_is_called_empty(kind: str, content: str, tmp_path: Path) -> None:
+    table = tmp_path / f"c.{kind}"
+    table.write_text(content)
+    with pytest.raises(UserError, match=rf"^--captions {table}: is empty; expected (a header and rows|an object a line)$"):
+        list(table_rows(table, None, None))
 
 
 def test_texts_beside_pictures_and_folders_as_classes(tmp_path: Path) -> None:
