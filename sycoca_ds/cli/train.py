@@ -11,10 +11,14 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.environment import own_tools_first
 from sycoca_ds.launch.processes import train_script
+
+if TYPE_CHECKING:
+    from sycoca_ds.config import TrainConfig
 
 PROGRAM = "sycoca_ds/train.py"
 WITH_VALUE = frozenset(
@@ -95,6 +99,28 @@ def command(own: list[str], rest: list[str]) -> list[str]:
     return [launcher(), *own, train_script(), *rest]
 
 
+def check_here(config: TrainConfig) -> None:
+    """What a launch on this machine would refuse after half a minute of imports, as far as it shows without them.
+
+    Raises:
+        UserError: no data set, no tokenizer, or a run's folder that cannot be made.
+    """
+    from data_pipeline.shards.manifest import Manifest
+    from sycoca_ds.config import check_can_be_made, check_tokenizer_file
+    from sycoca_ds.data.storage import is_url
+
+    folders = [*config.data.train, *([config.data.validation] if config.data.validation else [])]
+    for folder in folders:
+        if not is_url(folder):
+            Manifest.load(folder, check_tars=False)
+    first = config.data.train[0]
+    if config.data.tokenizer is not None:
+        check_tokenizer_file(Path(config.data.tokenizer))
+    elif config.run.weights is None and not is_url(first):
+        check_tokenizer_file(Manifest.load(first, check_tars=False).root / "tokenizer.json")
+    check_can_be_made(Path(config.run.out), "--run.out")
+
+
 def main() -> int:
     from sycoca_ds.options import parse_options
 
@@ -106,6 +132,8 @@ def main() -> int:
     if not config.data.train:
         raise UserError("data.train is not given: expected --data.train FOLDER, a data set folder; `sycoca data --help` makes one")
     words = command(own, rest)
+    if config.data.train and not {"-H", "--hostfile"} & set(own):  # what other hosts have is not known here
+        check_here(config)
     if dry:
         print(shlex.join(words))
         return 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config.model import ModelConfig, hidden_count
@@ -67,3 +69,20 @@ def check_ema_decay(decay: float | None) -> None:
     """Raises `UserError` for `optim.ema_decay` out of range."""
     if decay is not None and not 0 < decay < 1:
         raise UserError(f"optim.ema-decay = {decay}: expected a number above 0 and below 1 (0.999, say), or None for no average")
+
+
+def check_tokenizer_file(path: Path) -> None:
+    """Raises `UserError`: there is none."""
+    if not path.is_file():
+        raise UserError(
+            f"tokenizer {path} does not exist: train one with `python -m data_pipeline tokenizer train --data DIR --out {path}`"
+        )
+
+
+def check_can_be_made(folder: Path, option: str) -> None:
+    """Raises `UserError` for a folder that could not be made or written to; nothing is made."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
+    if not there.is_dir():
+        raise UserError(f"{option} {folder}: {there} is no folder; choose another {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{option} {folder}: {there} cannot be written to; choose another {option}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipeline.catalogue.captions import clean
 from data_pipeline.errors import UserError
+from sycoca_ds.config import check_tokenizer_file
 from sycoca_ds.data.alignment import Span, carry
 from sycoca_ds.model.text_encoder import PAD_ID
 
@@ -32,11 +33,7 @@ class Tokenizer:
         # the loader's worker processes are forked after first use; parallel tokenisation in them would only warn and wait
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.path = Path(path)
-        if not self.path.is_file():
-            raise UserError(
-                f"tokenizer {self.path} does not exist: train one with `python -m data_pipeline tokenizer train "
-                f"--data DIR --out {self.path}`"
-            )
+        check_tokenizer_file(self.path)
         try:
             self._bpe = Bpe.from_file(str(self.path))
         except Exception as error:  # the library raises plain Exception for a damaged file

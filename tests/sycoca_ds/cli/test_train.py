@@ -57,6 +57,29 @@ def test_what_the_ranks_would_refuse_is_refused_before(words: str, said: str, mo
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_what_is_not_there_is_said_before_a_launch_and_before_its_command(
+    data_set: Path, tmp_path: Path, dry: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("the launcher was started"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "manifest").symlink_to(data_set / "manifest")
+    (tmp_path / "file").touch()
+    for words, said in (
+        (["--data.train", "photos"], "photos: no such folder; expected a data set folder"),
+        (["--data.train", str(tmp_path)], "manifest.json: not there, the data set was not verified"),
+        (["--data.train", str(data_set), "--data.validation", "val"], "val: no such folder"),
+        (["--data.train", str(bare)], f"tokenizer {bare}/tokenizer.json does not exist: train one with"),
+        (["--data.train", str(data_set), "--data.tokenizer", "t.json"], "tokenizer t.json does not exist"),
+        (["--data.train", str(data_set), "--run.out", f"{tmp_path}/file/run"], f"{tmp_path}/file is no folder; choose another"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["sycoca train", "--preset", "tiny", *words, *dry])
+        with pytest.raises(UserError) as error:
+            train.main()
+        assert said in str(error.value), words
+
+
 @pytest.mark.parametrize("folder", ["checkout", "elsewhere"])
 def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_path: Path) -> None:
     (tmp_path / "hf").write_text("a slots=8\n")
@@ -77,14 +100,27 @@ def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_pat
     assert Path(launcher).name == "deepspeed" and os.access(launcher, os.X_OK)
 
 
-def test_the_launcher_takes_the_place_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its signals and its status are its own."""
     started: list = []
-    monkeypatch.setattr(sys, "argv", ["sycoca train", "--data.train", "a b", "", "--num_gpus", "3"])
+    (tmp_path / "a b").symlink_to(data_set)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["sycoca train", "--data.train", "a b", "--data.tokenizer", "a b/tokenizer.json", "--num_gpus", "3"]
+    )
     monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     train.main()
     ((program, words, environment),) = started
-    assert words == [program, "--num_gpus", "3", train.train_script(), "--data.train", "a b", ""]
+    assert words == [
+        program,
+        "--num_gpus",
+        "3",
+        train.train_script(),
+        "--data.train",
+        "a b",
+        "--data.tokenizer",
+        "a b/tokenizer.json",
+    ]
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
