@@ -108,23 +108,15 @@ PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 `supervise` tells by Python's own words."""
 
 
-def _status(main: Callable[[], int | None]) -> int:
-    try:
-        return in_the_environment(main) or 0
-    except SystemExit as end:  # help leaves so, with all that it has to say still to be written
-        if not isinstance(end.code, int | None):
-            raise
-        return end.code or 0
-
-
 def run_command(main: Callable[[], int | None]) -> int:
     """Runs an entry point; a `UserError`, and a file or folder that cannot be read or written, becomes `error: ...` on stderr and
     status 2, Ctrl-C becomes 130, an output whose reader has seen enough (`| head`) 141, as of a program that the system ends for
     it."""
     try:
-        status = _status(main)
-        sys.stdout.flush()
-        return status
+        try:
+            return in_the_environment(main) or 0
+        finally:  # help leaves by SystemExit, with all that it has to say still to be written
+            sys.stdout.flush()
     except BrokenPipeError:
         if not nobody_reads(sys.stdout.fileno()):
             raise
