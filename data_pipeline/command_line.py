@@ -30,6 +30,10 @@ NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching
 """What tyro says of a value that is none of a union's kinds; then follows why each of them does not fit."""
 
 
+NO_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(--[^']+)'\. Expected one of \((.*?)\)")
+"""What tyro says of a value that is none of an option's choices. Where it need not be given 'None' is among them, and their order is
+another one each time."""
+
 CALLED: dict[str, str] = {}
 """How a program is called -> how the user has called it: the command `sycoca` is one for all."""
 
@@ -207,6 +211,10 @@ def one_line(complaint: str) -> str:
     title = parts[0].pop(0)
     said, *others = [" ".join(part) for part in parts if part] or [title]
     said = said if said.lower().startswith(title.lower()) else f"{title}: {said}"
+    if found := NO_CHOICE.match(said):
+        known = re.findall(r"'([^']*)'", found[3])
+        known = sorted(set(known) - {"None"}) if "None" in known else known
+        said = f"{found[2]} {found[1]}: no such choice{nearest(found[1], known)} (expected one of {', '.join(known)})"
     if found := NO_KIND_FITS.fullmatch(said):
         said = f"{found[1]} {found[3]}: expected {re.sub('[{}]', '', found[2]).replace('|', ' or ')}"
     return "; ".join(

@@ -22,8 +22,13 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", *, ema
         ema: the moving average of the weights, of a run with optim.ema-decay.
 
     Raises:
-        data_pipeline.errors.UserError: nothing there, damaged, no such device.
+        data_pipeline.errors.UserError: nothing there, damaged, no such device; torch is not installed.
     """
-    from sycoca_ds.inference.model import open_model
+    from data_pipeline.errors import in_the_environment
 
-    return open_model(path, device, precision, ema=ema)
+    def opened() -> Model:
+        from sycoca_ds.inference.model import open_model
+
+        return open_model(path, device, precision, ema=ema)
+
+    return in_the_environment(opened)

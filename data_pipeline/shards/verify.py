@@ -375,8 +375,8 @@ def _drop_old_indices(root: Path, tars: Collection[str]) -> None:
 def print_summary(folder: Path, summary: dict) -> None:
     print(
         f"{folder}: {summary['kept']} of {summary['samples']} samples kept in "
-        f"{summary['tars'] - len(summary['damaged'])} shards; "
-        f"{len(summary['damaged'])} damaged shards, {summary['reused']} unchanged since the last check",
+        f"{counted(summary['tars'] - len(summary['damaged']), 'shard')}; "
+        f"{counted(len(summary['damaged']), 'damaged shard')}, {summary['reused']} unchanged since the last check",
         file=sys.stderr,
         flush=True,
     )

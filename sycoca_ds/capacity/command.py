@@ -64,6 +64,8 @@ class Options(Assumptions):
     """Samples of the whole run; default: optim.steps times the global batch, where steps are set."""
     sweep: bool = False
     """Also print the fastest configuration at 1, 2, 4, ... 1,024 GPUs."""
+    assumptions: bool = False
+    """Also list what is taken for granted, before the answer."""
     out: str | None = None
     """Folder for the fastest configuration: ds_config.json, train.sh, and plan.json with all numbers."""
 
@@ -197,6 +199,8 @@ def plan(arguments: list[str]) -> list[str]:
     if samples is None and config.optim.steps is not None:
         samples = float(config.optim.steps * config.optim.global_batch_size)
     lines = heading(config.model, machine, words)
+    if options.assumptions:
+        lines += ["", "taken for granted (--help says why; each is an option)", *assumptions(machine.assume)]
     lines += ["", "memory a GPU at the highest moment of a step, GiB, in the batches that are asked for"]
     lines += memory_table(search.table())
     lines += most_by_part(asked)
@@ -217,7 +221,7 @@ def plan(arguments: list[str]) -> list[str]:
         lines += ["", f"to train the fastest: {command}" + ("" if config.data.train else " --data.train DATA")]
         if folder is not None:
             lines += write_plan(folder, asked, fastest, search, command)
-    return lines + ["", "taken for granted (--help says why; each is an option)", *assumptions(machine.assume)]
+    return lines
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -355,3 +356,14 @@ def test_an_output_that_nobody_reads_any_more_is_no_error_of_the_program():
         process.stdout.close()  # as `| head` does
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_value_that_is_no_choice_gets_the_nearest_and_none_is_none_of_them() -> None:
+    @dataclasses.dataclass
+    class Choosing:
+        to: Literal["open_clip", "safetensors"] | None = None
+
+    with pytest.raises(UserError) as error:
+        parse_command(Choosing, ["--to", "safetensor"], "program")
+    said = "no such choice; did you mean safetensors? (expected one of open_clip, safetensors); see program --help"
+    assert str(error.value) == f"--to safetensor: {said}"

@@ -55,7 +55,7 @@ def test_help_says_what_every_field_means(word: str, capsys: pytest.CaptureFixtu
         (["--optim.lrate", "1"], "unknown option --optim.lrate; did you mean --optim.lr?"),
         (["--preset", "tni"], "--preset tni: no such preset; did you mean tiny?"),
         (["--optim.lr", "fast"], "--optim.lr"),
-        (["--model.family", "blip"], "'clip', 'coca', 'sycoca'"),
+        (["--model.family", "blip"], "no such choice; did you mean clip? (expected one of clip, coca, sycoca)"),
         (["--config"], "--config is the last word: expected a value"),
         (["--config", "/nowhere.json"], "--config file /nowhere.json does not exist"),
     ],

@@ -40,7 +40,7 @@ def newest_whole_together(run: Path, runtime: Runtime) -> Path | None:
     def look(folder: Path) -> str | None:
         return next(filter(None, runtime.gather(damage(folder, runtime.rank, runtime.world_size))), None)
 
-    found, problems = newest_whole(run / "checkpoints", folders, look)
+    found, problems = newest_whole(run / "checkpoints", folders, look, ", or choose another --run.out to start afresh")
     for problem in problems if runtime.leads else ():
         log.warning("passed over a damaged checkpoint: %s", problem)
     saved = runtime.agree(read_status(run).get("checkpoint") if runtime.leads else None)

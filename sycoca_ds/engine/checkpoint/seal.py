@@ -168,13 +168,14 @@ def damage(folder: Path, part: int = 0, parts: int = 1, patterns: Sequence[str] 
 
 
 def newest_whole(
-    checkpoints: Path, folders: list[Path] | None = None, look: Callable[[Path], str | None] = damage
+    checkpoints: Path, folders: list[Path] | None = None, look: Callable[[Path], str | None] = damage, otherwise: str = ""
 ) -> tuple[Path | None, list[str]]:
     """(newest checkpoint whose files all verify, or None; what was wrong with the newer ones).
 
     Args:
         folders: the sealed ones, newest first; None: those that are there.
         look: folder -> what is wrong with it, or None.
+        otherwise: what else than restoring one can be done, for the error.
 
     Raises:
         UserError: there are sealed checkpoints and every one is damaged. Starting afresh is the user's decision.
@@ -186,8 +187,5 @@ def newest_whole(
             return folder, problems
         problems.append(problem)
     if problems:
-        raise UserError(
-            f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one, or choose another "
-            "--run.out to start afresh"
-        )
+        raise UserError(f"every checkpoint in {checkpoints} is damaged ({'; '.join(problems)}): restore one{otherwise}")
     return None, problems

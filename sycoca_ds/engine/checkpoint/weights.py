@@ -81,6 +81,11 @@ def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -
             raise UserError(f"checkpoint {problem}: choose another step of {path.parent}")
         folder = path
     else:
+        if not path.is_dir():
+            raise UserError(
+                f"no finished checkpoint in {path}: there is no such folder; expected a run, a step's folder, or a folder that "
+                "sycoca_ds/export.py wrote: check the path"
+            )
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         folder, _ = newest_whole(checkpoints, look=look)
         if folder is None:

@@ -243,3 +243,11 @@ def test_a_user_s_error_is_one_line_and_status_2() -> None:
     words = [sys.executable, "-m", "sycoca_ds.capacity", "--gpus", "8", "--gpu", "tpu"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.startswith("error: --gpu tpu: no such kind") and done.stderr.count("\n") == 1
+
+
+def test_the_answer_comes_last_and_assumptions_are_asked_for() -> None:
+    words = ["--preset", "tiny", "--gpus", "1", "--gpus-per-node", "1"]
+    plain, asked = plan(words), plan([*words, "--assumptions"])
+    title = "taken for granted (--help says why; each is an option)"
+    assert title not in plain and plain[-1].startswith("to train the fastest: ") and asked[-1].startswith("to train the fastest: ")
+    assert asked.index(title) < asked.index("what is asked for, and the fastest that fits")

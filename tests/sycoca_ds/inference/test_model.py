@@ -6,6 +6,7 @@ import dataclasses
 import io
 import re
 import struct
+import sys
 import warnings
 from pathlib import Path
 
@@ -176,7 +177,7 @@ def test_what_a_model_lacks_is_said_in_one_line(model: Model, folder: Path, file
             for beams in (True, 1.5, "4", 0)
         ),
         (lambda: sycoca_ds.load(folder / "run", device="quantum"), "--device quantum: expected auto"),
-        (lambda: sycoca_ds.load(folder / "nothing"), "no finished checkpoint"),
+        (lambda: sycoca_ds.load(folder / "nothing"), "no finished checkpoint in .*: there is no such folder"),
     ):
         with pytest.raises(UserError, match=said):
             call()
@@ -300,3 +301,10 @@ def test_pictures_that_cannot_be_read_are_named(model: Model, files: list[str], 
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="picture 1: no picture that can be read"):
         model.encode_image([Image.new("RGB", (9, 9)), Image.new("F", (9, 9))])
+
+
+def test_without_torch_loading_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sycoca_ds.inference.model")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match=r"^torch is not installed for .*`pip install -e '\.\[all\]'`"):
+        sycoca_ds.load("x")

@@ -58,8 +58,10 @@ def test_a_seal_that_is_none_is_named_and_an_older_checkpoint_taken(content: str
     found, problems = newest_whole(tmp_path)
     assert found == older and len(problems) == 1 and str(newer / STATE_FILE) in problems[0]
     shutil.rmtree(older)
-    with pytest.raises(UserError, match="every checkpoint in"):
+    with pytest.raises(UserError, match=r"every checkpoint in .*: restore one$"):
         newest_whole(tmp_path)
+    with pytest.raises(UserError, match=r": restore one, or start afresh$"):
+        newest_whole(tmp_path, otherwise=", or start afresh")
 
 
 @pytest.mark.parametrize("sealed_by_it", [False, True])
