@@ -31,8 +31,8 @@ NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching
 
 
 NO_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(--[^']+)'\. Expected one of \((.*?)\)")
-"""What tyro says of a value that is none of an option's choices. Where it need not be given 'None' is among them, and their order is
-another one each time."""
+"""What tyro says of a value that is none of an option's choices. Where it need not be given 'None' is among them, and their order
+is another one each time."""
 
 CALLED: dict[str, str] = {}
 """How a program is called -> how the user has called it: the command `sycoca` is one for all."""
