@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_pipeline.command_line import counted
 from data_pipeline.errors import UserError, check_python
 from sycoca_ds.launch import judgement
 from sycoca_ds.launch.findings import Finding
@@ -82,7 +83,7 @@ def accelerator(facts: dict[str, Any]) -> Iterator[Line]:
         if busy:
             yield Line("GPU memory", "warn", f"in use: {', '.join(busy[:4])}", "end what runs there (`nvidia-smi` names it)")
     else:
-        yield Line("CUDA", "warn", f"no GPU: training runs on {facts['cores']} cores", "nothing, if that is meant")
+        yield Line("CUDA", "warn", f"no GPU: training runs on {counted(facts['cores'], 'core')}", "nothing, if that is meant")
     if cards and found["nccl"]:
         yield Line("NCCL", "ok", found["nccl"])
     elif len(cards) > 1:
