@@ -45,7 +45,8 @@ def test_the_fastest_is_written_as_files_that_training_takes(tmp_path: Path) -> 
 
 
 def test_what_it_says(capsys: pytest.CaptureFixture) -> None:
-    said = "\n".join(plan(["--preset", "base", "--gpus", "8", "--gpu", "h100-80g", "--samples", "1e8", "--price", "2", "--sweep"]))
+    words = ["--preset", "base", "--gpus", "8", "--gpu", "h100-80g", "--samples", "1e8", "--price", "2", "--sweep", "--assumptions"]
+    said = "\n".join(plan(words))
     for stage in ("zero0", "zero1", "zero2", "zero3", "zero3_offload"):
         assert said.count(f"\n{stage} ") >= 2  # with and without checkpointing
     for words in (
