@@ -105,8 +105,9 @@ def check_here(config: TrainConfig) -> None:
     Raises:
         UserError: no data set, no tokenizer, or a run's folder that cannot be made.
     """
+    from data_pipeline.files import check_folder
     from data_pipeline.shards.manifest import Manifest
-    from sycoca_ds.config import check_can_be_made, check_tokenizer_file
+    from sycoca_ds.config import check_tokenizer_file
     from sycoca_ds.data.storage import is_url
 
     folders = [*config.data.train, *([config.data.validation] if config.data.validation else [])]
@@ -118,7 +119,7 @@ def check_here(config: TrainConfig) -> None:
         check_tokenizer_file(Path(config.data.tokenizer))
     elif config.run.weights is None and not is_url(first):
         check_tokenizer_file(Manifest.load(first, check_tars=False).root / "tokenizer.json")
-    check_can_be_made(Path(config.run.out), "--run.out")
+    check_folder(Path(config.run.out))
 
 
 def main() -> int:
@@ -132,7 +133,7 @@ def main() -> int:
     if not config.data.train:
         raise UserError("data.train is not given: expected --data.train FOLDER, a data set folder; `sycoca data --help` makes one")
     words = command(own, rest)
-    if config.data.train and not {"-H", "--hostfile"} & set(own):  # what other hosts have is not known here
+    if not {"-H", "--hostfile"} & set(own):  # what other hosts have is not known here
         check_here(config)
     if dry:
         print(shlex.join(words))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 from data_pipeline.errors import UserError
@@ -77,12 +76,3 @@ def check_tokenizer_file(path: Path) -> None:
         raise UserError(
             f"tokenizer {path} does not exist: train one with `python -m data_pipeline tokenizer train --data DIR --out {path}`"
         )
-
-
-def check_can_be_made(folder: Path, option: str) -> None:
-    """Raises `UserError` for a folder that could not be made or written to; nothing is made."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(parent))
-    if not there.is_dir():
-        raise UserError(f"{option} {folder}: {there} is no folder; choose another {option}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{option} {folder}: {there} cannot be written to; choose another {option}")

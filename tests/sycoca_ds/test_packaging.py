@@ -226,11 +226,11 @@ def test_a_place_that_cannot_be_written_is_a_line_and_a_disk_that_fails_is_not(
     """Tests that run as root are let in everywhere."""
 
     def main() -> int:
-        raise OSError(number, os.strerror(number), "/root/run_status.json")
+        raise OSError(number, os.strerror(number), "/elsewhere/run_status.json")
 
     if told:
         assert run_command(main) == 2
-        assert capsys.readouterr().err.startswith(f"error: /root/run_status.json: {os.strerror(number)}: expected a place")
+        assert capsys.readouterr().err.startswith(f"error: /elsewhere/run_status.json: {os.strerror(number)}: expected a place")
     else:
         with pytest.raises(OSError, match="run_status"):
             run_command(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,6 +268,7 @@ def _written(what: str, write: Callable[[], object]) -> list[str]:
     try:
         write()
     except Exception as error:  # of strangers' captions and names nobody knows what a page makes
+        traceback.print_exc(file=sys.stderr)
         line = f"{what} not written, {one_line(error)}"
         print(line, file=sys.stderr, flush=True)
         return [line]

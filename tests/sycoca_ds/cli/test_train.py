@@ -72,7 +72,10 @@ def test_what_is_not_there_is_said_before_a_launch_and_before_its_command(
         (["--data.train", str(data_set), "--data.validation", "val"], "val: no such folder"),
         (["--data.train", str(bare)], f"tokenizer {bare}/tokenizer.json does not exist: train one with"),
         (["--data.train", str(data_set), "--data.tokenizer", "t.json"], "tokenizer t.json does not exist"),
-        (["--data.train", str(data_set), "--run.out", f"{tmp_path}/file/run"], f"{tmp_path}/file is no folder; choose another"),
+        (
+            ["--data.train", str(data_set), "--run.out", f"{tmp_path}/file/run"],
+            f"{tmp_path}/file/run: expected a folder, or a place for one (Not a directory); choose another",
+        ),
     ):
         monkeypatch.setattr(sys, "argv", ["sycoca train", "--preset", "tiny", *words, *dry])
         with pytest.raises(UserError) as error:
