@@ -16,6 +16,7 @@ from data_pipeline.download.job import check_options, download, most_frequent
 from data_pipeline.download.job import plan as planned_download
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
+from data_pipeline.files import check_folder
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
@@ -90,6 +91,7 @@ class BuildCommand(DownloadOptions, CurateOptions):
     def _plan(self) -> list[str]:
         """What `run` would do, stage by stage, as far as it can be known now."""
         if self.source == "wds":
+            check_folder(self.out / "shards")
             return [f"adopt: link the tars that --metadata {self.metadata} names into {self.out / 'shards'}", *LAST_STAGES]
         check_options(self)
         lines = curation(self)

@@ -31,11 +31,15 @@ def make_folder(folder: Path) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raises the `UserError` that `make_folder` would, before hours of work say, and leaves nothing."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     try:
-        tempfile.TemporaryDirectory(prefix=".", dir=there).cleanup()
+        tempfile.TemporaryDirectory(prefix=".", dir=_nearest(folder)).cleanup()
     except OSError as error:
         raise _no_place(folder, error) from None
+
+
+def _nearest(folder: Path) -> Path:
+    """What there is of it and of the folders above it."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
 
 
 def _no_place(folder: Path, error: OSError) -> UserError:
@@ -43,7 +47,7 @@ def _no_place(folder: Path, error: OSError) -> UserError:
 
 
 def check_place(path: Path, given: str) -> None:
-    """Holds, before the work that ends in it, that a file can be written at `path`; makes the folders above it.
+    """Holds, before the work that ends in it, that a file can be written at `path`, and leaves nothing.
 
     Args:
         given: the option that names it, with its value, for the error.
@@ -54,8 +58,7 @@ def check_place(path: Path, given: str) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _temporary(path)
+        probe = _nearest(path.parent) / _temporary(path).name
         probe.touch()
         probe.unlink()
     except OSError as error:

@@ -36,7 +36,7 @@ from data_pipeline.catalogue.sources import (
 from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
 from data_pipeline.command_line import other_options
 from data_pipeline.errors import UserError, check_format
-from data_pipeline.files import sha256_file, sync_folder, write_json
+from data_pipeline.files import check_folder, sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
 
@@ -195,6 +195,7 @@ def plan(options: CurateOptions, force: bool = False) -> list[str]:
     target = options.out / "canonical"
     if done is not None:
         return [f"curate: {target}: already curated, {done['rows_out']} rows"]
+    check_folder(target)
     size = sum(file.stat().st_size for file in files)
     asked = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items() if name != "metadata" and value)
     where = "Spark" if options.engine == "spark" else f"DuckDB within {options.memory_limit}"

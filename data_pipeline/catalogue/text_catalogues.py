@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS_PER_BATCH = 100_000
 FIELD_BYTES = 4 << 20
+SEPARATORS = (",", ";", "\t", "|")
+"""Of a csv; the semicolon is Excel's where numbers have a decimal comma."""
 JSON_LINE_BYTES = 256 << 20
 """Pictures may be in it."""
 JSON_LINES_FOR_NAMES = 10_000
@@ -57,6 +59,13 @@ def tsv_rows(path: Path) -> Iterator[list[str]]:
     for _, line in lines_of(path, FIELD_BYTES):
         if line:
             yield line.decode("utf-8", "replace").split("\t")
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """Fields of every row of a tsv or csv, of the latter by the separator that divides its header into most columns."""
+    if path.suffix == ".tsv":
+        return tsv_rows(path)
+    return csv_rows(path, max(SEPARATORS, key=lambda separator: len(next(csv_rows(path, separator), []))))
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[list[str]]:
@@ -191,7 +200,7 @@ def _names(path: Path, headerless: Sequence[str] | None) -> list[str]:
     """Columns of a tsv or csv."""
     if path.suffix == ".tsv" and headerless:
         return list(headerless)
-    return next(tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path), [])
+    return next(_rows(path), [])
 
 
 def _json_values(path: Path, chosen: Mapping[str, Column]) -> Iterator[list[str | None]]:
@@ -227,7 +236,7 @@ def _values(path: Path, headerless: Sequence[str] | None, chosen: Mapping[str, C
     if path.suffix in JSON_KINDS:
         yield from _json_values(path, chosen)
         return
-    rows, surplus = tsv_rows(path) if path.suffix == ".tsv" else csv_rows(path), None
+    rows, surplus = _rows(path), None
     if path.suffix == ".tsv" and headerless:
         surplus = list(headerless).index("caption")
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipeline.command_line import counted, other_options
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, make_folder, write_json
+from data_pipeline.files import atomic_path, check_folder, make_folder, write_json
 from data_pipeline.local.captions import read_captions
 from data_pipeline.local.listing import EMPTY, TOO_LONG, TWICE, list_samples
 from data_pipeline.local.packing import How, cut, failures, pack
@@ -50,6 +50,7 @@ def planned(pictures: Path, captions: str | None, out: Path, file_col: str | Non
     """What `pack_folder` would do, in lines; no picture is opened. Raises `UserError`: no such folder or table."""
     if not pictures.is_dir():
         raise UserError(f"--pictures {pictures}: no such folder")
+    check_folder(out / "shards")
     words, pairs = read_captions(pictures, captions, file_col, caption_col)
     listing = list_samples(pictures, pairs)
     captions = counted(sum(len(sample.captions) for sample in listing.samples), "caption")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline.catalogue.captions import lines_of
-from data_pipeline.catalogue.text_catalogues import csv_rows, json_rows, tsv_rows
+from data_pipeline.catalogue.text_catalogues import SEPARATORS, csv_rows, json_rows, tsv_rows
 from data_pipeline.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2")
@@ -22,8 +22,6 @@ FILE_COLUMNS = ("file", "file_name", "filename", "filepath", "image", "image_pat
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "description", "sentence", "comment")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Tables that Hugging Face's ImageFolder has among its pictures."""
-SEPARATORS = (",", ";", "\t", "|")
-"""Of a csv; the semicolon is Excel's where numbers have a decimal comma."""
 MOST_TEXT_BYTES = 1 << 20
 TEMPLATE = "a photo of a {c}"
 Pair = tuple[str, str | None]

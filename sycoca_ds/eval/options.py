@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_BEAMS = 100
+"""Of a command: their keys and values are held at once, and no published captioner takes more than 10."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:

@@ -29,7 +29,7 @@ from sycoca_ds.eval.collection import Collection, PictureSet
 from sycoca_ds.eval.comparison.numbers import additive_numbers, bounds
 from sycoca_ds.eval.compositions.reading import read_compositions
 from sycoca_ds.eval.labels import LabelSet
-from sycoca_ds.eval.options import SuiteOptions
+from sycoca_ds.eval.options import MOST_BEAMS, SuiteOptions
 from sycoca_ds.eval.probe.data import ProbeData
 from sycoca_ds.eval.probe.features import FEATURES
 from sycoca_ds.eval.regions.patches import read_regions
@@ -375,5 +375,7 @@ def check_options(options: SuiteOptions) -> None:
     ):
         if value < 1:
             raise UserError(f"{flag} {value}: expected at least 1")
+    if options.beams > MOST_BEAMS:
+        raise UserError(f"--beams {options.beams}: expected at most {MOST_BEAMS}")
     if options.captions_per_image < 0:
         raise UserError(f"--captions-per-image {options.captions_per_image}: expected at least 0, which takes all")

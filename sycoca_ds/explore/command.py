@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from data_pipeline.errors import UserError
+from sycoca_ds.eval.options import MOST_BEAMS
 from sycoca_ds.inference.caption import AskedModel
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class ExploreCommand(AskedModel):
 
     def check(self) -> None:
         super().check()
-        for name, least, most in (("samples", 0, None), ("port", 0, 65535), ("beams", 1, 100), ("max_tokens", 1, None)):
+        for name, least, most in (("samples", 0, None), ("port", 0, 65535), ("beams", 1, MOST_BEAMS), ("max_tokens", 1, None)):
             value = getattr(self, name)
             if value < least or most is not None and value > most:
                 to = "" if most is None else f" and at most {most}"

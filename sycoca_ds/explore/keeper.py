@@ -216,7 +216,7 @@ class Keeper:
             told(0)
             with _told_in(held.problems, "index", excused):
                 asked = asked_in_batches(held.model, told)
-                held.index = update(asked, compared.folder, compared.cache, compared.batch_size)
+                held.index = update(asked, compared.folder, compared.cache, compared.batch_size, lambda: told(0))
         held.done, held.stage = held.total, "ready"
 
 

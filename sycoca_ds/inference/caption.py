@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from data_pipeline.command_line import counted
 from data_pipeline.errors import UserError
 from data_pipeline.local.captions import find_pictures, say_so
 from data_pipeline.progress import Progress
+from sycoca_ds.eval.options import MOST_BEAMS
 
 if TYPE_CHECKING:
     from sycoca_ds.inference.model import Model
@@ -61,6 +63,8 @@ class CaptionCommand(AskedModel):
     """Longest caption in tokens."""
     json: bool = False
     """A JSON object a line: image, caption, and problem where it cannot be read."""
+    dry_run: bool = False
+    """Say how many pictures would be captioned, by what, and write no caption."""
 
     def run(self) -> int:
         """The status: 1 if something cannot be read, else 0.
@@ -73,10 +77,15 @@ class CaptionCommand(AskedModel):
         for name in ("beams", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.beams > MOST_BEAMS:
+            raise UserError(f"--beams {self.beams}: expected at most {MOST_BEAMS}")
         files, unread = files_of(self.images)
         model = self.open()
         if not model.config.captions:
             model.caption(files[:1])  # which says so
+        if self.dry_run:
+            print(f"caption: {counted(len(files), 'picture')}, {self.batch_size} at once, by {model!r}")
+            return 1 if unread else 0
         from sycoca_ds.inference.pictures import readable
 
         with Progress("write captions", len(files), "pictures") as bar:

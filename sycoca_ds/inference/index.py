@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,38 +122,22 @@ def place_of(cache: Path, model: Model, folder: Path) -> Path:
     return cache / weights / f"{sha256_text(str(folder.resolve()))[:16]}.npz"
 
 
-def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> Index:
+def update(model: Model, folder: Path, cache: Path | None, batch_size: int, waiting: Callable[[], None] = lambda: None) -> Index:
     """The index of a folder as it is now.
 
     Args:
         cache: None keeps nothing.
+        waiting: as of `survey`.
 
     Raises:
         UserError: no such folder, or no picture in it that can be read.
     """
-
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+    index, todo = survey(model, folder, cache, waiting)
     place = None if cache is None else place_of(cache, model, folder)
-    known = {} if place is None else load(place)
-    names = find_pictures(folder, say_so)
-    if not names:
-        raise UserError(f"{folder}: no file in it is called like a picture (.jpg, .png, .webp, ...)")
-    index, todo = Index(folder), {}
-    by_digest = {entry.digest: entry for entry in known.values() if entry.digest}
-    for name in names:
-        entry = _seen(folder / name, known.get(name), by_digest, index.counts)
-        index.entries[name] = entry
-        if entry.vector is None and not entry.problem:
-            todo.setdefault(entry.digest, []).append(name)
-    gone = Counter(known[name].digest for name in known.keys() - set(names))
-    arrived = Counter(index.entries[name].digest for name in names if name not in known)
-    renamed = sum(count for digest, count in (gone & arrived).items() if digest)
-    index.counts.removed = gone.total() - renamed
     saved = time.monotonic()
     try:
         with Progress("look at pictures", len(todo), "pictures", enabled=bool(todo)) as bar:
-            for batch in _looked_at(model, index, list(todo.values()), batch_size):
+            for batch in _looked_at(model, index, todo, batch_size):
                 bar.advance(batch)
                 if place is not None and time.monotonic() - saved > SAVE_SECONDS:
                     _keep(place, index)
@@ -163,8 +147,42 @@ def update(model: Model, folder: Path, cache: Path | None, batch_size: int) -> I
             _keep(place, index)
     if not index.names:
         first, why = next(iter(index.problems.items()))
-        raise UserError(f"{folder}: none of {len(names)} pictures can be read, for example {first} ({why})")
+        raise UserError(f"{folder}: none of {len(index.entries)} pictures can be read, for example {first} ({why})")
     return index
+
+
+def survey(
+    model: Model, folder: Path, cache: Path | None, waiting: Callable[[], None] = lambda: None
+) -> tuple[Index, list[list[str]]]:
+    """(what is known of a folder's pictures, names of those to look at, files with the same bytes together); no picture is opened.
+
+    Args:
+        waiting: called before each file; it may wait, or raise to end this.
+
+    Raises:
+        UserError: no such folder, or no file in it that is called like a picture.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    known = {} if cache is None else load(place_of(cache, model, folder))
+    names = find_pictures(folder, say_so)
+    if not names:
+        raise UserError(f"{folder}: no file in it is called like a picture (.jpg, .png, .webp, ...)")
+    index, todo = Index(folder), {}
+    by_digest = {entry.digest: entry for entry in known.values() if entry.digest}
+    with Progress("read files", len(names), "files", enabled=len(known) < len(names)) as bar:
+        for name in names:
+            waiting()
+            entry = _seen(folder / name, known.get(name), by_digest, index.counts)
+            index.entries[name] = entry
+            if entry.vector is None and not entry.problem:
+                todo.setdefault(entry.digest, []).append(name)
+            bar.advance()
+    gone = Counter(known[name].digest for name in known.keys() - set(names))
+    arrived = Counter(index.entries[name].digest for name in names if name not in known)
+    renamed = sum(count for digest, count in (gone & arrived).items() if digest)
+    index.counts.removed = gone.total() - renamed
+    return index, list(todo.values())
 
 
 def _seen(path: Path, before: Entry | None, by_digest: dict[str, Entry], counts: Counts) -> Entry:

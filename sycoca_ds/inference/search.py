@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from data_pipeline.command_line import counted
 from data_pipeline.errors import UserError
 from data_pipeline.files import check_place
 from sycoca_ds.inference.caption import AskedModel, field, names_as_they_are
@@ -47,6 +48,8 @@ class SearchCommand(AskedModel):
     """Folder in which vectors are kept; `off` keeps none. Default: sycoca_ds/search in XDG_CACHE_HOME, or ~/.cache."""
     json: bool = False
     """A JSON object a line: image, cosine."""
+    dry_run: bool = False
+    """Say how many pictures would be looked at; look at none, list none."""
 
     def run(self) -> int:
         """The status: 1 if the sheet cannot be written after all, else 0.
@@ -54,7 +57,7 @@ class SearchCommand(AskedModel):
         Raises:
             UserError: an option out of range, no such folder, a place that cannot be written, no model, no readable picture.
         """
-        from sycoca_ds.inference.index import best, cache_of, update
+        from sycoca_ds.inference.index import best, cache_of, survey, update
 
         self.check()
         names_as_they_are()
@@ -71,6 +74,11 @@ class SearchCommand(AskedModel):
         cache = cache_of(self.cache)
         model = self.open()
         query_E = self._query(model)
+        if self.dry_run:
+            index, todo = survey(model, Path(self.folder), cache)
+            there, left = counted(len(index.entries), "picture"), counted(len(todo), "picture")
+            print(f"search: {index.folder}: {there}, {changes(index)}; {left} to look at, {self.batch_size} at once, by {model!r}")
+            return 0
         index = update(model, Path(self.folder), cache, self.batch_size)
         tell(index)
         if query_E is None:
@@ -102,14 +110,19 @@ class SearchCommand(AskedModel):
         return vector
 
 
+def changes(index: Index) -> str:
+    """Since the folder was looked at last."""
+    counts = index.counts
+    parts = [("new", counts.new), ("changed", counts.changed), ("moved", counts.moved), ("removed", counts.removed)]
+    return ", ".join(f"{count} {name}" for name, count in parts if count) or "none changed"
+
+
 def tell(index: Index) -> None:
     """What changed, and what cannot be read, on stderr."""
     from sycoca_ds.inference.index import NAMED
 
-    counts = index.counts
-    parts = [("new", counts.new), ("changed", counts.changed), ("moved", counts.moved), ("removed", counts.removed)]
-    said = ", ".join(f"{count} {name}" for name, count in parts if count) or "none changed"
-    print(f"{index.folder}: {len(index.names)} pictures, {said}, {counts.looked_at} looked at", file=sys.stderr)
+    looked_at = index.counts.looked_at
+    print(f"{index.folder}: {len(index.names)} pictures, {changes(index)}, {looked_at} looked at", file=sys.stderr)
     problems = list(index.problems.items())
     for name, problem in problems[:NAMED]:
         print(f"{field(str(index.folder / name))}: no picture that can be read ({problem})", file=sys.stderr)

@@ -23,6 +23,7 @@ import tyro
 
 from data_pipeline.command_line import parse_command
 from data_pipeline.errors import UserError
+from data_pipeline.files import check_folder
 from data_pipeline.lock import only_one
 from sycoca_ds.cli import train
 from sycoca_ds.engine.ranks.environment import own_tools_first
@@ -98,6 +99,7 @@ def main() -> int:
     never_fatal()
     options, job = parse(sys.argv[1:])
     if options.dry_run:
+        check_folder(job.run / FOLDER)
         print("\n".join(plan(options, job)))
         return 0
     try:

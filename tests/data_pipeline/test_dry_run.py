@@ -45,6 +45,15 @@ def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         parse(f"build {options} --processes 0 --dry-run".split()).run()
 
 
+@pytest.mark.parametrize("source", ["generic --metadata {rows}", "wds --metadata {tars}", "folder --pictures {tars}"])
+def test_a_place_where_no_folder_can_be_is_told_at_once(source: str, tmp_path: Path) -> None:
+    places = {"rows": parquet(tmp_path / "rows.parquet", ROWS), "tars": write_data_set(tmp_path / "data", [2]) / "shards"}
+    (tmp_path / "file").touch()
+    said = r"file/ds/(canonical|shards): expected a folder, or a place for one \(Not a directory\); choose another"
+    with pytest.raises(UserError, match=said):
+        parse(f"build --source {source.format(**places)} --out {tmp_path / 'file' / 'ds'} --dry-run".split()).run()
+
+
 def test_tars_that_are_checked_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data_set(tmp_path / "data", [2, 3])
     before = everything(data)

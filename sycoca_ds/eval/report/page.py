@@ -137,8 +137,10 @@ def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
     if not isinstance(funnel, dict) or funnel.get("format") != 1:
         raise ValueError("not a funnel of format 1")
     damaged = {"in a damaged shard": funnel["in_damaged_shards"]}
+    joined = funnel.get("joined", 0)
+    rows_in = funnel["rows_in"] - joined
     stages = [
-        ("rows in the catalogue", funnel["rows_in"], {}),
+        ("rows in the catalogue" + ", those of a picture as one" * bool(joined), rows_in, {}),
         ("asked for, after curation", funnel["requested"], funnel["dropped"]),
         ("downloaded", funnel["downloaded"], funnel["failed"]),
         ("in whole tars", funnel["verified"], damaged),
@@ -148,7 +150,7 @@ def funnel_stages(funnel: Any) -> list[dict[str, Any]]:
         {
             "name": name,
             "rows": rows,
-            "percent": 100.0 * rows / max(1, funnel["rows_in"]),
+            "percent": 100.0 * rows / max(1, rows_in),
             "lost": sorted(((reason, count) for reason, count in lost.items() if count), key=lambda pair: -pair[1]),
         }
         for name, rows, lost in stages

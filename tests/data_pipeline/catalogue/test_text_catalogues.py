@@ -105,6 +105,15 @@ def test_jsonl_keeps_what_it_can(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_csv_is_divided_as_its_header_is(tmp_path, separator):
+    told = [["url", "similarity", "caption"], ["http://a.example/1;v=2,3", "0.5", 'a dog; a cat, "both" | one\tday']]
+    with open(tmp_path / "mine.csv", "w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(told)
+    (row,) = read(tmp_path, "generic", str(tmp_path / "mine.csv"))
+    assert (row["url"], row["similarity"], row["caption"]) == (told[1][0], 0.5, told[1][2])
+
+
 def test_generic_with_named_columns_in_csv_and_jsonl(tmp_path):
     with open(tmp_path / "mine.csv", "w", newline="") as file:
         csv.writer(file).writerows(

@@ -250,6 +250,7 @@ def test_images_seen_in_training_are_counted(world, tmp_path):
         (SuiteOptions(tasks=()), "at least one"),
         (SuiteOptions(batch_size=0), "--batch-size 0: expected at least 1"),
         (SuiteOptions(beams=0), "--beams 0: expected at least 1"),
+        (SuiteOptions(beams=101), "--beams 101: expected at most 100"),
     ],
 )
 def test_bad_options(options, message):

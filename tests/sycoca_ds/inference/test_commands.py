@@ -79,6 +79,10 @@ def test_a_line_for_each_picture_and_a_name_for_each_that_cannot_be_read(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines == [{"image": f, "caption": c} for f, c in zip(files, model.caption(files, beams=2), strict=True)]
 
+    assert run(CaptionCommand, *words[1:], "--dry-run") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("caption: 3 pictures, 2 at once, by <sycoca") and str(world / "run") in line
+
 
 def test_a_folder_that_cannot_be_read_is_named(
     world: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +116,7 @@ def test_what_cannot_be_done_is_said_before_a_model_is_opened(photos: Path, tmp_
         (CaptionCommand, (photos / "9.png", *there), "9.png: no such file"),
         (CaptionCommand, (tmp_path / "empty", *there), "no file in it is called like a picture"),
         (CaptionCommand, (photos, "--beams", 0, *there), "--beams 0: expected at least 1"),
+        (CaptionCommand, (photos, "--beams", 101, *there), "--beams 101: expected at most 100"),
         (SearchCommand, (photos, "x", "--like", photos / "1.png", *there), "a text or --like PICTURE, not both"),
         (SearchCommand, (photos, "x", "--sheet", "a.gif", *there), r"--sheet a.gif: expected a name that ends with .png or .html"),
         (SearchCommand, (tmp_path / "gone", "x", *there), "gone: no such folder"),
@@ -140,6 +145,11 @@ def test_a_search_lists_the_nearest_pictures_and_looks_at_each_once(
     names = ["0.png", "1.png", "2.png", "3.png", "more/4.png", "more/5.png"]
     cosines = model.similarity([photos / name for name in names], "a red circle")[:, 0]
     expected = [names[place] for place in np.argsort(-cosines)]
+    assert search(world, photos, tmp_path / "cache", "--dry-run") == 0 and not (tmp_path / "cache").exists()
+    said = capsys.readouterr().out
+    assert (
+        said.startswith(f"search: {photos}: 6 pictures, 6 new; 6 pictures to look at, 2 at once, by <sycoca") and str(world) in said
+    )
     assert search(world, photos, tmp_path / "cache", "a red circle", "--top", 4) == 0
     said = capsys.readouterr()
     assert [name for name, _ in found(said.out, photos)] == expected[:4] and "6 new, 6 looked at" in said.err
@@ -150,6 +160,9 @@ def test_a_search_lists_the_nearest_pictures_and_looks_at_each_once(
     first = json.loads(said.out.splitlines()[0])
     assert first["image"] == str(photos / "3.png") and first["cosine"] == pytest.approx(1, abs=1e-5)
     assert "none changed, 0 looked at" in said.err and len(said.out.splitlines()) == 6
+
+    assert search(world, photos, tmp_path / "cache", "a red circle", "--dry-run") == 0
+    assert "6 pictures, none changed; 0 pictures to look at" in capsys.readouterr().out
 
     # changed, new, removed, renamed, touched, unreadable
     shutil.copyfile(photos / "0.png", photos / "1.png")

@@ -173,3 +173,6 @@ def test_a_dry_run_says_what_would_be_started_and_the_short_command_is_the_launc
     assert shlex.split(lines["command"]) == launch and lines["hosts"].strip() == "a (2), b (2)"
     assert lines["run"].strip() == "there, no checkpoint yet" and "after 3 restarts" in lines["attempts"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+    (tmp_path / "there").touch()
+    with pytest.raises(UserError, match=r"there/supervise: expected a folder, or a place for one \(Not a directory\)"):
+        command.main()

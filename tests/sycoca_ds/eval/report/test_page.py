@@ -127,7 +127,12 @@ def test_funnel_is_told_stage_by_stage(world, tmp_path):
         [],
         [("empty caption", 1)],
     ]
-    assert stages[-1]["percent"] == 75.0
+    assert stages[-1]["percent"] == 75.0 and stages[0]["name"] == "rows in the catalogue"
+    several_captions = curated | {"rows_in": 100, "joined": 60}
+    (tmp_path / "funnel.json").write_text(json.dumps(make_funnel(several_captions, downloaded, verified)))
+    stages = funnels([("A", tmp_path)])[0]["stages"]
+    assert [stage["rows"] for stage in stages] == [40, 35, 31, 31, 30] and stages[-1]["percent"] == 75.0
+    assert stages[0]["name"] == "rows in the catalogue, those of a picture as one"
 
 
 def test_funnel_that_is_missing_or_strange_is_told(tmp_path):
