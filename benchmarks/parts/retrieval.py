@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.frame import Row, in_turns, timed
 from benchmarks.limits import products
 from benchmarks.peers import PeerProcess
-from sycoca_ds.eval.tasks.retrieval import retrieve
+from sycoca_ds.eval.stats.recalls import retrieve
 
 IMAGES, TEXTS, WIDTH, CHUNK, BEST = 5_000, 25_010, 512, 512, 10
 

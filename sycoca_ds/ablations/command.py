@@ -219,8 +219,6 @@ def ablate(options: AblationOptions, train_options: list[str]) -> int:
 
     rows = select(options.table, options.rows)
     sets = parse_sets(options.evaluate, options.captioning, options.regions, options.compositions, options.questions)
-    if options.out.exists() and not options.out.is_dir():
-        raise UserError(f"--out {options.out} is a file: expected a folder, or a name that is free")
     check_folder(options.out)
     if options.against:
         compare(rows, [], [], options.against)  # the name alone

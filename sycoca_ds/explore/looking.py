@@ -20,7 +20,7 @@ from data_pipeline.errors import UserError, one_line
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.pictures import hide, mask_overlay
 from sycoca_ds.eval.report.galleries import data_uri
-from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors, top_candidates
+from sycoca_ds.eval.stats.cosines import exact_unit_vectors, top_candidates
 from sycoca_ds.explore.keeper import Compared, Held
 from sycoca_ds.inference.index import best
 from sycoca_ds.inference.model import Model

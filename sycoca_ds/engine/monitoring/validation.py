@@ -27,7 +27,7 @@ from sycoca_ds.eval.masking.yardstick import unasked
 from sycoca_ds.eval.pictures import heat_map, mask_overlay, paste, patches_to_picture
 from sycoca_ds.eval.regions.patches import Regions, read_regions
 from sycoca_ds.eval.stats.controls import wrong_captions
-from sycoca_ds.eval.tasks.retrieval import chance_recalls, retrieve
+from sycoca_ds.eval.stats.recalls import chance_recalls, retrieve
 from sycoca_ds.model.pixels import normalise
 
 CAPTION_STEPS = 40
@@ -166,7 +166,7 @@ class Validation:
 
     @torch.no_grad()
     def retrieval(self, engine) -> dict[str, float]:
-        """Zero-shot recalls in percent between the pictures and all their captions, as eval/tasks/retrieval.py has them, and
+        """Zero-shot recalls in percent between the pictures and all their captions, as eval/stats/recalls.py has them, and
         chance; on rank 0, the others give their share of the features."""
         captions_of_image = self.collection.captions_of_image[: self.count]
         captions = [caption for own in captions_of_image for caption in own]

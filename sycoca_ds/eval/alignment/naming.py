@@ -23,7 +23,7 @@ from sycoca_ds.eval.alignment.segmenting import areas, confusion, packed, unpack
 from sycoca_ds.eval.pictures import grid_side
 from sycoca_ds.eval.runner.bench import Bench, digest_of_texts
 from sycoca_ds.eval.runner.cache import Arrays
-from sycoca_ds.eval.tasks.classification import class_weights
+from sycoca_ds.eval.stats.classes import class_weights
 from sycoca_ds.model.masking.scores import centred_over_patches, mean_of_others
 
 TEMPLATES = ("a {c}", "a picture of a {c}", "a photo of a {c}")

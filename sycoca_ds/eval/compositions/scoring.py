@@ -24,7 +24,7 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval.compositions.items import CompositionSet, Item, View
 from sycoca_ds.eval.runner.bench import PROBLEM, TRANSFORM, Bench, digest_of_texts, distinct_rows
 from sycoca_ds.eval.runner.cache import Arrays
-from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
+from sycoca_ds.eval.stats.cosines import exact_unit_vectors
 
 log = logging.getLogger(__name__)
 

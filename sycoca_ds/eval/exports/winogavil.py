@@ -121,7 +121,7 @@ def chance(question: Question) -> float:
 
 def associate(bench: Bench, questions: Sequence[Question]) -> tuple[dict[str, float | None], dict[str, float]]:
     """(numbers, chance) in percent by the sizes of questions, null where there are none. Of equal scores the later picture wins."""
-    from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
+    from sycoca_ds.eval.stats.cosines import exact_unit_vectors
 
     image_IE = exact_unit_vectors(bench.image_IE)
     text_QE = exact_unit_vectors(bench.encode_texts([prompt(question.cue) for question in questions], "read cues"))

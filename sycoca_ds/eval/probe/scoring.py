@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from sycoca_ds.eval.stats.classes import class_rows, classification_metrics
 from sycoca_ds.eval.stats.intervals import bootstrap_interval
-from sycoca_ds.eval.tasks.classification import class_rows, classification_metrics
 
 
 def accuracies(logit_NK: np.ndarray, label_N: np.ndarray) -> dict[str, float | None]:

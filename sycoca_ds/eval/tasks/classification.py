@@ -1,62 +1,28 @@
 """Zero-shot classification: names of classes put into templates are the classifier.
 
-Legend: N images, K classes, M templates, E embedding width.
-Protocol: open_clip zero_shot_classifier.py = CLIP_benchmark zeroshot_classification.py = SLIP eval_zeroshot.py.
+Legend: I images, N of them labelled, K classes, E embedding width. Protocol: stats/classes.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from sycoca_ds.eval.runner.bench import Bench, digest_of_texts
-from sycoca_ds.eval.scorers.groups import macro_f1, worst_group
+from sycoca_ds.eval.stats.classes import (
+    class_rows,
+    class_scores,
+    class_weights,
+    classification_metrics,
+    confusions,
+    macro_f1,
+    own_class_ranks,
+    worst_group,
+)
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording
-from sycoca_ds.eval.tasks.retrieval import exact_unit_vectors
-
-
-def class_weights(encode: Callable[[list[str]], torch.Tensor], classes: Iterable[str], templates: Sequence[str]) -> torch.Tensor:
-    """(K, E) float32, L2-normalised: per class the mean of the L2-normalised features of all its prompts, normalised
-    again.
-
-    encode: prompts -> (n, E) features. Leaving out the per-prompt L2 would weigh prompts by their length and change
-    predictions.
-    """
-    prompts = [template.replace("{c}", name) for name in classes for template in templates]
-    feature = encode(prompts).to(torch.float32)
-    feature_KME = torch.nn.functional.normalize(feature, dim=-1).view(-1, len(templates), feature.shape[-1])
-    return torch.nn.functional.normalize(feature_KME.mean(dim=1), dim=-1)
-
-
-def class_scores(feature_NE: torch.Tensor, weight_KE: torch.Tensor) -> torch.Tensor:
-    """(N, K) float64 cosines without a rounding (`retrieval.QUANTUM`): in float32 two classes of one name differ in the last bit
-    for half of the pictures, which ones depends on how many there are. UserError: features that are not finite."""
-    return exact_unit_vectors(feature_NE) @ exact_unit_vectors(weight_KE).T
-
-
-def own_class_ranks(logit_NK: torch.Tensor, label_N: np.ndarray) -> np.ndarray:
-    """(N,) place of the own class, 0 the highest. At an equal logit the lower class index ranks ahead, so that nothing depends on a
-    sort's whims."""
-    label = torch.as_tensor(label_N, device=logit_NK.device)
-    own = logit_NK.gather(1, label[:, None])
-    position = torch.arange(logit_NK.shape[1], device=logit_NK.device)
-    return ((logit_NK > own) | ((logit_NK == own) & (position < label[:, None]))).sum(dim=1).cpu().numpy()
-
-
-def classification_metrics(logit_NK: torch.Tensor, label_N: np.ndarray) -> dict[str, float | None]:
-    """Percent: `top1`, `top5` (null below 5 classes), `mean_per_class` (top-1 averaged over the classes that have an
-    image)."""
-    rank = own_class_ranks(logit_NK, label_N)
-    hit = rank == 0
-    per_class = [float(hit[label_N == k].mean()) for k in range(logit_NK.shape[1]) if (label_N == k).any()]
-    return {
-        "top1": 100.0 * float(hit.mean()),
-        "top5": 100.0 * float((rank < 5).mean()) if logit_NK.shape[1] >= 5 else None,
-        "mean_per_class": 100.0 * float(np.mean(per_class)),
-    }
 
 
 def run_classification(bench: Bench) -> Outcome:
@@ -101,16 +67,6 @@ def run_classification(bench: Bench) -> Outcome:
     return Outcome(numbers, reasons, chance, details, each={"top1": top1_I, "top5": top5_I, "class": label_of_I})
 
 
-def class_rows(right_N: np.ndarray, label_N: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A row a class: images, and percent right, None where there is none."""
-    count_K = np.bincount(label_N, minlength=len(classes))
-    right_K = np.bincount(label_N, weights=right_N, minlength=len(classes))
-    return [
-        {"class": name, "images": int(count_K[k]), "right": 100.0 * float(right_K[k] / count_K[k]) if count_K[k] else None}
-        for k, name in enumerate(classes)
-    ]
-
-
 def by_group(
     logit_NK: torch.Tensor, label_N: np.ndarray, groups: Sequence[str] | None, labelled_I: np.ndarray
 ) -> tuple[dict[str, float | None], dict[str, Any], dict[str, str]]:
@@ -127,13 +83,6 @@ def by_group(
     if logit_NK.shape[1] < 5:
         return {names[0]: top1, names[1]: None}, details, {names[1]: f"only {logit_NK.shape[1]} classes"}
     return {names[0]: top1, names[1]: worst_group(rank < 5, group_N)[0]}, details, {}
-
-
-def confusions(label_N: np.ndarray, guess_N: np.ndarray, classes: tuple[str, ...], most: int = 5) -> list[dict[str, Any]]:
-    """The pairs of classes that are mistaken most: class, taken_for, images."""
-    pairs, counts = np.unique(np.stack([label_N, guess_N])[:, label_N != guess_N], axis=1, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:most]
-    return [{"class": classes[pairs[0, o]], "taken_for": classes[pairs[1, o]], "images": int(counts[o])} for o in order]
 
 
 TASK = Task(

@@ -18,9 +18,9 @@ from sycoca_ds.eval.probe.features import Known, known
 from sycoca_ds.eval.probe.fitting import GRID, MOST_ITERATIONS, fit, needs_sklearn, search
 from sycoca_ds.eval.probe.scoring import accuracies, bounds, chances, each_class
 from sycoca_ds.eval.runner.bench import Bench, Inputs, digest_of_texts
+from sycoca_ds.eval.stats.classes import confusions, own_class_ranks
 from sycoca_ds.eval.stats.intervals import HOW
 from sycoca_ds.eval.task import NotApplicable, Outcome, Task, Wording, with_bounds
-from sycoca_ds.eval.tasks.classification import confusions, own_class_ranks
 
 FITS = 15
 """Of a search that ends within the grid."""

@@ -28,7 +28,7 @@ from data_pipeline.world.server import bomb_png
 from sycoca_ds.data.loader import ShardReader
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.eval.collection import Collection
-from sycoca_ds.eval.tasks.retrieval import retrieve
+from sycoca_ds.eval.stats.recalls import retrieve
 from tests.worlds import REPOSITORY
 from tests.worlds.data.data_sets import parts, write_tar
 

@@ -7,7 +7,7 @@ import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.labels import load_labels
-from sycoca_ds.eval.tasks.classification import classification_metrics
+from sycoca_ds.eval.stats.classes import classification_metrics
 
 GOOD = {"name": "s", "classes": ["red", "blue"], "templates": ["a {c}", "the {c} one"], "labels": {"u0": 0, "u1": 1}}
 

@@ -19,9 +19,9 @@ from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.masking.asking import scores
 from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.runner.bench import Bench, Inputs
+from sycoca_ds.eval.stats.recalls import retrieve
 from sycoca_ds.eval.tasks.captioning import write_captions
 from sycoca_ds.eval.tasks.reconstruction import Errors
-from sycoca_ds.eval.tasks.retrieval import retrieve
 from sycoca_ds.explore.keeper import Compared, Held
 from sycoca_ds.explore.looking import PARTS, Decoding, Looking, Question, answers
 from tests.worlds.trainings.eval_world import SMALL, make_data, make_run

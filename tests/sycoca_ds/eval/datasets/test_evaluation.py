@@ -16,7 +16,7 @@ from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.registry import METRICS
 from sycoca_ds.eval.scorers import captions as captioning
-from sycoca_ds.eval.tasks.retrieval import retrieve
+from sycoca_ds.eval.stats.recalls import retrieve
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.open_clip.world import run_export

@@ -1,14 +1,11 @@
-"""Class weights and accuracies against slow references."""
-
-from types import SimpleNamespace
+"""Classifiers made of names, and scores by class and by group, against slow references, scikit-learn and hand-worked cases."""
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
-from sycoca_ds.eval.options import SuiteOptions
-from sycoca_ds.eval.runner.bench import Bench, Inputs
-from sycoca_ds.eval.tasks.classification import class_scores, class_weights, classification_metrics, own_class_ranks
+from sycoca_ds.eval.stats.classes import class_scores, class_weights, classification_metrics, macro_f1, own_class_ranks, worst_group
 
 
 def test_class_weights_normalise_each_prompt_before_the_mean():
@@ -80,17 +77,25 @@ def test_how_many_pictures_there_are_changes_no_rank():
     assert together.tolist() == alone
 
 
-def test_texts_of_the_same_tokens_are_read_once():
-    """The model here rounds a text by its place in the batch, as products of matrices may do."""
+@pytest.mark.parametrize("seed", range(5))
+def test_macro_f1_is_scikit_learns(seed):
+    """As WILDS calls it: classes that are only guessed are no part of the mean."""
+    random = np.random.default_rng(seed)
+    label_N, guess_N = random.integers(0, 7, 60), random.integers(0, 9, 60)
+    label_N[label_N == 3] = 2
+    expected = f1_score(label_N, guess_N, average="macro", labels=np.unique(label_N))
+    assert macro_f1(guess_N, label_N) == pytest.approx(100 * expected)
+    assert macro_f1(label_N, label_N) == 100 and macro_f1(np.full(60, 8), label_N) == 0
 
-    def model(task, text_BL):
-        asked.append(len(text_BL))
-        return text_BL.float() + 1e-6 * torch.rand(text_BL.shape)
 
-    asked, words = [], {"a": 1, "b": 2}
-    tokenizer = SimpleNamespace(encode=lambda texts, length: np.array([[words[text.lower()]] * length for text in texts]))
-    config = SimpleNamespace(model=SimpleNamespace(text=SimpleNamespace(context_length=4)))
-    bench = Bench(model, config, tokenizer, None, torch.device("cpu"), Inputs(SuiteOptions(batch_size=2)))
-    feature_TE = bench.encode_texts(["b", "a", "A", "b", "a"])
-    assert asked == [2] and feature_TE.round()[:, 0].tolist() == [2, 1, 1, 2, 1]
-    assert torch.equal(feature_TE[1:3], feature_TE[[4, 4]]) and torch.equal(feature_TE[0], feature_TE[3])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_worst_group_is_that_of_a_loop(seed):
+    random = np.random.default_rng(seed)
+    right_N, group_N = random.random(50) < 0.5, [f"region {number}" for number in random.integers(0, 6, 50)]
+    shares = {
+        name: np.mean([right for right, group in zip(right_N, group_N, strict=True) if group == name])
+        for name in sorted(set(group_N))
+    }
+    value, worst = worst_group(right_N, group_N)
+    assert value == pytest.approx(100 * min(shares.values())) and worst == min(shares, key=shares.get)
+    assert worst_group(np.ones(50), group_N)[0] == 100
