@@ -15,7 +15,11 @@ data         a download beside bare img2dataset, verification
 
 open_clip 3.3 comes by `make peer`; without it its columns stay empty. A turn is one of ours and one of every peer, one after the
 other; numbers are medians (lowest to highest) of the turns that nothing else disturbed. Where other work disturbed most of them,
-processor time stands for time, and the last column says so.
+processor time stands for time, and the last column says so. On a GPU, whose memory they would have to share, one does all its turns
+before the next one starts.
+
+A number that is more than a tenth below what the last note of this kind of machine has, or, where none has it, the last run in
+--out, is named.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.parts import PARTS
+
+NOTES = Path(__file__).with_name("results")
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
@@ -51,7 +57,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--open-clip", type=Path, default=Path("build/open_clip"), help="folder that `make peer` fills")
     parser.add_argument("--open-clip-main", type=Path, help="checkout of open_clip's main branch, measured at its best flags")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the JSON files")
-    parser.add_argument("--note", type=Path, help="also writes the table as a dated note")
+    parser.add_argument("--note", type=Path, help="also writes the table as a dated note, and its JSON beside it")
     options = parser.parse_args(words)
     unknown = [name for name in options.parts if name not in PARTS]
     if unknown:
@@ -64,23 +70,29 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     options = parse(words)
-    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch, and for every process that is started
 
     import torch
 
-    from benchmarks.frame import HEAD, fallen, last_of, lines, machine
+    from benchmarks.frame import HEAD, earlier, fallen, lines, machine
     from benchmarks.peers import peers
+
+    torch.set_num_threads(options.threads)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # peers are processes of their own: they are ended, too
     options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts, began, rows = machine(options.device), time.monotonic(), []
     name = f"{datetime.now(timezone.utc):%Y-%m-%d_%H%M%S}_{facts['kind']}.json"
     options.out.mkdir(parents=True, exist_ok=True)
-    last = last_of(options.out, facts["kind"], name)
-    record: dict[str, Any] = {"machine": facts, "command": " ".join(sys.argv[1:]), "rows": rows, "failed": {}}
+    before = earlier(options.out, NOTES, facts, name)
+    record: dict[str, Any] = {"machine": facts, "command": " ".join(sys.argv[1:]), "quick": options.quick}
+    record |= {"rows": rows, "failed": {}}
     print(f"{described(facts)}\n\n" + "\n".join(HEAD), flush=True)
     with peers(options.open_clip, options.open_clip_main) as found:
         record["peers"] = {peer: process.ask("version") for peer, process in found.items()}
+        for peer, said in record["peers"].items():
+            if options.device.type == "cpu" and said["threads"] != options.threads:
+                sys.exit(f"{peer} has {said['threads']} threads, ours {options.threads}: that is no comparison")
         for part in options.parts:
             torch.set_num_threads(options.threads)
             try:
@@ -91,12 +103,13 @@ def main(words: list[str] | None = None) -> int:
             except (Exception, SystemExit) as error:  # the other parts still say something
                 record["failed"][part] = f"{type(error).__name__}: {error}"
                 print(f"| {part} | failed: {error} | | | | | |", flush=True)
-    record["seconds"], record["fallen"] = time.monotonic() - began, fallen(rows, last)
+    record["seconds"], record["fallen"] = time.monotonic() - began, fallen(rows, before)
     (options.out / name).write_text(json.dumps(record, indent=1) + "\n")
     print(f"\n{record['seconds'] / 60:.0f} minutes; {options.out / name}")
     print("\n".join(f"slower than before: {line}" for line in record["fallen"]))
     if options.note is not None:
         options.note.write_text(note(record))
+        options.note.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return 1 if record["failed"] else 0
 
 
@@ -115,7 +128,7 @@ def note(record: dict[str, Any]) -> str:
     text = [f"# Our speed beside the peers', {datetime.now(timezone.utc):%Y-%m-%d}", ""]
     text += [f"Hardware: {described(record['machine'])}."]
     text += [f"Peers: {peer or 'none installed'}. Command: `python -m benchmarks {record['command']}`, {took}.", ""]
-    text += ["Medians (lowest to highest) of turns; how many of ours other work disturbed stands in the last column.", "", *HEAD]
+    text += ["Medians (lowest to highest) of turns; how many of them other work left alone stands in the last column.", "", *HEAD]
     text += [line for row in record["rows"] for line in lines(row)]
     text += [f"\nFailed: {part}: {error}" for part, error in record["failed"].items()]
     text += [f"\nSlower than before: {line}" for line in record["fallen"]]

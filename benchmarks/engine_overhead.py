@@ -308,6 +308,8 @@ def on_ranks(script: Path, part: str, ranks: int, arguments: list[str]) -> dict[
 def measure_apart(measure: Callable[..., dict[str, Any]], options: argparse.Namespace) -> None:
     """In such a process: measures, leaves the numbers in the folder, and ends."""
     prepare_deepspeed()
+    if options.threads:  # ranks take as many as there are processors for them
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     runtime = start_runtime()
     found = measure(runtime, options, options.folder)
     if runtime.leads:
@@ -321,6 +323,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=list(PRESETS), default="tiny")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs of all ranks together")
     parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--threads", type=int, help="of all ranks together, on a CPU; default: the processors of this machine")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sycoca_ds.eval.provenance import git_sha, hardware, versions
 STALLED = 0.1
 """Share of a turn in which some runnable task of the machine waited for a processor: above it other work disturbed the turn."""
 FALLEN = 0.9
-"""A ratio below this share of the one in the last file is named."""
+"""A number below this share of what it was is named."""
 PRESSURE = Path("/proc/pressure/cpu")
 
 
@@ -29,20 +29,25 @@ class Turn:
 
     seconds: float
     processor: float
-    """Seconds of processor time, of all threads; 0 where nobody looked."""
-    stalled: float = 0.0
-    """Share of the turn in which some task waited for a processor, by /proc/pressure/cpu; 0 where there is none."""
+    """Seconds of processor time, of all threads; 0 where nobody looked, and where a GPU does the work."""
+    stalled: float | None = None
+    """Share of the turn in which some task waited for a processor, by /proc/pressure/cpu; None where nobody looked."""
 
     @property
     def disturbed(self) -> bool:
-        return self.stalled > STALLED
+        return self.stalled is not None and self.stalled > STALLED
+
+
+Way = Callable[[], AbstractContextManager[Callable[[], Turn]]]
+"""Holds what one way of doing the work needs, and gives a turn of it."""
 
 
 class Clock:
     """Measures what runs between `start` and `stop`."""
 
     def __init__(self, device: torch.device | None = None) -> None:
-        self.synchronise = torch.cuda.synchronize if device is not None and device.type == "cuda" else lambda: None
+        self.on_gpu = device is not None and device.type == "cuda"
+        self.synchronise = torch.cuda.synchronize if self.on_gpu else lambda: None
 
     def start(self) -> None:
         self.synchronise()
@@ -52,15 +57,21 @@ class Clock:
         self.synchronise()
         began, processor, stalled = self._since
         seconds = time.perf_counter() - began
-        return Turn(seconds, time.process_time() - processor, min(1.0, (waited() - stalled) / max(seconds, 1e-9)))
+        used = 0.0 if self.on_gpu else time.process_time() - processor
+        return Turn(seconds, used, stalled_share(stalled, seconds))
 
 
-def waited() -> float:
-    """Seconds since the start of the machine in which some task waited for a processor."""
+def waited() -> float | None:
+    """Seconds since the start of the machine in which some task waited for a processor; None where the kernel does not say."""
     try:
         return int(re.search(r"some .*total=(\d+)", PRESSURE.read_text())[1]) / 1e6
     except (OSError, TypeError):
-        return 0.0
+        return None
+
+
+def stalled_share(before: float | None, seconds: float) -> float | None:
+    """Of the `seconds` since `waited` was `before`."""
+    return None if before is None else min(1.0, (waited() - before) / max(seconds, 1e-9))
 
 
 def in_turns(ways: Mapping[str, Callable[[], Turn]], turns: int) -> dict[str, list[Turn]]:
@@ -69,6 +80,32 @@ def in_turns(ways: Mapping[str, Callable[[], Turn]], turns: int) -> dict[str, li
     for _ in range(turns):
         for name, way in ways.items():
             found[name].append(way())
+    return found
+
+
+def measured(ways: Mapping[str, Way], turns: int, device: torch.device) -> dict[str, list[Turn]]:
+    """Turns of every way after one that does not count: kernels are chosen, a compiler does its work. On a GPU a way is closed
+    before the next one is opened; a peer's that does not fit into its memory is left out, with a word.
+
+    Raises:
+        torch.OutOfMemoryError: ours does not fit.
+    """
+    if device.type != "cuda":
+        with ExitStack() as stack:
+            opened = {name: stack.enter_context(way()) for name, way in ways.items()}
+            for turn in opened.values():
+                turn()
+            return in_turns(opened, turns)
+    found = {}
+    for name, way in ways.items():
+        try:
+            with way() as turn:
+                turn()
+                found[name] = [turn() for _ in range(turns)]
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "OutOfMemoryError" not in str(error):
+                raise
+            print(f"{name}: does not fit into this GPU's memory")
     return found
 
 
@@ -103,6 +140,8 @@ class Row:
     limited_by: str = ""
     expected: float | None = None
     """The ratio to the first peer that a formula gives: then being above it is what counts."""
+    detail: str = ""
+    """Of the work, that another run may have otherwise and is still compared."""
     more: dict[str, Any] = field(default_factory=dict)
 
     def of_processor(self) -> bool:
@@ -132,7 +171,7 @@ class Row:
         limit = self.limit_work / statistics.median(self.seconds(self.limit_turns)) if self.limit_turns else self.limit
         facts = {**asdict(self), "limit": limit, "rate": rate, "processor_time": self.of_processor()}
         facts["spread"] = [self.work / max(taken), self.work / min(taken)]
-        facts["disturbed"] = sum(turn.disturbed for turn in self.ours), len(self.ours)
+        facts["quiet"] = {name: quiet_of(turns) for name, turns in {"ours": self.ours, **self.peers}.items()}
         facts["of_limit"] = rate / limit if limit else None
         facts["peer_rates"] = {name: self.work / statistics.median(self.seconds(turns)) for name, turns in self.peers.items()}
         facts["ratios"] = {
@@ -141,6 +180,12 @@ class Row:
             for ratios in [self.ratios(name)]
         }
         return facts
+
+
+def quiet_of(turns: list[Turn]) -> tuple[int, int] | None:
+    """(turns that were left alone, turns); None where nobody looked."""
+    looked = [turn for turn in turns if turn.stalled is not None]
+    return (sum(not turn.disturbed for turn in looked), len(looked)) if looked else None
 
 
 def number(value: float) -> str:
@@ -153,45 +198,65 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
     limit = "" if facts["of_limit"] is None else f"{100 * facts['of_limit']:.0f} % of {facts['limited_by']}"
     if facts["expected"] is not None:
         limit = f"{facts['expected']:.3f} by {facts['limited_by']}"
-    turns = f"{facts['disturbed'][0]} of {facts['disturbed'][1]}{', by processor time' if facts['processor_time'] else ''}"
+    what = ", ".join(filter(None, (facts["what"], facts["detail"])))
     found = []
     for peer, ratio in facts["ratios"].items() or [("", None)]:
         said = "" if ratio is None else f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         theirs = "" if ratio is None else f"{peer}: {number(facts['peer_rates'][peer])}"
-        found.append(f"| {facts['part']} | {facts['what']} | {rate} | {theirs} | {said} | {limit} | {turns} |")
+        found.append(f"| {facts['part']} | {what} | {rate} | {theirs} | {said} | {limit} | {quiet_said(facts, peer)} |")
     return found
 
 
+def quiet_said(facts: Mapping[str, Any], peer: str) -> str:
+    """`3 of 3, peer 2 of 3`, and what stands in where none was left alone."""
+    ours, theirs = facts["quiet"]["ours"], facts["quiet"].get(peer)
+    said = "unknown" if ours is None else f"{ours[0]} of {ours[1]}"
+    if theirs is not None and ours is not None:
+        said += f", peer {theirs[0]} of {theirs[1]}"
+    if facts["processor_time"]:
+        return f"{said}: by processor time"
+    return f"{said}: all counted" if any(pair is not None and pair[0] == 0 for pair in (ours, theirs)) else said
+
+
 HEAD = [
-    "| part | work | ours | peer | ours is times as fast | limit | turns disturbed |",
+    "| part | work | ours | peer | ours is times as fast | limit | quiet turns |",
     "|---|---|---|---|---|---|---|",
 ]
 
 
+def generation(processor: str) -> str:
+    """Its name with family and model, where the kernel tells them: clouds call many of one name."""
+    try:
+        told = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    except OSError:
+        return processor
+    return " ".join([processor, *(told[name] for name in ("cpu family", "model") if name in told)])
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     facts = hardware(device)
-    kind = re.sub(r"[^a-z0-9]+", "_", f"{facts['gpu'] or facts['cpu']}_{facts['cores']}".lower()).strip("_")
+    kind = re.sub(r"[^a-z0-9]+", "_", f"{facts['gpu'] or generation(facts['cpu'])}_{facts['cores']}".lower()).strip("_")
     capability = torch.backends.cpu.get_cpu_capability()
     load = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else None
     threads = torch.get_num_threads()
     return {"kind": kind, **facts, "threads": threads, "capability": capability, "load": load, **versions(), "commit": git_sha()}
 
 
-def last_of(folder: Path, kind: str, before: str) -> dict[str, Any] | None:
-    """The newest kept file of this kind of machine."""
-    names = sorted(path for path in folder.glob("*.json") if path.name < before)
-    for path in reversed(names):
-        record = json.loads(path.read_text())
-        if record.get("machine", {}).get("kind") == kind:
-            return {**record, "file": str(path)}
-    return None
+def earlier(kept: Path, notes: Path, facts: Mapping[str, Any], before: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """What each (part, work) came to before on this kind of machine with as many threads, its file under `file`: in the newest note
+    that has it, else in the newest kept file; of quick runs nothing."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for folder in (kept, notes):
+        for path in sorted(path for path in folder.glob("*.json") if folder == notes or path.name < before):
+            record = json.loads(path.read_text())
+            same = all(record.get("machine", {}).get(name) == facts[name] for name in ("kind", "threads"))
+            if same and not record.get("quick"):
+                found |= {(row["part"], row["what"]): {**row, "file": str(path)} for row in record["rows"]}
+    return found
 
 
-def fallen(rows: list[dict[str, Any]], last: Mapping[str, Any] | None) -> list[str]:
-    """Ratios to a peer, or shares of a limit, that are more than a tenth below the last file's."""
-    if last is None:
-        return []
-    before = {(row["part"], row["what"]): row for row in last["rows"]}
+def fallen(rows: list[dict[str, Any]], before: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    """Ratios to a peer, where there is none shares of a limit, else rates, that are more than a tenth below what they were."""
     found = []
     for row in rows:
         old = before.get((row["part"], row["what"]))
@@ -200,7 +265,7 @@ def fallen(rows: list[dict[str, Any]], last: Mapping[str, Any] | None) -> list[s
         pairs = [(f"beside {p}", r["median"], old["ratios"][p]["median"]) for p, r in row["ratios"].items() if p in old["ratios"]]
         if not pairs and row["of_limit"] and old["of_limit"]:
             pairs = [(f"of {row['limited_by']}", row["of_limit"], old["of_limit"])]
-        for what, now, then in pairs:
-            if now < FALLEN * then and not math.isnan(then):
-                found.append(f"{row['part']}, {row['what']}: {now:.2f} {what}, {then:.2f} in {last['file']}")
+        for what, now, then in pairs or [(row["unit"], row["rate"], old["rate"])]:
+            if now < FALLEN * then:
+                found.append(f"{row['part']}, {row['what']}: {number(now)} {what}, {number(then)} in {old['file']}")
     return found

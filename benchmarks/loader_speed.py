@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
-
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -35,6 +33,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(REPOSITORY)] if __name__ == "__main__" else sys.path[:1]
 
 from benchmarks.frame import Clock, Turn  # noqa: E402
+from benchmarks.peers import write_clip_tokenizer  # noqa: E402
 
 SAMPLES, SHARD, BATCH, SIDE, SIZE = 2_000, 250, 64, 256, 224
 CAPTIONS = ("a dog runs over the wet sand towards the water", "two people in red coats wait at the corner of a street in winter")
@@ -163,13 +162,11 @@ def prepared(photos: Path | None, open_clip: Path) -> Iterator[dict[str, Callabl
     with tempfile.TemporaryDirectory() as temporary:
         folder, clip = Path(temporary) / "data", Path(temporary) / "clip.json"
         write_data(folder, photos)
-        merges = next(open_clip.rglob("bpe_simple_vocab_16e6.txt.gz"))
-        command = [sys.executable, "-m", "data_pipeline", "tokenizer", "import-clip", "--merges", merges, "--out", clip]
-        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        write_clip_tokenizer(open_clip, clip)
         paths = os.pathsep.join([str(open_clip.resolve()), str(REPOSITORY)])
         peer = subprocess.Popen(
             [sys.executable, __file__, "--peer", folder],
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

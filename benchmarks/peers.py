@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frame import Turn, waited
+from benchmarks.frame import Turn, stalled_share, waited
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,8 +45,7 @@ class PeerProcess:
             answer = self.ask("measure")
             if results is not None:
                 results.append(answer["result"])
-            share = min(1.0, (waited() - before) / max(answer["seconds"], 1e-9))
-            return Turn(answer["seconds"], answer["processor"], share)
+            return Turn(answer["seconds"], answer["processor"], stalled_share(before, answer["seconds"]))
 
         return run
 
@@ -72,3 +71,12 @@ def peers(installed: Path, main: Path | None) -> Iterator[dict[str, PeerProcess]
     finally:
         for peer in found.values():
             peer.close()
+
+
+def write_clip_tokenizer(open_clip: Path, out: Path) -> None:
+    """tokenizer.json of CLIP's BPE, from the merges in the folder that `make peer` fills."""
+    found = sorted(open_clip.rglob("bpe_simple_vocab_16e6.txt.gz"))
+    if not found:
+        raise SystemExit(f"{open_clip}: CLIP's merges come with open_clip, which is not there: run `make peer`")
+    command = [sys.executable, "-m", "data_pipeline", "tokenizer", "import-clip", "--merges", str(found[0].resolve())]
+    subprocess.run([*command, "--out", str(out.resolve())], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)

@@ -96,21 +96,21 @@ def writes() -> Iterator[list[float]]:
 
 
 def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Iterator[Row]:
-    words = ["--turns", str(max(2, options.turns)), "--batch-size", "16"]
+    words = ["--turns", str(max(2, options.turns)), "--batch-size", "16", "--threads", str(options.threads)]
     found = on_ranks(Path(__file__), "save", 1, words)
     megabytes = found["bytes"] / 1e6
     turns = {name: [Turn(**turn) for turn in turns] for name, turns in found["turns"].items()}
     stall = [Turn(max(taken, 1e-4), 0.0) for taken in found["stall"]]
     more = {"usual step": found["usual"], "steps after a save": found["after"]}
-    what = f"tiny, {megabytes:.0f} MB"
-    yield Row("checkpoint", f"{what}: a step stands still", "MB/s", megabytes, stall, more=more)
+    size = {"detail": f"{megabytes:.0f} MB"}
+    yield Row("checkpoint", "tiny: a step stands still", "MB/s", megabytes, stall, more=more, **size)
     if found["written"]:
         on_disk = [Turn(taken, 0.0) for taken in found["written"]]
         limit = {"limit": found["plain"] / 1e6, "limited_by": "plain writes"}
-        yield Row("checkpoint", f"{what}: written beside the training", "MB/s", megabytes, on_disk, **limit)
-    yield Row("checkpoint", f"{what}: verified", "MB/s", megabytes, turns["verify"], {"sha256 from memory": turns["hash"]})
+        yield Row("checkpoint", "tiny: written beside the training", "MB/s", megabytes, on_disk, **limit, **size)
+    yield Row("checkpoint", "tiny: verified", "MB/s", megabytes, turns["verify"], {"sha256 from memory": turns["hash"]}, **size)
     opened = {"torch.load of all files": turns["torch.load"]}
-    yield Row("checkpoint", f"{what}: weights opened for evaluation", "MB/s", megabytes, turns["open"], opened)
+    yield Row("checkpoint", "tiny: weights opened for evaluation", "MB/s", megabytes, turns["open"], opened, **size)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from benchmarks.peers import PeerProcess
 
 def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Iterator[Row]:
     turns, batch_size = 4 * options.turns, 32
-    words = ["--turns", str(turns), "--batch-size", str(batch_size), "--stages", "0", "1", "3"]
+    words = ["--turns", str(turns), "--batch-size", str(batch_size), "--threads", str(options.threads), "--stages", "0", "1", "3"]
     found = engine_overhead.on_ranks(engine_overhead.REPOSITORY / "benchmarks/engine_overhead.py", "step", 1, words)
     for stage, facts in found.items():
         loop, bare = ([Turn(**turn) for turn in turns] for turns in facts["turns"])

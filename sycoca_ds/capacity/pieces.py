@@ -227,6 +227,7 @@ def _caption(work: Work, part: Part, keys: int) -> Iterator[Piece]:
     at_once = max(1, LOGITS_AT_ONCE // vocabulary)
     logits = 4 * min(rows, at_once) * vocabulary
     narrow = 0 if k.bytes == 4 else logits // 2  # in which its products are
+    summed = 0 if k.bytes == 4 or rows <= at_once else 4 * head  # the pieces' gradients, in float32
     gradients = k.tensor(rows, width) + k.tensor(1, head)  # made in the forward pass
     yield Piece(
         "text decoder",
@@ -234,7 +235,7 @@ def _caption(work: Work, part: Part, keys: int) -> Iterator[Piece]:
         "text decoder, head",
         head,
         kept=gradients,
-        in_forward=logits + narrow,
+        in_forward=logits + narrow + summed,
         in_backward=-k.tensor(1, head),  # it is the gradient
         kind="logits",
     )

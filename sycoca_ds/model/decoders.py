@@ -46,10 +46,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
             if gradients:
                 slope_MV = logits_MV.sub_(total_M1).exp_().scatter_(1, target, own_M1.exp() - 1).to(operand_VD.dtype)
                 for_x[start : start + len(piece_MD)] = slope_MV @ operand_VD
-                if for_weight is None:
+                if for_weight is None:  # of several pieces summed in float32: bf16 would round away what each adds
                     for_weight = slope_MV.T @ piece_MD
-                else:
+                    for_weight = for_weight if len(x_MD) <= rows else for_weight.float()
+                elif for_weight.dtype == piece_MD.dtype:
                     for_weight.addmm_(slope_MV.T, piece_MD)
+                else:
+                    for_weight += slope_MV.T @ piece_MD
             start += len(piece_MD)
         ctx.gradients = for_x, None if for_weight is None else for_weight.to(weight_VD.dtype)
         return summed

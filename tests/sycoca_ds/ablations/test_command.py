@@ -59,7 +59,8 @@ def test_what_cannot_be_meant_is_refused_before_anything_starts(data_set: Path, 
     )
     assert "--launch 'x: No closing quotation" in refusal(*given[:2], "--launch", "'x", *given[4:], *train)
     (tmp_path / "file").touch()
-    assert "file: expected a folder, or a place for one (Not a directory)" in refusal("--out", str(tmp_path / "file"), *given[2:], *train)
+    no_folder = refusal("--out", str(tmp_path / "file"), *given[2:], *train)
+    assert "file: expected a folder, or a place for one (Not a directory)" in no_folder
     assert "--whole-pictures trains captioning, which nothing measures" in refusal(*given, "--whole-pictures", "5", *train)
     assert "--answering trains answers to questions: give those" in refusal(*given, "--answering", "5", *train)
     assert "--against masking.eq7: expected one of the rows" in refusal(*given, "--against", "masking.eq7", *train)
