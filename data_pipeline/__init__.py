@@ -3,7 +3,7 @@
 catalogue -> download -> shards -> report        rooms on the way of a row, each a folder that says what comes in and goes out
 fetch, pictures, tokenizer, world                one URL and one picture from strangers; captions to ids; small worlds to try it on
 build, parts, __main__                           the ways through the rooms, and their command line
-errors, files, lock, progress, command_line      the ground that every room stands on
+errors, files, lock, progress, command_line, own_package   the ground that every room stands on
 """
 
 import importlib

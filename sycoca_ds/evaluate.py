@@ -16,8 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds":
-    # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
-    sys.path[0] = str(ROOT)
+    # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found; nor may
+    # the folder of all packages go before Python's own
+    sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
 from data_pipeline.command_line import parse_command  # noqa: E402
 from sycoca_ds.evaluation.command import evaluate  # noqa: E402

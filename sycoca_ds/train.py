@@ -17,9 +17,10 @@ import traceback
 from pathlib import Path
 
 # Launched by path, Python puts this folder first on the module path, where `config` or `data` would answer for anything of
-# that name. The repository's root belongs there.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+# that name. The repository's root belongs there; not the folder of all packages, which would go before Python's own.
+ROOT = Path(__file__).resolve().parents[1]
+if sys.path and Path(sys.path[0]).resolve() == ROOT / "sycoca_ds":
+    sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
 from data_pipeline.errors import UserError, in_the_environment, run_command  # noqa: E402
 

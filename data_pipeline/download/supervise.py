@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline.fetch.limits import Limits
 from data_pipeline.files import write_json
+from data_pipeline.own_package import import_path
 from data_pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,11 +100,7 @@ def worker_environment(max_pixels: int) -> dict[str, str]:
 def _start(root: Path, options: DownloadOptions, allowed: frozenset, shards_to_do: int, lock: int) -> subprocess.Popen:
     settings = root / ".download.job.json"
     write_json(settings, _job_settings(root, options, allowed, shards_to_do))
-    package_root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")])),
-        **worker_environment(options.max_pixels),
-    }
+    environment = os.environ | import_path() | worker_environment(options.max_pixels)
     with open(root / "download.log", "ab") as log:
         # -c rather than -m: classes of __main__ cannot be unpickled in spawned workers under their own name.
         return subprocess.Popen(

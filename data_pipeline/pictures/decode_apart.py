@@ -12,11 +12,11 @@ import struct
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from data_pipeline.own_package import import_path
 from data_pipeline.pictures.headers import APART, ORIENTATION, FetchError, check_size
 
 SECONDS = 10.0
@@ -64,14 +64,12 @@ class _Decoder:
                 timer.cancel()
 
     def _start(self) -> subprocess.Popen:
-        package_root = str(Path(__file__).resolve().parents[2])
-        paths = filter(None, [package_root, os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             [sys.executable, "-c", "from data_pipeline.pictures.decode_apart import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=os.environ | import_path() | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         timer = threading.Timer(START_SECONDS, process.kill)
         timer.start()

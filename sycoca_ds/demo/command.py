@@ -77,7 +77,7 @@ def started(stage: Stage, number: int, folder: Path) -> Iterator[tuple[subproces
     """A stage's process, which ends with the block or with this process: (process, progress file, log)."""
     logs = folder / "logs"
     log, progress = logs / f"{number + 1}_{stage.name.replace(' ', '_')}.log", logs / f"progress_{number + 1}.json"
-    with guarded(stage.command, log, progress, folder=REPOSITORY) as process:
+    with guarded(stage.command, log, progress) as process:
         yield process, progress, log
 
 

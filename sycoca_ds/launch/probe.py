@@ -134,7 +134,8 @@ def surroundings(root, limit, **question):
     """What a process as the ranks are finds there (surroundings.py): it imports torch and DeepSpeed, in bounded time."""
     words = [sys.executable, "-m", "sycoca_ds.launch.surroundings", json.dumps(question)]
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-    environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    if os.path.basename(root) not in ("site-packages", "dist-packages"):  # as data_pipeline.own_package has it
+        environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, env=environment)
     except subprocess.TimeoutExpired:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import make_folder
+from data_pipeline.own_package import ROOT, import_path
 from data_pipeline.progress import PROGRESS_FILE_VARIABLE
 from sycoca_ds.engine.ranks.environment import own_tools_first
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = ROOT
 TRAIN = Path("sycoca_ds/train.py")
 GUARD = Path(__file__).with_name("guard.py")
 SAVE_SECONDS = 300.0
@@ -49,23 +50,21 @@ def child_environment(progress: Path) -> dict[str, str]:
     """The environment of every stage: this environment's tools first on PATH, where to report."""
     return {
         **os.environ,
+        **import_path(),
         "PATH": own_tools_first(),
-        PROGRESS_FILE_VARIABLE: str(progress.absolute()),  # the stage may run in another folder
+        PROGRESS_FILE_VARIABLE: str(progress.absolute()),
         "TOKENIZERS_PARALLELISM": "false",
     }
 
 
 @contextlib.contextmanager
-def guarded(
-    command: Sequence[str], log: Path, progress: Path, handles: Sequence[int] = (), folder: Path | None = None
-) -> Iterator[subprocess.Popen]:
+def guarded(command: Sequence[str], log: Path, progress: Path, handles: Sequence[int] = ()) -> Iterator[subprocess.Popen]:
     """The command in a process group of its own that ends with the block, and with this process however it ends.
 
     Args:
         log: takes its output, after a line with the command itself.
         progress: file for `data_pipeline.progress`.
         handles: open files that the guard holds as long as it lives, for a lock.
-        folder: where it runs.
     """
     make_folder(log.parent)
     progress.unlink(missing_ok=True)
@@ -73,7 +72,6 @@ def guarded(
         print("$", shlex.join(command), file=file, flush=True)
         process = subprocess.Popen(
             [sys.executable, "-I", str(GUARD), *command],
-            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.STDOUT,

@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_pipeline.errors import REQUIRED, run_command
 from sycoca_ds import __version__
@@ -51,13 +53,28 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like site-packages with the project in it, not editable."""
-    site = tmp_path_factory.mktemp("site")
-    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel in it, which takes all other packages from this one's. Beside them lies `dataclasses`,
+    as img2dataset's requirements install it: whatever goes before Python's own library finds that instead."""
+    folder = tmp_path_factory.mktemp("installed") / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    words = ["-m", "pip", "--python", folder / "bin/python", "install", "--quiet", "--no-deps", "--no-index", wheel]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    return site
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "dataclasses.py").write_text("raise ImportError('this is for Python 3.6')\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(environment: Path) -> Path:
+    """Where its packages lie."""
+    return next(environment.glob("lib/python*/site-packages"))
+
+
+def without_checkout() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def files(root: Path) -> set[str]:
@@ -70,7 +87,46 @@ def files(root: Path) -> set[str]:
 def test_every_file_of_the_packages_is_installed_and_no_test(installed: Path) -> None:
     assert files(installed) == files(REPOSITORY) and "sycoca_ds/hostfiles/slurm.sbatch" in files(installed)
     others = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert others == {"sycoca_ds", "data_pipeline", "bin"}
+    assert others - {"__pycache__"} == {"sycoca_ds", "data_pipeline", "others.pth", "dataclasses.py"}
+
+
+SHADOW = "import sys; sys.path.insert(0, sys.argv[1]); import dataclasses"
+
+
+def test_python_keeps_its_own_library_where_a_package_has_its_name(environment: Path, installed: Path, tmp_path: Path) -> None:
+    python, settings = (
+        environment / "bin/python",
+        {"cwd": tmp_path, "env": without_checkout(), "capture_output": True, "text": True},
+    )
+    assert "for Python 3.6" in subprocess.run([python, "-c", SHADOW, installed], **settings).stderr, "nothing is shown by this test"
+    for script in ("train", "evaluate", "export"):
+        done = subprocess.run([python, installed / f"sycoca_ds/{script}.py", "--help"], timeout=240, **settings)
+        assert done.returncode == 0 and done.stdout.startswith(("usage", "Trains", "Evaluates", "Weights")), done.stderr[-2000:]
+    code = "from data_pipeline.own_package import ROOT, import_path; print(ROOT, import_path({'PYTHONPATH': 'mine'}))"
+    assert subprocess.run([python, "-c", code], **settings).stdout == f"{installed} {{}}\n"
+    # processes that others start: a decoder, and what a rank finds
+    Image.new("RGB", (3, 2)).save(tmp_path / "picture.tiff")
+    code = "import sys; from data_pipeline.pictures.decode_apart import decode_apart; "
+    code += "print(decode_apart(open(sys.argv[1], 'rb').read(), 99)[0].shape)"
+    done = subprocess.run([python, "-c", code, tmp_path / "picture.tiff"], **settings)
+    assert done.stdout == "(2, 3, 3)\n", done.stderr
+    doctor = subprocess.run([environment / "bin/sycoca", "doctor", "--for", "train"], timeout=240, **settings)
+    assert "AttributeError" not in doctor.stdout and re.search(r"^ok +torch", doctor.stdout, re.MULTILINE), doctor.stdout
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_the_main_way_from_another_folder(environment: Path, tmp_path: Path) -> None:
+    """Drawn world, download, verification, tokenizer, training, evaluation, report: the demo, short; then an export of it."""
+
+    def sycoca(*words: str) -> subprocess.CompletedProcess:
+        words = (str(environment / "bin/sycoca"), *words)
+        return subprocess.run(words, cwd=tmp_path, env=without_checkout(), capture_output=True, text=True, timeout=1200)
+
+    demo = sycoca("demo", "--out", "demo", "--train", "300", "--steps", "20")
+    assert (tmp_path / "demo/report.html").is_file(), demo.stdout[-3000:] + demo.stderr[-3000:]
+    exported = sycoca("export", "demo/run", "--to", "safetensors", "--out", "weights")
+    assert exported.returncode == 0 and (tmp_path / "weights/config.json").is_file(), exported.stderr
 
 
 @pytest.mark.full
@@ -82,13 +138,12 @@ def test_a_wheel_of_the_checkout_has_what_that_of_the_source_distribution_has(so
     assert names(built("wheel", source, tmp_path)) == names(wheel)
 
 
-def test_the_command_works_from_any_folder_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+def test_the_command_works_from_any_folder_without_the_checkout(environment: Path, installed: Path, tmp_path: Path) -> None:
     """Whatever it shows comes from what is installed: the presets, the policies, the templates, the scripts that it names."""
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
 
     def sycoca(*words: str) -> str:
-        words = (sys.executable, str(installed / "bin/sycoca"), *words)
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        words = (str(environment / "bin/sycoca"), *words)
+        done = subprocess.run(words, cwd=tmp_path, env=without_checkout(), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
         assert str(REPOSITORY) not in done.stdout.replace(sys.prefix, "")  # but for the environment's own programs
         return done.stdout
@@ -149,19 +204,19 @@ def pythons(version: str) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_training_from_any_folder_finds_the_default_policy(installed: Path, data_set: Path, tmp_path: Path) -> None:
+def test_training_from_any_folder_finds_the_default_policy(environment: Path, data_set: Path, tmp_path: Path) -> None:
     """It is read before the weights that this command lacks."""
     words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    words, settings = [environment / "bin/python", *words], {"cwd": tmp_path, "env": without_checkout(), "capture_output": True}
+    done = subprocess.run(words, text=True, timeout=240, **settings)
     assert done.returncode == 2 and "error: run.weights = nowhere does not exist" in done.stderr, done.stderr[-3000:]
 
 
 @pytest.mark.full
-def test_from_any_folder_it_names_the_policies_that_are_installed(installed: Path, data_set: Path, tmp_path: Path) -> None:
+def test_from_any_folder_it_names_the_policies_that_are_installed(environment: Path, data_set: Path, tmp_path: Path) -> None:
     words = ["-m", "sycoca_ds.train", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, *words, "--run.ds-config", "zero3"], cwd=tmp_path, env=environment, capture_output=True)
+    words = [environment / "bin/python", *words, "--run.ds-config", "zero3"]
+    done = subprocess.run(words, cwd=tmp_path, env=without_checkout(), capture_output=True)
     assert b"run.ds-config = zero3: no such file (shipped: ds_configs/zero0.json, " in done.stderr
 
 

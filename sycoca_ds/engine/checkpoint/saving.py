@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
+from data_pipeline.own_package import import_path
 from data_pipeline.progress import format_seconds
 from sycoca_ds.engine.checkpoint.contents import Contents, Files, measure
 from sycoca_ds.engine.checkpoint.retention import Retention, delete, retire
@@ -33,7 +34,6 @@ from sycoca_ds.engine.policy import FLAT_ORDER
 from sycoca_ds.engine.ranks.runtime import random_state
 from sycoca_ds.engine.start import Session
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 SPARE_BYTES = 64 << 20
 """Left free on the disk: for the curves, the log and other runs."""
 
@@ -44,14 +44,13 @@ class Writing:
     def __init__(self, job: Job, handles: Sequence[int], step: int) -> None:
         """Starts to write what is behind the descriptors `handles`, one for each of the job's files."""
         self.step, self.folder = step, Path(job.folder)
-        path = f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sycoca_ds.engine.checkpoint.writer", *map(str, handles)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=set(handles),
             start_new_session=True,  # a Ctrl-C is for the training, which waits for this process
-            env={**os.environ, "PYTHONPATH": path},
+            env=os.environ | import_path(),
         )
         self._process.stdin.write(describe(job))
         self._process.stdin.flush()

@@ -7,6 +7,8 @@ pattern "causal_cls_shifted" needs a (B, 1, L, L) mask.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,20 +39,20 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
-    def forward(
+    def mix(
         self,
-        x_BLD: Tensor,
+        qkv_BLX: Tensor,
         valid_BL: Tensor | None = None,
         past: KeyValues | None = None,
         packing: Packing | None = None,
         mask_B1SS: Tensor | None = None,
     ) -> Tensor:
-        """Mixes tokens. With `past`, x_BLD is the one next token of a causal text (B, 1, D), and `past` grows by it. With
-        `packing`, x_BLD are the rows (T, D) of captions without padding, causal or as `mask_B1SS` has it; their [CLS] stands behind
-        the last real token and so sees what "causal_cls" shows to it."""
+        """What `out` is given, (B, L, D), of queries, keys and values (B, L, 3 D). With `past`, these are of the one next token of
+        a causal text (B, 1, 3 D), and `past` grows by it. With `packing`, they are the rows (T, 3 D) of captions without padding,
+        causal or as `mask_B1SS` has it; their [CLS] stands behind the last real token and so sees what "causal_cls" shows to it."""
         if packing is not None:
-            return self.out(packing.mix(self.qkv(x_BLD), self.heads, mask_B1SS))
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x_BLD).chunk(3, dim=-1))
+            return packing.mix(qkv_BLX, self.heads, mask_B1SS)
+        q, k, v = (split_heads(part, self.heads) for part in qkv_BLX.chunk(3, dim=-1))
         if past is not None:
             mixed = past.attend(q, k, v)
         elif self.pattern == "causal_cls":
@@ -66,7 +68,7 @@ class SelfAttention(nn.Module):
             mixed = attend(q, k, v, sees_B11S & causal_LS)
         else:
             mixed = attend(q, k, v, causal=self.pattern == "causal")
-        return self.out(join_heads(mixed))
+        return join_heads(mixed)
 
     def values(self, x_BLD: Tensor) -> Tensor:
         """What a token that attended to one other alone would take from it, for each of them: (B, L, D)."""
@@ -83,33 +85,32 @@ class CrossAttention(nn.Module):
         self.kv = Linear(other_width, 2 * width)
         self.out = Linear(width, width)
 
-    def keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, heads, S, d) each; they depend on the other modality alone. With `packed`, that is given as the rows
-        (T, D) of captions without padding."""
-        kv = self.kv(other_BSD)
+    def keys_values(self, kv: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, S, d) each, of what `kv` gives of the other modality, on which alone they depend: (B, S, 2 D),
+        or with `packed` the rows (T, 2 D) of captions without padding."""
         k, v = (split_heads(part, self.heads) for part in (kv if packed is None else packed.unpack(kv)).chunk(2, dim=-1))
         return k, v
 
-    def weights(self, x_BQD: Tensor, k_BHSd: Tensor, packing: Packing | None = None) -> Tensor:
-        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1. With
-        `packing`, x_BQD are the rows (T, D) of captions, and what pads have means nothing."""
-        q = self.q(x_BQD)
+    def weights(self, q: Tensor, k_BHSd: Tensor, packing: Packing | None = None) -> Tensor:
+        """How much each token attends to each of the other modality's, mean over heads: (B, Q, S) float32, rows add up to 1.
+        Queries (B, Q, D), or with `packing` the rows (T, D) of captions, where what pads have means nothing."""
         q_BHQd = split_heads(q if packing is None else packing.unpack(q), self.heads).float()
         return (q_BHQd @ k_BHSd.float().transpose(2, 3) * q_BHQd.shape[3] ** -0.5).softmax(dim=3).mean(dim=1)
 
-    def forward(
+    def mix(
         self,
-        x_BQD: Tensor,
+        q: Tensor,
         keys_values: tuple[Tensor, Tensor],
         valid_BS: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """With `packing`, x_BQD are the rows (T, D) of captions without padding. Tokens (1, Q, D) are the same for all rows."""
+        """What `out` is given, of queries (B, Q, D), or with `packing` of the rows (T, D) of captions without padding. Queries
+        (1, Q, D) are the same for all of the other modality."""
         mask = None if valid_BS is None else valid_BS[:, None, None, :]
         if packing is not None:
-            return self.out(packing.look(self.q(x_BQD), *keys_values, mask))
-        q_BHQd = split_heads(self.q(x_BQD), self.heads).expand(len(keys_values[0]), -1, -1, -1)
-        return self.out(join_heads(attend(q_BHQd, *keys_values, mask)))
+            return packing.look(q, *keys_values, mask)
+        q_BHQd = split_heads(q, self.heads).expand(len(keys_values[0]), -1, -1, -1)
+        return join_heads(attend(q_BHQd, *keys_values, mask))
 
 
 class Mlp(nn.Module):
@@ -128,13 +129,34 @@ class Block(nn.Module):
     """A transformer block: whatever is asked of it goes through its `forward`, for ZeRO-3 gathers the weights of a block as one
     (engine/zero3/blocks.py), by the hooks around that."""
 
+    FUSED: ClassVar[tuple[str, ...]] = ()
+    """Methods between two attentions, of tensors alone: what a compiler can make one of norms, sums and activations in."""
+
     def forward(self, *inputs, way: str = "_run"):
         """The block's answer to `inputs`: by `_run`, or by another of its methods, which the method that is called names."""
         return getattr(self, way)(*inputs)
 
 
+def compile_blocks(model: nn.Module) -> int:
+    """Gives what stands between the attentions of each block to torch's compiler, at its first use; how many blocks there are.
+
+    Blocks of equal shapes share what is compiled. Attention has kernels of its own, and captions of any length, and stays as it is.
+    """
+    import torch._dynamo
+
+    # of one method: each part's width, captions with and without padding, with and without gradients
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    blocks = [block for block in model.modules() if isinstance(block, Block)]
+    for block in blocks:
+        for name in block.FUSED:
+            setattr(block, name, torch.compile(getattr(block, name)))
+    return len(blocks)
+
+
 class SelfBlock(Block):
     """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    FUSED = ("_project", "_join")
 
     def __init__(self, width: int, heads: int, pattern: str = "full"):
         super().__init__()
@@ -151,7 +173,13 @@ class SelfBlock(Block):
         packing: Packing | None = None,
         mask_B1SS: Tensor | None = None,
     ) -> Tensor:
-        x_BLD = x_BLD + self.attention(self.ln_1(x_BLD), valid_BL, past, packing, mask_B1SS)
+        return self._join(x_BLD, self.attention.mix(self._project(x_BLD), valid_BL, past, packing, mask_B1SS))
+
+    def _project(self, x_BLD: Tensor) -> Tensor:
+        return self.attention.qkv(self.ln_1(x_BLD))
+
+    def _join(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self.attention.out(mixed_BLD)
         return x_BLD + self.mlp(self.ln_2(x_BLD))
 
     def alone(self, x_BLD: Tensor, cls: Tensor) -> Tensor:
@@ -171,6 +199,8 @@ class SelfBlock(Block):
 
 class CrossBlock(Block):
     """x += attention(norm(x) -> norm(other)); x += mlp(norm(x))."""
+
+    FUSED = ("_ask", "_offer", "_join")
 
     def __init__(self, width: int, heads: int, other_width: int):
         super().__init__()
@@ -198,7 +228,17 @@ class CrossBlock(Block):
         return self(x_BQD, keys_values, packing, way="_looks_at")
 
     def _keys_values(self, other_BSD: Tensor, packed: Packing | None = None) -> tuple[Tensor, Tensor]:
-        return self.attention.keys_values(self.ln_other(other_BSD), packed)
+        return self.attention.keys_values(self._offer(other_BSD), packed)
+
+    def _offer(self, other_BSD: Tensor) -> Tensor:
+        return self.attention.kv(self.ln_other(other_BSD))
+
+    def _ask(self, x_BQD: Tensor) -> Tensor:
+        return self.attention.q(self.ln_1(x_BQD))
+
+    def _join(self, x_BQD: Tensor, mixed_BQD: Tensor) -> Tensor:
+        x_BQD = x_BQD + self.attention.out(mixed_BQD)
+        return x_BQD + self.mlp(self.ln_2(x_BQD))
 
     def _attend_to(
         self,
@@ -207,11 +247,10 @@ class CrossBlock(Block):
         valid_BS: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        x_BQD = x_BQD + self.attention(self.ln_1(x_BQD), keys_values, valid_BS, packing)
-        return x_BQD + self.mlp(self.ln_2(x_BQD))
+        return self._join(x_BQD, self.attention.mix(self._ask(x_BQD), keys_values, valid_BS, packing))
 
     def _looks_at(self, x_BQD: Tensor, keys_values: tuple[Tensor, Tensor], packing: Packing | None = None) -> Tensor:
-        return self.attention.weights(self.ln_1(x_BQD), keys_values[0], packing)
+        return self.attention.weights(self._ask(x_BQD), keys_values[0], packing)
 
     def _run(
         self,
@@ -238,7 +277,9 @@ class AttentionPooling(nn.Module):
     def forward(self, x_BSD: Tensor) -> Tensor:
         """(B, S, D) -> (B, Q, E)."""
         query_1QE = self.ln_query(self.query_embedding)[None]
-        return self.attention(query_1QE, self.attention.keys_values(self.ln_other(x_BSD)))
+        attention = self.attention
+        keys_values = attention.keys_values(attention.kv(self.ln_other(x_BSD)))
+        return attention.out(attention.mix(attention.q(query_1QE), keys_values))
 
     def alone(self, x_BND: Tensor) -> Tensor:
         """What a query would read if it attended to one output alone, for each of them: (B, N, D) -> (B, N, E).

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BF16_PRODUCTS: bool = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
-@functools.cache
+
 def has_bf16_products() -> bool:
     """Whether this CPU multiplies bf16 matrices (AVX-512 and later); without, torch does it in a plain loop."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return BF16_PRODUCTS
 
 
 class Float32Products(torch.autograd.Function):
