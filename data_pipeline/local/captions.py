@@ -105,6 +105,7 @@ def table_rows(
     if not path.is_file():
         raise UserError(f"{option} {path}: no such file")
     try:
+        _check_encoding(path, option)
         if kind in (".jsonl", ".ndjson"):
             yield from _json_pairs(path, columns)
             return
@@ -120,6 +121,18 @@ def table_rows(
         raise UserError(str(error).replace("--metadata", option)) from None
     except (OSError, UnicodeError) as error:
         raise UserError(f"{option} {path}: cannot be read ({error})") from None
+
+
+def _check_encoding(path: Path, option: str) -> None:
+    """Raises `UserError` for a table that is not UTF-8: of a stranger's catalogue wrong bytes become U+FFFD, of one's own that is
+    another encoding, and names and captions would be damaged without a word."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                advice = "save it as that (in Excel: CSV UTF-8), or `iconv -f CP1252 -t UTF-8`"
+                raise UserError(f"{option} {path}: line {number} is not UTF-8: {advice}") from None
 
 
 Columns = tuple[tuple[str | None, tuple[str, ...], str], ...]

@@ -120,6 +120,9 @@ class RunConfig:
     activation_checkpointing: str = "full"
     """Recompute blocks in the backward pass instead of keeping their activations: `full` all, `none`, `every_2` every second block
     of all parts; or by part, others none: `image_encoder=full,text_decoder=every_2`."""
+    compile: Literal["none", "blocks"] = "none"
+    """`blocks`: torch's compiler makes one kernel of the norms, sums and activations between the attentions of each block. The
+    first step waits for it, minutes on a CPU; numbers differ by rounding (docs/performance.md says where it pays)."""
     expected_world_size: int | None = None
     """Stop at once if the launcher started another number of ranks. Under `deepspeed` the hostfile says how many are meant, also
     without this; where that is missing DeepSpeed goes on with this machine alone, which is refused unless this number says that

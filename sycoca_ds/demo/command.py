@@ -228,14 +228,15 @@ def answers(port: int) -> bool:
 
 
 def print_results(out: Path, took: str) -> None:
-    """The evaluation's own table, and the two commands to look further."""
+    """The evaluation's own table, and the commands to look further."""
     log = sorted((out / "logs").glob("*_evaluate.log"))[-1].read_text()
     print(log.split("\n", 1)[1].strip())
     venv = os.path.relpath(Path(sys.executable).parent)
     print(
         f"\nThe whole way took {took}. To look further:\n"
         f"  report:       xdg-open {out / 'report.html'}\n"
-        f"  TensorBoard:  {venv}/tensorboard --logdir {out / 'run/tensorboard'}"
+        f"  TensorBoard:  {venv}/tensorboard --logdir {out / 'run/tensorboard'}\n"
+        f"  by hand:      {venv}/sycoca explore {out / 'run'}"
     )
 
 

@@ -30,6 +30,7 @@ from sycoca_ds.engine.preparation import arithmetic, check_cache, find_tokenizer
 from sycoca_ds.engine.ranks.runtime import Runtime, seed_everything
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.eval.masking.verdict import warmed_up
+from sycoca_ds.model.layers.blocks import compile_blocks
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict, to_json
 
@@ -178,6 +179,8 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     # ---- 3. model and engine: one seed builds the same weights on every rank --------------------------------------------------
     model = SyCoCa(config.model, config.loss, seed=config.run.seed)
     model.set_activation_checkpointing(read_recompute(config.run.activation_checkpointing))
+    if config.run.compile == "blocks":
+        runtime.say(f"compile: {compile_blocks(model)} blocks, at their first use: the first step takes longer")
     runtime.say(arithmetic(config, batches, plan, steps, model))
     if config.run.weights is not None and found is None:
         runtime.say(initialise_from(model, config.run.weights, tokenizer))

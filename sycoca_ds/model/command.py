@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,15 +26,14 @@ Step = 3 x forward (backward costs two), scores once; checkpointing adds one for
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Parameters by part, from a model on the meta device."""
-    import torch
+    """Parameters by part, without allocating one."""
+    from sycoca_ds.model.shapes import our_shapes
 
-    from sycoca_ds.model.sycoca import SyCoCa
-
-    with torch.device("meta"):
-        model = SyCoCa(config, seed=None)
-    parts = {part: sum(p.numel() for p in module.parameters()) for part, module in model.named_children()}
-    return {**parts, "logit_scale": model.logit_scale.numel()}
+    counts: Counter[str] = Counter()
+    for name, shape in our_shapes(config).items():
+        counts[name.split(".")[0]] += math.prod(shape)
+    scale = counts.pop("logit_scale")
+    return {**counts, "logit_scale": scale}
 
 
 def describe(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import ModelConfig
@@ -19,9 +20,18 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Components that torch.compile, FSDP and activation checkpointing put into the names of what they wrap."""
 
 
+class _WithoutFirstValues(TorchFunctionMode):
+    """Leaves out `torch.nn.init`, which on the meta device imports torch's compiler: more than a second."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def our_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Name and shape of every parameter of a model, without allocating one."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutFirstValues():
         return {name: tuple(value.shape) for name, value in SyCoCa(config, seed=None).state_dict().items()}
 
 

@@ -64,6 +64,9 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (site / "dataclasses.py").write_text("raise ImportError('this is for Python 3.6')\n")
+    launcher = Path(sys.executable).with_name("deepspeed").read_text().split("\n", 1)[1]
+    (folder / "bin/deepspeed").write_text(f"#!{folder / 'bin/python'}\n{launcher}")
+    (folder / "bin/deepspeed").chmod(0o755)
     return folder
 
 

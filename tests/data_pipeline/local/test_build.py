@@ -170,6 +170,24 @@ def test_a_csv_may_be_separated_otherwise(separator: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_is_refused_with_its_line(kind: str, encoding: str, tmp_path: Path) -> None:
+    """As U+FFFD its letters would be lost without a word."""
+    rows = [("a.jpg", "a dog"), ("b.jpg", "sch\u00f6n")]
+    texts = {
+        "csv": "file,caption\n" + "".join(f"{file},{said}\n" for file, said in rows),
+        "tsv": "file\tcaption\n" + "".join(f"{file}\t{said}\n" for file, said in rows),
+        "jsonl": "".join(json.dumps({"file": file, "caption": said}, ensure_ascii=False) + "\n" for file, said in rows),
+    }
+    (tmp_path / f"c.{kind}").write_bytes(texts[kind].encode(encoding))
+    line = 1 if encoding == "utf-16" else 2 if kind == "jsonl" else 3
+    with pytest.raises(UserError, match=rf"^--captions {tmp_path}/c.{kind}: line {line} is not UTF-8: save it as that"):
+        list(table_rows(tmp_path / f"c.{kind}", None, None))
+    (tmp_path / f"c.{kind}").write_text(texts[kind], "utf-8")
+    assert list(table_rows(tmp_path / f"c.{kind}", None, None)) == rows
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_table_is_called_empty(kind: str, content: str, tmp_path: Path) -> None:
     table = tmp_path / f"c.{kind}"

@@ -29,6 +29,7 @@ from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.engine.recompute import read_recompute
 from sycoca_ds.engine.schedule import learning_rate
 from sycoca_ds.model import decoders
+from sycoca_ds.model.layers.blocks import compile_blocks
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.gradients import BATCH, KINDS, LENGTHS, cut
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
@@ -66,11 +67,15 @@ class Cell:
     """What is done wrong on purpose."""
     kind: str = "paper"
     """How patches are scored, and what trains that: `gradients.KINDS`."""
+    compiled: bool = False
+    """`run.compile = blocks`."""
 
     @property
     def name(self) -> str:
-        return f"{self.stage}-{self.ranks}r-{self.micro_batches}m-{self.recompute}-{self.precision}-{self.buckets}{self.fault}" + (
-            "" if self.kind == "paper" else f"-{self.kind}"
+        return (
+            f"{self.stage}-{self.ranks}r-{self.micro_batches}m-{self.recompute}-{self.precision}-{self.buckets}{self.fault}"
+            + f"-{self.kind}" * (self.kind != "paper")
+            + "-compiled" * self.compiled
         )
 
     def settings(self) -> tuple[TrainConfig, dict[str, Any]]:
@@ -106,6 +111,12 @@ GRID = [
 GRID += [  # the other kinds of scores, each under every stage
     Cell(stage, ranks, micro_batches, "full", "fp32", "shipped", kind=kind)
     for stage, ranks, micro_batches, kind in itertools.product(STAGES, (2, 3), (1, 2), [kind for kind in KINDS if kind != "paper"])
+]
+GRID += [
+    Cell(stage, ranks, 2, recompute, precision, "shipped", compiled=True)
+    for stage, ranks, recompute in itertools.product(STAGES, (1, 2), ("none", "full"))
+    for precision in ("fp32", "bf16")
+    if (stage, precision) != ("zero0", "bf16")
 ]
 ALWAYS = [
     Cell("zero0", 3, 2, "full", "fp32", "shipped"),
@@ -197,6 +208,8 @@ def engine_training(cell: Cell, runtime: Runtime) -> Course:
     model = SyCoCa(config.model, config.loss, seed=1).train()
     start = first_weights(model, cell.precision)
     model.set_activation_checkpointing(read_recompute(cell.recompute))
+    if cell.compiled:
+        compile_blocks(model)
     optimizer = build_optimizer(model, config.optim, cell.stage == "zero3_offload", policy["zero_optimization"]["stage"])
     engine = build_engine(model, optimizer, policy)
     if cell.buckets == "tiny" and runtime.world_size > 1 and "zero3" in cell.stage:

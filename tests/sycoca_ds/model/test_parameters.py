@@ -12,7 +12,7 @@ import torch
 from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig, with_vocabulary
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.layers import stacks
-from sycoca_ds.model.layers.blocks import CrossBlock, SelfBlock
+from sycoca_ds.model.layers.blocks import CrossBlock, SelfBlock, compile_blocks
 from sycoca_ds.model.layers.initialise import initialise
 from sycoca_ds.model.sycoca import LOGIT_SCALE_START, SyCoCa
 from sycoca_ds.presets import PRESETS
@@ -146,6 +146,31 @@ def test_activation_checkpointing_changes_no_gradient(every: int | dict, monkeyp
         assert places == (list(range(0, selves, k)) if k else []), name
     for (name, p), grad in zip(model.named_parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, grad, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("family", ["sycoca", "coca"])
+def test_what_is_compiled_changes_no_loss_and_no_gradient(family: str, every: int) -> None:
+    """By torch's own compiler for a CPU; captions with and without padding; without a break, and as often as there are shapes."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    courses = []
+    for compiled in (False, True):
+        model = SyCoCa(dataclasses.replace(SMALL_MODEL, family=family), seed=0).train()
+        model.set_activation_checkpointing(every)
+        assert not compiled or compile_blocks(model) == sum(isinstance(m, (SelfBlock, CrossBlock)) for m in model.modules())
+        courses.append([])
+        for lengths in ((12, 5, 8, 3), (9, 4, 7, 2), (11, 11, 3, 6)):
+            report = model("train", **random_inputs(4, lengths))
+            report["loss"].backward()
+            courses[-1] += [report["loss"].detach(), *(p.grad.clone() for p in model.parameters())]
+            model.zero_grad()
+    for expected, found in zip(*courses, strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
+    assert not counters["graph_break"] and counters["stats"]["unique_graphs"] <= 24, counters["stats"]
 
 
 def test_bf16_gradients_are_those_of_float32_but_for_rounding() -> None:

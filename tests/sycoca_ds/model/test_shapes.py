@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from data_pipeline.errors import UserError
 from sycoca_ds.engine.checkpoint.initial_weights import take_shared
-from sycoca_ds.model.shapes import unwrapped
+from sycoca_ds.model.shapes import our_shapes, unwrapped
+from tests.worlds import REPOSITORY
 from tests.worlds.models.small_model import SMALL_MODEL, small_model
 
 
@@ -43,3 +47,15 @@ def test_names_that_only_look_like_wrappers_stay() -> None:
     assert list(unwrapped({"module": value}, "here")) == ["module"] and unwrapped({}, "here") == {}
     with pytest.raises(UserError, match="here: a.b and a._orig_mod.b are one name without wrappers"):
         unwrapped({"a.b": value, "a._orig_mod.b": value}, "here")
+
+
+def test_shapes_are_told_without_the_compiler() -> None:
+    """Which torch's first values ask for on the meta device; they cost a second."""
+    script = (
+        "import sys; from sycoca_ds.model.shapes import our_shapes; from tests.worlds.models.small_model import SMALL_MODEL; "
+        "print(len(our_shapes(SMALL_MODEL)), 'torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    plain = {name: tuple(value.shape) for name, value in small_model().state_dict().items()}
+    assert done.stdout == f"{len(plain)} False\n", done.stderr
+    assert our_shapes(SMALL_MODEL) == plain
