@@ -30,6 +30,8 @@ def training_shapes(model: ModelConfig, batch_size: int, text_tokens: float) -> 
     widths = [(image_rows, model.image.width), (text_rows, model.text.width)]
     if model.captions:
         widths.append((text_rows, model.text_decoder.width))
+    if model.reconstructs:
+        widths.append((batch_size * model.image.patches, model.image_decoder.width))
     shapes = [(r, *s) for r, w in widths for s in ((w, 3 * w), (w, w), (w, 4 * w), (4 * w, w))]
     return [*shapes, (text_rows, model.text_decoder.width, model.text.vocab_size)] if model.captions else shapes
 

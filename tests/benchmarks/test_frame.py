@@ -153,6 +153,8 @@ def test_limits_are_rates_of_the_work_that_is_named(tmp_path: Path) -> None:
     width, text = SMALL_MODEL.image.width, SMALL_MODEL.text
     assert shapes[0] == (2 * (SMALL_MODEL.image.patches + 1), width, 3 * width)
     assert shapes[-1] == (14, SMALL_MODEL.text_decoder.width, text.vocab_size)
+    decoder = SMALL_MODEL.image_decoder.width
+    assert (2 * SMALL_MODEL.image.patches, 4 * decoder, decoder) in shapes
     turns, operations = products(shapes, torch.float32, torch.device("cpu"), turns=2)
     assert len(turns) == 2 and operations == sum(2 * rows * given * out for rows, given, out in shapes)
     assert write_rate(tmp_path, 1 << 16, turns=1) > 1e3 and not list(tmp_path.iterdir())

@@ -60,6 +60,14 @@ def test_two_ranks_with_zero_3_equal_one_rank_without(two_ranks: Path, alone: Pa
     assert_same_run(two_ranks, alone)
 
 
+@pytest.mark.full
+def test_a_run_whose_blocks_are_compiled_is_the_same(alone: Path, data_set: Path, tmp_path: Path) -> None:
+    words = [*SMALL, *ZERO_3, "--data.train", str(data_set), "--run.out", str(tmp_path / "run"), "--run.compile", "blocks"]
+    status, output = finish(start_warm(words, 1))
+    assert status == 0 and " blocks, at their first use: the first step takes longer" in output, output[-3000:]
+    assert_same_run(tmp_path / "run", alone)
+
+
 def on_a_rank(runtime: Runtime, folder: str, data: str, *stages: str) -> None:
     """Runs with the captioning loss in pieces whose number differs from rank to rank."""
     decoders.LOGITS_AT_ONCE = 10 * 512
