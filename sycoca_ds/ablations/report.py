@@ -224,7 +224,8 @@ def markdown(record: dict[str, Any]) -> str:
     text = [
         f"# Ablations: {'; '.join(named)}",
         "",
-        f"Ours: {record['training']}. A number is the mean over n seeds +- the sample standard deviation between them, in percent. "
+        f"Ours: {record['training']}. A number is the mean over n seeds +- the sample standard deviation between them: recalls, "
+        "accuracies and gaps in percent, CIDEr from 0 to 10, what masks and scores find as shares from 0 to 1. "
         f"mTR (image to text) and mIR (text to image) are means of R@1, R@5 and R@10; avg is the plain mean of "
         f"{', '.join(averaged(columns))}.",
         "",

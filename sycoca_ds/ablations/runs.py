@@ -18,6 +18,7 @@ from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.shards.manifest import Manifest
+from sycoca_ds.ablations.compute import equal_steps
 from sycoca_ds.ablations.following import Following
 from sycoca_ds.ablations.report import columns_of
 from sycoca_ds.ablations.tables import CLASSIFICATION_ONLY, ROWS, Row, configurations, row_options, trained_as
@@ -36,7 +37,6 @@ from sycoca_ds.eval.suite import finished_task, task_key
 from sycoca_ds.eval.vqa.items import Asked, Request
 from sycoca_ds.evaluation.options import EvaluateConfig, choose_device, choose_precision
 from sycoca_ds.launch.processes import REPOSITORY
-from sycoca_ds.model.flops import step_flops
 from sycoca_ds.options import changed_fields, from_dict, parse_options, read_json_object
 
 STARTS_FILE = "ablation.json"
@@ -199,27 +199,6 @@ def sets_of(run: Run, sets: Sequence[EvaluationSet]) -> list[EvaluationSet]:
     return [
         replace(chosen, tasks=(task,), **alone) for chosen in sets if (chosen.questions if task == "vqa" else task in chosen.tasks)
     ]
-
-
-def compute_of(config: TrainConfig) -> int:
-    """FLOPs of one training sample by the formula, captions at full length."""
-    model = config.model
-    if model.text.vocab_size is None:  # the same for all rows, as far as they differ
-        folder = Sources.of(config.data, check_tars=False).manifests[0].root
-        model = with_vocabulary(model, Tokenizer(config.data.tokenizer or folder / "tokenizer.json").vocab_size)
-    return step_flops(model, loss=config.loss)
-
-
-def equal_steps(row: Row, reference: Row, train_options: Sequence[str]) -> list[str]:
-    """The option that gives a row as many steps as cost what the other row's cost.
-
-    Raises:
-        UserError: the training is not counted in steps.
-    """
-    other, own = (parse_options([*train_options, *row_options(which)]) for which in (reference, row))
-    if other.optim.steps is None:
-        raise UserError("--equal-compute needs --optim.steps after --: the steps of the row that it names")
-    return ["--optim.steps", str(round(other.optim.steps * compute_of(other) / compute_of(own)))]
 
 
 def plan_runs(

@@ -135,8 +135,9 @@ class MaskingConfig:
     attentive for good. None: steps alone decide."""
     warmup_metric: Literal["own_caption_higher", "named_over_unnamed"] | None = None
     """What has to be reached: 0.5 is chance, 1 the most (docs/monitoring.md). `named_over_unnamed` needs `data.regions`, and has to
-    lie above the same under another picture's caption, too; `own_caption_higher` says little, since a contrast that works raises it
-    wherever in the picture. None: the first where regions are given and captions leave out objects, else the second."""
+    lie above the same under another picture's caption, too; `own_caption_higher` has to be more than coin tosses, of scores that do
+    not ignore the caption, and says little even so, since a contrast that works raises it wherever in the picture. None: the first
+    where regions are given and captions leave out objects, else the second."""
     target: Literal["pixels", "normalised_pixels"] = "pixels"
     """What TG-MIM rebuilds: a patch's pixels (paper eq. 5), or the same after subtracting the patch's mean and dividing by its
     deviation (MAE's norm_pix_loss)."""
@@ -175,6 +176,11 @@ class ModelConfig:
     @property
     def reconstructs(self) -> bool:
         return self.family == "sycoca" and self.masking.mim != "none"
+
+    @property
+    def reads_to_rebuild(self) -> bool:
+        """Whether the image decoder is given the caption: else the gap between two captions is zero and says nothing."""
+        return self.family == "sycoca" and self.masking.mim == "text_guided"
 
 
 def with_vocabulary(model: ModelConfig, size: int, left_out_ids: Sequence[int] = ()) -> ModelConfig:

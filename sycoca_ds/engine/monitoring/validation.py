@@ -197,7 +197,7 @@ class Validation:
 
         score_ICRN = self._everywhere(self.count, scores)
         found = yardstick(score_ICRN, self.regions, masking)
-        if self.regions is not None and self.config.model.reconstructs:
+        if self.regions is not None and self.config.model.reads_to_rebuild:
 
             def errors(numbers: list[int]) -> Tensor:
                 other = [captions[self.other_I[number]] for number in numbers]

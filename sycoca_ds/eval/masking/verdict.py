@@ -35,6 +35,11 @@ def knows(numbers: Mapping[str, float]) -> bool:
     """
     if asked_of_objects(numbers):
         return numbers["named_over_unnamed"] > 0.5 and numbers["named_over_unnamed_gain"] > numbers["chance_gain"]
+    return depends(numbers)
+
+
+def depends(numbers: Mapping[str, float]) -> bool:
+    """Whether what is hidden depends on the caption, and the own one scores higher than coin tosses explain."""
     return numbers["caption_ignored"] <= IGNORED and numbers["own_caption_higher"] > numbers["chance_higher"]
 
 
@@ -73,13 +78,13 @@ def warmed_up(numbers: Mapping[str, float], bound: float, metric: str | None = N
 
     Args:
         bound: what has to be reached.
-        metric: by default the best one that there is. "named_over_unnamed" has to be more than what stands out by itself, too.
+        metric: by default the best one that there is. "named_over_unnamed" has to be more than what stands out by itself, too;
+            "own_caption_higher" more than coin tosses, of scores that do not ignore the caption.
     """
     metric = metric or ("named_over_unnamed" if asked_of_objects(numbers) else "own_caption_higher")
+    holds = asked_of_objects(numbers) and knows(numbers) if metric == "named_over_unnamed" else depends(numbers)
     value = numbers.get(metric, 0.0)
-    if value < bound or (metric == "named_over_unnamed" and not (asked_of_objects(numbers) and knows(numbers))):
-        return None
-    return f"{metric} is {value:.3f}"
+    return f"{metric} is {value:.3f}" if value >= bound and holds else None
 
 
 def told(numbers: Mapping[str, float], regions: Regions | None) -> str:

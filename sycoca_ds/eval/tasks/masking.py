@@ -72,7 +72,7 @@ def run_masking(bench: Bench) -> Outcome:
     found, fresh = means_of(bench, own_score), scores(bench, first, other_I, own, untrained)
     found_fresh = means_of(bench, fresh)
     numbers = measured(bench, own_score, found) | measured(bench, fresh, found_fresh, "untrained_")
-    if regions is not None and config.reconstructs:
+    if regions is not None and config.reads_to_rebuild:
         numbers |= gap_numbers(rebuilding_errors(bench)["kind_error"], bench.options.seed)
     table, (others, left_out) = {own: numbers}, compared(bench)
     for named in others:
@@ -98,7 +98,7 @@ def run_masking(bench: Bench) -> Outcome:
     found |= {f"untrained_{name}": mean for name, mean in found_fresh.items() if name in (*DEPENDENCE, *MEASURES)}
     each = {name: mean.value_I for name, mean in found.items()}
     each |= {f"{name}_count": mean.count_I for name, mean in found.items() if (mean.count_I > 1).any()}  # of phrases
-    if regions is not None and config.reconstructs:
+    if regions is not None and config.reads_to_rebuild:
         each |= gap_errors(rebuilding_errors(bench)["kind_error"], numbers)
     return Outcome(numbers, null_reasons(bench, numbers), chances(table), details, {"masking.npz": kept}, each)
 
@@ -149,8 +149,8 @@ def null_reasons(bench: Bench, numbers: dict[str, float]) -> dict[str, str]:
         elif measure.startswith("gap_"):
             reason = (
                 f"fewer than two pictures hide a patch of this kind ({measure.removeprefix('gap_').replace('_', ' ')})"
-                if config.reconstructs
-                else f"a '{config.family}' model with masked image modelling '{config.masking.mim}' has no image decoder"
+                if config.reads_to_rebuild
+                else f"a '{config.family}' model with masked image modelling '{config.masking.mim}' rebuilds nothing by a caption"
             )
         elif measure in PHRASE_MEASURES:
             reason = f"{config.masking.similarity} has no scores of single words" if wordless else "no phrase names a region"

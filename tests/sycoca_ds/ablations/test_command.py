@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +138,20 @@ def test_rows_at_equal_compute(data_set: Path, tmp_path: Path) -> None:
     assert length_line(runs).startswith(f"{min(steps.values())} to {steps['masking.none']} steps at equal compute (masking.none ")
     assert length_line([run for run in runs if run.row == "masking.eq7"]) == "600 steps"
     assert steps["masking.random"] > 600 > steps["masking.cross_attention"] and 600 > steps["masking.late"]
-    size = Tokenizer(data_set / "tokenizer.json").vocab_size
-    cost = {run.row: step_flops(with_vocabulary(run.config.model, size), loss=run.config.loss) for run in runs}
-    for row, count in steps.items():
-        assert abs(count * cost[row] - 600 * cost["masking.eq7"]) <= cost[row] / 2, row
+    tokenizer = Tokenizer(data_set / "tokenizer.json")
+    with contextlib.ExitStack() as opened:
+        tars = [opened.enter_context(tarfile.open(path)) for path in sorted((data_set / "shards").glob("*.tar"))]
+        said = [tar.extractfile(member).read().decode() for tar in tars for member in tar if member.name.endswith(".txt")]
+    real = float(np.mean([np.count_nonzero(row) for row in tokenizer.encode(said, 40)]))
+    assert runs[0].config.model.text.context_length == 40 and real < 30, "padding would cost something"
+    for pieces in (1, 4):
+        more = ["--optim.accumulation-steps", str(pieces)]
+        runs = plan_runs(select(("masking",), names), (0,), tmp_path, [*words, *more], equal_compute="masking.eq7")
+        steps = {run.row: run.config.optim.steps for run in runs}
+        sized = {run.row: with_vocabulary(run.config.model, tokenizer.vocab_size) for run in runs}
+        cost = {run.row: step_flops(sized[run.row], real, accumulation_steps=pieces, loss=run.config.loss) for run in runs}
+        for row, count in steps.items():
+            assert abs(count * cost[row] - 600 * cost["masking.eq7"]) <= cost[row] / 2, row
     with pytest.raises(UserError, match="no such row; did you mean masking.eq7?"):
         plan_runs(select(("masking",), names), (0,), tmp_path, words, equal_compute="masking.eq8")
     with pytest.raises(UserError, match="needs --optim.steps"):

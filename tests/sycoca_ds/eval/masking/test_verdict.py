@@ -120,6 +120,8 @@ def test_what_ends_a_warm_up() -> None:
         values = found("higher under the own caption, anywhere", regions)
         assert warmed_up(values, 0.6) == "own_caption_higher is 1.000"
         assert warmed_up(values, 0.5, "named_over_unnamed") is None
+        assert warmed_up({**values, "caption_ignored": 1.0}, 0.6) is None, "a last bit that is always higher hides nothing else"
+        assert warmed_up({**values, "own_caption_higher": 0.53, "chance_higher": 0.55}, 0.52) is None, "coin tosses"
 
 
 def test_a_single_picture_tells_nothing_of_objects() -> None:

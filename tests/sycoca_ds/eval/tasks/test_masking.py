@@ -302,3 +302,14 @@ def test_an_unknown_similarity_is_refused() -> None:
         check_options(SuiteOptions(similarity=("tokenmax",)))
     with pytest.raises(UserError, match="--similarity token_max:many: behind the colon stands one of all content"):
         check_options(SuiteOptions(similarity=("token_max:many",)))
+
+
+def test_what_rebuilds_without_a_caption_has_no_gap_between_two(small: Path, tmp_path: Path) -> None:
+    """It is zero whatever was learned."""
+    plain = dataclasses.replace(TRAINED, masking=dataclasses.replace(TRAINED.masking, mim="plain"))
+    make_run(tmp_path / "run", plain, tokenizer=squares_tokenizer)
+    told = run(small, tmp_path / "out", tmp_path / "run", regions=str(small / "test_regions.json"))["tasks"]["masking"]
+    gaps = {name: value for name, value in told["metrics"].items() if "gap_" in name and name.split("_gap_")[0] != "named"}
+    assert len(gaps) > 8 and set(gaps.values()) == {None}
+    why = "a 'sycoca' model with masked image modelling 'plain' rebuilds nothing by a caption"
+    assert {told["null_reasons"][name] for name in gaps} == {why} and told["metrics"]["named_over_unnamed"] is not None
