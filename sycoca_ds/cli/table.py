@@ -144,7 +144,7 @@ TABLE: dict[str, dict[str, Command]] = {
         "export": Command(
             "sycoca_ds.export:main",
             "weights out of a run, and open_clip's in",
-            "runs/base --to open_clip --out weights/for_open_clip",
+            "runs/coca_base --to open_clip --out weights/for_open_clip",
             "sycoca_ds/export.py",
         ),
         "runs": module("runs.command", "which runs there are, how they stand, what they reached", "runs --sort loss"),
