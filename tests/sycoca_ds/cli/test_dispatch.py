@@ -138,6 +138,18 @@ def test_the_overview_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) ->
         assert ("tokenizer import-clip" if words[:1] == ["data"] else "supervise") in capsys.readouterr().out
 
 
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (([], dispatch.overview()), (["data"], dispatch.overview_of("data"))):
+        with pytest.raises(SystemExit) as stopped:
+            dispatch.find(["help", *words])
+        assert stopped.value.code == 0 and capsys.readouterr().out == said + "\n"
+    assert dispatch.find(["help", "eval", "compare"]) == ("eval compare", ["--help"])
+    assert dispatch.find(["help", "train"]) == ("train", ["--help"])
+    with pytest.raises(UserError, match="did you mean train"):
+        dispatch.find(["help", "trian"])
+    assert dispatch.HELP_WORD not in {name.split()[0] for name in COMMANDS}
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
