@@ -19,7 +19,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, leaves
 
 HELP_INDENT = 7
 """Columns by which tyro indents what it says, at most; help texts begin further right."""
@@ -86,17 +86,24 @@ def chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str
     return words[0]
 
 
-def run_chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str, tuple[str, str, str]]) -> int:
+def run_chosen(
+    words: Sequence[str],
+    program: str,
+    title: str,
+    commands: Mapping[str, tuple[str, str, str]],
+    kept: Mapping[str, str] = types.MappingProxyType({}),
+) -> int:
     """Runs the command that the first word names, and returns its exit status; raises as `chosen` and `parse_command` do.
 
     Args:
-        commands: name -> (module, dataclass with `run`, what it does).
+        commands: name -> (module, dataclass with `run`, what it does). kept: name -> what Ctrl-C leaves of it.
     """
     import importlib
 
     import tyro
 
     name = chosen(words, program, title, {name: says for name, (_, _, says) in commands.items()})
+    leaves(kept.get(name, ""))
     module, kind, _ = commands[name]
     command = typing.Annotated[getattr(importlib.import_module(module), kind), tyro.conf.OmitArgPrefixes]
     return parse_command(command, list(words[1:]), f"{program} {name}").run()

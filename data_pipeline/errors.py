@@ -29,7 +29,18 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 """The folder that both packages lie in: a checkout, with pyproject.toml, or site-packages."""
 
 
-INTERRUPTED = "interrupted; what was finished is kept: give the same command again"
+KEPT = [""]
+"""What Ctrl-C leaves of the command that runs here: set by `leaves`, said by `interrupted`."""
+
+
+def leaves(kept: str) -> None:
+    """Says of the command that begins what Ctrl-C leaves of its work; empty: nothing that outlives it is made."""
+    KEPT[0] = kept
+
+
+def interrupted() -> str:
+    """What is said after Ctrl-C."""
+    return f"interrupted; {f'kept: {KEPT[0]}; ' if KEPT[0] else ''}give the same command again"
 
 
 class UserError(ValueError):
@@ -156,5 +167,5 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+        print(interrupted(), file=sys.stderr, flush=True)
         return 130

@@ -21,7 +21,8 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     # launched by path: this folder would shadow installed modules (`data`, `model`), and `sycoca_ds` would not be found
     sys.path[0] = str(ROOT)
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, leaves, run_command  # noqa: E402
+from sycoca_ds.exporting import KEPT  # noqa: E402
 
 if TYPE_CHECKING:
     from sycoca_ds.exporting.options import ExportConfig
@@ -92,6 +93,7 @@ def parse(words: list[str]) -> ExportConfig:
 
 
 def main() -> int:
+    leaves(KEPT)
     return run_command(lambda: export(parse(sys.argv[1:])))
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from data_pipeline.command_line import CALLED, no_such_command
-from data_pipeline.errors import run_command
+from data_pipeline.errors import leaves, run_command
 from sycoca_ds import __version__
 from sycoca_ds.cli.table import COMMANDS, MOST_WORDS, TABLE, Command, below
 
@@ -80,6 +80,7 @@ def find(words: list[str]) -> tuple[str, list[str]]:
 
 def start(name: str, command: Command, rest: list[str]) -> int:
     """Runs a command with the words behind its name."""
+    leaves(command.kept)
     CALLED[command.program] = f"sycoca {name}".removesuffix(" " + " ".join(command.words))
     own = rest[: rest.index("--")] if "--" in rest else rest
     before = () if HELP & set(own) and command.words and command.words[0].startswith("--") else command.words
