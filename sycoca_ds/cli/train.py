@@ -1,4 +1,4 @@
-"""`sycoca train [OPTIONS OF deepspeed] [OPTIONS OF train.py]`: starts `deepspeed` on train.py, or prints the command.
+"""`sycoca train [OPTIONS OF deepspeed] [OPTIONS OF train.py]`: becomes `deepspeed` on train.py, or prints the command.
 
 The two kinds of options are told apart by their names. What train.py would refuse on every rank, and a hostfile that cannot be
 used, are refused here, before the launcher is started.
@@ -154,5 +154,9 @@ def main() -> int:
     if dry:
         print(shlex.join(words))
         return 0
+    from sycoca_ds.cli import deepspeed_runner
+
+    if Path(words[0]).parent == Path(sys.executable).parent:  # of this environment, whose Python can wait for it
+        words = [sys.executable, str(Path(deepspeed_runner.__file__)), *words[1:]]
     sys.stdout.flush()
-    os.execve(words[0], words, {**os.environ, "PATH": own_tools_first()})
+    os.execve(words[0], words, {**os.environ, "PATH": own_tools_first(), deepspeed_runner.RUN: config.run.out})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.cli import train
+from sycoca_ds.cli import deepspeed_runner, train
 from tests.worlds import REPOSITORY
 
 
@@ -138,7 +138,7 @@ def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_pat
 
 
 def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that its signals and its status are its own."""
+    """DeepSpeed's runner, by the file of ours that waits in it at a Ctrl-C."""
     started: list = []
     (tmp_path / "a b").symlink_to(data_set)
     monkeypatch.chdir(tmp_path)
@@ -148,8 +148,10 @@ def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: 
     monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     train.main()
     ((program, words, environment),) = started
+    assert program == sys.executable and environment[deepspeed_runner.RUN] == "runs/930m"
     assert words == [
         program,
+        deepspeed_runner.__file__,
         "--num_gpus",
         "4",
         train.train_script(),
