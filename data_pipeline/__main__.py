@@ -8,7 +8,7 @@ import sys
 from typing import Annotated, Any
 
 from data_pipeline.command_line import called, no_such_command, parse_command
-from data_pipeline.errors import run_command
+from data_pipeline.errors import leaves, run_command
 
 PROGRAM = "python -m data_pipeline"
 COMMANDS = {
@@ -26,6 +26,15 @@ COMMANDS = {
     "report": ("data_pipeline.report.command", "ReportCommand", "the funnel, as JSON and as a page"),
     "build": ("data_pipeline.build", "BuildCommand", "curate, download, verify, report: one data set folder"),
 }
+KEPT = {
+    "curate": "nothing of this curation",
+    "download": "all finished tars",
+    "build": "all finished tars",
+    "verify": "the index of every tar that was finished",
+    "mark": "the tars as they are; no training begins until the command has ended",
+    "tokenizer train": "nothing",
+}
+"""What Ctrl-C leaves of a command."""
 HELP = (
     f"usage: {PROGRAM} COMMAND [OPTIONS]\n\nFrom a catalogue of URLs and captions to verified shards.\n\ncommands:\n"
     + "".join(f"  {name:<23}{text}\n" for name, (_, _, text) in COMMANDS.items())
@@ -46,6 +55,7 @@ def parse(arguments: list[str]) -> Any:
 
     import tyro
 
+    leaves(KEPT.get(command, ""))
     module, name, _ = COMMANDS[command]
     kind = getattr(importlib.import_module(module), name)
     # Lists take several values after one flag; a flag given again adds to it.

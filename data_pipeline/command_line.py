@@ -19,7 +19,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, leaves
 
 HELP_INDENT = 7
 """Columns by which tyro indents what it says, at most; help texts begin further right."""
@@ -33,6 +33,9 @@ NO_KIND_FITS = re.compile(r"Value error: Error parsing (--\S+): no type matching
 NO_CHOICE = re.compile(r"invalid choice '(.*?)' for argument '(--[^']+)'\. Expected one of \((.*?)\)")
 """What tyro says of a value that is none of an option's choices. Where it need not be given 'None' is among them, and their order
 is another one each time."""
+
+UNKNOWN = re.compile(r"Unrecognized options: (?:.*? )??(--[^\s=,]+)")
+"""What tyro says of options that there are not; where a required one is missing, too, it says that first, and names no nearest."""
 
 CALLED: dict[str, str] = {}
 """How a program is called -> how the user has called it: the command `sycoca` is one for all."""
@@ -83,17 +86,24 @@ def chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str
     return words[0]
 
 
-def run_chosen(words: Sequence[str], program: str, title: str, commands: Mapping[str, tuple[str, str, str]]) -> int:
+def run_chosen(
+    words: Sequence[str],
+    program: str,
+    title: str,
+    commands: Mapping[str, tuple[str, str, str]],
+    kept: Mapping[str, str] = types.MappingProxyType({}),
+) -> int:
     """Runs the command that the first word names, and returns its exit status; raises as `chosen` and `parse_command` do.
 
     Args:
-        commands: name -> (module, dataclass with `run`, what it does).
+        commands: name -> (module, dataclass with `run`, what it does). kept: name -> what Ctrl-C leaves of it.
     """
     import importlib
 
     import tyro
 
     name = chosen(words, program, title, {name: says for name, (_, _, says) in commands.items()})
+    leaves(kept.get(name, ""))
     module, kind, _ = commands[name]
     command = typing.Annotated[getattr(importlib.import_module(module), kind), tyro.conf.OmitArgPrefixes]
     return parse_command(command, list(words[1:]), f"{program} {name}").run()
@@ -151,7 +161,22 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(f"{one_line(complaint.getvalue())}; see {program} --help") from None
+        raise UserError(f"{one_line(complaint.getvalue(), option_names(command))}; see {program} --help") from None
+
+
+def option_names(kind: type) -> list[str]:
+    """`--NAME` of a dataclass's fields, and of the fields of dataclasses in it."""
+    import tyro
+
+    found = []
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items() if dataclasses.is_dataclass(kind) else ():
+        given, *marks = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
+        if dataclasses.is_dataclass(given):
+            found += option_names(given)
+        elif tyro.conf.Positional not in marks:
+            named = next((mark.name for mark in marks if getattr(mark, "name", None)), name)
+            found.append("--" + named.replace("_", "-"))
+    return found
 
 
 def help_texts(kind: type) -> dict[str, str]:
@@ -197,9 +222,14 @@ def filled(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else textwrap.fill(" ".join(part.split()), width) for part in parts)
 
 
-def one_line(complaint: str) -> str:
+def one_line(complaint: str, known: Iterable[str] = ()) -> str:
     """tyro's framed complaint as one line: the frame taken off, help texts (indented deeper, or a part of their own), and the
-    frame's title where what stands below it begins with the same words."""
+    frame's title where what stands below it begins with the same words. A misspelt option comes before a required one that is
+    missing, which is most often the same.
+
+    Args:
+        known: the options that there are.
+    """
     parts: list[list[str]] = [[]]
     for line in complaint.splitlines():
         if RULE.search(line):
@@ -217,6 +247,8 @@ def one_line(complaint: str) -> str:
         said = f"{found[2]} {found[1]}: no such choice{nearest(found[1], known)} (expected one of {', '.join(known)})"
     if found := NO_KIND_FITS.fullmatch(said):
         said = f"{found[1]} {found[3]}: expected {re.sub('[{}]', '', found[2]).replace('|', ' or ')}"
-    return "; ".join(
-        text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext"))
-    )
+    told = [text.rstrip(".") for text in (said, *others) if not text.startswith(("For full helptext", "Argument helptext"))]
+    for place, text in enumerate(told):
+        if place and (found := UNKNOWN.match(text)):
+            told = [text + nearest(found[1], known), *told[:place], *told[place + 1 :]]
+    return "; ".join(told)

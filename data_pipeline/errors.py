@@ -9,20 +9,38 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
-REQUIRED = frozenset(
-    "numpy pyarrow fsspec tokenizers ftfy tyro rich jinja2 packaging "
-    "PIL cv2 img2dataset webdataset duckdb urllib3 idna "
-    "torch deepspeed ninja tensorboard safetensors pycocoevalcap pycocotools matplotlib sklearn scipy flask waitress".split()
-)
-"""Names by which the distributions are imported that pyproject.toml's extra `all` requires to run, not to develop."""
+EXTRAS = {
+    "all": "numpy pyarrow fsspec tokenizers ftfy tyro rich jinja2 packaging PIL cv2",
+    "data": "img2dataset webdataset duckdb urllib3 idna",
+    "train": "torch deepspeed ninja tensorboard safetensors",
+    "eval": "pycocoevalcap pycocotools matplotlib sklearn scipy",
+    "explore": "flask waitress",
+}
+"""{extra of pyproject.toml: names by which its distributions are imported}; `all`: those that are always required."""
+REQUIRED = {name: extra for extra, names in EXTRAS.items() for name in names.split()}
+"""All that pyproject.toml's extra `all` requires to run, not to develop: the extra with which each is installed."""
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""The folder that both packages lie in: a checkout, with pyproject.toml, or site-packages."""
 
 
-INTERRUPTED = "interrupted; what was finished is kept: give the same command again"
+KEPT = [""]
+"""What Ctrl-C leaves of the command that runs here: set by `leaves`, said by `interrupted`."""
+
+
+def leaves(kept: str) -> None:
+    """Says of the command that begins what Ctrl-C leaves of its work; empty: nothing that outlives it is made."""
+    KEPT[0] = kept
+
+
+def interrupted() -> str:
+    """What is said after Ctrl-C."""
+    return f"interrupted; {f'kept: {KEPT[0]}; ' if KEPT[0] else ''}give the same command again"
 
 
 class UserError(ValueError):
@@ -78,6 +96,16 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
         )
 
 
+def is_checkout() -> bool:
+    """Whether this runs from a checkout, or from an installed wheel."""
+    return (CHECKOUT / "pyproject.toml").is_file()
+
+
+def how_to_install(extra: str) -> str:
+    """What puts an extra's packages into the environment, for whoever has a checkout, or the installed package."""
+    return f"`make install`, or `pip install -e '.[{extra}]'`" if is_checkout() else f"`pip install 'sycoca-ds[{extra}]'`"
+
+
 def in_the_environment(main: Callable[[], Result]) -> Result:
     """What `main` returns.
 
@@ -92,6 +120,11 @@ def in_the_environment(main: Callable[[], Result]) -> Result:
         name = (error.name or "").split(".")[0]
         if name not in REQUIRED:
             raise
+        if not is_checkout():
+            raise UserError(
+                f"{name} is not installed for {sys.executable}: {how_to_install(REQUIRED[name])} brings it; or activate the "
+                "environment that has it"
+            ) from None
         raise UserError(
             f"{name} is not installed for {sys.executable}: activate the environment (`. .venv/bin/activate` in the project's "
             "folder); if there is none yet, `make install` makes it, or `pip install -e '.[all]'` fills one of your own"
@@ -134,5 +167,5 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {said}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+        print(interrupted(), file=sys.stderr, flush=True)
         return 130

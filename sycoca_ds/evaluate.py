@@ -21,12 +21,15 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
 from data_pipeline.command_line import parse_command  # noqa: E402
+from data_pipeline.errors import leaves  # noqa: E402
+from sycoca_ds.evaluation import KEPT  # noqa: E402
 from sycoca_ds.evaluation.command import evaluate  # noqa: E402
 from sycoca_ds.evaluation.options import EvaluateConfig  # noqa: E402
 from sycoca_ds.evaluation.ranks import run_on_every_rank  # noqa: E402
 
 
 def main() -> int:
+    leaves(KEPT)
     program, words = "sycoca_ds/evaluate.py", [word for word in sys.argv[1:] if not word.startswith("--local_rank")]
     return run_on_every_rank(lambda: evaluate(parse_command(EvaluateConfig, words, program, description=__doc__)))
 

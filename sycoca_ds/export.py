@@ -22,7 +22,8 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds"
     # the folder of all packages go before Python's own
     sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
-from data_pipeline.errors import UserError, run_command  # noqa: E402
+from data_pipeline.errors import UserError, leaves, run_command  # noqa: E402
+from sycoca_ds.exporting import KEPT  # noqa: E402
 
 if TYPE_CHECKING:
     from sycoca_ds.exporting.options import ExportConfig
@@ -93,6 +94,7 @@ def parse(words: list[str]) -> ExportConfig:
 
 
 def main() -> int:
+    leaves(KEPT)
     return run_command(lambda: export(parse(sys.argv[1:])))
 
 

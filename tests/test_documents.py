@@ -117,10 +117,10 @@ def commands_in(text: str) -> set[str]:
     return found
 
 
-def rows_of(header: str) -> list[str]:
-    """The first cells of the table with that header."""
+def rows_of(header: str) -> dict[str, str]:
+    """{first cell: second cell} of the table with that header."""
     table = COMMAND_LINE.split(header, 1)[1].split("\n\n", 1)[0]
-    return [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    return dict(line.strip("| ").split(" | ")[:2] for line in table.splitlines()[2:])
 
 
 def test_the_page_of_the_command_line_has_every_command() -> None:
@@ -134,3 +134,11 @@ def test_what_has_a_dry_run_and_what_an_interrupt_leaves_is_said() -> None:
     assert commands_in(listed) == dry and len(dry) > 10
     left = set().union(*map(commands_in, rows_of("| command | after Ctrl-C there is |")))
     assert left == dry | {"caption", "search", "explore"}
+
+
+def test_what_an_interrupt_leaves_is_said_in_the_words_of_the_page() -> None:
+    """But for the two that save first and say so, and the server, whose end it is."""
+    page = {name: kept for names, kept in rows_of("| command | after Ctrl-C there is |").items() for name in commands_in(names)}
+    said = {name: command.kept for name, command in COMMANDS.items() if command.kept}
+    assert said.keys() == page.keys() - {"train", "supervise", "explore"}
+    assert {name for name, kept in said.items() if not re.match(rf"{re.escape(kept)}(?=$|[:;,])", page[name])} == set()

@@ -24,7 +24,7 @@ from data_pipeline.catalogue.hosts import parse_allowed_hosts
 from data_pipeline.command_line import other_options
 from data_pipeline.download.options import DownloadOptions, chosen_proxies
 from data_pipeline.download.supervise import ENDED, HUNG, OUTAGE, START_SECONDS, STOOD_STILL, run_img2dataset, too_few
-from data_pipeline.errors import INTERRUPTED, UserError, check_format
+from data_pipeline.errors import UserError, check_format, interrupted
 from data_pipeline.files import write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress, format_seconds
@@ -60,7 +60,7 @@ def _signals_end_us() -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
-        print(INTERRUPTED, file=sys.stderr, flush=True)
+        print(interrupted(), file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

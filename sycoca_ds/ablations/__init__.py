@@ -2,3 +2,6 @@
 
 tables (rows, and the paper's numbers) -> runs (trainings and evaluations) -> command, which launches them -> record, report
 """
+
+KEPT = "all finished stages"
+"""What Ctrl-C leaves of the command."""

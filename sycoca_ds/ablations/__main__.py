@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 
-from data_pipeline.errors import run_command
+from data_pipeline.errors import leaves, run_command
+from sycoca_ds.ablations import KEPT
 
 PROGRAM = "python -m sycoca_ds.ablations"
 
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     from data_pipeline.command_line import parse_command
     from sycoca_ds.ablations.options import AblationOptions
 
+    leaves(KEPT)
     arguments = sys.argv[1:] if arguments is None else arguments
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options = parse_command(AblationOptions, arguments[:cut], PROGRAM, description=__doc__)

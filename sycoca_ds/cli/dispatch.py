@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from data_pipeline.command_line import CALLED, no_such_command
-from data_pipeline.errors import run_command
+from data_pipeline.errors import leaves, run_command
 from sycoca_ds import __version__
 from sycoca_ds.cli.table import COMMANDS, MOST_WORDS, TABLE, Command, below
 
@@ -18,6 +18,8 @@ ROOMS = {
 FEW = 5
 """Commands of a room that are named in the line of the room."""
 HELP = {"-h", "--help"}
+HELP_WORD = "help"
+"""`sycoca help COMMAND` is `sycoca COMMAND --help`."""
 
 
 def overview() -> str:
@@ -32,7 +34,10 @@ def overview() -> str:
             inner = list(dict.fromkeys(name.split()[0] for name in below(word)))
             listed = ", ".join(inner) if len(inner) <= FEW else f"{len(inner)} commands: sycoca {word}"
             lines.append(f"  {word:<{width}}{says}" + (f" ({listed})" if inner else ""))
-    lines += ["", "sycoca COMMAND --help says all of one; sycoca --version. docs/command_line.md has exit statuses."]
+    lines += [
+        "",
+        "sycoca COMMAND --help, or sycoca help COMMAND, says all of one; sycoca --version. docs/command_line.md has exit statuses.",
+    ]
     return "\n".join(lines)
 
 
@@ -52,6 +57,8 @@ def find(words: list[str]) -> tuple[str, list[str]]:
         UserError: there is none of that name; it says which one is nearest.
         SystemExit: help was asked for (0), or nothing was asked for (2).
     """
+    if words[:1] == [HELP_WORD]:
+        words = [*words[1:], "--help"]
     if not words or words[0] in HELP:
         print(overview())
         raise SystemExit(0 if words else 2)
@@ -73,6 +80,7 @@ def find(words: list[str]) -> tuple[str, list[str]]:
 
 def start(name: str, command: Command, rest: list[str]) -> int:
     """Runs a command with the words behind its name."""
+    leaves(command.kept)
     CALLED[command.program] = f"sycoca {name}".removesuffix(" " + " ".join(command.words))
     own = rest[: rest.index("--")] if "--" in rest else rest
     before = () if HELP & set(own) and command.words and command.words[0].startswith("--") else command.words

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from data_pipeline.__main__ import COMMANDS as DATA_COMMANDS
+from data_pipeline.__main__ import KEPT as DATA_KEPT
 from data_pipeline.__main__ import PROGRAM as DATA_PROGRAM
+from sycoca_ds.ablations import KEPT as ABLATIONS_KEPT
 from sycoca_ds.data.__main__ import COMMANDS as INSPECT
 from sycoca_ds.data.__main__ import PROGRAM as INSPECT_PROGRAM
+from sycoca_ds.demo import KEPT as DEMO_KEPT
 from sycoca_ds.eval.__main__ import COMMANDS as EVAL_COMMANDS
 from sycoca_ds.eval.__main__ import PROGRAM as EVAL_PROGRAM
+from sycoca_ds.evaluation import KEPT as EVALUATION_KEPT
+from sycoca_ds.exporting import KEPT as EXPORT_KEPT
 from sycoca_ds.inference.__main__ import COMMANDS as INFERENCE_COMMANDS
+from sycoca_ds.inference.__main__ import KEPT as INFERENCE_KEPT
 from sycoca_ds.inference.__main__ import PROGRAM as INFERENCE_PROGRAM
 from sycoca_ds.launch.command import COMMANDS as LAUNCH_COMMANDS
 from sycoca_ds.launch.command import PROGRAM as LAUNCH_PROGRAM
@@ -30,6 +36,8 @@ class Command:
     """How it is called without `sycoca`; its help and errors name it by that, and are given `sycoca NAME` in its place."""
     words: tuple[str, ...] = ()
     """Words that the function finds before the user's."""
+    kept: str = ""
+    """What Ctrl-C leaves of it; empty: it makes nothing, or says so itself."""
     of_a_run: bool = False
     """Whether it takes the options of train.py, too, which its --help does not repeat."""
 
@@ -53,7 +61,14 @@ DATA_EXAMPLES = {
 
 def data(name: str) -> Command:
     """A command of data_pipeline."""
-    return Command("data_pipeline.__main__:main", DATA_COMMANDS[name][2], DATA_EXAMPLES[name], DATA_PROGRAM, tuple(name.split()))
+    return Command(
+        "data_pipeline.__main__:main",
+        DATA_COMMANDS[name][2],
+        DATA_EXAMPLES[name],
+        DATA_PROGRAM,
+        tuple(name.split()),
+        DATA_KEPT.get(name, ""),
+    )
 
 
 def evaluation(name: str, example: str) -> Command:
@@ -63,7 +78,8 @@ def evaluation(name: str, example: str) -> Command:
 
 def inference(name: str, example: str) -> Command:
     """A command of sycoca_ds.inference."""
-    return Command("sycoca_ds.inference.__main__:main", INFERENCE_COMMANDS[name][2], example, INFERENCE_PROGRAM, (name,))
+    says, kept = INFERENCE_COMMANDS[name][2], INFERENCE_KEPT.get(name, "")
+    return Command("sycoca_ds.inference.__main__:main", says, example, INFERENCE_PROGRAM, (name,), kept)
 
 
 def launch(name: str, example: str) -> Command:
@@ -71,14 +87,16 @@ def launch(name: str, example: str) -> Command:
     return Command("sycoca_ds.launch.command:main", LAUNCH_COMMANDS[name][2], example, LAUNCH_PROGRAM, (name,))
 
 
-def module(name: str, says: str, example: str) -> Command:
+def module(name: str, says: str, example: str, kept: str = "") -> Command:
     """A module with a `main` and, beside it, a `python -m sycoca_ds.ROOM`."""
-    return Command(f"sycoca_ds.{name}:main", says, example, f"python -m sycoca_ds.{name.rsplit('.', 1)[0]}")
+    return Command(f"sycoca_ds.{name}:main", says, example, f"python -m sycoca_ds.{name.rsplit('.', 1)[0]}", kept=kept)
 
 
 TABLE: dict[str, dict[str, Command]] = {
     "begin": {
-        "demo": module("demo.command", "the whole way, small: URLs in, a trained and evaluated model out", "--out runs/demo"),
+        "demo": module(
+            "demo.command", "the whole way, small: URLs in, a trained and evaluated model out", "--out runs/demo", DEMO_KEPT
+        ),
         "doctor": Command(
             "sycoca_ds.doctor.command:main", "what this machine has and lacks, and what to do", "--for train", "sycoca doctor"
         ),
@@ -121,6 +139,7 @@ TABLE: dict[str, dict[str, Command]] = {
             "ablations.__main__",
             "the paper's Tables 5 to 7",
             "--table 5 --seeds 0 1 2 --evaluate flickr30k=/data/flickr30k -- --preset base --data.train /data/cc3m",
+            ABLATIONS_KEPT,
         ),
     },
     "results": {
@@ -129,6 +148,7 @@ TABLE: dict[str, dict[str, Command]] = {
             "numbers, pictures and a page from a checkpoint",
             "--checkpoint runs/930m --data /data/heldout --out runs/930m/eval",
             "sycoca_ds/evaluate.py",
+            kept=EVALUATION_KEPT,
         ),
         "eval datasets": evaluation("datasets", "--data-root /data/sets"),
         "eval compare": evaluation("compare", "runs/a/eval runs/b/eval"),
@@ -140,12 +160,14 @@ TABLE: dict[str, dict[str, Command]] = {
             "runs/930m --data /data/heldout --out runs/930m/watched",
             "sycoca_ds/evaluate.py",
             ("--watch",),
+            EVALUATION_KEPT,
         ),
         "export": Command(
             "sycoca_ds.export:main",
             "weights out of a run, and open_clip's in",
-            "runs/base --to open_clip --out weights/for_open_clip",
+            "runs/coca_base --to open_clip --out weights/for_open_clip",
             "sycoca_ds/export.py",
+            kept=EXPORT_KEPT,
         ),
         "runs": module("runs.command", "which runs there are, how they stand, what they reached", "runs --sort loss"),
     },

@@ -1,4 +1,4 @@
-"""`sycoca train [OPTIONS OF deepspeed] [OPTIONS OF train.py]`: starts `deepspeed` on train.py, or prints the command.
+"""`sycoca train [OPTIONS OF deepspeed] [OPTIONS OF train.py]`: becomes `deepspeed` on train.py, or prints the command.
 
 The two kinds of options are told apart by their names. What train.py would refuse on every rank, and a hostfile that cannot be
 used, are refused here, before the launcher is started.
@@ -103,11 +103,11 @@ def check_here(config: TrainConfig) -> None:
     """What a launch on this machine would refuse after half a minute of imports, as far as it shows without them.
 
     Raises:
-        UserError: no data set, no tokenizer, or a run's folder that cannot be made.
+        UserError: no data set, no tokenizer, no weights, or a run's folder that cannot be made.
     """
     from data_pipeline.files import check_folder
     from data_pipeline.shards.manifest import Manifest
-    from sycoca_ds.config import check_tokenizer_file
+    from sycoca_ds.config import check_tokenizer_file, check_weights_there
     from sycoca_ds.data.storage import is_url
 
     folders = [*config.data.train, *([config.data.validation] if config.data.validation else [])]
@@ -119,10 +119,24 @@ def check_here(config: TrainConfig) -> None:
         check_tokenizer_file(Path(config.data.tokenizer))
     elif config.run.weights is None and not is_url(first):
         check_tokenizer_file(Manifest.load(first, check_tars=False).root / "tokenizer.json")
+    if config.run.weights is not None:
+        check_weights_there(config.run.weights)
     check_folder(Path(config.run.out))
 
 
+def ranks(own: list[str]) -> int | None:
+    """How many processes the launcher's words start in all; None where they leave it to the GPUs of this machine, or name hosts."""
+    from sycoca_ds.supervise.job import FILTERS, SLOTS, option, read_hosts
+
+    if hosts := read_hosts(["deepspeed", *own], 1 + len(own)):
+        return sum(host.slots for host in hosts)
+    slots = option(own, SLOTS)
+    known = slots is not None and slots.isdecimal() and all(option(own, (name,)) is None for name in FILTERS)
+    return int(slots) if known else None
+
+
 def main() -> int:
+    from sycoca_ds.engine.batches import plan_batches
     from sycoca_ds.options import parse_options
 
     own, rest, dry = divide(sys.argv[1:])
@@ -135,8 +149,14 @@ def main() -> int:
     words = command(own, rest)
     if not {"-H", "--hostfile"} & set(own):  # what other hosts have is not known here
         check_here(config)
+    if count := ranks(own):
+        plan_batches(config, count)
     if dry:
         print(shlex.join(words))
         return 0
+    from sycoca_ds.cli import deepspeed_runner
+
+    if Path(words[0]).parent == Path(sys.executable).parent:  # of this environment, whose Python can wait for it
+        words = [sys.executable, str(Path(deepspeed_runner.__file__)), *words[1:]]
     sys.stdout.flush()
-    os.execve(words[0], words, {**os.environ, "PATH": own_tools_first()})
+    os.execve(words[0], words, {**os.environ, "PATH": own_tools_first(), deepspeed_runner.RUN: config.run.out})

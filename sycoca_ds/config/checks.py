@@ -70,6 +70,14 @@ def check_ema_decay(decay: float | None) -> None:
         raise UserError(f"optim.ema-decay = {decay}: expected a number above 0 and below 1 (0.999, say), or None for no average")
 
 
+def check_weights_there(path: str) -> None:
+    """Raises `UserError`: nothing is where `run.weights` says."""
+    if not Path(path).exists():
+        raise UserError(
+            f"run.weights = {path} does not exist: give a run, a checkpoint, an exported folder, or open_clip's folder or file"
+        )
+
+
 def check_tokenizer_file(path: Path) -> None:
     """Raises `UserError`: there is none."""
     if not path.is_file():

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.command_line import parse_command
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, leaves
 from data_pipeline.files import check_folder
 from data_pipeline.progress import format_seconds
+from sycoca_ds.demo import KEPT
 from sycoca_ds.launch.display import EVALUATION_PARTS, LOADS_TORCH, TRAINING_PARTS, Display, Stage
 from sycoca_ds.launch.processes import REPOSITORY, free_port, guarded, read_report, tail, usable_accelerators
 from sycoca_ds.presets import VOCABULARIES
@@ -241,4 +242,5 @@ def print_results(out: Path, took: str) -> None:
 
 
 def main() -> int:
+    leaves(KEPT)
     return demo(parse_command(DemoOptions, sys.argv[1:], "python -m sycoca_ds.demo", description=DemoOptions.__doc__))

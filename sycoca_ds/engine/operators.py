@@ -74,7 +74,7 @@ def lacking(path: str | None = None) -> tuple[str, str] | None:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     there = {
         ("c++ on PATH", "g++ (Red Hat: gcc-c++)"): shutil.which("c++", path=path),
-        ("ninja on PATH", "ninja, into the environment (`make install` does)"): shutil.which("ninja", path=path),
+        ("ninja on PATH", "ninja, into the environment (`pip install ninja`)"): shutil.which("ninja", path=path),
         (f"{header}", "Python's headers: python3-dev (Red Hat: python3-devel)"): header.is_file(),
     }
     return next((what for what, found in there.items() if not found), None)

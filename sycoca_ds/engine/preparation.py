@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, with_vocabulary
+from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, check_weights_there, with_vocabulary
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
@@ -251,11 +251,8 @@ def check_before_start(config: TrainConfig, *, weights_come: bool = False) -> No
         raise UserError(
             f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
         )
-    if config.run.weights is not None and not weights_come and not Path(config.run.weights).exists():
-        raise UserError(
-            f"run.weights = {config.run.weights} does not exist: give a run, a checkpoint, an exported folder, or "
-            "open_clip's folder or file"
-        )
+    if config.run.weights is not None and not weights_come:
+        check_weights_there(config.run.weights)
 
 
 def arithmetic(config: TrainConfig, batches: BatchPlan, plan: Plan, steps: int, model: SyCoCa) -> str:

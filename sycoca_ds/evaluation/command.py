@@ -7,12 +7,17 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipeline.errors import UserError
 from data_pipeline.files import check_folder
 from sycoca_ds.evaluation.options import EvaluateConfig
 from sycoca_ds.evaluation.ranks import join_ranks
+
+if TYPE_CHECKING:
+    from sycoca_ds.eval.labels import LabelSet
+    from sycoca_ds.eval.probe.data import ProbeData
+    from sycoca_ds.eval.vqa.items import Request
 
 
 def evaluate_checkpoint(
@@ -51,22 +56,12 @@ def evaluate_checkpoint(
         UserError: no or damaged checkpoint, no average in it, no or damaged data, bad labels, benchmarks that are not there; before
             anything is evaluated, a board for weights of an unknown step.
     """
-    from sycoca_ds.eval.labels import load_labels
-    from sycoca_ds.eval.probe.data import own_probe_data
-    from sycoca_ds.eval.report.numbers import check_step
     from sycoca_ds.eval.runner.bench import Resources
     from sycoca_ds.eval.suite import evaluate_model
-    from sycoca_ds.evaluation.sharding import open_checkpoint
 
     resources = resources or Resources()
-    with resources.team.together():
-        label_set = load_labels(labels) if labels else None
-    loaded = open_checkpoint(checkpoint, device, resources.team, ema=ema, shard=shard)
-    with resources.team.together():
-        check_step(board, loaded.state["step"])
-        probe = None
-        if probe_train is not None and "linear_probe" in options.tasks:
-            probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
+    probing = {"probe_train": probe_train, "probe_labels": probe_labels}
+    label_set, loaded, probe = opened(checkpoint, labels, options, device, resources, ema=ema, shard=shard, board=board, **probing)
     more = {
         "regions": regions,
         "compositions": compositions,
@@ -77,6 +72,36 @@ def evaluate_checkpoint(
     }
     results, collection = evaluate_model(loaded, checkpoint, data, label_set, out, options, device, command, **more)
     return results, collection, loaded
+
+
+def opened(
+    checkpoint: str | Path,
+    labels: str | Path | None,
+    options,
+    device,
+    resources,
+    *,
+    probe_train: str | Path | None,
+    probe_labels: str | Path | None,
+    ema: bool,
+    shard: str,
+    board: str | None,
+) -> tuple[LabelSet | None, Any, ProbeData | None]:
+    """(the labels, the checkpoint, what a linear probe is trained on); arguments and errors as of `evaluate_checkpoint`."""
+    from sycoca_ds.eval.labels import load_labels
+    from sycoca_ds.eval.probe.data import own_probe_data
+    from sycoca_ds.eval.report.numbers import check_step
+    from sycoca_ds.evaluation.sharding import open_checkpoint
+
+    with resources.team.together():
+        label_set = load_labels(labels) if labels else None
+    loaded = open_checkpoint(checkpoint, device, resources.team, ema=ema, shard=shard)
+    with resources.team.together():
+        check_step(board, loaded.state["step"])
+        probe = None
+        if probe_train is not None and "linear_probe" in options.tasks:
+            probe = own_probe_data(probe_train, probe_labels, label_set, loaded.config.model.image.image_size)
+    return label_set, loaded, probe
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -139,8 +164,6 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     from sycoca_ds.eval.requirements import check_names, judge, parse_requirement
     from sycoca_ds.eval.vqa.items import Request
 
-    if config.dry_run and config.data_root is None:
-        raise UserError("--dry-run goes with --data-root, or with --watch")
     questions = None
     if config.questions is not None:
         questions = Request(config.questions, config.answers, config.answer_count, config.answering, config.rank_first)
@@ -157,6 +180,8 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     requirements = [parse_requirement(text) for text in config.require]
     check_names(requirements, METRICS, options.tasks)
     out = Path(config.out)
+    if config.dry_run:
+        return estimate_folder(config, questions, options, device, resources)
     results, collection, loaded = evaluate_checkpoint(
         config.checkpoint,
         config.data,
@@ -190,6 +215,34 @@ def evaluate_one(config: EvaluateConfig, options, device, resources) -> int:
     for verdict in short:
         print(verdict, file=sys.stderr, flush=True)
     return 1 if short else 0
+
+
+def estimate_folder(config: EvaluateConfig, questions: Request | None, options, device, resources) -> int:
+    """What an evaluation on a data set folder would take; nothing is evaluated. 0."""
+    from sycoca_ds.eval.collection import Collection
+    from sycoca_ds.eval.compositions.reading import read_compositions
+    from sycoca_ds.eval.regions.patches import read_regions
+    from sycoca_ds.eval.runner.bench import Inputs
+    from sycoca_ds.eval.vqa.items import QuestionPictures
+    from sycoca_ds.evaluation.estimate import dry_run_folder
+
+    more = {"probe_train": config.probe_train, "probe_labels": config.probe_labels, "board": config.tensorboard}
+    labels, loaded, probe = opened(
+        config.checkpoint, config.labels, options, device, resources, ema=config.ema, shard=config.shard_weights, **more
+    )
+    with resources.team.together():
+        size = loaded.config.model.image.image_size
+        collection = QuestionPictures(questions, size) if config.data is None else Collection(config.data, size)
+        if labels is not None and {"classification", "linear_probe"} & set(options.tasks):
+            labels.of([picture.url for picture in collection.pictures])
+        asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
+        benchmarks = read_compositions(config.compositions) if "compositionality" in options.tasks else ()
+        regions = None
+        if config.regions is not None and {"masking", "alignment"} & set(options.tasks):
+            model = loaded.config.model
+            regions = read_regions(config.regions, collection, loaded.tokenizer, model.image.patch_size, model.text.context_length)
+        inputs = Inputs(options, labels, regions, benchmarks, probe, None, asked)
+    return dry_run_folder(loaded, collection, inputs, Path(config.out), device, resources)
 
 
 def evaluate_sets(config: EvaluateConfig, options, device, resources) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.progress import format_seconds
+from sycoca_ds.config import ModelConfig
 from sycoca_ds.eval.collection import Picture, PictureSet
 from sycoca_ds.eval.datasets.evaluation import Asked
 from sycoca_ds.eval.datasets.names import labels_of
@@ -42,6 +43,8 @@ MEAN_ITERATIONS = 250
 """Of a fit of a linear probe: between 20 at small C and the bound of 1,000 at large ones."""
 FITTED_ROWS, FITTED_ITERATIONS = 2048, 4
 """On so many drawn vectors an iteration is measured."""
+WITHOUT_RATE = ("reconstruction", "masking", "alignment", "compositionality")
+"""Tasks whose time is not told: it is in several passes of their own, by how many scores and benchmarks are asked for."""
 PASSES_OF_QUESTIONS = 3
 """Right picture, another one, none."""
 
@@ -128,10 +131,51 @@ def _iteration(width: int) -> float:
 def parts(entry: OfficialSet, asked: Asked, tasks: Sequence[str], rates: Rates, beams: int) -> list[Part]:
     """What each task of a set takes."""
     count, prompts, official = counts_of(entry, asked, entry.evaluated)
+    fitted = sum(counts_of(entry, asked, split)[0]["pictures"] for split in entry.fitted) if "linear_probe" in tasks else 0
+    return parts_of(entry.name, tasks, count, prompts, fitted, official, rates, beams)
+
+
+def parts_of_folder(data: PictureSet, inputs: Inputs, model: ModelConfig, rates: Rates) -> tuple[list[Part], list[str]]:
+    """(what each task of a data set folder takes, the tasks for which there is no rate), of those that can be run on it."""
+    labels, options, most = inputs.labels, inputs.options, inputs.options.captions_per_image
+    there = {
+        "classification": labels is not None,
+        "linear_probe": inputs.probe is not None,
+        "vqa": inputs.questions is not None and model.fusion,
+        "reconstruction": model.reconstructs,
+        "compositionality": bool(inputs.compositions),
+    }
+    tasks = [task for task in options.tasks if there.get(task, True)]
+    count = {
+        "pictures": len(data),
+        "captions": sum(min(len(own), most or len(own)) for own in data.captions_of_image),
+        "classes": len(labels.classes) if labels else 0,
+        "questions": len(inputs.questions.table) if inputs.questions else 0,
+    }
+    prompts, fitted = len(labels.templates) if labels else 0, len(inputs.probe.train.pictures) if inputs.probe else 0
+    found = parts_of(data.folder.absolute().name, tasks, count, prompts, fitted, False, rates, options.beams)
+    return found, [task for task in tasks if task in WITHOUT_RATE]
+
+
+def parts_of(
+    name: str,
+    tasks: Sequence[str],
+    count: Mapping[str, int | None],
+    prompts: int,
+    fitted: int,
+    official: bool,
+    rates: Rates,
+    beams: int,
+) -> list[Part]:
+    """What each task takes on so much.
+
+    Args:
+        count: pictures, captions, classes and questions. prompts: templates. fitted: pictures that a linear probe is trained on.
+    """
     found = []
 
     def add(task: str, counted: str, seconds: float) -> None:
-        found.append(Part(entry.name, task, counted, official, seconds))
+        found.append(Part(name, task, counted, official, seconds))
 
     images, captions, classes = count["pictures"], count["captions"] or 0, count["classes"] or 0
     looked = images * rates.image
@@ -143,7 +187,6 @@ def parts(entry: OfficialSet, asked: Asked, tasks: Sequence[str], rates: Rates, 
         scoring = CAPTIONS_SECONDS + images * CAPTION_SECONDS
         add("captioning", f"{images:,} images", images * rates.caption + scoring)
     if "linear_probe" in tasks:
-        fitted = sum(counts_of(entry, asked, split)[0]["pictures"] for split in entry.fitted)
         fits = (FITS + 2) * MEAN_ITERATIONS * fitted * classes * rates.iteration
         add("linear_probe", f"{images + fitted:,} images, {FITS + 2} fits", (images + fitted) * rates.image + fits)
     if "vqa" in tasks and rates.caption is not None:
@@ -207,6 +250,33 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
                 found.append(submitted(entry, asked, split, rates, options.beams))
             except UserError as error:
                 refused[f"{entry.name}, {split}"] = str(error)
+    tell(found, refused, (), rates, out, options, device, resources)
+    if any(part.official for part in found):
+        print(f"dry run: sets that are not in {asked.data_root} are counted as their pages say")
+    return 0
+
+
+def dry_run_folder(loaded: Any, collection: PictureSet, inputs: Inputs, out: Path, device: Any, resources: Resources) -> int:
+    """The same for a data set folder."""
+    rates = measure(loaded, inputs.options, device, resources)
+    if rates is None:
+        return 0
+    found, untimed = parts_of_folder(collection, inputs, loaded.config.model, rates)
+    tell(found, {}, untimed, rates, out, inputs.options, device, resources)
+    return 0
+
+
+def tell(
+    found: Sequence[Part],
+    refused: Mapping[str, str],
+    untimed: Sequence[str],
+    rates: Rates,
+    out: Path,
+    options: SuiteOptions,
+    device: Any,
+    resources: Resources,
+) -> None:
+    """A line a part, and their sum; OUT/estimate.json."""
     total = sum(part.seconds for part in found)
     for part in found:
         print(f"{part.name:14} {part.task:14} {format_seconds(part.seconds):>9}  {part.counted}{', officially' * part.official}")
@@ -218,10 +288,10 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
         f"{options.batch_size}): {1 / rates.image:,.1f} images and {1 / rates.text:,.0f} texts a second"
         + (f", {1 / rates.caption:,.1f} captions" if rates.caption else "")
     )
-    if any(part.official for part in found):
-        print(f"dry run: sets that are not in {asked.data_root} are counted as their pages say")
-    write_json(out / "estimate.json", _record(found, refused, rates, ranks, device_name, options))
-    return 0
+    if untimed:
+        print(f"dry run: without {', '.join(untimed)}, whose time is not known before")
+    record = _record(found, refused, rates, ranks, device_name, options)
+    write_json(out / "estimate.json", {**record, "not_timed": list(untimed)})
 
 
 def _record(

@@ -81,8 +81,9 @@ class EvaluateConfig(SuiteOptions, Subject):
     ema: bool = False
     """Evaluate the moving average of the weights, which a run with --optim.ema-decay has saved, instead of the weights."""
     dry_run: bool = False
-    """With --data-root: measures a batch of each kind on this device, and tells how long the sets would take, those that are not
-    there as their pages count them. Evaluates nothing; OUT/estimate.json. With --watch: which checkpoints would be evaluated."""
+    """Measures a batch of each kind on this device, and tells how long the tasks would take on --data, or on the sets in
+    --data-root, those that are not there as their pages count them. Evaluates nothing; OUT/estimate.json. With --watch: which
+    checkpoints would be evaluated."""
     shard_weights: str = "auto"
     """Whether the ranks of a launch share the weights, each with a part of every one, instead of holding all of them: yes, no, or
     auto: where a rank has no room for all. Changes memory and speed, no number."""

@@ -5,3 +5,6 @@ whose answers were compared with the model's before it got its name.
 
     options ── source (open_clip_files) -> open_clip_folder, or engine/checkpoint/exported -> card (about) -> proof
 """
+
+KEPT = "nothing"
+"""What Ctrl-C leaves of the command."""

@@ -12,10 +12,15 @@ COMMANDS = {
     "caption": ("sycoca_ds.inference.caption", "CaptionCommand", "captions of photographs"),
     "search": ("sycoca_ds.inference.search", "SearchCommand", "a folder's pictures that fit a text best"),
 }
+KEPT = {
+    "caption": "the captions that are printed",
+    "search": "the vectors of the pictures that were looked at, in their cache",
+}
+"""What Ctrl-C leaves of a command."""
 
 
 def main() -> int:
-    return run_chosen(sys.argv[1:], PROGRAM, "A trained model, asked about pictures.", COMMANDS)
+    return run_chosen(sys.argv[1:], PROGRAM, "A trained model, asked about pictures.", COMMANDS, KEPT)
 
 
 if __name__ == "__main__":

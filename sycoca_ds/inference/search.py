@@ -6,6 +6,7 @@ python -m sycoca_ds.inference search photos/ "a red bicycle" --checkpoint runs/b
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class SearchCommand(AskedModel):
 
     folder: Annotated[str, tyro.conf.Positional]
     """Folder of pictures, folders inside it included."""
-    text: Annotated[str | None, tyro.conf.Positional] = None
-    """What to look for. With neither this nor --like the folder is only looked at, for later."""
+    words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT]")] = ()
+    """What to look for, in quotes. With neither this nor --like the folder is only looked at, for later."""
     like: str | None = None
     """A picture to find others like it, in place of a text."""
     top: int = 12
@@ -61,12 +62,21 @@ class SearchCommand(AskedModel):
 
         self.check()
         names_as_they_are()
+        if len(self.words) > 1:
+            text = shlex.quote(" ".join(self.words))
+            raise UserError(f"{len(self.words)} words behind {self.folder}: expected one text; quote it: {text}")
+        if self.text is not None and not self.text.strip():
+            raise UserError("the text is empty: expected what to look for; leave it out to look at the folder only, for later")
         if self.text is not None and self.like is not None:
             raise UserError("expected a text or --like PICTURE, not both")
         if self.top < 1:
             raise UserError(f"--top {self.top}: expected at least 1")
         if self.sheet is not None and Path(self.sheet).suffix.lower() not in SHEETS:
             raise UserError(f"--sheet {self.sheet}: expected a name that ends with .png or .html")
+        if Path(self.folder).is_file():
+            raise UserError(
+                f"{self.folder} is a file: expected the folder of pictures to search in; a picture to compare with is --like"
+            )
         if not Path(self.folder).is_dir():
             raise UserError(f"{self.folder}: no such folder")
         if self.sheet is not None:
@@ -95,6 +105,11 @@ class SearchCommand(AskedModel):
                 return 1
             print(f"sheet: {self.sheet}", file=sys.stderr, flush=True)
         return 0
+
+    @property
+    def text(self) -> str | None:
+        """What is looked for."""
+        return self.words[0] if self.words else None
 
     def _query(self, model: Model) -> np.ndarray | None:
         """(E,), or None without a question."""

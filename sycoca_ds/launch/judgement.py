@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from data_pipeline.errors import how_to_install
 from sycoca_ds.launch.findings import Finding
 from sycoca_ds.launch.hostfile import Host
 
@@ -94,7 +95,7 @@ def python(answers: Answers) -> Iterator[Finding]:
     for host, found in answers.items():
         problem = found["look"].get("error") or found["look"]["problems"].get("installed")
         if problem:
-            yield Finding(host, "python", "fail", problem, "install the environment there as here (`make install`)")
+            yield Finding(host, "python", "fail", problem, f"install the environment there as here ({how_to_install('train')})")
             continue
         versions = {"python": found["python"], **found["look"]["installed"]}
         versions.pop("gpus_of_torch")
@@ -170,7 +171,7 @@ def operators(answers: Answers) -> Iterator[Finding]:
         first = processor.setdefault(str([item["folder"] for item in listed]), (host, found["processor"]))
         if missing:
             mend = (
-                "install g++, Python's headers (Debian: python3-dev) and, into the environment, ninja (`make install` does); PATH "
+                "install g++, Python's headers (Debian: python3-dev) and, into the environment, ninja (`pip install ninja`); PATH "
                 "in .deepspeed_env reaches the ranks"
             )
             yield Finding(host, "operators", "fail", text, mend)

@@ -6,10 +6,11 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -26,6 +27,7 @@ USUAL = ("retrieval.i2t_r1", "retrieval.t2i_r1", "classification.top1", "caption
 RISING = ("run", "status", "model", *LOSSES)
 """Columns that are sorted from the smallest on; others from the largest."""
 Value = str | float | None
+Status = Literal["running", "completed", "preempted", "failed", "gone", "silent", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,8 @@ class RunsCommand:
     """The other way round."""
     metrics: tuple[str, ...] = ()
     """Columns in place of the usual ones: TASK.NUMBER of an evaluation, or validation/NAME of the run's own validation."""
-    status: tuple[str, ...] = ()
-    """Only runs that stand so: running, completed, preempted, failed, gone (its process is not there any more), silent (on another
-    machine, no sign of life), unknown."""
+    status: tuple[Status, ...] = ()
+    """Only runs that stand so; gone: its process is not there any more; silent: on another machine, no sign of life."""
     differences: bool = False
     """A row for each field of their configurations in which the runs differ, in place of their numbers."""
     json: bool = False
@@ -58,9 +59,11 @@ class RunsCommand:
         runs = [read_run(path) for path in find_runs(folder)]
         if not runs:
             raise UserError(f"{folder}: no run in it (no run_status.json, metrics.jsonl or checkpoints/ up to three folders down)")
+        there = Counter(run.status for run in runs)
         runs = [run for run in runs if not self.status or run.status in self.status]
         if not runs:
-            raise UserError(f"{folder}: no run is {' or '.join(self.status)}")
+            counts = ", ".join(f"{count} {status}" for status, count in sorted(there.items()))
+            raise UserError(f"{folder}: no run is {' or '.join(self.status)}; there are {counts}")
         metrics = self.metrics or tuple(name for name in USUAL if any(name in run.metrics() for run in runs))
         table = {run.path: cells(run, folder, metrics) for run in runs}
         columns = list(next(iter(table.values())))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tyro
 
-from data_pipeline.command_line import parse_command
+from data_pipeline.command_line import called, parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import check_folder
 from data_pipeline.lock import only_one
@@ -67,7 +67,8 @@ def parse(arguments: list[str]) -> tuple[SuperviseOptions, Job]:
     place = arguments.index("--") if "--" in arguments else len(arguments)
     own, words = arguments[:place], arguments[place + 1 :]
     if not words and not {"-h", "--help"} & set(own):  # first, or a command without `--` is refused as a list of unknown options
-        raise UserError(f"there is no command after `--`: expected `{PROGRAM} [options] -- deepspeed ... sycoca_ds/train.py ...`")
+        name, training = called(PROGRAM), "deepspeed ... sycoca_ds/train.py" if called(PROGRAM) == PROGRAM else "sycoca train"
+        raise UserError(f"there is no command after `--`: expected `{name} [options] -- {training} ...`")
     options = parse_command(tyro.conf.OmitArgPrefixes[SuperviseOptions], own, PROGRAM)
     if [Path(words[0]).name, *words[1:2]] == ["sycoca", "train"]:
         launcher_words, rest, _ = train.divide(words[2:])

@@ -1,6 +1,7 @@
 """The command line: help, one-line errors with status 2, a folder of photographs as a catalogue."""
 
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ import pytest
 from data_pipeline.__main__ import COMMANDS, parse
 from data_pipeline.build import BuildCommand
 from data_pipeline.catalogue.sources import SCHEMAS
-from data_pipeline.command_line import parse_command
+from data_pipeline.command_line import option_names, parse_command
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_json
 from data_pipeline.report.funnel import group_failures, make_funnel
@@ -136,7 +137,11 @@ COMPLAINTS = {
     ("scenes", "--out", "w", "--trian", "5"): "Unrecognized options: --trian, 5; Perhaps you meant: --train INT",
     ("scenes", "--out", "w", "--val", "many"): "Value error: Error parsing --val: invalid literal for int() with base 10: 'many'",
     ("report", "--data", "d", "--project-to", "2O"): "--project-to '2O': expected None or INT",
-    ("scenes", "--xyz"): "Required options: Missing from python -m data_pipeline scenes: --out PATH; Unrecognized options: --xyz",
+    ("scenes", "--xyz"): "Unrecognized options: --xyz; Required options: Missing from python -m data_pipeline scenes: --out PATH",
+    ("scenes", "--ot", "w"): "Unrecognized options: --ot w; did you mean --out?; "
+    "Required options: Missing from python -m data_pipeline scenes: --out PATH",
+    ("scenes", "--ot=w"): "Unrecognized options: --ot=w; did you mean --out?; "
+    "Required options: Missing from python -m data_pipeline scenes: --out PATH",
     ("scenes", "--out"): "Missing argument: Missing value for argument '--out'. Expected 1 values",
 }
 
@@ -356,6 +361,15 @@ def test_an_output_that_nobody_reads_any_more_is_no_error_of_the_program():
         process.stdout.close()  # as `| head` does
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_options_are_those_of_the_help() -> None:
+    """Of each command, and of what tyro itself makes of their names."""
+    from sycoca_ds.cli.completion import PLAIN, options_of
+
+    for name, (module, kind, _) in COMMANDS.items():
+        known = {option for option in options_of(f"data {name}") if not option.startswith("--no-")} - {PLAIN, "--help"}
+        assert set(option_names(getattr(importlib.import_module(module), kind))) == known, name
 
 
 def test_a_value_that_is_no_choice_gets_the_nearest_and_none_is_none_of_them() -> None:

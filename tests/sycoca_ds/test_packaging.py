@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipeline.errors import REQUIRED, run_command
+from data_pipeline import errors
+from data_pipeline.errors import EXTRAS, REQUIRED, UserError, how_to_install, in_the_environment, run_command
 from sycoca_ds import __version__
 from tests.worlds import REPOSITORY
 
@@ -259,6 +260,37 @@ def test_all_programs_are_among_them() -> None:
     assert len(PROGRAMS) == 18 and "-m sycoca_ds.launch" in PROGRAMS
 
 
+def test_whoever_installed_a_wheel_is_told_of_the_extra_and_not_of_make(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def without(name: str) -> str:
+        with pytest.raises(UserError) as error:
+            in_the_environment(lambda: (_ for _ in ()).throw(ModuleNotFoundError(name=name)))
+        return str(error.value)
+
+    assert "`make install`" in without("waitress") and how_to_install("eval") == "`make install`, or `pip install -e '.[eval]'`"
+    monkeypatch.setattr(errors, "CHECKOUT", installed)
+    for name, extra in (("waitress.server", "explore"), ("torch", "train"), ("sklearn", "eval"), ("numpy", "all")):
+        said = without(name)
+        assert f": `pip install 'sycoca-ds[{extra}]'` brings it; " in said and "make install" not in said
+    code = "from data_pipeline.errors import how_to_install; print(how_to_install('eval'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)}, capture_output=True, text=True
+    )
+    assert done.stdout == "`pip install 'sycoca-ds[eval]'`\n", done.stderr
+
+
+def test_no_other_line_names_a_way_to_install() -> None:
+    """But those of the doctor, which name both ways."""
+    told = {
+        str(path.relative_to(REPOSITORY))
+        for package in ("data_pipeline", "sycoca_ds")
+        for path in (REPOSITORY / package).rglob("*.py")
+        if re.search(r"make install|pip install -e", path.read_text())
+    }
+    assert told == {"data_pipeline/errors.py", "sycoca_ds/doctor/lines.py"}
+
+
 def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() -> None:
     text = (REPOSITORY / "pyproject.toml").read_text()
     lists = re.findall(r"^(dependencies|data|train|eval|explore) = \[(.*?)^\]", text, re.M | re.S)
@@ -266,6 +298,10 @@ def test_modules_whose_absence_means_that_are_those_that_pyproject_requires() ->
     assert len(lists) == 5
     owners = importlib.metadata.packages_distributions()
     assert {owner.lower().replace("_", "-") for name in REQUIRED for owner in owners[name]} == required
+    for extra, lines in lists:
+        of_extra = {name.lower() for name in re.findall(r'^ +"([\w.-]+)', lines, re.M)} - {"sycoca-ds"}
+        names = EXTRAS["all" if extra == "dependencies" else extra].split()
+        assert {owner.lower().replace("_", "-") for name in names for owner in owners[name]} == of_extra
 
 
 @pytest.mark.parametrize("name", ["nunpy", "data_pipeline.nothing", "sycoca_ds.nothing"])

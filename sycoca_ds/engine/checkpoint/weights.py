@@ -16,6 +16,7 @@ from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
 from sycoca_ds.engine.checkpoint.seal import STATE_FILE, damage, newest_whole, read_state, sealed
 from sycoca_ds.engine.checkpoint.tensor_files import Damaged
 from sycoca_ds.engine.master_weights import WHOLE, Share
+from sycoca_ds.exporting.open_clip_files import FROM_OPEN_CLIP, OPEN_CLIP_CONFIG
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
@@ -85,6 +86,12 @@ def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -
             raise UserError(
                 f"no finished checkpoint in {path}: there is no such folder; expected a run, a step's folder, or a folder that "
                 "sycoca_ds/export.py wrote: check the path"
+            )
+        if (path / OPEN_CLIP_CONFIG).is_file():
+            raise UserError(
+                f"{path} holds weights for open_clip's own commands ({OPEN_CLIP_CONFIG}): expected a run, a step's folder, or what "
+                "`sycoca export RUN --to safetensors` or hf-folder writes; export the run so, or turn these back with "
+                f"`sycoca export {FROM_OPEN_CLIP} {path} --out FOLDER`"
             )
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
         folder, _ = newest_whole(checkpoints, look=look)

@@ -19,8 +19,8 @@ from data_pipeline.errors import UserError
 from sycoca_ds.engine.ranks.process_table import parent_and_begin, process_began, words_of
 
 LAUNCH = "deepspeed.launcher.launch"
-RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner")
-"""How the runner's command line names it: three scripts of one content, and the module."""
+RUNNERS = ("deepspeed", "deepspeed.pt", "ds", "deepspeed.launcher.runner", "deepspeed_runner.py")
+"""How the runner's command line names it: three scripts of one content, the module, and sycoca_ds/cli/deepspeed_runner.py."""
 
 
 @dataclass(frozen=True)

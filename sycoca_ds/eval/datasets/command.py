@@ -9,7 +9,7 @@ from data_pipeline.files import write_json
 from data_pipeline.progress import Progress
 from sycoca_ds.eval.datasets.check import ABSENT, BROKEN, Finding, look
 from sycoca_ds.eval.datasets.registry import Count, OfficialSet, folder_of
-from sycoca_ds.eval.exports.finding import all_sets, sets_of
+from sycoca_ds.eval.exports.finding import all_sets, own_folders, sets_of
 
 WIDTH = 118
 
@@ -21,6 +21,8 @@ def show_sets(data_root: str, sets: tuple[str, ...] = (), decode: bool = False, 
     findings = [(entry, split, _look(entry, root, split, decode)) for entry in entries for split in entry.counts]
     there = {entry.name for entry, _, finding in findings if finding.state != ABSENT}
     print_findings([row for row in findings if row[0].name in there or row[1] == row[0].evaluated])
+    if own := [] if sets else own_folders(root):
+        print(f"data set folders of this project, for --data: {', '.join(own)}")
     if json:
         write_json(Path(json), [as_json(*row) for row in findings])
     return int(any(finding.state == BROKEN for _, _, finding in findings))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 from data_pipeline.pictures import as_shown
 
 MOST_PIXELS = 100_000_000
@@ -278,7 +278,7 @@ def read_mat(path: Path, *names: str) -> list[np.ndarray]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UserError(f"{path}: {error}; run: pip install -e .[eval]") from error
+        raise UserError(f"{path}: {error}; {how_to_install('eval')} brings it") from error
     try:
         content = loadmat(path)
         return [content[name] for name in names]

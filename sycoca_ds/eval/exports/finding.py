@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from data_pipeline.errors import UserError
 from sycoca_ds.eval.datasets.reading import Absent, Damaged, Layout, Unused
 from sycoca_ds.eval.datasets.registry import CLASSIFICATION, RETRIEVAL, SETS, Count, OfficialSet, chosen, plain
 from sycoca_ds.eval.exports.parquet import Parquets, columns_of, files_of
@@ -33,6 +34,8 @@ LOOKED_AT = 200
 """Entries of a folder among which there has to be a parquet file: others hold pictures by the thousand."""
 EVALUATED = ("test", "validation", "val", "valid", "dev")
 """Splits that numbers are reported on, the first that is there."""
+OWN_FILES = ("manifest/manifest.json", "canonical/curate.json", "download.json", "pictures.json")
+"""Of which a data set folder of this project has one, beside parquet files that hold no pictures."""
 STAND_INS = {
     "flickr30k": ("flickr30k", "flickr_1k_test_image_text_retrieval"),
     "mscoco": ("mscoco_captions", "mscoco_2014_5k_test_image_text_retrieval"),
@@ -107,12 +110,22 @@ def exports_in(data_root: Path) -> dict[str, Export]:
     for path in _folders(data_root):
         splits = sorted(entry.parent.name for entry in path.glob(f"*/{COUNT}"))
         kind = WDS if splits else PARQUET
-        splits = splits or _parquet_splits(path)
+        splits = splits or ([] if is_own(path) else _parquet_splits(path))
         if splits:
             below = path.relative_to(data_root).as_posix()
             own = cleaned(below) if kind == WDS else below.removeprefix("parquet/").replace("/", "-")
             found.setdefault(f"{kind}:{own}", Export(kind, own, below, tuple(splits)))
     return found
+
+
+def is_own(path: Path) -> bool:
+    """Whether a folder is a data set folder of this project, which `--data` takes."""
+    return any((path / name).is_file() for name in OWN_FILES)
+
+
+def own_folders(data_root: Path) -> list[str]:
+    """Names of those in a data root."""
+    return [path.name for path in _below(data_root) if is_own(path)]
 
 
 def cleaned(name: str) -> str:
@@ -193,6 +206,10 @@ def sets_of(names: Sequence[str], data_root: Path, exports: dict[str, Export] | 
             found += [standing_in(entry, data_root, exports) for entry in chosen((name,))]
             continue
         there = next((export for export in exports.values() if export.kind == kind and plain(export.name) == plain(own)), None)
+        if there is None and kind == PARQUET and is_own(data_root / own):
+            raise UserError(
+                f"{name}: {data_root / own} is a data set folder of this project: evaluate it with --data {data_root / own}"
+            )
         found.append(there.entry(data_root) if there else not_here(kind, own))
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 
 MOST_ITERATIONS = 1000
 A_DECADE, DECADES = 8, (-6, 6)
@@ -50,7 +50,7 @@ def needs_sklearn() -> None:
     try:
         import sklearn.linear_model  # noqa: F401
     except ImportError as error:
-        raise UserError(f"linear probe: {error}; run: pip install -e .[eval]") from error
+        raise UserError(f"linear probe: {error}; {how_to_install('eval')} brings it") from error
 
 
 class Iterations:

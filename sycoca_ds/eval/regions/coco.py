@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 from sycoca_ds.eval.collection import Picture
 from sycoca_ds.eval.regions.annotated import Annotated, Phrase, Thing, names_of, stem, uncovered
 from sycoca_ds.eval.regions.names import Names, read_synonyms
@@ -90,7 +90,7 @@ def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
     try:
         from pycocotools import mask as runs
     except ImportError as error:
-        raise UserError(f"regions in COCO's layout: {error}; run: pip install -e .[eval]") from error
+        raise UserError(f"regions in COCO's layout: {error}; {how_to_install('eval')} brings it") from error
     if isinstance(segmentation, list):
         runs_R = runs.frPyObjects(segmentation, height, width) if segmentation else []
     elif isinstance(segmentation["counts"], list):

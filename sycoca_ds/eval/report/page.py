@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 from data_pipeline.files import write_bytes
 from sycoca_ds.eval.collection import PictureSet
 from sycoca_ds.eval.compositions.wording import HOWS
@@ -105,7 +105,7 @@ def curves(run: Path | None) -> tuple[list[dict[str, str]], str]:
     except OSError as error:
         return [], f"{run / 'metrics.jsonl'} could not be read: {error}"
     except ImportError as error:
-        return [], f"{error}; run: pip install -e .[eval]"
+        return [], f"{error}; {how_to_install('eval')} brings it"
     return drawn, "" if drawn else "metrics.jsonl holds fewer than two steps"
 
 
@@ -162,7 +162,7 @@ def render(template: str = "report.html.j2", **content: Any) -> str:
     try:
         import jinja2
     except ImportError as error:
-        raise UserError(f"report: {error}; run: pip install -e .[eval]") from error
+        raise UserError(f"report: {error}; {how_to_install('eval')} brings it") from error
     # autoescape: captions, urls and paths come from strangers
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 
 PTB = "ptb"
 REGEX = "regex fallback: no java"
@@ -51,7 +51,7 @@ def package_folder() -> Path:
     """Folder of pycocoevalcap, found without importing it. UserError names the extra to install."""
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError("captioning: the package pycocoevalcap is not installed; run: pip install -e .[eval]")
+        raise UserError(f"captioning: the package pycocoevalcap is not installed; {how_to_install('eval')} brings it")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

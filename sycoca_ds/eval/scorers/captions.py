@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, how_to_install
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, package_folder, tokenize
 from sycoca_ds.eval.scorers.corpus import bleu_statistics, meteor_rows
 from sycoca_ds.eval.scorers.spice import Spice
@@ -66,7 +66,7 @@ def corpus_scores(
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
-        raise UserError(f"captioning: {error}; run: pip install -e .[eval]") from error
+        raise UserError(f"captioning: {error}; {how_to_install('eval')} brings it") from error
     bleu, _ = Bleu(4).compute_score(reference_table, hypothesis_table, verbose=0)
     numbers: Numbers = {f"bleu{n}": float(score) for n, score in enumerate(bleu, 1)}
     numbers["rouge_l"], rouge_I = Rouge().compute_score(reference_table, hypothesis_table)

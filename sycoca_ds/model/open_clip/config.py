@@ -21,18 +21,21 @@ def check_held(config: ModelConfig) -> None:
     """
     check_model(config)
     if config.fusion:
-        raise UserError("model.fusion = True: open_clip has no model that answers questions; export with --layout sycoca")
-    for part in ("image", "text"):
+        raise UserError("model.fusion = True: open_clip has no model that answers questions; export with --to safetensors")
+    for part, why in (
+        ("text", "open_clip's text tower reads [CLS] and cannot pool by the mean, so its vectors would be others"),
+        ("image", "written for open_clip is what pools by [CLS] or attention"),
+    ):
         if getattr(config, part).pooling == "mean":
             raise UserError(
-                f"model.{part}.pooling = mean: open_clip's CoCa reads [CLS], so its vectors would be others; export with --layout "
-                "sycoca, or train a preset that open_clip can hold (paper-base, coca_base, ...)"
+                f"model.{part}.pooling = mean: {why}; export with --to safetensors, or train a preset that open_clip can hold "
+                "(paper-base, coca_base, ...)"
             )
     if config.captions and config.text_decoder.width != config.image_token_width:
         source = "model.embed-dim" if config.image.pooling == "attention" else "model.image.width"
         raise UserError(
             f"model.text-decoder.width = {config.text_decoder.width}: open_clip can hold only {config.image_token_width} "
-            f"({source}), since its decoder attends to image tokens of its own width; export with --layout sycoca"
+            f"({source}), since its decoder attends to image tokens of its own width; export with --to safetensors"
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.command_line import CALLED, called
-from data_pipeline.errors import UserError, run_command
+from data_pipeline.errors import UserError, leaves, run_command
 from sycoca_ds import __version__
 from sycoca_ds.cli import dispatch
 from sycoca_ds.cli.table import COMMANDS, TABLE, Command, below
@@ -138,6 +138,18 @@ def test_the_overview_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) ->
         assert ("tokenizer import-clip" if words[:1] == ["data"] else "supervise") in capsys.readouterr().out
 
 
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (([], dispatch.overview()), (["data"], dispatch.overview_of("data"))):
+        with pytest.raises(SystemExit) as stopped:
+            dispatch.find(["help", *words])
+        assert stopped.value.code == 0 and capsys.readouterr().out == said + "\n"
+    assert dispatch.find(["help", "eval", "compare"]) == ("eval compare", ["--help"])
+    assert dispatch.find(["help", "train"]) == ("train", ["--help"])
+    with pytest.raises(UserError, match="did you mean train"):
+        dispatch.find(["help", "trian"])
+    assert dispatch.HELP_WORD not in {name.split()[0] for name in COMMANDS}
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -185,6 +197,48 @@ def test_words_go_in_and_the_status_comes_out_unchanged(first: str, status: int)
     given, inner, other = json.loads(Path("words.json").read_text())
     assert given == ["sycoca probe", *words] and (inner, other) == ("sycoca probe deep", "python -m probed")
     assert called("python -m probe") == "sycoca probe"
+
+
+@pytest.mark.usefixtures("probe")
+def test_an_interrupt_says_what_it_leaves_of_this_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for kept, said in (("the tars", "interrupted; kept: the tars; "), ("", "interrupted; ")):
+        command = Command("probe_of_dispatch:main", "", "", "python -m probe", kept=kept)
+        assert run_command(lambda command=command: dispatch.start("probe", command, ["ctrl-c"])) == 130
+        assert capsys.readouterr().err == f"{said}give the same command again\n"
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "module, words, work, name",
+    [
+        (
+            "data_pipeline.__main__",
+            "curate --metadata m --out o",
+            "data_pipeline.catalogue.curate.CurateCommand.run",
+            "data curate",
+        ),
+        ("data_pipeline.__main__", "report d", "data_pipeline.report.command.ReportCommand.run", "data report"),
+        ("sycoca_ds.inference.__main__", "search d x --checkpoint c", "sycoca_ds.inference.search.SearchCommand.run", "search"),
+        ("sycoca_ds.export", "run", "sycoca_ds.export.export", "export"),
+        ("sycoca_ds.evaluate", "--checkpoint c --data d --out o", "sycoca_ds.evaluate.evaluate", "eval"),
+        ("sycoca_ds.demo.command", "", "sycoca_ds.demo.command.demo", "demo"),
+        ("sycoca_ds.ablations.__main__", "", "sycoca_ds.ablations.command.ablate", "ablations"),
+    ],
+)
+def test_called_without_sycoca_it_says_the_same(
+    module: str, words: str, work: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(work, interrupted)
+    monkeypatch.setattr(sys, "argv", ["program", *words.split()])
+    leaves("what another command keeps")
+    assert run_command(importlib.import_module(module).main) == 130
+    kept = COMMANDS[name].kept
+    assert capsys.readouterr().err == f"interrupted; {f'kept: {kept}; ' if kept else ''}give the same command again\n"
 
 
 def test_a_reader_that_has_seen_enough_ends_it_with_141() -> None:

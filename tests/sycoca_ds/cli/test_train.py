@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.cli import train
+from sycoca_ds.cli import deepspeed_runner, train
 from tests.worlds import REPOSITORY
 
 
@@ -72,6 +72,7 @@ def test_what_is_not_there_is_said_before_a_launch_and_before_its_command(
         (["--data.train", str(data_set), "--data.validation", "val"], "val: no such folder"),
         (["--data.train", str(bare)], f"tokenizer {bare}/tokenizer.json does not exist: train one with"),
         (["--data.train", str(data_set), "--data.tokenizer", "t.json"], "tokenizer t.json does not exist"),
+        (["--data.train", str(data_set), "--run.weights", "w"], "run.weights = w does not exist: give a run, a checkpoint, "),
         (
             ["--data.train", str(data_set), "--run.out", f"{tmp_path}/file/run"],
             f"{tmp_path}/file/run: expected a folder, or a place for one (Not a directory); choose another",
@@ -81,6 +82,39 @@ def test_what_is_not_there_is_said_before_a_launch_and_before_its_command(
         with pytest.raises(UserError) as error:
             train.main()
         assert said in str(error.value), words
+
+
+@pytest.mark.parametrize(
+    "launch, batch, said",
+    [
+        (["--num_accelerators", "2"], ["7"], "optim.global-batch-size = 7 does not divide over 2 ranks x "),
+        (
+            ["--num_gpus=2"],
+            ["64", "--optim.accumulation-steps", "3"],
+            "64 does not divide over 2 ranks x optim.accumulation-steps = 3",
+        ),
+        (["--num_accelerators", "3"], ["63"], "data.lanes = 16: expected a multiple of the world size (3)"),
+        (["--hostfile", "HOSTS"], ["64"], "does not divide over 12 ranks"),
+        (["-H", "HOSTS", "--num_nodes", "1"], ["62"], "does not divide over 4 ranks"),
+        (["--hostfile", "HOSTS", "--include", "a"], ["7"], ""),
+        (["--num_accelerators", "2"], ["64"], ""),
+        ([], ["7"], ""),
+    ],
+)
+def test_a_batch_that_so_many_ranks_cannot_share_is_said_before_a_launch(
+    launch: list[str], batch: list[str], said: str, data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the number of ranks is known: without it the GPUs of this machine decide, which only torch counts."""
+    (tmp_path / "HOSTS").write_text("a slots=4\nb slots=4\nc slots=4\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["--preset", "tiny", "--data.train", str(data_set), "--optim.global-batch-size", *batch, "--dry-run"]
+    monkeypatch.setattr(sys, "argv", ["sycoca train", *launch, *words])
+    if not said:
+        assert train.main() == 0
+        return
+    with pytest.raises(UserError) as error:
+        train.main()
+    assert said in str(error.value)
 
 
 @pytest.mark.parametrize("folder", ["checkout", "elsewhere"])
@@ -104,20 +138,22 @@ def test_a_dry_run_prints_a_command_for_the_folder_it_is_in(folder: str, tmp_pat
 
 
 def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that its signals and its status are its own."""
+    """DeepSpeed's runner, by the file of ours that waits in it at a Ctrl-C."""
     started: list = []
     (tmp_path / "a b").symlink_to(data_set)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        sys, "argv", ["sycoca train", "--data.train", "a b", "--data.tokenizer", "a b/tokenizer.json", "--num_gpus", "3"]
+        sys, "argv", ["sycoca train", "--data.train", "a b", "--data.tokenizer", "a b/tokenizer.json", "--num_gpus", "4"]
     )
     monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     train.main()
     ((program, words, environment),) = started
+    assert program == sys.executable and environment[deepspeed_runner.RUN] == "runs/930m"
     assert words == [
         program,
+        deepspeed_runner.__file__,
         "--num_gpus",
-        "3",
+        "4",
         train.train_script(),
         "--data.train",
         "a b",
@@ -129,7 +165,8 @@ def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: 
 
 @pytest.mark.full
 def test_the_launcher_is_started_and_its_status_is_that_of_the_ranks(data_set: Path, tmp_path: Path) -> None:
-    words = ["train", "--num_accelerators", "1", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "nowhere"]
+    (tmp_path / "empty").mkdir()  # that it holds no weights only the ranks see
+    words = ["train", "--num_accelerators", "1", "--preset", "tiny", "--data.train", str(data_set), "--run.weights", "empty"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-m", "sycoca_ds", *words, "--run.out", "a b"],
@@ -139,4 +176,4 @@ def test_the_launcher_is_started_and_its_status_is_that_of_the_ranks(data_set: P
         text=True,
         timeout=240,
     )
-    assert done.returncode == 2 and "error: run.weights = nowhere does not exist" in done.stderr, done.stderr[-3000:]
+    assert done.returncode == 2 and "error: no finished checkpoint in empty" in done.stderr, done.stderr[-3000:]

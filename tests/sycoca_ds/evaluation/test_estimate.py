@@ -17,7 +17,7 @@ from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.estimate import MEAN_ITERATIONS, Rates, parts
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.listed import write_textures
-from tests.worlds.trainings.eval_world import make_run
+from tests.worlds.trainings.eval_world import make_data, make_labels, make_run
 
 RATES = Rates(image=0.01, text=0.001, caption=0.1, width=64, iteration=1e-9)
 
@@ -90,5 +90,43 @@ def test_a_dry_run_measures_and_evaluates_nothing(tmp_path: Path, capsys: pytest
     assert not textures["official"] and 0 < int(textures["counted"].split()[0]) < 100
     assert f"dry run: {found['seconds'] / 3600:.2f} hours on 1 rank (cpu, fp32, batches of 4)" in said
     assert "are counted as their pages say" in said
-    with pytest.raises(UserError, match="--dry-run goes with --data-root"):
+    with pytest.raises(UserError, match="go with --data-root, not with --data"):
+        evaluate(EvaluateConfig(str(run), str(tmp_path), sets=("dtd",), out=str(out), **words))
+    with pytest.raises(UserError, match="--data .*: "):
         evaluate(EvaluateConfig(str(run), str(tmp_path), out=str(out), **words))
+
+
+@pytest.mark.slow
+def test_a_dry_run_on_a_folder_counts_what_the_evaluation_would_see(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, labels = make_run(tmp_path / "run"), make_labels(tmp_path / "labels.json", images=6)
+    data, train = make_data(tmp_path / "test", images=6, captions=3), make_data(tmp_path / "train", images=10)
+    words = {"device": "cpu", "precision": "fp32", "batch_size": 4, "caption_tokens": 4, "captions_per_image": 2, "dry_run": True}
+    given = {"labels": str(labels), "probe_train": str(train), "probe_labels": str(make_labels(tmp_path / "more.json", images=10))}
+    out = tmp_path / "out"
+    assert evaluate(EvaluateConfig(str(run), str(data), out=str(out), **given, **words)) == 0
+    said, found = capsys.readouterr().out, json.loads((out / "estimate.json").read_text())
+    assert [path.name for path in out.iterdir()] == ["estimate.json"]
+    label_set = json.loads(labels.read_text())
+    prompts = len(label_set["classes"]) * len(label_set["templates"])
+    assert {part["task"]: part["counted"] for part in found["parts"]} == {
+        "retrieval": "6 images, 12 captions",
+        "classification": f"6 images, {prompts} prompts",
+        "captioning": "6 images",
+        "linear_probe": f"16 images, {FITS + 2} fits",
+    }
+    assert {part["name"] for part in found["parts"]} == {"test"} and not any(part["official"] for part in found["parts"])
+    assert found["not_timed"] == ["reconstruction", "masking", "alignment"]
+    assert "dry run: without reconstruction, masking, alignment, whose time is not known before\n" in said
+    rates, tasks = found["rates"], {part["task"]: part["seconds"] for part in found["parts"]}
+    assert tasks["retrieval"] == pytest.approx(6 * rates["image"] + 12 * rates["text"])
+    assert evaluate(EvaluateConfig(str(run), str(data), out=str(out), tasks=("retrieval",), **words)) == 0
+    found = json.loads((out / "estimate.json").read_text())
+    assert [part["task"] for part in found["parts"]] == ["retrieval"] and found["not_timed"] == []
+    with pytest.raises(UserError, match="none of the data set's 6 urls"):
+        evaluate(EvaluateConfig(str(run), str(data), out=str(out), labels=foreign_labels(tmp_path / "foreign.json"), **words))
+
+
+def foreign_labels(path: Path) -> str:
+    value = json.loads(make_labels(path).read_text())
+    path.write_text(json.dumps(value | {"labels": {"http://elsewhere/1.jpg": 0}}))
+    return str(path)

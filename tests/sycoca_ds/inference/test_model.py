@@ -24,6 +24,7 @@ from sycoca_ds.eval.pictures import paste, patches_to_picture
 from sycoca_ds.eval.runner.bench import Bench, Inputs
 from sycoca_ds.eval.tasks.captioning import write_captions
 from sycoca_ds.eval.tasks.reconstruction import Errors
+from sycoca_ds.explore.command import ExploreCommand
 from sycoca_ds.inference.model import Model
 from sycoca_ds.inference.pictures import read_picture
 from sycoca_ds.model.masking.scores import best_match, counted_tokens
@@ -191,6 +192,19 @@ def test_exported_folders_answer_as_their_run_and_lack_of_a_tokenizer_is_told(
     assert np.array_equal(hub.encode_image(files), model.encode_image(files))
     assert np.array_equal(hub.encode_text(["a red circle"]), model.encode_text(["a red circle"]))
     assert hub.caption(files) == model.caption(files) and hub.step == 7 and "hub" in repr(hub)
+
+
+def test_a_folder_for_open_clip_is_told_from_no_folder_at_all(folder: Path, tmp_path: Path) -> None:
+    """Whatever opens weights says what it is, and the way back."""
+    theirs = tmp_path / "theirs"
+    assert run_export(folder / "run", "--to", "open_clip", "--out", theirs) == 0
+    with pytest.raises(UserError, match=r"holds weights for open_clip's own commands .*--to safetensors`.*") as error:
+        sycoca_ds.load(theirs, device="cpu")
+    assert str(error.value).endswith(f"turn these back with `sycoca export --from-open-clip {theirs} --out FOLDER`")
+    assert run_export("--from-open-clip", theirs, "--out", tmp_path / "back") == 0
+    assert sycoca_ds.load(tmp_path / "back", device="cpu").family == "coca"
+    with pytest.raises(UserError, match="for open_clip's own commands"):
+        ExploreCommand(checkpoint=str(theirs), device="cpu", port=0).run()
 
 
 def test_texts_beyond_the_context_are_told(model: Model) -> None:

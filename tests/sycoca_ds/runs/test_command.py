@@ -147,7 +147,11 @@ def test_what_is_no_run_is_passed_over_and_what_is_asked_wrongly_is_said(trained
         ((tmp_path,), "no run in it"),
         ((trained, "--sort", "los"), "--sort los: no such column; did you mean loss?"),
         ((trained, "--metrics", "retrieval.i2t_r2"), "--metrics retrieval.i2t_r2: no run has it; did you mean retrieval.i2t_r1?"),
-        ((trained, "--status", "failed"), "no run is failed"),
+        ((trained, "--status", "failed"), "no run is failed; there are 2 completed"),
+        (
+            (trained, "--status", "donee"),
+            "--status donee: no such choice; .*expected one of running, completed, preempted, failed, ",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             run(*words)

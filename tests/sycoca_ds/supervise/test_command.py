@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from data_pipeline.command_line import CALLED
 from data_pipeline.errors import UserError
 from data_pipeline.lock import only_one
 from sycoca_ds.engine.checkpoint.seal import sealed
@@ -195,6 +196,13 @@ def test_a_command_without_its_dashes_is_told_of_them() -> None:
         parse([DEEPSPEED, "sycoca_ds/train.py", "--data.train", "x"])
     with pytest.raises(SystemExit):
         parse(["--help"])
+
+
+def test_it_is_called_as_the_user_has_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CALLED, "python -m sycoca_ds.supervise", "sycoca supervise")
+    with pytest.raises(UserError) as error:
+        parse(["--dry-run"])
+    assert str(error.value) == "there is no command after `--`: expected `sycoca supervise [options] -- sycoca train ...`"
 
 
 @pytest.mark.full

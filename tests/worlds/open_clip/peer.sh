@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fills DIR with open_clip 3.3, CLIP_benchmark 1.6 and what they import, for tests/sycoca_ds/model/open_clip/test_peer.py,
-# tests/sycoca_ds/eval/exports/test_peer.py and benchmarks/: about 400 MB. It is a layer over the environment whose
+# tests/sycoca_ds/eval/exports/test_peer.py and benchmarks/: about 270 MB. It is a layer over the environment whose
 # Python is given, not an environment: torch, pillow and safetensors stay that one's. Two packages are older than there:
 # - transformers 4.55, which has the BeamSearchScorer that open_clip's generate imports (4.57 has not), and its tokenizers and hub
 # - numpy 2.3, since CLIP_benchmark makes a number of an array of one, which numpy 2.4 refuses

@@ -109,6 +109,23 @@ def test_exports_stand_in_for_files_that_are_not_there(tmp_path):
     assert sets_of(("flickr30k",), tmp_path) == [SETS["flickr30k"]], "the official files come first"
 
 
+def test_our_own_folders_are_no_parquet_exports(tmp_path, capsys):
+    """A data set folder has parquet files, too: the shards' list, the catalogue."""
+    write_parquet(tmp_path / "captions", scenes(6, captions=3), captioned=True)
+    for name, file in (("built", "manifest/manifest.json"), ("curated", "canonical/curate.json")):
+        (tmp_path / name / file).parent.mkdir(parents=True)
+        (tmp_path / name / file).write_text("{}")
+        (tmp_path / name / file).with_name("shards.parquet").write_bytes(b"PAR1")
+    assert list(exports_in(tmp_path)) == ["parquet:captions"]
+    assert DatasetsCommand(str(tmp_path)).run() == 0
+    said = capsys.readouterr().out
+    assert "data set folders of this project, for --data: built, curated\n" in said and "parquet:built" not in said
+    with pytest.raises(
+        UserError, match=r"^parquet:built: \S+/built is a data set folder of this project: evaluate it with --data "
+    ):
+        sets_of(("parquet:built",), tmp_path)
+
+
 def test_the_command_lists_and_checks_them(tmp_path, capsys, monkeypatch):
     write_wds(tmp_path / "wds_cifar10_test", scenes(4), CLASSES[:10] + CLASSES[10:])
     write_wds(tmp_path / "wds_mnist", scenes(4), CLASSES)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
 from data_pipeline.errors import UserError
-from sycoca_ds.model.open_clip.config import config_from_open_clip, open_clip_config
+from sycoca_ds.cli.table import COMMANDS
+from sycoca_ds.model.open_clip.config import check_held, config_from_open_clip, open_clip_config
 from sycoca_ds.model.open_clip.weights import from_open_clip, to_open_clip
+from sycoca_ds.presets import PRESETS
+from tests.worlds import REPOSITORY
 from tests.worlds.open_clip.world import (
     SMALL,
     pooled,
@@ -26,6 +30,36 @@ def test_what_open_clip_cannot_hold_is_refused_by_field() -> None:
                 convert(config)
     with pytest.raises(UserError, match="model.family = sycoca"):
         from_open_clip({}, dataclasses.replace(SMALL, family="sycoca"))
+
+
+def test_a_refusal_gives_the_reason_of_its_field_and_the_option_that_holds_the_model() -> None:
+    exact = dataclasses.replace(SMALL.text, attention_mask="exact")
+    mean_image, mean_text = dataclasses.replace(SMALL.image, pooling="mean"), dataclasses.replace(exact, pooling="mean")
+    for changes, said in (
+        ({"fusion": True}, "model.fusion = True: "),
+        ({"image": mean_image, "text": mean_text}, "model.text.pooling = mean: open_clip's text tower reads [CLS] and cannot pool"),
+        ({"image": mean_image}, "model.image.pooling = mean: written for open_clip is what pools by [CLS] or attention"),
+        ({"image": dataclasses.replace(SMALL.image, width=64)}, "model.text-decoder.width = 32: "),
+    ):
+        with pytest.raises(UserError) as error:
+            check_held(dataclasses.replace(SMALL, **changes))
+        assert str(error.value).startswith(said) and "export with --to safetensors" in str(error.value)
+
+
+def test_presets_that_cannot_go_to_open_clip_are_those_of_the_page() -> None:
+    refused = set()
+    for name, preset in PRESETS.items():
+        try:
+            check_held(preset.model)
+        except UserError:
+            refused.add(name)
+    page = (REPOSITORY / "docs/open_clip.md").read_text()
+    listed = re.search(r"Runs of these presets are: (.*?)\. Of the others", page, re.DOTALL)[1]
+    assert set(re.findall(r"`(.*?)`", listed)) == refused
+    exported = re.findall(r"export(?:\.py)? runs/(\S+) --to open_clip", page + (REPOSITORY / "docs/commands.md").read_text())
+    example = COMMANDS["export"].example
+    assert exported and "--to open_clip" in example
+    assert {*exported, example.split()[0].removeprefix("runs/")} <= PRESETS.keys() - refused
 
 
 @pytest.mark.parametrize(
