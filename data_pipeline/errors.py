@@ -9,8 +9,9 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
+
+from data_pipeline.own_package import ROOT
 
 Result = TypeVar("Result")
 
@@ -25,10 +26,6 @@ EXTRAS = {
 """{extra of pyproject.toml: names by which its distributions are imported}; `all`: those that are always required."""
 REQUIRED = {name: extra for extra, names in EXTRAS.items() for name in names.split()}
 """All that pyproject.toml's extra `all` requires to run, not to develop: the extra with which each is installed."""
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""The folder that both packages lie in: a checkout, with pyproject.toml, or site-packages."""
-
-
 KEPT = [""]
 """What Ctrl-C leaves of the command that runs here: set by `leaves`, said by `interrupted`."""
 
@@ -98,7 +95,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
 
 def is_checkout() -> bool:
     """Whether this runs from a checkout, or from an installed wheel."""
-    return (CHECKOUT / "pyproject.toml").is_file()
+    return (ROOT / "pyproject.toml").is_file()
 
 
 def how_to_install(extra: str) -> str:

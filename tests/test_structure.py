@@ -24,7 +24,7 @@ ROOMS = {  # of data_pipeline, each with what it may import beside the ground an
     "tokenizer": {"catalogue", "shards"},
     "world": {"catalogue"},
 }
-GROUND = {"errors", "files", "paths", "duck", "lock", "progress", "command_line"}
+GROUND = {"errors", "files", "paths", "duck", "lock", "progress", "command_line", "own_package"}
 ENTRIES = {"build", "parts", "__main__"}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds/cli":
-    sys.path[0] = str(ROOT)  # this folder would shadow installed modules
+    # this folder would shadow installed modules; the folder of all packages would go before Python's own
+    sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
 from data_pipeline.errors import interrupted  # noqa: E402
 from sycoca_ds.engine.safety.status import read_status  # noqa: E402

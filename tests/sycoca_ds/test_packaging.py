@@ -106,6 +106,9 @@ def test_python_keeps_its_own_library_where_a_package_has_its_name(environment: 
     for script in ("train", "evaluate", "export"):
         done = subprocess.run([python, installed / f"sycoca_ds/{script}.py", "--help"], timeout=240, **settings)
         assert done.returncode == 0 and done.stdout.startswith(("usage", "Trains", "Evaluates", "Weights")), done.stderr[-2000:]
+    runner = [python, installed / "sycoca_ds/cli/deepspeed_runner.py", "--help"]
+    done = subprocess.run(runner, timeout=240, **{**settings, "env": without_checkout() | {"SYCOCA_TRAIN_RUN": "run"}})
+    assert done.returncode == 0 and "--num_gpus" in done.stdout, done.stderr[-2000:]
     code = "from data_pipeline.own_package import ROOT, import_path; print(ROOT, import_path({'PYTHONPATH': 'mine'}))"
     assert subprocess.run([python, "-c", code], **settings).stdout == f"{installed} {{}}\n"
     # processes that others start: a decoder, and what a rank finds
@@ -269,7 +272,7 @@ def test_whoever_installed_a_wheel_is_told_of_the_extra_and_not_of_make(
         return str(error.value)
 
     assert "`make install`" in without("waitress") and how_to_install("eval") == "`make install`, or `pip install -e '.[eval]'`"
-    monkeypatch.setattr(errors, "CHECKOUT", installed)
+    monkeypatch.setattr(errors, "ROOT", installed)
     for name, extra in (("waitress.server", "explore"), ("torch", "train"), ("sklearn", "eval"), ("numpy", "all")):
         said = without(name)
         assert f": `pip install 'sycoca-ds[{extra}]'` brings it; " in said and "make install" not in said
