@@ -41,7 +41,10 @@ def read_hostfile(path: Path) -> tuple[list[Host], list[Problem]]:
     try:
         text = path.read_text()
     except FileNotFoundError:
-        raise UserError(f"--hostfile {path} does not exist: mend the path (DeepSpeed would train on this machine alone)") from None
+        raise UserError(
+            f"--hostfile {path} does not exist: mend the path (DeepSpeed would train on this machine alone); `sycoca launch files "
+            "--out FOLDER` writes one to edit"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--hostfile {path} cannot be read ({error}): expected lines `NAME slots=NUMBER`") from error
     hosts: dict[str, Host] = {}
