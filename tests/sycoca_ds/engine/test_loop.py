@@ -109,11 +109,13 @@ def test_masks_are_random_during_mask_warmup(data_set: Path, tmp_path: Path) -> 
 def test_masks_are_random_until_a_validation_finds_that_scores_know_the_caption(data_set: Path, tmp_path: Path) -> None:
     """At a learning rate of 0 every validation finds the same number: a bound there lets masks be attentive from the first step,
     one above it never. Training on from there with another bound, it is remembered that it was reached."""
-    options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json", "--run.seed", "5", *with_validation(data_set)]
+    options = ["--optim.lr", "0", "--run.ds-config", "ds_configs/zero0.json", "--run.seed", "99", *with_validation(data_set)]
+    options += ["--run.validation-samples", "96"]
     ways = {"attention": [], "random": ["--model.masking.mask-by", "random"]}
     in_turn(tmp_path, data_set, [(tmp_path / way, [*options, *more]) for way, more in ways.items()], ranks=0)
-    found = json.loads((tmp_path / "attention" / "metrics.jsonl").read_text().splitlines()[0])["masking/own_caption_higher"]
-    assert found > 0.5, "chance has made it so with this seed"
+    numbers = json.loads((tmp_path / "attention" / "metrics.jsonl").read_text().splitlines()[0])
+    found = numbers["masking/own_caption_higher"]
+    assert found > numbers["masking/chance_higher"] + 0.05, "chance has made it so with this seed: 5 of the first 100 are as far"
     reached, never = (["--model.masking.warmup-until", str(bound)] for bound in (found, found + 0.01))
     ways = {"reached": reached, "never": never, "remembered": ["--optim.steps", "2", *reached]}
     in_turn(tmp_path / "more", data_set, [(tmp_path / way, [*options, *more]) for way, more in ways.items()], ranks=0)

@@ -49,7 +49,7 @@ def test_causal_cls_attention_equals_one_masked_attention() -> None:
     q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in attention.qkv(x).chunk(3, dim=-1))
     weights = ((q @ k.transpose(-1, -2)) / 8**0.5).masked_fill(~sees[:, None], float("-inf")).softmax(dim=-1)
     expected = attention.out((weights @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(x, valid), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attention.out(attention.mix(attention.qkv(x), valid)), expected, rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()

@@ -89,7 +89,8 @@ def test_layouts_mean_what_torchs_own_layers_compute() -> None:
         theirs = nn.MultiheadAttention(e, 2, kdim=width, vdim=width, batch_first=True)
         theirs.load_state_dict({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
         ours, query, other = model.image_encoder.pool.attention, torch.randn(2, 5, e), torch.randn(2, 9, width)
-        torch.testing.assert_close(ours(query, ours.keys_values(other)), theirs(query, other, other)[0], rtol=1e-4, atol=1e-5)
+        found = ours.out(ours.mix(ours.q(query), ours.keys_values(ours.kv(other))))
+        torch.testing.assert_close(found, theirs(query, other, other)[0], rtol=1e-4, atol=1e-5)
 
         prefix, x = "text.transformer.resblocks.1.attn.", torch.randn(2, 5, 32)
         theirs = nn.MultiheadAttention(32, 2, batch_first=True)
@@ -98,7 +99,8 @@ def test_layouts_mean_what_torchs_own_layers_compute() -> None:
         ours.load_state_dict(model.text_encoder.blocks[1].attention.state_dict())
         ours.heads = 2
         mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
-        torch.testing.assert_close(ours(x), theirs(x, x, x, attn_mask=mask)[0], rtol=1e-4, atol=1e-5)
+        found = ours.out(ours.mix(ours.qkv(x)))
+        torch.testing.assert_close(found, theirs(x, x, x, attn_mask=mask)[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(model.text_decoder.head(x), x @ state["text_decoder.text_projection"])
 
 
