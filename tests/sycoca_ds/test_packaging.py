@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +22,8 @@ from data_pipeline import errors
 from data_pipeline.errors import EXTRAS, REQUIRED, UserError, how_to_install, in_the_environment, run_command
 from sycoca_ds import __version__
 from tests.worlds import REPOSITORY
+from tests.worlds.processes.launching import free_port
+from tests.worlds.processes.watching import wait_until
 
 LINKS = ("ds_configs", "hostfiles")
 """Folders of the checkout that are links in the package."""
@@ -197,8 +200,36 @@ def test_an_empty_environment_with_pip(version: str, wheel: Path, tmp_path: Path
     assert drawn.returncode == 0 and (tmp_path / "world/world.json").is_file(), drawn.stderr
     doctor = sycoca("doctor", "--for", "data")
     assert "FAIL  packages" not in doctor.stdout and "ok    packages, data" in doctor.stdout, doctor.stdout
+    assert list((tmp_path / "env").glob("lib/python*/site-packages/dataclasses.py")), "img2dataset no longer brings it"
+    port = str(free_port())
+    words = ["data", "scenes", "--out", "served", "--train", "40", "--val", "4", "--test", "4", "--port", port]
+    with subprocess.Popen([tmp_path / "env/bin/sycoca", *words], cwd=tmp_path, env=environment) as server:
+        try:
+            assert wait_until(lambda: listens(int(port)), 120)
+            words = ["--source", "laion2b", "--metadata", "served/catalogue/train.parquet", "--out", "ds", "--image-size", "64"]
+            words += [
+                "--allow-host",
+                f"127.0.0.1:{port}",
+                "--proxy",
+                "none",
+                "--processes",
+                "1",
+                "--threads",
+                "4",
+                "--timeout",
+                "3",
+            ]
+            built = sycoca("data", "build", *words)
+        finally:
+            server.terminate()
+    assert built.returncode == 0 and (tmp_path / "ds/manifest/manifest.json").is_file(), built.stderr[-3000:]
     without = sycoca("demo", "--dry-run")
     assert without.returncode == 2 and without.stderr.startswith("error: torch is not installed for ")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def pythons(version: str) -> Iterator[Path]:
