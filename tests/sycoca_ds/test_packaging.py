@@ -205,7 +205,7 @@ def test_an_empty_environment_with_pip(version: str, wheel: Path, tmp_path: Path
     words = ["data", "scenes", "--out", "served", "--train", "40", "--val", "4", "--test", "4", "--port", port]
     with subprocess.Popen([tmp_path / "env/bin/sycoca", *words], cwd=tmp_path, env=environment) as server:
         try:
-            assert wait_until(lambda: listens(int(port)), 120)
+            assert wait_until(lambda: (tmp_path / "served/world.json").is_file() and listens(int(port)), 120)
             words = ["--source", "laion2b", "--metadata", "served/catalogue/train.parquet", "--out", "ds", "--image-size", "64"]
             words += [
                 "--allow-host",
