@@ -31,12 +31,12 @@ class Waiting:
     """Counts the Ctrl-C that processes below this one have, too. Where there is none yet it ends the start."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        import psutil  # of DeepSpeed's requirements; not at a Ctrl-C, in whose middle there may be another one
+
+        self.asked, self.process = 0, psutil.Process()
 
     def __call__(self, number: int, frame: object) -> None:
-        import psutil
-
-        if not psutil.Process().children():
+        if not self.process.children():
             raise KeyboardInterrupt
         self.asked += 1
 
