@@ -102,6 +102,7 @@ def measured(ways: Mapping[str, Way], turns: int, device: torch.device) -> dict[
             with way() as turn:
                 turn()
                 found[name] = [turn() for _ in range(turns)]
+                del turn  # and with it what the way holds: before the way ends, which frees its memory
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "OutOfMemoryError" not in str(error):
                 raise
@@ -224,8 +225,8 @@ HEAD = [
 ]
 
 
-def generation(processor: str) -> str:
-    """Its name with family and model, where the kernel tells them: clouds call many of one name."""
+def processor_name(processor: str) -> str:
+    """A processor's name with family and model, where the kernel tells them: clouds call many of one name."""
     try:
         told = dict(re.findall(r"^(cpu family|model)\s*: (\d+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     except OSError:
@@ -235,7 +236,7 @@ def generation(processor: str) -> str:
 
 def machine(device: torch.device) -> dict[str, Any]:
     facts = hardware(device)
-    kind = re.sub(r"[^a-z0-9]+", "_", f"{facts['gpu'] or generation(facts['cpu'])}_{facts['cores']}".lower()).strip("_")
+    kind = re.sub(r"[^a-z0-9]+", "_", f"{facts['gpu'] or processor_name(facts['cpu'])}_{facts['cores']}".lower()).strip("_")
     capability = torch.backends.cpu.get_cpu_capability()
     load = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else None
     threads = torch.get_num_threads()

@@ -298,6 +298,8 @@ def measure(options: argparse.Namespace, peers: dict[str, PeerProcess]) -> Itera
                     yield coca(name, kind, batch_size, options, peers)
                 except torch.OutOfMemoryError:
                     print(f"training, {name}: batch {batch_size} does not fit into this GPU's memory")
+                if options.device.type == "cuda":
+                    torch.cuda.empty_cache()
     yield from sycoca(options)
     yield from scores(options)
     yield from presets(options)

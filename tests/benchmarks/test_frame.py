@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -123,6 +124,7 @@ def test_what_has_fallen_by_more_than_a_tenth_is_named(tmp_path: Path) -> None:
 def test_on_a_gpu_one_way_is_closed_before_the_next_is_opened() -> None:
     """Together they may not fit; a peer that does not fit alone costs its column, ours the row."""
     there: list[str] = []
+    held: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 
     def way(name: str, error: Exception | None = None):
         @contextmanager
@@ -132,8 +134,14 @@ def test_on_a_gpu_one_way_is_closed_before_the_next_is_opened() -> None:
             try:
                 if error is not None:
                     raise error
-                yield timed(lambda: None)
+                model = torch.nn.Linear(1, 1)
+                held.add(model)
+                turn = timed(lambda model=model: model(torch.ones(1)))
+                del model
+                yield turn
             finally:
+                turn = None
+                assert device.type == "cpu" or not held, "somebody still holds its weights"
                 there.remove(name)
 
         return opened
