@@ -183,7 +183,7 @@ def layout(regions: bool, unasked: Collection[str] = (), answers: bool = False) 
 
     Args:
         regions: whether the run knows regions of its validation pictures; without them the page of what needs them is left out.
-        unasked: numbers of `FOUND` that these regions cannot give; a chart of one of them is left out.
+        unasked: numbers of `FOUND` and `GAPS` that this run cannot give; a chart of one of them is left out.
         answers: whether the run learns to answer questions; another's board has no page of that.
     """
     shown = {OF_REGIONS: regions, OF_ANSWERS: answers}

@@ -24,7 +24,6 @@ from sycoca_ds.engine.monitoring.peaks import peak_tflops
 from sycoca_ds.engine.safety.watchdog import Watchdog
 from sycoca_ds.engine.start import Session
 from sycoca_ds.eval.masking.verdict import warning
-from sycoca_ds.eval.masking.yardstick import unasked
 from sycoca_ds.eval.provenance import git_sha, hardware, versions
 from sycoca_ds.options import to_json
 
@@ -39,9 +38,9 @@ class Monitor:
         self.session, self.config, self.runtime, self.engine = session, session.config, session.runtime, session.engine
         config, runtime, step = session.config, session.runtime, session.position.step
         run, leads = Path(config.run.out), runtime.leads
-        regions = session.validation.regions if session.validation is not None else None
-        without = unasked(regions) if regions is not None else ()
-        shown = {"regions": regions is not None, "unasked": without, "answers": config.model.fusion}
+        validation = session.validation
+        shown = {"regions": validation is not None and validation.regions is not None, "answers": config.model.fusion}
+        shown["unasked"] = validation.without() if validation is not None else ()
         self.journal = Journal(run, step, enabled=leads, **shown)
         self.best = Best(run, config.run.best_metric, step, self.journal.at(step)) if leads else None
         self.meter, self.norms = Meter(config.model, runtime, config.loss), GradientNorms(runtime)
@@ -157,7 +156,7 @@ class Monitor:
             return {}
         self.runtime.say(format_validation(step, numbers))
         self.best.validated(step, numbers)
-        if "masking/caption_ignored" in numbers and step >= self._settled():
+        if self.session.validation.attends and "masking/caption_ignored" in numbers and step >= self._settled():
             masking = {name.removeprefix("masking/"): value for name, value in numbers.items() if name.startswith("masking/")}
             said = warning(masking)
             if said and not self._told:

@@ -15,11 +15,12 @@ from torch import Tensor
 from data_pipeline.errors import UserError
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer, trim
-from sycoca_ds.engine.monitoring.curves import RECALLS
+from sycoca_ds.engine.monitoring.curves import GAPS, RECALLS
 from sycoca_ds.engine.monitoring.pictures import card, in_a_cell
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.masking.gaps import gap_numbers, kind_errors
+from sycoca_ds.eval.masking.phrases import PHRASE_MEASURES
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS, Scorer
 from sycoca_ds.eval.masking.verdict import NO_UNNAMED
 from sycoca_ds.eval.masking.yardstick import numbers as yardstick
@@ -40,6 +41,9 @@ class Validation:
     Args:
         batch_size: pictures a rank puts through the model at once.
 
+    Attributes:
+        attends: whether the masks of this training follow the scores that are measured.
+
     Raises:
         UserError: too few pictures for one batch on each rank.
     """
@@ -57,9 +61,10 @@ class Validation:
         self.shown = list(range(min(config.run.pictures, self.count)))
         masking = config.model.masking
         masked = config.model.reconstructs or (config.model.family == "sycoca" and masking.low_ratio > 0)
-        self.other_I = self._other_captions() if masked and masking.mask_by == "attention" else None
+        self.attends = masked and masking.mask_by == "attention"
+        self.other_I = self._other_captions() if masked or config.data.regions is not None else None
         self.regions = self._regions() if self.other_I is not None else None
-        if masking.warmup_until is not None and masked:
+        if masking.warmup_until is not None and self.attends:
             self._check_warmup()
 
     def _check_warmup(self) -> None:
@@ -102,6 +107,13 @@ class Validation:
         found = read_regions(path, self.collection, self.tokenizer, patch, length, self.count, shown=leads)
         self.runtime.say(found.told())
         return found
+
+    def without(self) -> tuple[str, ...]:
+        """The numbers of regions that these pictures, or this model, give no occasion for."""
+        model = self.config.model
+        names = unasked(self.regions) if self.regions is not None else ()
+        names += PHRASE_MEASURES if model.masking.similarity in WITHOUT_WORDS else ()
+        return names + (() if model.reads_to_rebuild else GAPS)
 
     def caption(self, number: int) -> str:
         return self.collection.captions_of_image[number][0]
@@ -185,7 +197,8 @@ class Validation:
     @torch.no_grad()
     def masking(self, engine) -> dict[str, float]:
         """Whether the masks follow the caption, and with regions whether they find what it names (eval/masking/yardstick.py), and
-        where it helps to rebuild; nothing where the model has no attentive masks."""
+        where it helps to rebuild. Of scores that choose nothing, too: in a run whose masks are noise, and with regions in one that
+        has no masks."""
         if self.other_I is None:
             return {}
         masking, captions = self.config.model.masking, [self.caption(number) for number in range(self.count)]

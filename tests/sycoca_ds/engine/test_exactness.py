@@ -82,7 +82,7 @@ class Cell:
         """(a run's configuration, what DeepSpeed is given)."""
         optim = OptimConfig(BATCH, self.micro_batches, STEPS, None, PEAK, 1, BETAS, EPS, DECAY, CLIP)
         run = RunConfig(ds_config=f"ds_configs/{self.stage}.json", precision=self.precision)
-        model, loss = model_config(self.precision, self.kind), KINDS[self.kind][1]
+        model, loss = model_config(self.precision, self.kind), KINDS[self.kind].loss
         config = TrainConfig(model=model, loss=loss, data=DataConfig(lanes=6), optim=optim, run=run)
         policy = read_policy(config.run.ds_config)
         if self.buckets == "tiny":
@@ -92,8 +92,12 @@ class Cell:
 
 def model_config(precision: str, kind: str = "paper") -> ModelConfig:
     """In bf16 masks are random: by attention two precisions may hide different patches, which is no question of exactness."""
-    masking = KINDS[kind][0]
-    return dataclasses.replace(MODEL, masking=masking if precision == "fp32" else dataclasses.replace(masking, mask_by="random"))
+    config = KINDS[kind].of(MODEL)
+    return (
+        config
+        if precision == "fp32"
+        else dataclasses.replace(config, masking=dataclasses.replace(config.masking, mask_by="random"))
+    )
 
 
 def first_weights(model: SyCoCa, precision: str) -> dict[str, Tensor]:
@@ -127,8 +131,9 @@ ALWAYS = [
     Cell("zero3_offload", 2, 2, "none", "fp32", "shipped"),
     Cell("zero3", 2, 1, "full", "fp32", "shipped", kind="late"),
     Cell("zero1", 2, 2, "full", "fp32", "shipped", kind="cross"),
+    Cell("zero3", 2, 2, "full", "fp32", "shipped", kind="presets"),
 ]
-"""Every value of every axis, stage 3 in each of its ways, two kinds of scores; the others, and all pairs, are the night's."""
+"""Every value of every axis, stage 3 in each of its ways, three kinds of scores; the others, and all pairs, are the night's."""
 FAULTS = {
     "twice": "one bias's gradient is reduced twice",
     "rank": "the last rank's gradient is a tenth too large",
@@ -168,7 +173,7 @@ def plain_training(precision: str, run: str, ranks: int = 1, micro_batches: int 
     Args:
         precision: of the computation; run: of the engine that is held against it, which decides masks and first weights.
     """
-    model = SyCoCa(model_config(run, kind), KINDS[kind][1], seed=1).train()
+    model = SyCoCa(model_config(run, kind), KINDS[kind].loss, seed=1).train()
     start = first_weights(model, run)
     masters = {name: value.clone().requires_grad_() for name, value in start.items()}
     model.load_state_dict(start)

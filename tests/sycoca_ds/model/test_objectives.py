@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -33,6 +34,11 @@ from tests.worlds.processes.launching import finish, start_warm
 @functools.cache
 def whole(kind: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     return of_whole_batch(kind)
+
+
+def test_every_score_is_among_them() -> None:
+    scores = get_args(get_type_hints(MaskingConfig)["similarity"])
+    assert len(scores) > 6 and {kind.masking.similarity for kind in KINDS.values()} == set(scores)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +131,8 @@ def worker(rank: int, world_size: int, port: int, pieces: int, kind: str, out: s
 
 
 @pytest.mark.parametrize(
-    "world_size, pieces, kind", [(2, 1, "paper"), (3, 2, "paper"), (4, 1, "paper"), (2, 1, "late"), (3, 2, "late")]
+    "world_size, pieces, kind",
+    [(2, 1, "paper"), (3, 2, "paper"), (4, 1, "paper"), (3, 2, "presets"), (2, 1, "late"), (3, 2, "late")],
 )
 def test_ranks_equal_one_rank(world_size: int, pieces: int, kind: str, tmp_path: Path) -> None:
     """Losses and every gradient of W ranks, averaged as data parallelism averages them, against one rank with all samples; the

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from sycoca_ds.config import LossConfig, MaskingConfig
+from sycoca_ds.config import LossConfig, MaskingConfig, ModelConfig
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.model.sycoca import SyCoCa
 from tests.worlds.models.small_model import SMALL_MODEL, random_inputs
@@ -16,23 +16,51 @@ LENGTHS = (12, 5, 8, 3, 4, 9, 12, 6, 7, 3, 10, 11)
 
 
 CONTENT = MaskingConfig(words="content", left_out_ids=(1, 2, 5, 17, 30))
-KINDS: dict[str, tuple[MaskingConfig, LossConfig]] = {
-    "paper": (MaskingConfig(), LossConfig()),
-    "late": (
-        dataclasses.replace(CONTENT, similarity="centred_over_pictures"),
-        LossConfig(itc=0.7, late_interaction=0.4, late_interaction_group=5),  # which does not divide the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A way to score patches, and what trains the scores."""
+
+    masking: MaskingConfig = CONTENT
+    loss: LossConfig = LossConfig()
+    pooling: str = "cls"
+
+    def of(self, config: ModelConfig) -> ModelConfig:
+        return dataclasses.replace(pooled(config, self.pooling), masking=self.masking)
+
+
+def scored_by(similarity: str) -> MaskingConfig:
+    return dataclasses.replace(CONTENT, similarity=similarity)
+
+
+KINDS = {
+    "paper": Kind(MaskingConfig()),
+    "presets": Kind(pooling="mean"),
+    "late": Kind(  # its group does not divide the batch
+        scored_by("centred_over_pictures"), LossConfig(itc=0.7, late_interaction=0.4, late_interaction_group=5)
     ),
-    "cross": (dataclasses.replace(CONTENT, similarity="cross_attention"), LossConfig()),
-    "values": (dataclasses.replace(CONTENT, similarity="value_path"), LossConfig()),
+    "cross": Kind(scored_by("cross_attention")),
+    "values": Kind(scored_by("value_path")),
+    "global": Kind(scored_by("global")),
+    "centred": Kind(scored_by("centred_token_max")),
+    "saliency": Kind(scored_by("saliency")),
 }
-"""Ways to score patches, and what trains the scores."""
+"""Every score of a patch (`test_every_score_is_among_them`)."""
 
 
-def model_of(family: str = "sycoca", pooling: str = "cls", kind: str = "paper") -> SyCoCa:
-    image = dataclasses.replace(SMALL_MODEL.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
-    text = dataclasses.replace(SMALL_MODEL.text, pooling="mean" if pooling == "mean" else "cls")
-    masking, loss = KINDS[kind]
-    return SyCoCa(dataclasses.replace(SMALL_MODEL, family=family, image=image, text=text, masking=masking), loss, seed=1).train()
+def pooled(config: ModelConfig, pooling: str) -> ModelConfig:
+    """The same with its encoders pooled like this; attention's pooling is the image's alone."""
+    image = dataclasses.replace(config.image, pooling=pooling, pooling_queries=9, pooling_heads=4)
+    return dataclasses.replace(
+        config, image=image, text=dataclasses.replace(config.text, pooling="mean" if pooling == "mean" else "cls")
+    )
+
+
+def model_of(family: str = "sycoca", pooling: str = "", kind: str = "paper") -> SyCoCa:
+    """Args: pooling: default the kind's."""
+    config = KINDS[kind].of(dataclasses.replace(SMALL_MODEL, family=family))
+    return SyCoCa(pooled(config, pooling) if pooling else config, KINDS[kind].loss, seed=1).train()
 
 
 def backward_in_pieces(model: SyCoCa, micro_batches: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:

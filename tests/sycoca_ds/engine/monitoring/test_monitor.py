@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from data_pipeline.errors import UserError
 from data_pipeline.shards.verify import verify
@@ -60,14 +61,23 @@ def watched(request: pytest.FixtureRequest, data_set: Path, tmp_path_factory: py
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def with_regions(data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+CHOOSE = {
+    "attention": [],
+    "noise": ["--model.masking.mask-by", "random"],
+    "coca": ["--model.family", "coca"],
+    "global": ["--model.masking.similarity", "global"],
+}
+"""What chooses the masks: the scores, noise, nothing since there are none, scores that know no words."""
+
+
+@pytest.fixture(scope="module", params=CHOOSE)
+def with_regions(request: pytest.FixtureRequest, data_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same ranks with 24 validation pictures of which regions are known."""
     folder = tmp_path_factory.mktemp("regions")
     held = write_data_set(folder / "held", [11, 13], seed=4)
     options = ["--data.validation", str(held), "--run.pictures", "0", "--run.picture-every", "4"]
     options += ["--run.ds-config", "ds_configs/zero1.json"]
-    options += ["--data.regions", str(write_regions(held, folder / "held_regions/all_regions.json"))]
+    options += ["--data.regions", str(write_regions(held, folder / "held_regions/all_regions.json")), *CHOOSE[request.param]]
     assert in_turn(folder, data_set, [(folder / "run", options)], ranks=2) == [""]
     return folder / "run"
 
@@ -181,15 +191,25 @@ def test_what_masks_find_is_what_the_evaluation_finds_in_the_checkpoint(with_reg
     regions = read_regions(loaded.config.data.regions, collection, loaded.tokenizer, image.patch_size, text.context_length)
     assert regions.counts["annotated"] == 24
     bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, torch.device("cpu"), Inputs(regions=regions))
-    expected, found = run_masking(bench), records(with_regions, "masking/pointing")
+    expected, found = run_masking(bench), records(with_regions, "masking/named_over_rest")
     assert list(found) == [0, 4]
     same = [name for name in expected.numbers if f"masking/{name}" in found[STEPS]]
-    assert {"named_over_unnamed", "no_text_word_iou", "gap_named", "caption_overlap", "no_text_overlap"} <= set(same)
+    model = loaded.config.model
+    missing = {"gap_named", "random_gap_unnamed"} if model.family == "coca" else set()
+    missing |= {"no_text_word_iou", "pointing"} if model.masking.similarity == "global" else set()
+    asked = {"named_over_unnamed", "no_text_word_iou", "pointing", "gap_named", "random_gap_unnamed", "caption_overlap"}
+    assert asked & set(same) == asked - missing
     for name in same:
         if not name.startswith("random_"):
             assert found[STEPS][f"masking/{name}"] == pytest.approx(expected.numbers[name], abs=0.02), name
     curves = board(with_regions)
-    for key in {key for keys in CHARTS[OF_REGIONS].values() for key in keys}:
+    pages = Layout.FromString(curves.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0]).category
+    shown = {
+        tag.removesuffix("$") for page in pages if page.title == OF_REGIONS for chart in page.chart for tag in chart.multiline.tag
+    }
+    keys = {key for keys in CHARTS[OF_REGIONS].values() for key in keys} & found[STEPS].keys()
+    assert shown == {TAGS[key] for key in keys}
+    for key in keys:
         assert [event.value for event in curves.Scalars(TAGS[key])] == pytest.approx([record[key] for record in found.values()]), (
             key
         )
