@@ -201,6 +201,7 @@ TABLE_MASKING = (
     masks("late", "eq. 7, content words, late interaction", late=LATE),
     masks("late_others", "less what other pictures match, late interaction", "centred_over_pictures", late=LATE),
     masks("saliency", "saliency, no text", "saliency"),
+    masks("saliency_mean", "saliency, no text, pooling by the mean", "saliency", pooling="mean"),
 )
 """The first five choose no masks by a caption: what the candidates have to beat, and models that are fair to all of them."""
 
