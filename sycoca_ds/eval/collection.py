@@ -19,6 +19,7 @@ import torch
 from data_pipeline.catalogue.captions import lines_of
 from data_pipeline.errors import UserError
 from data_pipeline.shards.manifest import Manifest, ManifestError
+from sycoca_ds.eval.datasets.reading import Question
 
 COLUMNS = ["key", "url", "image_id", "image_offset", "image_bytes", "text_offset", "text_bytes", "captions", "width", "height"]
 
@@ -75,6 +76,8 @@ class PictureSet(ABC):
         """The part of the set that each picture belongs to, as NoCaps has them; None: this set has no parts, or does not say."""
         self.no_domains = "the pictures of this data are in no domains, as NoCaps' are"
         """Why there are none."""
+        self.cues: Sequence[Question] = ()
+        """WinoGAViL's questions on its pictures."""
 
     def __len__(self) -> int:
         """I, distinct images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sycoca_ds.eval.task import Task
 from sycoca_ds.eval.tasks import (
     alignment,
+    association,
     captioning,
     classification,
     compositionality,
@@ -27,6 +28,7 @@ TASKS: dict[str, Task] = {
         compositionality.TASK,
         linear_probe.TASK,
         vqa.TASK,
+        association.TASK,
     )
 }
 METRICS: dict[str, tuple[str, ...]] = {name: tuple(task.numbers) for name, task in TASKS.items()}

@@ -16,9 +16,8 @@ from data_pipeline.files import write_json
 from sycoca_ds.eval.datasets.names import Prompts, read_prompts
 from sycoca_ds.eval.datasets.official import OfficialCollection
 from sycoca_ds.eval.datasets.reading import Absent
-from sycoca_ds.eval.datasets.registry import PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
+from sycoca_ds.eval.datasets.registry import ASSOCIATION, PAPER, SETS, SUITES, OfficialSet, chosen, folder_of
 from sycoca_ds.eval.datasets.submissions import no_server_takes, result_rows, submit, submit_answers
-from sycoca_ds.eval.exports import winogavil
 from sycoca_ds.eval.exports.datacomp import MISSING, SUITE, print_summary, suite_of, summary
 from sycoca_ds.eval.exports.finding import sets_of
 from sycoca_ds.eval.exports.published import Published, read_beside
@@ -137,10 +136,8 @@ def evaluate_official(
     content |= {"trained_on": list(loaded.config.data.train), **earlier_records(out, content)}
     records = content["sets"]
     for entry in asked.entries:
-        tasks = tuple(task for task in options.tasks if task in entry.tasks)
-        if entry.tasks == (winogavil.TASK,):  # which no other set is for
-            record = _associate(loaded, asked, entry, options, device, ema, resources)
-        elif tasks == ("vqa",) and entry.name not in asked.named and not loaded.config.model.fusion:
+        tasks = tuple(task for task in options.tasks if task in entry.tasks) or (entry.tasks if entry.tasks == ASSOCIATION else ())
+        if tasks == ("vqa",) and entry.name not in asked.named and not loaded.config.model.fusion:
             record = _without(entry, UNKNOWN, NO_ANSWERS, tasks)
         elif tasks:
             record = _evaluate_one(loaded, checkpoint, asked, entry, out, options, tasks, device, command, shown, ema, resources)
@@ -253,7 +250,7 @@ def _evaluate_one(
         "status": DONE,
         "folder": place.name,
         "split": entry.evaluated,
-        "primary": entry.primary if labels is not None else None,
+        "primary": entry.primary if labels is not None or tasks == ASSOCIATION else None,
         "counts": collection.facts["counts"],
         "not_as_published": collection.facts["not_as_published"],
         "not_written": not_written,
@@ -273,36 +270,6 @@ def _written(what: str, write: Callable[[], object]) -> list[str]:
         print(line, file=sys.stderr, flush=True)
         return [line]
     return []
-
-
-def _associate(
-    loaded: Any, asked: Asked, entry: OfficialSet, options: SuiteOptions, device: Any, ema: bool, resources: Resources
-) -> dict[str, Any]:
-    """WinoGAViL's numbers; they are in sets.json only."""
-    print(f"{entry.name}: {entry.title}, split {entry.evaluated}", flush=True)
-    team, weights = resources.team, f"{loaded.digest}{' ema' if ema else ''}"
-    try:
-        with team.together():
-            collection = OfficialCollection(entry, asked.data_root, loaded.config.model.image.image_size)
-        bench = Bench(loaded.model, loaded.config, loaded.tokenizer, collection, device, Inputs(options), resources, weights)
-        if not team.leads:
-            team.serve(bench)
-            return {"status": DONE}
-        with team.conducting():
-            numbers, chance = winogavil.associate(bench, collection.read.questions)
-    except UserError as error:
-        return _without(entry, MISSING if isinstance(error, Absent) else FAILED, str(error), ())
-    print(f"{entry.name}: {', '.join(collection.facts['notes'])}", flush=True)
-    return {
-        "status": DONE,
-        "split": entry.evaluated,
-        "primary": entry.primary,
-        "counts": collection.facts["counts"],
-        "not_as_published": [note for note in collection.facts["notes"] if "officially" in note],
-        "metrics": {winogavil.TASK: numbers},
-        "chance": {winogavil.TASK: chance},
-        "null_reasons": {winogavil.TASK: {name: "no question has so many pictures" for name in numbers if numbers[name] is None}},
-    }
 
 
 def _submit(

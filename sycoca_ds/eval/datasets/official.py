@@ -43,14 +43,16 @@ class OfficialCollection(PictureSet):
             self.domains = read.group_N
         elif read.no_groups:
             self.no_domains = read.no_groups
-        found, official = count_of(read), entry.counts[split]
+        self.cues = read.questions
+        found, official, notes = count_of(read), entry.counts[split], notes_of(read)
+        odd = [note for note in notes if "officially" in note]  # of what is counted in no other set, as WinoGAViL's questions
         self.facts = {
             "set": entry.name,
             "split": split,
             "counts": asdict(found),
             "official_counts": asdict(official),
-            "not_as_published": against(found, official),
-            "notes": list(notes_of(read)),
+            "not_as_published": [*against(found, official), *odd],
+            "notes": [note for note in notes if note not in odd],
             "page": entry.page,
         }
 

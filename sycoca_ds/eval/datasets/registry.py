@@ -104,6 +104,7 @@ def plain(name: str) -> str:
 
 
 RETRIEVAL, CLASSIFICATION, PROBE = ("retrieval", "captioning"), ("classification",), ("linear_probe",)
+ASSOCIATION = ("association",)
 COCO_CAPTIONED = ("train2014", "val2014", "train2017", "val2017")
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/ (caption_datasets.zip)"
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"

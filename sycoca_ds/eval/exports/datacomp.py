@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sycoca_ds.eval.datasets.registry import CLASSIFICATION, Count, OfficialSet
+from sycoca_ds.eval.datasets.registry import ASSOCIATION, CLASSIFICATION, Count, OfficialSet
 from sycoca_ds.eval.exports.finding import exports_in, sets_of
 from sycoca_ds.eval.exports.published import Published, mean
 from sycoca_ds.eval.exports.tasklist import JACCARD, LISTED, METRICS, RECALL, Listed
-from sycoca_ds.eval.exports.winogavil import TASK
 
 SUITE = "datacomp"
 CAPTIONED = {"Flickr": "flickr30k", "MSCOCO": "mscoco"}
@@ -29,7 +28,7 @@ def suite_of(data_root: Path) -> dict[str, tuple[OfficialSet, Listed]]:
         if row.primary == JACCARD:
             (entry,) = sets_of(("parquet:winogavil",), data_root, there)
             page = "https://huggingface.co/datasets/nlphuji/winogavil, as parquet"
-            found[entry.name] = (dataclasses.replace(entry, title=row.title, tasks=(TASK,), page=page), row)
+            found[entry.name] = (dataclasses.replace(entry, title=row.title, tasks=ASSOCIATION, page=page), row)
             continue
         name = f"wds:{row.name}"
         if name not in there and f"wds:{SAME.get(row.name)}" in there:
@@ -49,7 +48,7 @@ def value_of(row: Listed, metrics: dict[str, dict[str, float | None]]) -> float 
     if row.primary == RECALL:
         both = [metrics.get("retrieval", {}).get(name) for name in ("i2t_r1", "t2i_r1")]
         return None if None in both else sum(both) / 2
-    return metrics.get(TASK if row.primary == JACCARD else "classification", {}).get(row.primary)
+    return metrics.get("association" if row.primary == JACCARD else "classification", {}).get(row.primary)
 
 
 def summary(records: dict[str, dict[str, Any]], rows: dict[str, Listed], name: str, beside: Sequence[Published]) -> dict[str, Any]:

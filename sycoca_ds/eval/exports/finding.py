@@ -18,11 +18,10 @@ from pathlib import Path
 
 from data_pipeline.errors import UserError
 from sycoca_ds.eval.datasets.reading import Absent, Damaged, Layout, Unused
-from sycoca_ds.eval.datasets.registry import CLASSIFICATION, RETRIEVAL, SETS, Count, OfficialSet, chosen, plain
+from sycoca_ds.eval.datasets.registry import ASSOCIATION, CLASSIFICATION, RETRIEVAL, SETS, Count, OfficialSet, chosen, plain
 from sycoca_ds.eval.exports.parquet import Parquets, columns_of, files_of
 from sycoca_ds.eval.exports.tars import COUNT, Tars, kind_of
 from sycoca_ds.eval.exports.tasklist import known
-from sycoca_ds.eval.exports.winogavil import TASK as ASSOCIATION
 from sycoca_ds.eval.exports.winogavil import Winogavil, asks
 
 WDS, PARQUET = "wds", "parquet"
@@ -98,7 +97,7 @@ class Export:
             if self.kind == WDS:
                 return RETRIEVAL if kind_of(root) == "retrieval" else CLASSIFICATION
             if self._parquet(root) == Winogavil():
-                return (ASSOCIATION,)
+                return ASSOCIATION
             return RETRIEVAL if columns_of(files_of(root, self.evaluated)[0]).caption else CLASSIFICATION
         except (Damaged, Unused):  # which is told when it is read
             return CLASSIFICATION

@@ -1,47 +1,27 @@
-"""WinoGAViL (Bitton et al. 2022): which of 5 to 12 pictures go with a cue? As DataComp's eval_utils/wino_eval.py asks it.
+"""WinoGAViL (Bitton et al. 2022): which of 5 to 12 pictures go with a cue? Asked by eval/tasks/association.py.
 
-    winogavil/test.parquet, or another place of a split (parquet.py), from nlphuji/winogavil:
-    candidate_images   the pictures, [{bytes, path}]
-    candidates         what they are called, in the same order
-    associations       those of `candidates` that people chose
-    cue                a word
-
-The n pictures whose cosine with "A CUE" or "An CUE" is highest are the answer, n as many as people chose; its score is the Jaccard
-index with theirs. DataComp's metric is the mean over questions of 10 to 12 pictures.
+winogavil/test.parquet, or another place of a split (parquet.py), from nlphuji/winogavil:
+candidate_images   the pictures, [{bytes, path}]
+candidates         what they are called, in the same order
+associations       those of `candidates` that people chose
+cue                a word
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sycoca_ds.eval.datasets.reading import Damaged, Question, Split, checked
 from sycoca_ds.eval.exports.parquet import ParquetPictures, files_of, first_line, patterns, refuse_paths
-from sycoca_ds.eval.exports.published import mean
 
-if TYPE_CHECKING:
-    from sycoca_ds.eval.runner.bench import Bench
-
-TASK = "association"
 IMAGES, CANDIDATES, CHOSEN, CUE = "candidate_images", "candidates", "associations", "cue"
 QUESTIONS = 3_563
 """Officially."""
 MOST_CANDIDATES = 1_000
-SIZES = {
-    "jaccard": (0, math.inf),
-    "jaccard_5": (5, 5),
-    "jaccard_6": (6, 6),
-    "jaccard_10": (10, 10),
-    "jaccard_12": (12, 12),
-    "jaccard_5_6": (0, 6),
-    "jaccard_10_12": (10, math.inf),
-}
-"""{number: fewest and most pictures of its questions}."""
 
 
 def asks(path: Path) -> bool:
@@ -100,39 +80,3 @@ def _question(where: str, row: dict[str, Any], first: int) -> Question:
     if not right or len(names) > MOST_CANDIDATES:
         raise Damaged(f"{where}: {len(right)} of {len(names)} candidates are among the associations")
     return Question(cue, first, len(names), right)
-
-
-def prompt(cue: str) -> str:
-    """As wino_eval.get_clip_prompt."""
-    said = cue.lower()
-    return f"{'An' if said[0] in 'aeiou' else 'A'} {said}"
-
-
-def jaccard(right: Sequence[int], said: Sequence[int]) -> float:
-    return len(set(right) & set(said)) / len(set(right) | set(said))
-
-
-def chance(question: Question) -> float:
-    """What the index comes to on average where as many pictures are drawn."""
-    n, m = len(question.right), question.candidates
-    drawn = math.comb(m, n)
-    return sum(math.comb(n, k) * math.comb(m - n, n - k) / drawn * k / (2 * n - k) for k in range(n + 1))
-
-
-def associate(bench: Bench, questions: Sequence[Question]) -> tuple[dict[str, float | None], dict[str, float]]:
-    """(numbers, chance) in percent by the sizes of questions, null where there are none. Of equal scores the later picture wins."""
-    from sycoca_ds.eval.stats.cosines import exact_unit_vectors
-
-    image_IE = exact_unit_vectors(bench.image_IE)
-    text_QE = exact_unit_vectors(bench.encode_texts([prompt(question.cue) for question in questions], "read cues"))
-    scores = []
-    for question, text_E in zip(questions, text_QE, strict=True):
-        score = (image_IE[question.first : question.first + question.candidates] @ text_E).numpy()
-        scores.append(jaccard(question.right, np.argsort(score, kind="stable")[-len(question.right) :].tolist()))
-    numbers, chances = {}, {}
-    for name, (fewest, most) in SIZES.items():
-        own = [place for place, question in enumerate(questions) if fewest <= question.candidates <= most]
-        numbers[name] = None if not own else 100 * mean(scores[place] for place in own)
-        if own:
-            chances[name] = 100 * mean(chance(questions[place]) for place in own)
-    return numbers, chances

@@ -8,13 +8,14 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from sycoca_ds.eval.commands import CompareCommand
 from sycoca_ds.eval.datasets.reading import Question
 from sycoca_ds.eval.datasets.registry import SETS
 from sycoca_ds.eval.exports.datacomp import print_summary, suite_of, summary, value_of
 from sycoca_ds.eval.exports.finding import all_sets
 from sycoca_ds.eval.exports.published import Published
 from sycoca_ds.eval.exports.tasklist import LISTED, known
-from sycoca_ds.eval.exports.winogavil import chance, jaccard, prompt
+from sycoca_ds.eval.tasks.association import chance, jaccard, prompt
 from sycoca_ds.evaluation.command import evaluate
 from sycoca_ds.evaluation.options import EvaluateConfig
 from tests.worlds.published.exported import Shown, scenes, write_parquet, write_wds, write_winogavil
@@ -161,8 +162,18 @@ def test_winogavil(tmp_path):
     content = json.loads((tmp_path / "out/datacomp.json").read_text())
     assert content["numbers"] == {"WinoGAViL": numbers["jaccard_10_12"]} == {"WinoGAViL": content["average"]}
     assert content["rows"][32]["not_as_published"] == ["16 questions, officially 3,563"]
-    assert evaluate(EvaluateConfig(str(run), sets=("parquet:winogavil",), **options)) == 0
     assert all_sets(tmp_path / "sets")[-1].tasks == ("association",)
+    results = json.loads((tmp_path / "out/parquet_winogavil/results.json").read_text())["tasks"]["association"]
+    assert results["metrics"] == numbers and results["details"]["questions"] == 16
+    low, high = results["intervals"]["jaccard"]
+    assert low < numbers["jaccard"] < high
+    assert "Jaccard index, 10 to 12 pictures" in (tmp_path / "out/parquet_winogavil/report.html").read_text()
+    other = dict(options, out=str(tmp_path / "other"))
+    assert evaluate(EvaluateConfig(str(make_run(tmp_path / "other_run", seed=1)), sets=("parquet:winogavil",), **other)) == 0
+    assert CompareCommand((tmp_path / "out", tmp_path / "other"), out=tmp_path / "beside", permutations=30).run() == 0
+    (row,) = [row for row in json.loads((tmp_path / "beside/comparison.json").read_text())["rows"] if row["number"] == "jaccard"]
+    (against,) = row["against"]
+    assert against["first"] == pytest.approx(numbers["jaccard"]) and against["second"] != against["first"] and against["images"] == 16
     write_winogavil(tmp_path / "sets/winogavil", samples, [("a", [1, 2], [])])
     assert evaluate(EvaluateConfig(str(run), sets=("parquet:winogavil",), **options)) == 1
     record = json.loads((tmp_path / "out/sets.json").read_text())["sets"]["parquet:winogavil"]
