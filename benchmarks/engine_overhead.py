@@ -40,7 +40,7 @@ from sycoca_ds.capacity.search import FULL, NONE  # noqa: E402
 from sycoca_ds.capacity.states import Sharding  # noqa: E402
 from sycoca_ds.capacity.step import Step  # noqa: E402
 from sycoca_ds.config import ModelConfig, TrainConfig, with_vocabulary  # noqa: E402
-from sycoca_ds.data.loader import Batch  # noqa: E402
+from sycoca_ds.data.batch import Batch  # noqa: E402
 from sycoca_ds.engine.batches import BatchPlan  # noqa: E402
 from sycoca_ds.engine.policy import build_engine, build_optimizer, read_policy  # noqa: E402
 from sycoca_ds.engine.ranks.environment import own_tools_first, prepare_deepspeed  # noqa: E402

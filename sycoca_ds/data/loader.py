@@ -8,18 +8,17 @@ import signal
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data_pipeline.catalogue.captions import lines_of
 from data_pipeline.errors import UserError
+from sycoca_ds.data.batch import AHEAD, Batch, Piece, Pixels, SharedPieces
 from sycoca_ds.data.plan import Plan
-from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer, trim
 from sycoca_ds.data.transforms import Augmentation, load_image
@@ -103,57 +102,8 @@ class SampleRandom:
         return self._generator
 
 
-class Pixels:
-    """Pictures one after another in one piece of memory, each copied at once: its own memory is then free for the next, which
-    spares the allocator fresh pages."""
-
-    def __init__(self, room: int):
-        self._memory, self.used = np.empty(room, np.uint8), 0
-
-    def append(self, image: np.ndarray) -> None:
-        end = self.used + image.size
-        if end > len(self._memory):
-            self._memory = np.concatenate([self._memory[: self.used], np.empty(end, np.uint8)])
-        self._memory[self.used : end].reshape(image.shape)[:] = image
-        self.used = end
-
-    def tensor(self) -> Tensor:
-        return torch.from_numpy(self._memory[: self.used])
-
-
 class LostSample(Exception):
     """Neither a sample nor any of its stand-ins can be read."""
-
-
-@dataclass
-class Batch:
-    """One micro-batch on the host.
-
-    pixels: uint8, RGB crops (h, w, 3) one after another; size_B2: int64, height and width of each; text_BL: int64, trimmed to the
-    longest caption; label_at_M: int64, `label_places` of it; key_B: int64, the key of each sample's random masks; stand_ins:
-    samples that could not be read and were replaced; lost: those for which no stand-in could be read either, which are black
-    pictures without words, and why.
-    """
-
-    pixels: Tensor
-    size_B2: Tensor
-    text_BL: Tensor
-    label_at_M: Tensor
-    key_B: Tensor
-    stand_ins: int
-    lost: str | None = None
-
-    SENT = ("pixels", "text_BL", "label_at_M", "key_B")
-    """Tensors that go to the device."""
-
-    def pin_memory(self) -> Batch:
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in self.SENT})
-
-    def to_device(self, device: torch.device, size: int) -> dict[str, Tensor]:
-        """What the model's `train` takes: image_BCHW (uint8, size x size, which it normalises itself), text_BL, label_at_M and
-        key_B. The host waits for no copy."""
-        there = {name: getattr(self, name).to(device, non_blocking=True) for name in self.SENT}
-        return {"image_BCHW": resize_crops(there.pop("pixels"), self.size_B2, size), **there}
 
 
 class TrainSet(Dataset):
@@ -175,7 +125,8 @@ class TrainSet(Dataset):
         self.plan, self.reader, self.tokenizer_path = plan, ShardReader(sources, keep_open), tokenizer.path
         self.augmentation, self.context_length = augmentation, context_length
         self.random = SampleRandom(plan.seed)
-        self._room = 1 << 20
+        self.pieces: SharedPieces | None = None
+        self._room = 0
         self._tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
@@ -184,7 +135,9 @@ class TrainSet(Dataset):
     def __getitems__(self, wanted: list[tuple[int, int]]) -> Batch:
         if self._tokenizer is None:  # built where it is used: the Rust object is not worth pickling
             self._tokenizer = Tokenizer(self.tokenizer_path)
-        pixels, sizes, said, stand_ins, lost = Pixels(self._room), [], [], 0, None
+        piece = self._piece()
+        pixels = Pixels(np.empty(max(self._room, 1 << 20), np.uint8) if piece is None else piece.memory.numpy())
+        sizes, said, stand_ins, lost = [], [], 0, None
         shards, positions = (values.tolist() for values in self.plan.locate(np.array([sample for _, sample in wanted])))
         for (epoch, sample), shard, position in zip(wanted, shards, positions, strict=True):
             random = self.random.at(epoch, sample)
@@ -201,10 +154,18 @@ class TrainSet(Dataset):
             pixels.append(crop)
             sizes.append(crop.shape[:2])
             said.append(words)
-        self._room = max(self._room, pixels.used)
+        if piece is not None and pixels.grew:
+            self.pieces.take(piece)
+            piece = None
+        self._room = max(self._room, pixels.used * 9 // 8)  # crops differ, and so do batches
         keys = [((self.plan.seed * 1_000_003 + epoch) * 1_000_000_007 + sample) % (1 << 62) for epoch, sample in wanted]
-        more = {"key_B": torch.tensor(keys), "stand_ins": stand_ins, "lost": lost}
+        more = {"key_B": torch.tensor(keys), "stand_ins": stand_ins, "lost": lost, "piece": piece}
         return self._batch(pixels.tensor(), torch.tensor(sizes), said, **more)
+
+    def _piece(self) -> Piece | None:
+        """Shared memory for the next batch, in a loader process that knows how much that takes."""
+        worker = get_worker_info()
+        return self.pieces.lend(worker.id, self._room) if self.pieces and worker and self._room else None
 
     def _batch(self, pixels: Tensor, size_B2: Tensor, said: Sequence[Any], **more: Any) -> Batch:
         """What `_read` gave of each sample, as a micro-batch."""
@@ -289,14 +250,16 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> DataLoader:
-    """Micro-batches in the plan's order, whatever the number of workers."""
-    return DataLoader(
+def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> Iterator[Batch]:
+    """Starts the loader processes; micro-batches in the plan's order, whatever their number."""
+    dataset.pieces = SharedPieces(workers) if workers else None
+    loader = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+    return iter(loader)

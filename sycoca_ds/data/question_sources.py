@@ -15,7 +15,8 @@ from torch import Tensor
 
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DataConfig
-from sycoca_ds.data.loader import Batch, TrainSet
+from sycoca_ds.data.batch import Batch
+from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.data.questions import SCHEMA, read_questions, weighted_answers
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import trim

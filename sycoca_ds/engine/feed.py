@@ -6,7 +6,8 @@ import resource
 from collections.abc import Iterator
 
 from sycoca_ds.config import TrainConfig
-from sycoca_ds.data.loader import Batch, PlannedBatches, TrainSet, train_loader
+from sycoca_ds.data.batch import Batch
+from sycoca_ds.data.loader import PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.question_sources import QuestionSet
 from sycoca_ds.data.sources import Sources
@@ -50,4 +51,4 @@ def start_feed(
     planned = PlannedBatches(
         plan, first_step, last_step, runtime.world_size, runtime.rank, batches.accumulation_steps, on_step=on_step
     )
-    return iter(train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda"))
+    return train_loader(training_set, planned, config.data.workers, pin=runtime.device.type == "cuda")

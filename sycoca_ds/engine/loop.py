@@ -7,7 +7,7 @@ from pathlib import Path
 from data_pipeline.errors import UserError
 from data_pipeline.progress import Progress
 from sycoca_ds.config import TrainConfig
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.saving import Saver
 from sycoca_ds.engine.logit_scale import bound_logit_scale

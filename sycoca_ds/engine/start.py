@@ -12,7 +12,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from data_pipeline.files import write_text
 from sycoca_ds.config import OptimConfig, TrainConfig
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sycoca_ds.config import DataConfig, LossConfig, MaskingConfig, ModelConfig, RunConfig, TrainConfig
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.engine.accumulation import shared_inputs
 from sycoca_ds.engine.checkpoint.weights import load_for_inference
 from sycoca_ds.engine.logit_scale import bound_logit_scale

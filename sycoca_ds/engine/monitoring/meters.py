@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sycoca_ds.config import LossConfig, ModelConfig
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.data.question_sources import QuestionBatch
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.flops import answer_passes, step_flops

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.engine.checkpoint.saving import Saver
 from sycoca_ds.engine.monitoring.best import Best
 from sycoca_ds.engine.monitoring.curves import format_record, format_validation

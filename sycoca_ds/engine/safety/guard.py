@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.engine.checkpoint.saving import Saver
 from sycoca_ds.engine.safety.self_test import faults
 from sycoca_ds.engine.start import Session

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from data_pipeline.errors import UserError
-from sycoca_ds.data.loader import Batch, PlannedBatches, SampleRandom, ShardReader, TrainSet, train_loader
+from sycoca_ds.data.batch import Batch
+from sycoca_ds.data.loader import PlannedBatches, SampleRandom, ShardReader, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.resampling import resize_crops
 from sycoca_ds.data.sources import Sources

@@ -26,7 +26,7 @@ STEPS = 23
 RECORDED = """\
 import json, os, sys
 sys.path[0] = {repository!r}
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.data.storage import Prefetcher
 from sycoca_ds.train import end_process, on_every_rank, run_command
 plain, path = Batch.to_device, {folder!r} + "/rank_" + os.environ["RANK"] + ".jsonl"

@@ -10,7 +10,8 @@ HURT = """\
 import os, signal, sys, time
 sys.path[0] = {repository!r}
 import torch
-from sycoca_ds.data.loader import Batch, TrainSet
+from sycoca_ds.data.batch import Batch
+from sycoca_ds.data.loader import TrainSet
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.train import end_process, on_every_rank, run_command
 rank, calls = int(os.environ.get("RANK", "0")), []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sycoca_ds.config import ImageEncoderConfig, ModelConfig
-from sycoca_ds.data.loader import Batch
+from sycoca_ds.data.batch import Batch
 from sycoca_ds.engine.monitoring.meters import Meter, batch_tflops, resident_gib
 from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.model.text_encoder import label_places

@@ -173,7 +173,9 @@ def test_winogavil(tmp_path):
     assert CompareCommand((tmp_path / "out", tmp_path / "other"), out=tmp_path / "beside", permutations=30).run() == 0
     (row,) = [row for row in json.loads((tmp_path / "beside/comparison.json").read_text())["rows"] if row["number"] == "jaccard"]
     (against,) = row["against"]
-    assert against["first"] == pytest.approx(numbers["jaccard"]) and against["second"] != against["first"] and against["images"] == 16
+    assert (
+        against["first"] == pytest.approx(numbers["jaccard"]) and against["second"] != against["first"] and against["images"] == 16
+    )
     write_winogavil(tmp_path / "sets/winogavil", samples, [("a", [1, 2], [])])
     assert evaluate(EvaluateConfig(str(run), sets=("parquet:winogavil",), **options)) == 1
     record = json.loads((tmp_path / "out/sets.json").read_text())["sets"]["parquet:winogavil"]
