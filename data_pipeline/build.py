@@ -43,6 +43,7 @@ class AdoptCommand:
     """Tars checked at the same time."""
 
     def run(self) -> int:
+        check_no_run(self.out)
         return _adopted("--tars", self.tars, self.out, {"--processes": self.processes})
 
 
@@ -68,6 +69,7 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """Say what would be done, and what is done already; change nothing."""
 
     def run(self) -> int:
+        check_no_run(self.out)
         if self.source != "folder" and (self.pictures is not None or self.captions is not None):
             raise UserError("--pictures and --captions go with --source folder")
         if self.source != "folder" and not self.metadata:
@@ -132,6 +134,12 @@ class BuildCommand(DownloadOptions, CurateOptions):
         self._refuse_others(ADOPTION, "whose tars are taken as they are")
         processes = {"--processes": self.processes, "--verify-processes": self.verify_processes}
         return _adopted("--metadata", self.metadata, self.out, processes)
+
+
+def check_no_run(out: Path) -> None:
+    """Raises `UserError` for the folder of a training, among whose files a data set has no place."""
+    if (out / "run_status.json").exists() or (out / "checkpoints").is_dir():
+        raise UserError(f"--out {out}: holds a training (run_status.json, checkpoints/); choose another folder")
 
 
 def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> int:

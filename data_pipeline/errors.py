@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -42,6 +43,11 @@ def interrupted() -> str:
 
 class UserError(ValueError):
     """Bad input from the outside (a flag, a file, a row). Entry points print it on one line and exit with status 2."""
+
+
+def to_run(command: str, folder: object) -> str:
+    """A command of the data pipeline on a folder, as a shell takes it: what a user is told to give."""
+    return f"python -m data_pipeline {command} --data {shlex.quote(str(folder))}"
 
 
 def check_format(found: object, known: int, where: object, mend: str, oldest: int | None = None) -> None:
@@ -138,6 +144,17 @@ PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 `supervise` tells by Python's own words."""
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def takes_nothing(output: int) -> bool:
+    """Whether not even the end of a line can be written."""
+    try:
+        return os.write(output, b"\n") == 0
+    except OSError:
+        return True
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Runs an entry point; a `UserError`, and a file or folder that cannot be read or written, becomes `error: ...` on stderr and
     status 2, Ctrl-C becomes 130, an output whose reader has seen enough (`| head`) 141, as of a program that the system ends for
@@ -156,6 +173,10 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     except OSError as error:
+        if error.errno in NO_ROOM and error.filename is None and takes_nothing(sys.stdout.fileno()):
+            print(f"error: the output cannot be written: {error.strerror}; send it to another place", file=sys.stderr, flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 2
         if error.errno not in PLACES or error.filename is None:
             raise
         said = (

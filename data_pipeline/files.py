@@ -29,6 +29,11 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: expected a folder that this user may write; choose another, or ask for the right")
 
 
+def no_folder(path: str | Path) -> str:
+    """What to say of a path that is no folder."""
+    return "it is a file, not a folder" if Path(path).exists() else "no such folder"
+
+
 def check_folder(folder: Path) -> None:
     """Raises the `UserError` that `make_folder` would, before hours of work say, and leaves nothing."""
     try:

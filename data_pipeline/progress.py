@@ -85,7 +85,8 @@ class Progress:
             self._bar.stop()
         elif self.enabled and self._file is None and kind is None:
             took = format_seconds(time.monotonic() - self._start)
-            print(f"{self.what}: {self.done} {self.unit} in {took} {self._note}".rstrip(), file=sys.stderr, flush=True)
+            unit = self.unit.removesuffix("s") if self.done == 1 else self.unit
+            print(f"{self.what}: {self.done} {unit} in {took} {self._note}".rstrip(), file=sys.stderr, flush=True)
 
     def advance(self, count: int = 1) -> None:
         self.set(self.done + count)

@@ -2,7 +2,7 @@
 
 import sys
 
-from data_pipeline.errors import run_module
+from sycoca_ds.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_module("sycoca_ds.cli.dispatch"))
+    sys.exit(main())

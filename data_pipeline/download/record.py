@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_pipeline.catalogue.curate import read_curate
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 
 PARTS = "parts"
 
@@ -17,9 +17,7 @@ def part_folders(folder: Path) -> list[Path]:
     found = sorted(path for path in (Path(folder) / PARTS).glob("[0-9]*") if path.is_dir())
     wanted = len(read_curate(folder)["parts"])
     if len(found) != wanted:
-        raise UserError(
-            f"{Path(folder) / PARTS}: {len(found)} of {wanted} parts; run: python -m data_pipeline split --data {folder}"
-        )
+        raise UserError(f"{Path(folder) / PARTS}: {len(found)} of {wanted} parts; run: {to_run('split', folder)}")
     return found
 
 
@@ -33,7 +31,7 @@ def sum_of_downloads(folder: Path) -> dict:
             total["requested"] += record["requested"]
             total["downloaded"] += record["downloaded"]
         except (OSError, ValueError, KeyError):
-            raise UserError(f"{path}: missing or not finished; run: python -m data_pipeline download --data {part}") from None
+            raise UserError(f"{path}: missing or not finished; run: {to_run('download', part)}") from None
         total["failed"].update(record["failed"])
         total["shards"].update({f"{PARTS}/{part.name}/shards/{name}": facts for name, facts in record["shards"].items()})
     return total | {"failed": dict(total["failed"].most_common())}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data_pipeline.command_line import counted, other_options
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, check_folder, make_folder, write_json
+from data_pipeline.files import atomic_path, check_folder, make_folder, no_folder, write_json
 from data_pipeline.local.captions import read_captions
-from data_pipeline.local.listing import EMPTY, TOO_LONG, TWICE, list_samples
+from data_pipeline.local.listing import EMPTY, TOO_LONG, TWICE, Listing, list_samples
 from data_pipeline.local.packing import How, cut, failures, pack
 from data_pipeline.lock import only_one
 from data_pipeline.shards.manifest import remove_manifest
@@ -49,13 +49,24 @@ def read_record(folder: Path) -> dict:
 def planned(pictures: Path, captions: str | None, out: Path, file_col: str | None, caption_col: str | None) -> list[str]:
     """What `pack_folder` would do, in lines; no picture is opened. Raises `UserError`: no such folder or table."""
     if not pictures.is_dir():
-        raise UserError(f"--pictures {pictures}: no such folder")
+        raise UserError(f"--pictures {pictures}: {no_folder(pictures)}")
     check_folder(out / "shards")
-    words, pairs = read_captions(pictures, captions, file_col, caption_col)
-    listing = list_samples(pictures, pairs)
+    words, listing = _listed(pictures, captions, file_col, caption_col)
     captions = counted(sum(len(sample.captions) for sample in listing.samples), "caption")
     lines = [f"pack: {counted(len(listing.samples), 'picture')} with {captions} of {pictures}, by {words}, into {out / 'shards'}"]
     return lines + [f"  left out: {_told(listing.dropped)}"] * bool(listing.dropped)
+
+
+def _listed(pictures: Path, captions: str | None, file_col: str | None, caption_col: str | None) -> tuple[str, Listing]:
+    """Where captions come from, and the pictures that have one. Raises `UserError`: none has."""
+    words, pairs = read_captions(pictures, captions, file_col, caption_col)
+    listing = list_samples(pictures, pairs)
+    if not listing.samples:
+        why = _told(listing.dropped)
+        ways = "give --captions TABLE, put NAME.txt beside NAME.jpg, or sort the pictures into folders that are called like classes"
+        told = f"({why}; captions are {words}): {ways}" if why else "(nothing there)"
+        raise UserError(f"--pictures {pictures}: no picture with a caption {told}")
+    return words, listing
 
 
 def pack_folder(
@@ -77,16 +88,15 @@ def pack_folder(
         UserError: no such folder or table, other settings than those of the shards that are there, nothing to take.
     """
     if not pictures.is_dir():
-        raise UserError(f"--pictures {pictures}: no such folder")
+        raise UserError(f"--pictures {pictures}: {no_folder(pictures)}")
     if out.resolve() == pictures.resolve():
         raise UserError(f"--out {out}: is the folder of the pictures; choose another")
     if (out / "canonical").exists() or (out / "mirror.json").exists():
         raise UserError(f"--out {out}: holds rows that were downloaded, or a mirror's tars; choose another folder")
+    words, listing = _listed(pictures, captions, file_col, caption_col)
+    print(f"{pictures}: {words}", file=sys.stderr, flush=True)
     make_folder(out)
     with only_one(out / ".download.lock", f"{out}: another build is running in this folder; wait for it or end it"):
-        words, pairs = read_captions(pictures, captions, file_col, caption_col)
-        print(f"{pictures}: {words}", file=sys.stderr, flush=True)
-        listing = list_samples(pictures, pairs)
         settings = {"pictures": str(pictures.resolve()), **vars(how)}
         shards = math.ceil(len(listing.samples) / shard_size)
         if is_local(out):
@@ -97,8 +107,6 @@ def pack_folder(
             shards = before["shards"]
         elif any((out / "shards").glob("*")):
             raise UserError(f"{out / 'shards'}: holds files but there is no {RECORD}; delete it or choose another folder")
-        if not listing.samples:
-            raise UserError(f"--pictures {pictures}: no picture with a caption ({_told(listing.dropped) or 'nothing there'})")
         record = {
             "format": FORMAT,
             "source": "folder",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipeline.catalogue.curate import read_curate
 from data_pipeline.download.record import PARTS, sum_of_downloads
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 from data_pipeline.files import write_bytes, write_json
 from data_pipeline.local.build import is_local, read_record
 from data_pipeline.report.contents import look_inside
@@ -30,12 +30,13 @@ NOT_DOWNLOADED = dict.fromkeys(("hosts", "sidecars", "over_time", "hours", "rows
 
 
 def _read(path: Path, command: str) -> dict:
+    """Args: command: what writes the file."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: not there; run first: python -m data_pipeline {command}") from None
+        raise UserError(f"{path}: not there; run first: {command}") from None
     except (OSError, ValueError):
-        raise UserError(f"{path}: damaged; run again: python -m data_pipeline {command}") from None
+        raise UserError(f"{path}: damaged; run again: {command}") from None
 
 
 def _downloading(folder: Path, downloaded: dict) -> dict:
@@ -66,15 +67,13 @@ def _records(folder: Path) -> tuple[dict, dict, dict]:
         return (
             read_curate(folder),
             sum_of_downloads(folder),
-            _read(folder / "manifest" / "verify.json", f"merge --data {folder}"),
+            _read(folder / "manifest" / "verify.json", to_run("merge", folder)),
         )
     curated = read_curate(folder)
-    downloaded = _read(folder / "download.json", f"download --data {folder}")
+    downloaded = _read(folder / "download.json", to_run("download", folder))
     if "downloaded" not in downloaded:
-        raise UserError(
-            f"{folder / 'download.json'}: the download is not finished; run: python -m data_pipeline download --data {folder}"
-        )
-    return curated, downloaded, _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
+        raise UserError(f"{folder / 'download.json'}: the download is not finished; run: {to_run('download', folder)}")
+    return curated, downloaded, _read(folder / "manifest" / "verify.json", to_run("verify", folder))
 
 
 def report(folder: Path, project_to: int | None = None) -> dict:
@@ -90,15 +89,15 @@ def report(folder: Path, project_to: int | None = None) -> dict:
 
     folder = Path(folder)
     if is_mirror(folder):  # adopted: the way begins with the tars that could be read
-        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
+        verified = _read(folder / "manifest" / "verify.json", to_run("verify", folder))
         total = verified["samples"]
         curated = {"source": "wds", "rows_in": total, "dropped": {}}
         downloaded = {"requested": total, "downloaded": total, "failed": {}, "shards": {}}
         funnel = make_funnel(curated, downloaded, verified)
         funnel |= NOT_DOWNLOADED
     elif is_local(folder):  # packed: it begins with the files and captions that were found
-        downloaded = _read(folder / "download.json", "build --source folder")
-        verified = _read(folder / "manifest" / "verify.json", f"verify --data {folder}")
+        downloaded = _read(folder / "download.json", "python -m data_pipeline build --source folder")
+        verified = _read(folder / "manifest" / "verify.json", to_run("verify", folder))
         funnel = make_funnel(read_record(folder), downloaded, verified) | NOT_DOWNLOADED
     else:
         curated, downloaded, verified = _records(folder)

@@ -29,6 +29,7 @@ class MarkCommand:
     """Compare, and say what would be marked; change nothing."""
 
     def run(self) -> int:
+        from data_pipeline.errors import to_run
         from data_pipeline.shards.mark import mark
 
         dry = self.dry_run
@@ -38,5 +39,5 @@ class MarkCommand:
             if dry:
                 print(f"{folder}: would mark {said}")
             else:
-                print(f"{folder}: marked {said}; its report anew: python -m data_pipeline report --data {folder}", file=sys.stderr)
+                print(f"{folder}: marked {said}; its report anew: {to_run('report', folder)}", file=sys.stderr)
         return 0

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, sha256_file, write_json
+from data_pipeline.errors import UserError, to_run
+from data_pipeline.files import atomic_path, no_folder, sha256_file, write_json
 
 FORMAT = 1
 ROWS_AT_ONCE = 4096
@@ -135,11 +135,11 @@ class Manifest:
         root = Path(folder).absolute()
         if root.name == "manifest" and (root / "manifest.json").exists():
             root = root.parent
-        mend = f"run: python -m data_pipeline verify --data {root}"
+        mend = f"run: {to_run('verify', root)}"
         seal, table_path = root / "manifest" / "manifest.json", root / "manifest" / "shards.parquet"
         if not root.is_dir():
             raise ManifestError(
-                f"{root}: no such folder; expected a data set folder; make one with: python -m data_pipeline "
+                f"{root}: {no_folder(root)}; expected a data set folder; make one with: python -m data_pipeline "
                 f"build --metadata CATALOGUE --out {root}"
             )
         if not seal.exists():
@@ -198,7 +198,7 @@ class Manifest:
 
         Args: file: the index, opened; None: it is read from its place."""
         shard = self.shards[shard_number]
-        mend = f"run: python -m data_pipeline verify --data {self.root}"
+        mend = f"run: {to_run('verify', self.root)}"
         try:
             data = shard.index_path.read_bytes() if file is None else file.read()
             if shard_number not in self._checked:

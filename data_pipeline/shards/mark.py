@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.duck import Duck
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 from data_pipeline.files import sha256_file
 from data_pipeline.progress import Progress
 from data_pipeline.shards.manifest import (
@@ -111,7 +111,7 @@ def _tables(manifest: Manifest) -> Iterator[pa.Table]:
             table.select(["phash", "caption_hash"])
         except (OSError, KeyError, pa.ArrowException):
             raise UserError(
-                f"{shard.index_path}: damaged, or of an older version; run: python -m data_pipeline verify --data {manifest.root}"
+                f"{shard.index_path}: damaged, or of an older version; run: {to_run('verify', manifest.root)}"
             ) from None
         yield table
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.command_line import counted
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 from data_pipeline.files import sha256_file, write_json
 from data_pipeline.progress import Progress
 from data_pipeline.shards.adopt import is_mirror
@@ -301,9 +301,9 @@ def tars_of(folder: Path, processes: int) -> list[str]:
     root = Path(folder).absolute()
     names = sorted(path.name for path in (root / "shards").glob("*.tar"))
     if not names and (root / "parts").is_dir():
-        raise UserError(f"{root}: its tars are in its parts; verify those, then run: python -m data_pipeline merge --data {folder}")
+        raise UserError(f"{root}: its tars are in its parts; verify those, then run: {to_run('merge', folder)}")
     if not names:
-        raise UserError(f"{root / 'shards'}: no tars to verify; run first: python -m data_pipeline download --data {folder}")
+        raise UserError(f"{root / 'shards'}: no tars to verify; run first: {to_run('download', folder)}")
     if processes < 1:
         raise UserError(f"--processes {processes}: expected at least 1")
     return names
@@ -336,7 +336,7 @@ def read_summary(root: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
-        raise UserError(f"{path}: missing or damaged; run: python -m data_pipeline verify --data {root}") from None
+        raise UserError(f"{path}: missing or damaged; run: {to_run('verify', root)}") from None
 
 
 def write_summary(root: Path, rows: Sequence[dict], damaged: Sequence[dict], reused: int) -> dict:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.catalogue.captions import clean
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 from data_pipeline.files import write_bytes
 from data_pipeline.progress import Progress
 
@@ -150,7 +150,7 @@ def train(folder: Path, out: Path, vocab_size: int, most: int | None = None):
 
         tokenizer.train_from_iterator(batches(), trainer)
         if bar.done == 0:
-            raise UserError(f"{folder}: no kept caption to train on; run: python -m data_pipeline verify --data {folder}")
+            raise UserError(f"{folder}: no kept caption to train on; run: {to_run('verify', folder)}")
     write_bytes(out, tokenizer.to_str(pretty=True).encode())
     size = tokenizer.get_vocab_size()
     if size < vocab_size:

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import sha256_text, write_json
+from data_pipeline.files import no_folder, sha256_text, write_json
 from data_pipeline.world.laion import write_laion_catalogue
 from data_pipeline.world.server import HOST, TYPES, PictureServer, serve_until_interrupted
 
@@ -40,7 +40,7 @@ class FolderCommand:
         if not 1 <= self.port <= 65535:
             raise UserError(f"--port {self.port}: expected 1 to 65535")
         if not self.images.is_dir():
-            raise UserError(f"--images {self.images}: no such folder")
+            raise UserError(f"--images {self.images}: {no_folder(self.images)}")
         server = PictureServer(self.images, self.port) if self.serve else None
         counts = write_catalogues(self.images, self.captions, self.out, self.port, shares)
         for split, count in counts["splits"].items():

@@ -4,3 +4,12 @@ table: every command's name, function, line and example; `dispatch` finds it and
 the training, and `deepspeed_runner` waits in it; `completion` writes the names and options for shells. Nothing here imports a
 command before it is the one that runs.
 """
+
+from __future__ import annotations
+
+
+def main() -> int:
+    """`sycoca`, from its first import on under the eyes of what answers a Ctrl-C."""
+    from data_pipeline.errors import run_module
+
+    return run_module("sycoca_ds.cli.dispatch")

@@ -1,15 +1,18 @@
 """DeepSpeed's runner, as `sycoca train` becomes it: it waits at a Ctrl-C, and ends with what became of the run.
 
 By itself the runner dies of the Ctrl-C after which the ranks save: with a traceback among their lines, before they have saved, and
-with a status that knows nothing of it. Here the ranks have the Ctrl-C, and RUN/run_status.json the last word on the status. The
-runner of several hosts has an answer of its own to a Ctrl-C. Started by path, from any folder.
+with a status that knows nothing of it; launch.py below it dies of one in its imports, with another. Here the ranks have the Ctrl-C
+once they train, and RUN/run_status.json the last word on the status; before that this process ends them. The runner of several
+hosts has an answer of its own to a Ctrl-C. Started by path, from any folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +31,46 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class Waiting:
-    """Counts the Ctrl-C that processes below this one have, too. Where there is none yet it ends the start."""
+    """Answers Ctrl-C, which processes below this one have, too.
 
-    def __init__(self) -> None:
+    On one machine SIGINT is blocked, and so it is in launch.py and in ranks before they can save (engine/ranks/stop.py).
+
+    Args:
+        run: the run's folder.
+    """
+
+    def __init__(self, run: Path) -> None:
         import psutil  # of DeepSpeed's requirements; not at a Ctrl-C, in whose middle there may be another one
 
-        self.asked, self.process = 0, psutil.Process()
+        self.run, self.asked, self.process = run, 0, psutil.Process()
+        self.before = read_status(run)
 
-    def __call__(self, number: int, frame: object) -> None:
+    def begin(self, several_hosts: bool) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what is to run in the background
+            return
+        if several_hosts:
+            signal.signal(signal.SIGINT, self._count)  # not SIG_IGN, which the ranks would inherit
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            threading.Thread(target=self._answer, daemon=True).start()
+
+    def _count(self, number: int, frame: object) -> None:
         if not self.process.children():
             raise KeyboardInterrupt
         self.asked += 1
+
+    def _answer(self) -> None:
+        while True:
+            signal.sigwait({signal.SIGINT})
+            self.asked += 1
+            below = self.process.children(recursive=True)
+            if not below:
+                print(interrupted(), file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)  # the other thread may be deep in the system, and has nothing to put away
+            elif self.asked > 2 or read_status(self.run) == self.before:  # nothing is trained yet, or nobody listens
+                for process in below:
+                    with contextlib.suppress(ProcessLookupError):  # launch.py, the first, would tell of it at length
+                        os.kill(process.pid, signal.SIGTERM if self.asked == 1 and process is not below[0] else signal.SIGKILL)
 
 
 def status_of(launch: int, asked: int, before: dict[str, Any], now: dict[str, Any]) -> int:
@@ -54,14 +86,24 @@ def status_of(launch: int, asked: int, before: dict[str, Any], now: dict[str, An
     return {"preempted": EXIT_PREEMPTED, "completed": 0, "failed": launch or 1}.get(ended, cut_off)
 
 
+def several_hosts(words: list[str]) -> bool:
+    """Whether the launch starts remote shells. Args: words: the runner's, from its options to the training's."""
+    from sycoca_ds.launch.processes import train_script
+    from sycoca_ds.supervise.job import DEFAULT_HOSTFILE, HOSTFILE, option, read_hosts
+
+    script = train_script()
+    own = ["deepspeed", *(words[: words.index(script)] if script in words else words)]
+    if option(own, HOSTFILE) is None and not DEFAULT_HOSTFILE.is_file():
+        return False
+    return "--force_multi" in own or len(read_hosts(own, len(own))) != 1
+
+
 def main() -> int:
-    run, waiting = Path(os.environ.pop(RUN)), Waiting()
-    before = read_status(run)
+    waiting = Waiting(Path(os.environ.pop(RUN)))
     try:
         from deepspeed.launcher.runner import main as launch
 
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as a shell starts what is to run in the background
-            signal.signal(signal.SIGINT, waiting)  # not SIG_IGN, which the ranks would inherit
+        waiting.begin(several_hosts(sys.argv[1:]))
         status = launch()
     except SystemExit as stop:
         status = stop.code
@@ -71,7 +113,10 @@ def main() -> int:
     if isinstance(status, str):
         print(status, file=sys.stderr, flush=True)
         status = 1
-    return status_of(status or 0, waiting.asked, before, read_status(run))
+    now = read_status(waiting.run)
+    if waiting.asked and now == waiting.before:
+        print(interrupted(), file=sys.stderr, flush=True)
+    return status_of(status or 0, waiting.asked, waiting.before, now)
 
 
 if __name__ == "__main__":

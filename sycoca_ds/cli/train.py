@@ -103,13 +103,15 @@ def check_here(config: TrainConfig) -> None:
     """What a launch on this machine would refuse after half a minute of imports, as far as it shows without them.
 
     Raises:
-        UserError: no data set, no tokenizer, no weights, or a run's folder that cannot be made.
+        UserError: no policy, no data set, no tokenizer, no weights, or a run's folder that cannot be made.
     """
     from data_pipeline.files import check_folder
     from data_pipeline.shards.manifest import Manifest
-    from sycoca_ds.config import check_tokenizer_file, check_weights_there
+    from sycoca_ds.config import check_run_folder, check_tokenizer_file, check_weights_there
     from sycoca_ds.data.storage import is_url
+    from sycoca_ds.engine.policy import known_sections
 
+    known_sections(config.run.ds_config)
     folders = [*config.data.train, *([config.data.validation] if config.data.validation else [])]
     for folder in folders:
         if not is_url(folder):
@@ -121,6 +123,7 @@ def check_here(config: TrainConfig) -> None:
         check_tokenizer_file(Manifest.load(first, check_tars=False).root / "tokenizer.json")
     if config.run.weights is not None:
         check_weights_there(config.run.weights)
+    check_run_folder(config.run.out)
     check_folder(Path(config.run.out))
 
 

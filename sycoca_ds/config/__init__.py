@@ -6,7 +6,7 @@ Sizes live here and flow into DeepSpeed's configuration; `ds_configs/*.json` hol
 `sycoca_ds/presets.py`, command-line and file parsing in `sycoca_ds/options.py`.
 """
 
-from sycoca_ds.config.checks import check_ema_decay, check_model, check_tokenizer_file, check_weights_there
+from sycoca_ds.config.checks import check_ema_decay, check_model, check_run_folder, check_tokenizer_file, check_weights_there
 from sycoca_ds.config.model import (
     COMMON_WORDS,
     DecoderConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "check_ema_decay",
     "check_model",
     "check_tokenizer_file",
+    "check_run_folder",
     "check_weights_there",
     "hidden_count",
     "with_vocabulary",

@@ -78,6 +78,12 @@ def check_weights_there(path: str) -> None:
         )
 
 
+def check_run_folder(path: str) -> None:
+    """Raises `UserError`: `run.out` is the folder of something else."""
+    if (Path(path) / "manifest").is_dir():
+        raise UserError(f"run.out = {path}: holds a data set (manifest/), among whose files a run has no place; choose another")
+
+
 def check_tokenizer_file(path: Path) -> None:
     """Raises `UserError`: there is none."""
     if not path.is_file():

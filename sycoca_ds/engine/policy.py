@@ -61,14 +61,12 @@ def find_policy(name: str) -> Path:
     raise UserError(f"run.ds-config = {name}: no such file (shipped: {shipped})")
 
 
-def read_policy(name: str) -> dict[str, Any]:
-    """The policy file's keys without the "auto" sizes.
+def known_sections(name: str) -> tuple[Path, dict[str, Any]]:
+    """(the policy file, its content), as far as it can be checked without DeepSpeed.
 
     Raises:
-        UserError: a key that DeepSpeed does not know, or one that another place owns and the file sets to a number.
+        UserError: there is none, a section that is none, or one that another place owns and the file sets to a number.
     """
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-
     path = find_policy(name)
     policy = read_json_object(path, "run.ds-config")
     for key, value in policy.items():
@@ -85,6 +83,19 @@ def read_policy(name: str) -> dict[str, Any]:
     stage = zero.get("stage", 0)
     if type(stage) is not int or not 0 <= stage <= 3:  # DeepSpeed takes "3" and true, too
         raise UserError(f"{path}: zero_optimization.stage = {stage!r}: expected 0, 1, 2 or 3")
+    return path, policy
+
+
+def read_policy(name: str) -> dict[str, Any]:
+    """The policy file's keys without the "auto" sizes.
+
+    Raises:
+        UserError: a key that DeepSpeed does not know, or one that another place owns and the file sets to a number.
+    """
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    path, policy = known_sections(name)
+    zero = policy.get("zero_optimization", {})
     known = [name for key, field in DeepSpeedZeroConfig.model_fields.items() for name in (key, field.alias) if name]
     for key in zero:
         if key not in known:

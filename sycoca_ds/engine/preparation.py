@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.errors import UserError
-from sycoca_ds.config import TrainConfig, WatchConfig, check_ema_decay, check_model, check_weights_there, with_vocabulary
+from sycoca_ds.config import (
+    TrainConfig,
+    WatchConfig,
+    check_ema_decay,
+    check_model,
+    check_run_folder,
+    check_weights_there,
+    with_vocabulary,
+)
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.question_sources import QuestionSources
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
-from sycoca_ds.engine.checkpoint.foreign_weights import is_foreign
+from sycoca_ds.engine.checkpoint.foreign_weights import is_foreign, own_tokenizer
 from sycoca_ds.engine.checkpoint.weights import tokenizer_of
 from sycoca_ds.engine.monitoring.best import check_best_metric
 from sycoca_ds.engine.monitoring.peaks import check_peak
@@ -53,8 +61,9 @@ def find_tokenizer(config: TrainConfig, sources: Sources) -> Tokenizer:
         UserError: missing, larger than the model's vocabulary, or with other special ids than the model's.
     """
     named, weights = config.data.tokenizer, config.run.weights
-    if named is None and weights is not None and not is_foreign(Path(weights)):
-        named = tokenizer_of(weights) or tokenizer_of(config.run.out)  # a run keeps a copy: it goes on without the weights
+    if named is None and weights is not None:
+        theirs = own_tokenizer(Path(weights)) if is_foreign(Path(weights)) else tokenizer_of(weights)
+        named = theirs or tokenizer_of(config.run.out)  # a run keeps a copy: it goes on without the weights
     tokenizer = Tokenizer(named or sources.manifests[0].root / "tokenizer.json")
     check_vocabulary(config.model.text.vocab_size, tokenizer)
     for name in ("sot_id", "eot_id"):
@@ -225,6 +234,7 @@ def check_before_start(config: TrainConfig, *, weights_come: bool = False) -> No
         UserError: naming the field.
     """
     check_world_size(config.run.expected_world_size)
+    check_run_folder(config.run.out)
     check_numbers(config)
     check_model(config.model)
     check_ema_decay(config.optim.ema_decay)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from data_pipeline.catalogue.captions import lines_of
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, to_run
 from data_pipeline.shards.manifest import Manifest, ManifestError
 from sycoca_ds.eval.datasets.reading import Question
 
@@ -146,7 +146,7 @@ class Collection(PictureSet):
                     captions += said
                     image_of_text += [number_of[row["image_id"]]] * len(said)
         if not pictures:
-            raise UserError(f"--data {folder}: the manifest keeps no sample; run: python -m data_pipeline verify --data {folder}")
+            raise UserError(f"--data {folder}: the manifest keeps no sample; run: {to_run('verify', folder)}")
         super().__init__(folder, image_size, manifest.digest, pictures, captions, image_of_text)
 
     def pixels(self, number: int) -> np.ndarray:

@@ -8,7 +8,10 @@ side.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -115,16 +118,37 @@ def enlarge(picture: np.ndarray, at_least: int) -> np.ndarray:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+@cache
 def font_of(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own letters, `size` pixels high."""
-    return ImageFont.load_default(size)
+    """Letters `size` pixels high: matplotlib's where it is installed, which has those of more alphabets than Pillow's own."""
+    found = importlib.util.find_spec("matplotlib")  # not imported, which takes a second
+    own = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if found and found.origin else None
+    return ImageFont.truetype(own, size) if own and own.is_file() else ImageFont.load_default(size)
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text that fits: three dots stand for its middle, since names differ at both ends."""
+    kept = len(text)
+    found = text
+    while kept > 1 and font.getlength(found) > width:
+        kept -= 1
+        found = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return found
 
 
 def grid(
-    pictures: Sequence[np.ndarray], columns: int, labels: Sequence[str] | None = None, gap: int = 6, text_size: int = 10
+    pictures: Sequence[np.ndarray],
+    columns: int,
+    labels: Sequence[str] | None = None,
+    gap: int = 6,
+    text_size: int = 10,
+    narrowest: int = 1,
 ) -> np.ndarray:
-    """Pictures in rows of `columns`, each with its label (cut to fit) underneath, on white. All are placed in the
-    largest one's cell.
+    """Pictures in rows of `columns`, each with its label underneath, on white. All are placed in the largest one's cell.
+
+    Args:
+        labels: of one line or several, each shortened to fit.
+        narrowest: pixels that a cell has at least.
 
     Raises ValueError without pictures or with another number of labels than pictures.
     """
@@ -132,8 +156,9 @@ def grid(
         raise ValueError("a grid needs at least one picture and one column")
     if labels is not None and len(labels) != len(pictures):
         raise ValueError(f"{len(labels)} labels for {len(pictures)} pictures")
-    height, width = max(p.shape[0] for p in pictures), max(p.shape[1] for p in pictures)
-    font, text_height = font_of(text_size), round(1.4 * text_size) if labels is not None else 0
+    height, width = max(p.shape[0] for p in pictures), max(narrowest, *(p.shape[1] for p in pictures))
+    font, line_height = font_of(text_size), round(1.4 * text_size)
+    text_height = 0 if labels is None else line_height * max(label.count("\n") + 1 for label in labels)
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + text_height + gap) + gap), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -141,9 +166,6 @@ def grid(
         x = gap + number % columns * (width + gap)
         y = gap + number // columns * (height + text_height + gap)
         sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, y))
-        if labels is not None:
-            text = labels[number].encode("latin-1", "replace").decode("latin-1")
-            while text and draw.textlength(text, font=font) > width:
-                text = text[:-1]
-            draw.text((x, y + height + 1), text, fill=INK, font=font)
+        for line, text in enumerate(labels[number].split("\n") if labels is not None else ()):
+            draw.text((x, y + height + 1 + line * line_height), shortened(text, font, width), fill=INK, font=font)
     return np.asarray(sheet)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import no_folder
 from sycoca_ds.eval.options import MOST_BEAMS
 from sycoca_ds.inference.caption import AskedModel
 
@@ -63,7 +64,7 @@ class ExploreCommand(AskedModel):
                 to = "" if most is None else f" and at most {most}"
                 raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}{to}")
         if self.index is not None and not Path(self.index).is_dir():
-            raise UserError(f"--index {self.index}: no such folder")
+            raise UserError(f"--index {self.index}: {no_folder(self.index)}")
         self.hosts()
 
     def hosts(self) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ FAMILIES = {
 }
 
 
-def parts_of(config: ModelConfig) -> str:
-    """The towers in words."""
+def parts_of(config: ModelConfig, form: str) -> str:
+    """The towers in words, those that a form of export has."""
     towers = {"image encoder": config.image, "text encoder": config.text}
     towers |= {"text decoder": config.text_decoder} if config.captions else {}
-    towers |= {"image decoder": config.image_decoder} if config.reconstructs else {}
+    towers |= {"image decoder": config.image_decoder} if config.reconstructs and form != "open_clip" else {}
     return ", ".join(f"{name} {tower.layers} x {tower.width}" for name, tower in towers.items())
 
 
@@ -52,7 +52,7 @@ def write_card(
         "config": config,
         "name": folder_name(source),
         "family": FAMILIES[config.family],
-        "parts": parts_of(config),
+        "parts": parts_of(config, form),
         "facts": facts,
         "said": said,
         "special": special,

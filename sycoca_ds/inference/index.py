@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import atomic_path, check_place, sha256_file, sha256_text
+from data_pipeline.files import atomic_path, check_place, no_folder, sha256_file, sha256_text
 from data_pipeline.local.captions import find_pictures, say_so
 from data_pipeline.progress import Progress
 
@@ -163,7 +163,7 @@ def survey(
         UserError: no such folder, or no file in it that is called like a picture.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: {no_folder(folder)}")
     known = {} if cache is None else load(place_of(cache, model, folder))
     names = find_pictures(folder, say_so)
     if not names:

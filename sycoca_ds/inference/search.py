@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from data_pipeline.command_line import counted
-from data_pipeline.errors import UserError
-from data_pipeline.files import check_place
+from data_pipeline.errors import UserError, leaves
+from data_pipeline.files import check_place, no_folder
 from sycoca_ds.inference.caption import AskedModel, field, names_as_they_are
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ class SearchCommand(AskedModel):
                 f"{self.folder} is a file: expected the folder of pictures to search in; a picture to compare with is --like"
             )
         if not Path(self.folder).is_dir():
-            raise UserError(f"{self.folder}: no such folder")
+            raise UserError(f"{self.folder}: {no_folder(self.folder)}")
         if self.sheet is not None:
             check_place(Path(self.sheet), f"--sheet {self.sheet}")
         cache = cache_of(self.cache)
+        if cache is None:
+            leaves("")
         model = self.open()
         query_E = self._query(model)
         if self.dry_run:
@@ -164,10 +166,11 @@ def write_sheet(path: Path, folder: Path, found: list[tuple[str, float]], title:
         import numpy as np
 
         from sycoca_ds.eval.pictures import grid
+        from sycoca_ds.inference.pictures import THUMBNAIL
 
         pictures = [picture for _, _, picture in shown]
-        labels = [f"{cosine:.3f} {field(Path(name).name)}" for name, cosine, _ in shown]
-        sheet = grid(pictures, min(COLUMNS, len(shown)), labels, text_size=12)
+        labels = [f"{cosine:.3f}\n{field(name)}" for name, cosine, _ in shown]
+        sheet = grid(pictures, min(COLUMNS, len(shown)), labels, text_size=12, narrowest=THUMBNAIL)
         write_bytes(path, cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes())
         return
     write_bytes(path, page(title, str(folder), shown, repr(model)).encode("utf-8", "replace"))

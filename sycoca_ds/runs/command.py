@@ -16,6 +16,7 @@ import tyro
 
 from data_pipeline.command_line import nearest, parse_command
 from data_pipeline.errors import UserError
+from data_pipeline.files import no_folder
 from sycoca_ds.runs import LOSSES
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RunsCommand:
 
         folder = Path(self.folder)
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; expected a run, or a folder with runs")
+            raise UserError(f"{folder}: {no_folder(folder)}; expected a run, or a folder with runs")
         runs = [read_run(path) for path in find_runs(folder)]
         if not runs:
             raise UserError(f"{folder}: no run in it (no run_status.json, metrics.jsonl or checkpoints/ up to three folders down)")

@@ -59,18 +59,26 @@ def initialise_from(model: SyCoCa, path: str | Path, tokenizer: Tokenizer | None
     """
     if is_foreign(Path(path)):
         foreign = read_foreign(Path(path), model.config, tokenizer)
+        _check_same_ids(path, foreign.config, foreign.tokenizer, model.config, tokenizer)
         said = take_shared(model, foreign.config, foreign.weights, str(path), foreign.lacking)
         return "; ".join([f"weights of {path} (open_clip's): {said}", *(f"not taken: {what}" for what in foreign.left)])
     stored = open_weights(path)
-    same_size = stored.config.model.text.vocab_size == model.config.text.vocab_size  # else that is named below
-    if tokenizer and stored.tokenizer and same_size and not tokenizer.has_ids_of(stored.tokenizer):
-        raise UserError(
-            f"the weights of {path} were trained with other ids than those of {tokenizer.path}: start from them with "
-            f"--data.tokenizer {stored.tokenizer}"
-        )
+    _check_same_ids(path, stored.config.model, stored.tokenizer, model.config, tokenizer)
     said = take_shared(model, stored.config.model, stored.weights, str(path))
     step = stored.state.get("step")
     return f"weights of {stored.folder}{'' if step is None else f' (step {step})'}: {said}"
+
+
+def _check_same_ids(
+    path: str | Path, theirs: ModelConfig, own: Path | None, ours: ModelConfig, tokenizer: Tokenizer | None
+) -> None:
+    """Raises `UserError` if the weights, whose tokenizer is `own` if that is known, were trained with other ids than the run's."""
+    same_size = theirs.text.vocab_size == ours.text.vocab_size  # else that is named later
+    if tokenizer and own and same_size and not tokenizer.has_ids_of(own):
+        raise UserError(
+            f"the weights of {path} were trained with other ids than those of {tokenizer.path}: start from them with "
+            f"--data.tokenizer {own}"
+        )
 
 
 def take_shared(model: SyCoCa, config: ModelConfig, weights: Mapping[str, Tensor], where: str, lacking: Sequence[str] = ()) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from data_pipeline.errors import UserError
-from data_pipeline.files import sha256_file
+from data_pipeline.files import no_folder, sha256_file
 from sycoca_ds.config import TrainConfig
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.engine.checkpoint import ema_files, exported, master_files
@@ -20,6 +21,8 @@ from sycoca_ds.exporting.open_clip_files import FROM_OPEN_CLIP, OPEN_CLIP_CONFIG
 from sycoca_ds.model.shapes import our_shapes
 from sycoca_ds.model.sycoca import SyCoCa
 from sycoca_ds.options import from_dict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -
     else:
         if not path.is_dir():
             raise UserError(
-                f"no finished checkpoint in {path}: there is no such folder; expected a run, a step's folder, or a folder that "
+                f"no finished checkpoint in {path}: {no_folder(path)}; expected a run, a step's folder, or a folder that "
                 "sycoca_ds/export.py wrote: check the path"
             )
         if (path / OPEN_CLIP_CONFIG).is_file():
@@ -94,7 +97,9 @@ def open_weights(path: str | Path, *, ema: bool = False, share: Share = WHOLE) -
                 f"`sycoca export {FROM_OPEN_CLIP} {path} --out FOLDER`"
             )
         checkpoints = path / "checkpoints" if (path / "checkpoints").is_dir() else path
-        folder, _ = newest_whole(checkpoints, look=look)
+        folder, problems = newest_whole(checkpoints, look=look)
+        for problem in problems:
+            log.warning("passed over a damaged checkpoint: %s", problem)
         if folder is None:
             raise UserError(
                 f"no finished checkpoint in {path}: expected step_*/{STATE_FILE} in it or in its checkpoints folder; "

@@ -31,6 +31,7 @@ class StopSignal:
         for number in STOPS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what is to run in the background
                 signal.signal(number, self._receive)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # by `sycoca train` until it can be answered
 
     @property
     def received(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_pipeline.command_line import nearest
 from data_pipeline.errors import UserError
+from data_pipeline.files import no_folder
 from sycoca_ds.eval.datasets.arrays import Cifar, Mnist, Stl
 from sycoca_ds.eval.datasets.captioned import CocoJson, Karpathy
 from sycoca_ds.eval.datasets.folders import Caltech, NumberFolders, WnidFolders
@@ -388,5 +389,5 @@ def chosen(names: tuple[str, ...], option: str = "--sets") -> list[OfficialSet]:
 def folder_of(path: str) -> Path:
     """UserError where `--data-root` is no folder."""
     if not Path(path).is_dir():
-        raise UserError(f"--data-root {path}: no such folder; expected one with a folder a set, as docs/evaluation.md has them")
+        raise UserError(f"--data-root {path}: {no_folder(path)}; expected one with a folder a set, as docs/evaluation.md has them")
     return Path(path)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import UserError
+from data_pipeline.files import no_folder
 from sycoca_ds.eval.scorers.caption_tokens import JAVA_FLAGS, java_command, java_version, package_folder
 
 OPTION = "--spice-dir"
@@ -45,7 +46,7 @@ def spice_jars(folder: str | Path) -> list[Path]:
     """The jars in a folder of `--spice-dir`. Raises `UserError` naming those that it lacks."""
     place, release = Path(folder), java_release()
     if not place.is_dir():
-        raise UserError(f"{OPTION} {folder}: no such folder; expected one with {' and '.join(CORENLP)}: {CORENLP_FROM}")
+        raise UserError(f"{OPTION} {folder}: {no_folder(folder)}; expected one with {' and '.join(CORENLP)}: {CORENLP_FROM}")
     missing = [name for name in CORENLP if not (place / name).is_file()]
     if missing:
         raise UserError(f"{OPTION} {folder}: {' and '.join(missing)} not there; {CORENLP_FROM}")

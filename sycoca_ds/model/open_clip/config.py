@@ -10,7 +10,7 @@ from typing import Any
 from data_pipeline.errors import UserError
 from sycoca_ds.config import DecoderConfig, ImageEncoderConfig, ModelConfig, TextEncoderConfig, check_model
 
-CLIP_SOT_ID, CLIP_EOT_ID = 49406, 49407
+CLIP_SOT_ID, CLIP_EOT_ID, CLIP_VOCABULARY = 49406, 49407, 49408
 """<start_of_text> and <end_of_text> in CLIP's BPE, which open_clip's own tokenizer uses for every CoCa."""
 
 
@@ -195,7 +195,7 @@ def config_from_open_clip(
         pooling_queries=whole("vision_cfg", "attn_pooler_queries", 256),
         pooling_heads=whole("vision_cfg", "attn_pooler_heads", 8),
     )
-    length, vocab_size = whole("text_cfg", "context_length", 77), whole("text_cfg", "vocab_size", 49408)
+    length, vocab_size = whole("text_cfg", "context_length", 77), whole("text_cfg", "vocab_size", CLIP_VOCABULARY)
     if max(sot_id, eot_id) >= vocab_size:
         raise UserError(
             f"open_clip's configuration: text_cfg.vocab_size = {vocab_size} has no room for the special ids {sot_id} and {eot_id}: "

@@ -365,22 +365,28 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
     pictures, out = folder_of(tmp_path / "photos", ["a.jpg"]), tmp_path / "out"
     (tmp_path / "wrong.csv").write_text("name,words\na.jpg,x\n")
     (tmp_path / "none.csv").write_text("file,caption\nb.jpg,x\n")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
     for words, said in (
         ({"pictures": tmp_path / "no"}, "--pictures .*no: no such folder"),
         ({"pictures": None}, "expected --pictures FOLDER"),
         ({"captions": "c.csv"}, "--captions c.csv: no such file"),
         ({"captions": "c.xlsx"}, "expected a file that ends with .csv, .tsv, .jsonl, .ndjson, or `texts`, or `folders`"),
         ({"captions": str(tmp_path / "wrong.csv")}, "no column one of file, .* name it with --url-col"),
-        ({"captions": str(tmp_path / "none.csv")}, r"no picture with a caption \(1 no such file\)"),
-        ({}, r"no picture with a caption \(1 no caption\)"),
+        ({"captions": str(tmp_path / "none.csv")}, r"no picture with a caption \(1 no such file; .*\): give --captions TABLE"),
+        (
+            {},
+            r"no picture with a caption \(1 no caption; captions are names of folders, .*\): give --captions TABLE",
+        ),
         ({"retries": 3}, "--retries: without effect with --source folder"),
         ({"url_col": "x"}, "--url-col: names a column, and captions here are no table"),
         ({"out": pictures}, "is the folder of the pictures"),
+        ({"out": tmp_path / "run"}, r"run: holds a training \(run_status.json, checkpoints/\); choose another folder"),
         ({"source": "generic", "metadata": "x.csv"}, "--pictures and --captions go with --source folder"),
         ({"source": "generic", "pictures": None}, "--metadata: expected a catalogue"),
     ):
         with pytest.raises(UserError, match=said):
             BuildCommand(**{"source": "folder", "pictures": pictures, "out": out, "processes": 1} | words).run()
+    assert not out.exists(), "what is refused leaves nothing"
     assert build(pictures, out, tmp_path / "wrong.csv", url_col="name", caption_col="words") == 0
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from sycoca_ds.cli import deepspeed_runner
-from sycoca_ds.cli.deepspeed_runner import RUN, status_of
+from sycoca_ds.cli.deepspeed_runner import RUN, several_hosts, status_of
 from sycoca_ds.engine.ranks.launcher import RUNNERS
+from sycoca_ds.launch.processes import train_script
 from tests.worlds import REPOSITORY
 from tests.worlds.processes.launching import LIMIT
 from tests.worlds.processes.terminal import OnTerminal
@@ -22,6 +24,8 @@ RANK = """
 import json, signal, sys, time
 asked = []
 signal.signal(signal.SIGINT, lambda *_: (asked.append(1), signal.signal(signal.SIGINT, signal.SIG_DFL)))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as StopSignal
+open(sys.argv[1], "w").write('{"status": "running"}')
 print("a rank trains", flush=True)
 while not asked:
     time.sleep(0.05)
@@ -35,14 +39,16 @@ def main():
     before, *rank = json.loads(sys.argv[1])
     print("a runner starts", flush=True)
     time.sleep(before)
-    subprocess.Popen([sys.executable, "-c", *rank]).wait()  # as the real one, which dies of a Ctrl-C in this line
+    imports = "import time; print('a launcher imports', flush=True); time.sleep(100)"
+    subprocess.Popen([sys.executable, "-c", *(rank or [imports])]).wait()  # as the real one, which dies of a Ctrl-C in this line
     sys.exit(1)
 """
 
 
 @pytest.fixture
 def runner(tmp_path: Path):
-    """Starts the runner around one rank in place of DeepSpeed's: (seconds before the rank, seconds of its save, how it ends)."""
+    """Starts the runner around one rank in place of DeepSpeed's: (seconds before the rank, seconds of its save, how it ends; "": a
+    launcher that never comes to start one)."""
     (tmp_path / "deepspeed/launcher").mkdir(parents=True)
     for name, text in (("__init__.py", ""), ("launcher/__init__.py", ""), ("launcher/runner.py", RUNNER)):
         (tmp_path / "deepspeed" / name).write_text(text)
@@ -52,7 +58,8 @@ def runner(tmp_path: Path):
 
     def start(before: float, save: float, ended: str) -> OnTerminal:
         words = [sys.executable, deepspeed_runner.__file__]
-        words.append(json.dumps([before, RANK, str(run / "run_status.json"), str(save), ended]))
+        rank = [RANK, str(run / "run_status.json"), str(save), ended]
+        words.append(json.dumps([before, *(rank if ended else [])]))
         return OnTerminal(words, tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path), RUN: str(run)})
 
     return start
@@ -86,6 +93,24 @@ def test_a_ctrl_c_before_there_are_ranks_starts_none(runner) -> None:
     assert "a rank trains" not in process.said
 
 
+def test_a_ctrl_c_while_the_launcher_imports_is_one_line(runner) -> None:
+    process = runner(0, 0, "")
+    assert wait_until(lambda: "a launcher imports" in process.said, 60)
+    process.ctrl_c()
+    assert process.finish(60) == 130 and not members(process.pid), process.said
+    assert process.said.count("interrupted; give the same command again") == 1 and "Traceback" not in process.said
+
+
+def test_several_hosts_have_the_runners_own_answer(tmp_path: Path) -> None:
+    script = train_script()
+    (tmp_path / "one").write_text("a slots=2\n")
+    (tmp_path / "two").write_text("a slots=2\nb slots=2\n")
+    one, two = ["--hostfile", str(tmp_path / "one")], ["--hostfile", str(tmp_path / "two")]
+    assert not several_hosts(["--num_accelerators", "2", script]) and not several_hosts([*one, script, *two])
+    for words in (two, [*one, "--force_multi"], [*two, "--include", "a@b"]):
+        assert several_hosts([*words, script, "--preset", "tiny"])
+
+
 def test_without_a_ctrl_c_the_status_is_the_launchers() -> None:
     old, preempted = {"status": "completed", "time": 1}, {"status": "preempted", "time": 2}
     for launch in (0, 1, 2, 75, 76):
@@ -109,3 +134,20 @@ def test_a_training_on_a_terminal_is_stopped_by_ctrl_c(data_set: Path, tmp_path:
     assert process.finish(LIMIT) == 75, process.said[-3000:]
     assert "Traceback" not in process.said and process.said.count("Ctrl-C: saving after this step") == 1
     assert json.loads((out / "run_status.json").read_text())["status"] == "preempted" and not members(process.pid)
+
+
+@pytest.mark.full
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 2, 4, 6, 8, 10, 12, 15, 18, 22])
+def test_a_ctrl_c_at_any_moment_of_the_start_is_one_line(seconds: float, data_set: Path, tmp_path: Path) -> None:
+    """In the imports of the command, of the runner, of launch.py, of the rank, while it compiles and meets; or it has begun."""
+    words = [sys.executable, "-m", "sycoca_ds", "train", "--num_accelerators", "1", *SMALL, "--data.train", str(data_set)]
+    words += ["--run.out", str(tmp_path / "run"), "--optim.steps", "5000", "--run.checkpoint-every", "5000"]
+    process = OnTerminal(words, REPOSITORY, {**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    time.sleep(seconds)
+    process.ctrl_c()
+    status = process.finish(LIMIT)
+    begun = "Ctrl-C: saving after this step" in process.said
+    assert status == (75 if begun else 130) and "Traceback" not in process.said, process.said[-3000:]
+    assert begun or process.said.count("interrupted; ") == 1, process.said[-3000:]
+    assert not members(process.pid)

@@ -241,6 +241,14 @@ def test_called_without_sycoca_it_says_the_same(
     assert capsys.readouterr().err == f"interrupted; {f'kept: {kept}; ' if kept else ''}give the same command again\n"
 
 
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "sycoca_ds", "train", "--help"]
+        done = subprocess.run(words, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "error: the output cannot be written: No space left on device; send it to another place\n"
+
+
 def test_a_reader_that_has_seen_enough_ends_it_with_141() -> None:
     words = shlex.join([sys.executable, "-m", "sycoca_ds", "train", "--help"])
     script = f"{words} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"

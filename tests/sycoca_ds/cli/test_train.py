@@ -72,6 +72,8 @@ def test_what_is_not_there_is_said_before_a_launch_and_before_its_command(
         (["--data.train", str(data_set), "--data.validation", "val"], "val: no such folder"),
         (["--data.train", str(bare)], f"tokenizer {bare}/tokenizer.json does not exist: train one with"),
         (["--data.train", str(data_set), "--data.tokenizer", "t.json"], "tokenizer t.json does not exist"),
+        (["--data.train", str(data_set), "--run.ds-config", "zero9.json"], "run.ds-config = zero9.json: no such file (shipped: "),
+        (["--data.train", str(data_set), "--run.out", str(data_set)], f"run.out = {data_set}: holds a data set (manifest/)"),
         (["--data.train", str(data_set), "--run.weights", "w"], "run.weights = w does not exist: give a run, a checkpoint, "),
         (
             ["--data.train", str(data_set), "--run.out", f"{tmp_path}/file/run"],

@@ -76,6 +76,19 @@ def test_grid_places_and_sizes(picture):
     assert out[46:, 4:16].min() < 255
 
 
+def test_labels_of_several_lines_in_cells_that_are_wide_enough(picture):
+    """Names differ at both ends, and in other alphabets than ours."""
+    out = pictures.grid([picture, picture], 2, ["0.1\nпляж летом.jpg", "0.2"], text_size=10, narrowest=90)
+    assert out.shape == (6 + 12 + 2 * 14 + 6, 6 + 2 * (90 + 6), 3)
+    assert np.array_equal(out[6:18, 102:114], picture) and out[33:, :96].min() < 255 and (out[33:, 96:] == 255).all()
+    font, name = pictures.font_of(12), "IMG_20240101_101010_beach_with_kids.jpg"
+    short = pictures.shortened(name, font, 150)
+    assert short.startswith("IMG_2024") and "..." in short and short.endswith("kids.jpg") and 130 < font.getlength(short) <= 150
+    assert pictures.shortened("a.jpg", font, 150) == "a.jpg"
+    letters = [pictures.font_of(20).getmask(letter).getbbox() for letter in "пЖя"]
+    assert len(set(letters)) == 3, "not one box for all"
+
+
 def test_enlarge_repeats_pixels(picture):
     out = pictures.enlarge(picture, 30)
     assert out.shape == (36, 36, 3) and np.array_equal(out[::3, 1::3], picture)

@@ -19,12 +19,13 @@ from PIL import Image
 
 import sycoca_ds
 from data_pipeline.command_line import parse_command
-from data_pipeline.errors import UserError
+from data_pipeline.errors import UserError, run_command
 from data_pipeline.files import sha256_file
 from data_pipeline.local.captions import read_captions
 from data_pipeline.pictures import decode_apart
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.inference import index as indices
+from sycoca_ds.inference.__main__ import main as inference_main
 from sycoca_ds.inference.caption import CaptionCommand, field
 from sycoca_ds.inference.model import Model
 from sycoca_ds.inference.search import SearchCommand
@@ -243,12 +244,33 @@ def test_an_interrupted_index_keeps_what_it_had(world: Path, photos: Path, model
     assert done.counts.looked_at == 2 and done.counts.same == 4 and len(done.names) == 6
 
 
+@pytest.mark.parametrize("cache, kept", [("off", False), ("cache", True)])
+def test_what_an_interrupt_keeps_of_a_search_is_said(
+    cache: str,
+    kept: bool,
+    world: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(indices, "best", interrupted)
+    words = [str(photos), "a scene", "--checkpoint", str(world / "run"), "--device", "cpu"]
+    words += ["--cache", cache if cache == "off" else str(tmp_path / cache)]
+    monkeypatch.setattr(sys, "argv", ["sycoca search", "search", *words])
+    assert run_command(inference_main) == 130
+    assert ("kept: the vectors of the pictures that were looked at" in capsys.readouterr().err) == kept
+
+
 def test_only_what_bytes_prove_is_remembered_of_a_picture_that_cannot_be_read(
     photos: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that fails while a file is hashed, one that is gone when it is read, a decoder that is not given the time."""
     names = ("0.png", "1.png", "slow.tif")
-    Image.open(photos / "2.png").save(photos / "slow.tif")
+    Image.effect_noise((3000, 3000), 50).convert("RGB").save(photos / "slow.tif", compression="tiff_lzw")  # a tenth of a second
     (photos / "cut.png").write_bytes((photos / "3.png").read_bytes()[:-20])
     facts = (photos / "1.png").stat()
 

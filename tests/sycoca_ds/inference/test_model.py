@@ -178,7 +178,7 @@ def test_what_a_model_lacks_is_said_in_one_line(model: Model, folder: Path, file
             for beams in (True, 1.5, "4", 0)
         ),
         (lambda: sycoca_ds.load(folder / "run", device="quantum"), "--device quantum: expected auto"),
-        (lambda: sycoca_ds.load(folder / "nothing"), "no finished checkpoint in .*: there is no such folder"),
+        (lambda: sycoca_ds.load(folder / "nothing"), "no finished checkpoint in .*: no such folder"),
     ):
         with pytest.raises(UserError, match=said):
             call()
@@ -192,6 +192,17 @@ def test_exported_folders_answer_as_their_run_and_lack_of_a_tokenizer_is_told(
     assert np.array_equal(hub.encode_image(files), model.encode_image(files))
     assert np.array_equal(hub.encode_text(["a red circle"]), model.encode_text(["a red circle"]))
     assert hub.caption(files) == model.caption(files) and hub.step == 7 and "hub" in repr(hub)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tmp_path / "run"
+    for step in (7, 9):
+        make_run(run, step=step)
+    assert sycoca_ds.load(run, device="cpu").step == 9 and not caplog.messages
+    weights = run / "checkpoints/step_00000009/mp_rank_00_model_states.pt"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert sycoca_ds.load(run, device="cpu").step == 7
+    assert [message.partition(" is damaged")[0] for message in caplog.messages] == [f"passed over a damaged checkpoint: {weights}"]
 
 
 def test_a_folder_for_open_clip_is_told_from_no_folder_at_all(folder: Path, tmp_path: Path) -> None:

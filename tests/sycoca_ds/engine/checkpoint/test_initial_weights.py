@@ -79,9 +79,11 @@ def test_a_run_takes_the_tokenizer_of_its_weights(folder: Path, data_set: Path, 
     assert [found("--run.weights", path) for path in (run, run / "checkpoints", step)] == [own] * 3
     assert found("--run.weights", folder, "--data.tokenizer", own) == own, "a named one comes first"
     (tmp_path / "open_clip").mkdir()
-    (tmp_path / "open_clip/open_clip_config.json").touch()
+    (tmp_path / "open_clip/open_clip_config.json").write_text('{"model_cfg": {}}')
     shutil.copyfile(own, tmp_path / "open_clip/tokenizer.json")
-    assert found("--run.weights", tmp_path / "open_clip") == data, "open_clip's file is of another kind"
+    assert found("--run.weights", tmp_path / "open_clip") == data, "other people's file is of another kind"
+    (tmp_path / "open_clip/open_clip_config.json").write_text('{"model_cfg": {}, "sycoca_ds": {}}')
+    assert found("--run.weights", tmp_path / "open_clip") == tmp_path / "open_clip/tokenizer.json", "this one is of ours"
 
     out.mkdir()
     shutil.copyfile(own, out / "tokenizer.json")
@@ -192,3 +194,26 @@ def test_open_clips_own_files_start_a_run_and_the_log_says_what_was_left(tmp_pat
     ):
         with pytest.raises(UserError, match=said):
             initialise_from(SyCoCa(dataclasses.replace(sycoca, **change), seed=5), tmp_path / name)
+
+
+def test_our_open_clip_folder_is_read_with_its_own_ids(tmp_path: Path) -> None:
+    """Written by `sycoca export` of a run whose tokenizer was trained here; its files alone do not say whose ids they have."""
+    run = make_run(tmp_path / "run", changed(family="coca"))
+    for name, form in (("folder", "open_clip"), ("ours", "safetensors")):
+        assert run_export("--checkpoint", run, "--to", form, "--out", tmp_path / name) == 0
+    model = load_for_inference(run).config.model
+    own = Tokenizer(tmp_path / "folder/tokenizer.json")
+    assert "text_encoder" in initialise_from(SyCoCa(model, seed=5), tmp_path / "folder", own)
+    file = json.loads(own.path.read_text())
+    entries = file["model"]["vocab"]
+    first, second = list(entries)[-2:]
+    entries[first], entries[second] = entries[second], entries[first]
+    (tmp_path / "other.json").write_text(json.dumps(file))
+    with pytest.raises(UserError, match=f"other ids than those of .*: start from them with --data.tokenizer {own.path}"):
+        initialise_from(SyCoCa(model, seed=5), tmp_path / "folder", Tokenizer(tmp_path / "other.json"))
+    with pytest.raises(
+        UserError, match=f"a vocabulary of {SMALL.text.vocab_size}, which is not CLIP's of 49,408, and a file does not"
+    ):
+        initialise_from(SyCoCa(model, seed=5), tmp_path / "folder/open_clip_model.safetensors", own)
+    with pytest.raises(UserError, match=f"have this project's names, .*: give the folder, {tmp_path / 'ours'}$"):
+        initialise_from(SyCoCa(model, seed=5), tmp_path / "ours/model.safetensors", own)
