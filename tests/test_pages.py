@@ -25,7 +25,7 @@ NOT_RUN = {
     "python benchmarks/investigations/sharded_evaluation.py": "measures for minutes",
     "deepspeed --num_nodes": "a launcher's option in a sentence, no command",
     "deepspeed --num_accelerators N": "the same",
-    "docs/open_clip.md: Python": "open_clip; tests/sycoca_ds/model/open_clip/test_peer.py loads there what was exported",
+    "docs/open_clip.md: Python": "open_clip; tests/sycoca_ds/model/open_clip/test_peer.py types it in its environment",
     "python -m sycoca_ds.ablations --seeds 0 1 2 --against ROW": "two options in a sentence; docs/ablations.md has the command",
     "sycoca data COMMAND": "a pattern for many",
     "python -m data_pipeline COMMAND": "the same",

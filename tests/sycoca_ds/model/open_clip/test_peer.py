@@ -50,6 +50,7 @@ from tests.worlds.open_clip.world import (
     run_export,
     texts,
 )
+from tests.worlds.pages.typed import BLOCK
 from tests.worlds.processes.launching import LIMIT
 from tests.worlds.trainings.eval_world import make_run
 
@@ -279,6 +280,23 @@ def test_open_clips_own_commands_drive_an_exported_run_captions_included(tmp_pat
         assert theirs[1 : len(own) + 1] == own
     beams = json.loads((tmp_path / "beams.json").read_text())
     assert len(beams["texts"]) == 3 and all(ids[0] == 1 for ids in beams["ids"])
+
+
+@needs_open_clip
+@pytest.mark.parametrize("page", ["docs/open_clip.md", "card"])
+def test_what_the_page_and_the_card_say_is_typed_as_it_stands(page: str, tmp_path: Path) -> None:
+    """In open_clip's environment, without a line of this project on the path."""
+    run, folder = make_run(tmp_path / "run"), tmp_path / "weights/theirs"
+    assert run_export(run, "--to", "open_clip", "--out", folder) == 0
+    text = (folder / "README.md" if page == "card" else REPOSITORY / page).read_text()
+    code = "\n".join(block[2] for block in BLOCK.finditer(text) if block[1] == "python")
+    assert "model.generate(" in code and code.count("local-dir:") == 1
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.jpg")
+    code = code.replace("PATH/OF/THIS/FOLDER", str(folder))
+    python, environment = peer()
+    done = subprocess.run([python, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-3000:]
 
 
 @needs_open_clip
