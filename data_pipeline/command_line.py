@@ -145,6 +145,7 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
     """
     import tyro
 
+    _ask_typeguard_last()
     program = called(program)
     for argument in arguments:
         if re.search("[\ud800-\udfff]", argument):
@@ -162,6 +163,28 @@ def parse_command(kind: Any, arguments: list[str], program: str, **options: Any)
         if stop.code in (0, None):
             raise
         raise UserError(f"{one_line(complaint.getvalue(), option_names(command))}; see {program} --help") from None
+
+
+@functools.cache
+def _ask_typeguard_last() -> None:
+    """tyro asks typeguard, whose import takes a fifth of a second, whether a default of `int | None` or of a tuple is one. Here its
+    own question is asked of the members instead; of other kinds, and by a tyro that asks elsewhere, nothing changes."""
+    from tyro import _resolver
+
+    asked = getattr(_resolver, "is_instance", None)
+
+    def is_instance(kind: Any, value: Any) -> bool:
+        origin, members = typing.get_origin(kind), typing.get_args(kind)
+        if origin is types.UnionType:
+            return any(is_instance(member, value) for member in members)
+        if origin is not tuple:
+            return asked(kind, value)
+        if members[1:] == (...,):
+            members = members[:1] * len(value) if isinstance(value, tuple) else ()
+        return isinstance(value, tuple) and len(value) == len(members) and all(map(is_instance, members, value))
+
+    if asked is not None:
+        _resolver.is_instance = is_instance
 
 
 def option_names(kind: type) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from typing import Literal
-from urllib.request import getproxies_environment
 
 from data_pipeline.errors import UserError
 
@@ -58,6 +57,8 @@ class DownloadOptions:
 
 def chosen_proxies(choice: str | None) -> dict[str, str]:
     """`Limits.proxies` for --proxy. UserError: the environment names a proxy and nothing was chosen, or one we cannot speak to."""
+    from urllib.request import getproxies_environment  # with http and email, which asking for help need not wait for
+
     named = getproxies_environment()
     ways = sorted(name for name in ("http", "https", "all") if named.get(name))
     if choice == "none" or not ways:

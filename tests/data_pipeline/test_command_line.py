@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typeguard
 
 from data_pipeline.__main__ import COMMANDS, parse
 from data_pipeline.build import BuildCommand
@@ -381,3 +383,36 @@ def test_a_value_that_is_no_choice_gets_the_nearest_and_none_is_none_of_them() -
         parse_command(Choosing, ["--to", "safetensor"], "program")
     said = "no such choice; did you mean safetensors? (expected one of open_clip, safetensors); see program --help"
     assert str(error.value) == f"--to safetensor: {said}"
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Fields whose defaults are asked for their kind."""
+
+    pair: tuple[float, float] = (1, 2)
+    """Two."""
+    names: tuple[str, ...] = ("x",)
+    """Some."""
+    sides: tuple[int, ...] | None = None
+    """Some, or none."""
+    wrong: tuple[int, ...] = ("a",)
+    """A default of another kind."""
+
+
+def test_defaults_are_looked_into_as_typeguard_does() -> None:
+    """Which is asked for what is no tuple and no union, and by nobody else."""
+    from tyro import _resolver
+
+    parse_command(Kinds, [], "test")  # from here on ours
+    assert parse_command(Kinds, ["--pair", "3", "4", "--sides", "5"], "test") == Kinds((3.0, 4.0), sides=(5,))
+    with pytest.raises(UserError, match="--pair"):
+        parse_command(Kinds, ["--pair", "3"], "test")
+    kinds = (tuple[int, ...], tuple[float, str], tuple[int, ...] | None, int | None, tuple[tuple[str, ...], ...], list[int])
+    for kind in kinds:
+        for value in ((), (1,), (1.5,), ("a",), (1.5, "a"), (1, 2, 3), None, 1, "a", [1], ["a"], ((),), (("a",), ("b", "c"))):
+            try:
+                typeguard.check_type(value, kind)
+                expected = True
+            except typeguard.TypeCheckError:
+                expected = False
+            assert _resolver.is_instance(kind, value) == expected, (kind, value)

@@ -24,6 +24,7 @@ from tests.worlds import REPOSITORY
 HEAVY = {
     *("torch", "deepspeed", "pandas", "numpy", "pyarrow", "duckdb", "cv2", "PIL", "matplotlib", "scipy", "sklearn", "img2dataset"),
     *("transformers", "tokenizers", "tensorboard", "pyspark", "rich.progress", "rich.console", "urllib3", "fsspec", "jinja2"),
+    "typeguard",
 }
 """None of which help or a usage error needs, and each of which takes a tenth of a second or more."""
 ASKS = f"""
