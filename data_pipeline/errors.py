@@ -144,17 +144,6 @@ PLACES = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 `supervise` tells by Python's own words."""
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def takes_nothing(output: int) -> bool:
-    """Whether not even the end of a line can be written."""
-    try:
-        return os.write(output, b"\n") == 0
-    except OSError:
-        return True
-
-
 def run_command(main: Callable[[], int | None]) -> int:
     """Runs an entry point; a `UserError`, and a file or folder that cannot be read or written, becomes `error: ...` on stderr and
     status 2, Ctrl-C becomes 130, an output whose reader has seen enough (`| head`) 141, as of a program that the system ends for
@@ -163,7 +152,8 @@ def run_command(main: Callable[[], int | None]) -> int:
         try:
             return in_the_environment(main) or 0
         finally:  # help leaves by SystemExit, with all that it has to say still to be written
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as where it was closed (`>&-`)
+                sys.stdout.flush()
     except BrokenPipeError:
         if not nobody_reads(sys.stdout.fileno()):
             raise
@@ -173,10 +163,6 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     except OSError as error:
-        if error.errno in NO_ROOM and error.filename is None and takes_nothing(sys.stdout.fileno()):
-            print(f"error: the output cannot be written: {error.strerror}; send it to another place", file=sys.stderr, flush=True)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 2
         if error.errno not in PLACES or error.filename is None:
             raise
         said = (

@@ -2,7 +2,7 @@
 
 By itself the runner dies of the Ctrl-C after which the ranks save: with a traceback among their lines, before they have saved, and
 with a status that knows nothing of it; launch.py below it dies of one in its imports, with another. Here the ranks have the Ctrl-C
-once they train, and RUN/run_status.json the last word on the status; before that this process ends them. The runner of several
+once they can save, and RUN/run_status.json the last word on the status; before that this process ends them. The runner of several
 hosts has an answer of its own to a Ctrl-C. Started by path, from any folder.
 """
 
@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Waiting:
         import psutil  # of DeepSpeed's requirements; not at a Ctrl-C, in whose middle there may be another one
 
         self.run, self.asked, self.process = run, 0, psutil.Process()
-        self.before = read_status(run)
+        self.before, self.seen = read_status(run), set()
 
     def begin(self, several_hosts: bool) -> None:
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what is to run in the background
@@ -63,14 +64,41 @@ class Waiting:
         while True:
             signal.sigwait({signal.SIGINT})
             self.asked += 1
-            below = self.process.children(recursive=True)
-            if not below:
+            first = [process.pid for process in self.process.children()]
+            if not first:
                 print(interrupted(), file=sys.stderr, flush=True)
                 os._exit(INTERRUPTED)  # the other thread may be deep in the system, and has nothing to put away
-            elif self.asked > 2 or read_status(self.run) == self.before:  # nothing is trained yet, or nobody listens
-                for process in below:
-                    with contextlib.suppress(ProcessLookupError):  # launch.py, the first, would tell of it at length
-                        os.kill(process.pid, signal.SIGTERM if self.asked == 1 and process is not below[0] else signal.SIGKILL)
+            if self.asked > 2 or not any(map(listens, self._below())):  # nobody trains yet, or nobody answers
+                for pid in first:  # launch.py would tell of its end at length, and may be about to start a rank
+                    _send(pid, signal.SIGSTOP)
+                for pid in self._below():
+                    _send(pid, signal.SIGTERM if self.asked == 1 and pid not in first else signal.SIGKILL)
+
+    def _below(self) -> list[int]:
+        found = [process.pid for process in self.process.children(recursive=True)]
+        self.seen |= set(found)
+        return found
+
+    def wait(self) -> None:
+        """Returns when all that was asked to end has: a rank that began to listen meanwhile saves first."""
+        import psutil
+
+        while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in self.seen):
+            time.sleep(0.1)
+
+
+def listens(pid: int) -> bool:
+    """Whether a process answers a Ctrl-C: below the runner it is blocked until then (engine/ranks/stop.py)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigBlk:"):
+                return not int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1
+    return False
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def status_of(launch: int, asked: int, before: dict[str, Any], now: dict[str, Any]) -> int:
@@ -110,9 +138,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print(interrupted(), file=sys.stderr, flush=True)
         return INTERRUPTED
+    except Exception:
+        if not waiting.asked:
+            raise
+        status = INTERRUPTED  # what it was doing has had the Ctrl-C, too
     if isinstance(status, str):
         print(status, file=sys.stderr, flush=True)
         status = 1
+    waiting.wait()
     now = read_status(waiting.run)
     if waiting.asked and now == waiting.before:
         print(interrupted(), file=sys.stderr, flush=True)

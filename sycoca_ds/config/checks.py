@@ -79,8 +79,8 @@ def check_weights_there(path: str) -> None:
 
 
 def check_run_folder(path: str) -> None:
-    """Raises `UserError`: `run.out` is the folder of something else."""
-    if (Path(path) / "manifest").is_dir():
+    """Raises `UserError`: a run would begin in the folder of something else."""
+    if (Path(path) / "manifest").is_dir() and not (Path(path) / "checkpoints").is_dir():
         raise UserError(f"run.out = {path}: holds a data set (manifest/), among whose files a run has no place; choose another")
 
 

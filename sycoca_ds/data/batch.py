@@ -87,10 +87,13 @@ class Piece:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        known = SharedPieces.met[self.pieces].known
-        if self.fresh:
-            known[self.worker, self.number] = self.memory
-        self.memory = known[self.worker, self.number]
+        pieces = SharedPieces.met.get(self.pieces)
+        if pieces is not None and self.fresh:
+            pieces.known[self.worker, self.number] = self.memory
+        elif pieces is not None:
+            self.memory = pieces.known[self.worker, self.number]
+        elif not self.fresh:  # its loader has ended, and nobody will read it
+            self.memory = torch.empty(0, dtype=torch.uint8)
 
     def give_back(self) -> None:
         if pieces := SharedPieces.met.get(self.pieces):  # else its loader has ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import signal
@@ -252,6 +253,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> Iterator[Batch]:
     """Starts the loader processes; micro-batches in the plan's order, whatever their number."""
+    dataset = copy.copy(dataset)  # of two loaders of one each has its own pieces, and keeps them
     dataset.pieces = SharedPieces(workers) if workers else None
     loader = DataLoader(
         dataset,

@@ -96,6 +96,7 @@ def run_steps(session: Session, stop: StopSignal, lock: RunLock, watchdog: Watch
                     guard.go_back(session.go_back())
                     saver.go_back()
                     monitor.go_back()
+                    feed = None  # its loader processes and their memory go before new ones come
                     feed = session.feed()
                 continue
             if (position.step % config.run.picture_every == 0 and not stopping) or position.step == steps:

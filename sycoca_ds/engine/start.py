@@ -151,7 +151,8 @@ def start(config: TrainConfig, runtime: Runtime) -> Session:
     if isinstance(sources, QuestionSources):
         runtime.say(sources.told())
     if config.data.tokenizer is None and tokenizer.path.parent != sources.manifests[0].root:
-        runtime.say(f"tokenizer: {tokenizer.path}, with whose ids run.weights were trained")
+        whose = "the run's own" if tokenizer.path.parent == Path(config.run.out) else "with whose ids run.weights were trained"
+        runtime.say(f"tokenizer: {tokenizer.path}, {whose}")
     check_cache(config, plan, sources, plan.lanes // runtime.world_size * runtime.local_world_size)
     steps = total_steps(config, plan)
     policy = read_policy(config.run.ds_config)

@@ -29,6 +29,8 @@ class QuestionValidation(Validation):
         UserError: no questions are given, or none is on these pictures.
     """
 
+    ASKS_MASKS = False
+
     def __init__(self, config: TrainConfig, collection: Collection, tokenizer: Tokenizer, runtime: Runtime, batch_size: int):
         super().__init__(config, collection, tokenizer, runtime, batch_size)
         if config.data.validation_questions is None:

@@ -48,6 +48,9 @@ class Validation:
         UserError: too few pictures for one batch on each rank.
     """
 
+    ASKS_MASKS = True
+    """Whether captions are there to ask what masks know of them."""
+
     def __init__(self, config: TrainConfig, collection: Collection, tokenizer: Tokenizer, runtime: Runtime, batch_size: int):
         self.config, self.collection, self.tokenizer, self.runtime = config, collection, tokenizer, runtime
         self.count = min(config.run.validation_samples, len(collection))
@@ -62,7 +65,8 @@ class Validation:
         masking = config.model.masking
         masked = config.model.reconstructs or (config.model.family == "sycoca" and masking.low_ratio > 0)
         self.attends = masked and masking.mask_by == "attention"
-        self.other_I = self._other_captions() if masked or config.data.regions is not None else None
+        asked = self.ASKS_MASKS and (masked or config.data.regions is not None)
+        self.other_I = self._other_captions() if asked else None
         self.regions = self._regions() if self.other_I is not None else None
         if masking.warmup_until is not None and self.attends:
             self._check_warmup()

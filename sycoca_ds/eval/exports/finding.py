@@ -21,7 +21,7 @@ from sycoca_ds.eval.datasets.reading import Absent, Damaged, Layout, Unused
 from sycoca_ds.eval.datasets.registry import ASSOCIATION, CLASSIFICATION, RETRIEVAL, SETS, Count, OfficialSet, chosen, plain
 from sycoca_ds.eval.exports.parquet import Parquets, columns_of, files_of
 from sycoca_ds.eval.exports.tars import COUNT, Tars, kind_of
-from sycoca_ds.eval.exports.tasklist import known
+from sycoca_ds.eval.exports.tasklist import JACCARD, known
 from sycoca_ds.eval.exports.winogavil import Winogavil, asks
 
 WDS, PARQUET = "wds", "parquet"
@@ -72,18 +72,19 @@ class Export:
     def entry(self, data_root: Path) -> OfficialSet:
         """The set that is asked for as KIND:NAME: what is known of it, and else what its files say."""
         listed = known(self.name) if self.kind == WDS else None
+        tasks = self._tasks(data_root / self.path)
         home, _, inner = self.path.partition("/")
         return OfficialSet(
             f"{self.kind}:{self.name}",
             f"{listed.title if listed else self.name}, {'WebDataset' if self.kind == WDS else 'parquet'} {self.path}",
-            self._tasks(data_root / self.path),
+            tasks,
             Tars(listed.group if listed else None) if self.kind == WDS else self._parquet(data_root / self.path),
             (home,),
             {split: Count(*listed.counts) if listed and split == "test" else Count() for split in self.splits},
             self.evaluated,
             PAGES[self.kind],
             (inner,) if inner else (),
-            listed.primary if listed else "top1",
+            listed.primary if listed else JACCARD if tasks == ASSOCIATION else "top1",
         )
 
     def _parquet(self, root: Path) -> Layout:

@@ -25,7 +25,8 @@ import json, signal, sys, time
 asked = []
 signal.signal(signal.SIGINT, lambda *_: (asked.append(1), signal.signal(signal.SIGINT, signal.SIG_DFL)))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # as StopSignal
-open(sys.argv[1], "w").write('{"status": "running"}')
+if sys.argv[4] == "now":
+    open(sys.argv[1], "w").write('{"status": "running"}')
 print("a rank trains", flush=True)
 while not asked:
     time.sleep(0.05)
@@ -36,11 +37,12 @@ open(sys.argv[1], "w").write(json.dumps({"status": sys.argv[3], "time": time.tim
 RUNNER = """
 import json, subprocess, sys, time
 def main():
-    before, *rank = json.loads(sys.argv[1])
+    before, begins, *rank = json.loads(sys.argv[1])
     print("a runner starts", flush=True)
     time.sleep(before)
     imports = "import time; print('a launcher imports', flush=True); time.sleep(100)"
-    subprocess.Popen([sys.executable, "-c", *(rank or [imports])]).wait()  # as the real one, which dies of a Ctrl-C in this line
+    run = subprocess.check_call if begins == "ssh" else subprocess.call
+    run([sys.executable, "-c", *(rank or [imports])])  # as the real one, which dies of a Ctrl-C in this line
     sys.exit(1)
 """
 
@@ -48,7 +50,7 @@ def main():
 @pytest.fixture
 def runner(tmp_path: Path):
     """Starts the runner around one rank in place of DeepSpeed's: (seconds before the rank, seconds of its save, how it ends; "": a
-    launcher that never comes to start one)."""
+    launcher that never comes to start one; whether the rank says at once that it has begun)."""
     (tmp_path / "deepspeed/launcher").mkdir(parents=True)
     for name, text in (("__init__.py", ""), ("launcher/__init__.py", ""), ("launcher/runner.py", RUNNER)):
         (tmp_path / "deepspeed" / name).write_text(text)
@@ -56,10 +58,10 @@ def runner(tmp_path: Path):
     run.mkdir()
     (run / "run_status.json").write_text('{"status": "preempted", "step": 4}')
 
-    def start(before: float, save: float, ended: str) -> OnTerminal:
+    def start(before: float, save: float, ended: str, begins: str = "now") -> OnTerminal:
         words = [sys.executable, deepspeed_runner.__file__]
-        rank = [RANK, str(run / "run_status.json"), str(save), ended]
-        words.append(json.dumps([before, *(rank if ended else [])]))
+        rank = [RANK, str(run / "run_status.json"), str(save), ended, begins]
+        words.append(json.dumps([before, begins, *(rank if ended else [])]))
         return OnTerminal(words, tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path), RUN: str(run)})
 
     return start
@@ -98,6 +100,24 @@ def test_a_ctrl_c_while_the_launcher_imports_is_one_line(runner) -> None:
     assert wait_until(lambda: "a launcher imports" in process.said, 60)
     process.ctrl_c()
     assert process.finish(60) == 130 and not members(process.pid), process.said
+    assert process.said.count("interrupted; give the same command again") == 1 and "Traceback" not in process.said
+
+
+def test_a_rank_that_can_save_but_has_not_begun_is_waited_for(runner) -> None:
+    """Its start may take minutes: the weights of a large model, a checkpoint."""
+    process = runner(0, 1, "preempted", begins="later")
+    assert wait_until(lambda: "a rank trains" in process.said, 60)
+    process.ctrl_c()
+    assert process.finish(60) == 75, process.said
+    assert "a rank saves" in process.said and "interrupted" not in process.said
+
+
+def test_what_the_runner_says_of_a_ctrl_c_is_not_said(runner) -> None:
+    """As of ssh, which it asks whether a host is there."""
+    process = runner(0, 0, "", begins="ssh")
+    assert wait_until(lambda: "a launcher imports" in process.said, 60)
+    process.ctrl_c()
+    assert process.finish(60) == 130, process.said
     assert process.said.count("interrupted; give the same command again") == 1 and "Traceback" not in process.said
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 import torch
 
-from sycoca_ds.data.batch import PIECES, Batch, Piece
+from sycoca_ds.data.batch import PIECES, Batch, Piece, SharedPieces
 from sycoca_ds.data.loader import PlannedBatches, TrainSet, train_loader
 from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
@@ -97,3 +98,25 @@ def test_a_batch_outlives_its_loader(data_set: Path, expected: list[dict[str, to
     assert isinstance(found[3].piece, Piece)
     for batch, wanted in zip(found, expected, strict=False):
         assert_equal(on_device(batch), wanted)
+
+
+def test_two_loaders_of_one_data_set_have_their_own_memory(data_set: Path, expected: list[dict[str, torch.Tensor]]) -> None:
+    sources = Sources.load([data_set])
+    plan = Plan(sources.kept, global_batch_size=16, lanes=4, window=8, seed=3)
+    tokenizer, augmentation = Tokenizer(data_set / "tokenizer.json"), Augmentation(24, (0.5, 1.0))
+    dataset = TrainSet(sources, plan, tokenizer, augmentation=augmentation, context_length=12)
+    both = [train_loader(dataset, PlannedBatches(plan, 0, 20, 1, 0, 1), 1, pin=False) for _ in range(2)]
+    for wanted, *loaded in zip(expected[:20], *both, strict=True):
+        for batch in loaded:
+            assert_equal(on_device(batch), wanted)
+
+
+def test_what_arrives_after_its_loader_has_ended_is_empty(data_set: Path) -> None:
+    """In the thread that pins memory, which may be behind; nobody reads it."""
+    for batch in batches(data_set, workers=1):
+        if batch.piece is not None and not batch.piece.fresh:
+            break
+        on_device(batch)
+    sent = ForkingPickler.dumps(batch)
+    SharedPieces.met.clear()
+    assert len(ForkingPickler.loads(sent).pixels) == 0

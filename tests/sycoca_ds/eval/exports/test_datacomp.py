@@ -170,6 +170,7 @@ def test_winogavil(tmp_path):
     assert "Jaccard index, 10 to 12 pictures" in (tmp_path / "out/parquet_winogavil/report.html").read_text()
     other = dict(options, out=str(tmp_path / "other"))
     assert evaluate(EvaluateConfig(str(make_run(tmp_path / "other_run", seed=1)), sets=("parquet:winogavil",), **other)) == 0
+    assert json.loads((tmp_path / "other/sets.json").read_text())["sets"]["parquet:winogavil"]["primary"] == "jaccard_10_12"
     assert CompareCommand((tmp_path / "out", tmp_path / "other"), out=tmp_path / "beside", permutations=30).run() == 0
     (row,) = [row for row in json.loads((tmp_path / "beside/comparison.json").read_text())["rows"] if row["number"] == "jaccard"]
     (against,) = row["against"]
