@@ -23,6 +23,8 @@ if sys.path and Path(sys.path[0] or os.getcwd()).resolve() == ROOT / "sycoca_ds/
     sys.path[:1] = [] if ROOT.name in ("site-packages", "dist-packages") else [str(ROOT)]
 
 from data_pipeline.errors import interrupted  # noqa: E402
+from sycoca_ds.engine.ranks.launcher import LAUNCH  # noqa: E402
+from sycoca_ds.engine.ranks.process_table import words_of  # noqa: E402
 from sycoca_ds.engine.safety.status import read_status  # noqa: E402
 from sycoca_ds.train import EXIT_PREEMPTED  # noqa: E402
 
@@ -45,15 +47,24 @@ class Waiting:
 
         self.run, self.asked, self.process = run, 0, psutil.Process()
         self.before, self.seen = read_status(run), set()
+        self.thread, self.leaves, self.answering = None, False, threading.Lock()
 
-    def begin(self, several_hosts: bool) -> None:
+    def begin(self) -> None:
+        """Before DeepSpeed's imports: somewhere in them a bare `except` may take a Ctrl-C for a module that is not there. `sycoca
+        train` has blocked it already, so that none is lost while this process starts."""
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what is to run in the background
             return
-        if several_hosts:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self.thread = threading.Thread(target=self._answer, daemon=True)
+        self.thread.start()
+
+    def leave_to_the_runner(self) -> None:
+        """From here on: it ends its remote shells."""
+        if self.thread is not None:
+            self.leaves = True
+            self.thread.join()
             signal.signal(signal.SIGINT, self._count)  # not SIG_IGN, which the ranks would inherit
-        else:
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            threading.Thread(target=self._answer, daemon=True).start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _count(self, number: int, frame: object) -> None:
         if not self.process.children():
@@ -61,18 +72,27 @@ class Waiting:
         self.asked += 1
 
     def _answer(self) -> None:
-        while True:
-            signal.sigwait({signal.SIGINT})
-            self.asked += 1
-            first = [process.pid for process in self.process.children()]
-            if not first:
-                print(interrupted(), file=sys.stderr, flush=True)
-                os._exit(INTERRUPTED)  # the other thread may be deep in the system, and has nothing to put away
-            if self.asked > 2 or not any(map(listens, self._below())):  # nobody trains yet, or nobody answers
-                for pid in first:  # launch.py would tell of its end at length, and may be about to start a rank
-                    _send(pid, signal.SIGSTOP)
-                for pid in self._below():
-                    _send(pid, signal.SIGTERM if self.asked == 1 and pid not in first else signal.SIGKILL)
+        while not self.leaves:
+            if signal.sigtimedwait({signal.SIGINT}, 0.2) is None:
+                continue
+            with self.answering:
+                self._answer_one()
+
+    def _answer_one(self) -> None:
+        self.asked += 1
+        first = [process.pid for process in self.process.children()]
+        below = self._below()
+        if self.asked < 3 and any(map(listens, below)):
+            return
+        if not any(LAUNCH in words_of(pid) for pid in first):  # it imports, or asks something of the machine
+            print(interrupted(), file=sys.stderr, flush=True)
+            for pid in below:
+                _send(pid, signal.SIGKILL)
+            os._exit(INTERRUPTED)  # the other thread may be deep in the system, and has nothing to put away
+        for pid in first:  # launch.py would tell of its end at length, and may be about to start a rank
+            _send(pid, signal.SIGSTOP)
+        for pid in self._below():
+            _send(pid, signal.SIGTERM if self.asked == 1 and pid not in first else signal.SIGKILL)
 
     def _below(self) -> list[int]:
         found = [process.pid for process in self.process.children(recursive=True)]
@@ -81,10 +101,19 @@ class Waiting:
 
     def wait(self) -> None:
         """Returns when all that was asked to end has: a rank that began to listen meanwhile saves first."""
-        import psutil
-
-        while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in self.seen):
+        with self.answering:
+            pass
+        while any(map(lives, self.seen)):
             time.sleep(0.1)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended; one that nobody has asked for its status has."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def listens(pid: int) -> bool:
@@ -129,9 +158,11 @@ def several_hosts(words: list[str]) -> bool:
 def main() -> int:
     waiting = Waiting(Path(os.environ.pop(RUN)))
     try:
+        waiting.begin()
         from deepspeed.launcher.runner import main as launch
 
-        waiting.begin(several_hosts(sys.argv[1:]))
+        if several_hosts(sys.argv[1:]):
+            waiting.leave_to_the_runner()
         status = launch()
     except SystemExit as stop:
         status = stop.code
@@ -139,8 +170,9 @@ def main() -> int:
         print(interrupted(), file=sys.stderr, flush=True)
         return INTERRUPTED
     except Exception:
-        if not waiting.asked:
-            raise
+        with waiting.answering:
+            if not waiting.asked:
+                raise
         status = INTERRUPTED  # what it was doing has had the Ctrl-C, too
     if isinstance(status, str):
         print(status, file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -161,5 +162,7 @@ def main() -> int:
 
     if Path(words[0]).parent == Path(sys.executable).parent:  # of this environment, whose Python can wait for it
         words = [sys.executable, str(Path(deepspeed_runner.__file__)), *words[1:]]
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it answers even what comes before it has begun
     sys.stdout.flush()
     os.execve(words[0], words, {**os.environ, "PATH": own_tools_first(), deepspeed_runner.RUN: config.run.out})

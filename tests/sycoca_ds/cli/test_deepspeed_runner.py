@@ -42,7 +42,8 @@ def main():
     time.sleep(before)
     imports = "import time; print('a launcher imports', flush=True); time.sleep(100)"
     run = subprocess.check_call if begins == "ssh" else subprocess.call
-    run([sys.executable, "-c", *(rank or [imports])])  # as the real one, which dies of a Ctrl-C in this line
+    launch = [] if begins == "ssh" else ["deepspeed.launcher.launch"]
+    run([sys.executable, "-c", *(rank or [imports, *launch])])  # as the real one, which dies of a Ctrl-C in this line
     sys.exit(1)
 """
 

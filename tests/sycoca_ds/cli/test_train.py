@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,9 +148,13 @@ def test_the_launcher_takes_the_place_of_this_process(data_set: Path, tmp_path: 
     monkeypatch.setattr(
         sys, "argv", ["sycoca train", "--data.train", "a b", "--data.tokenizer", "a b/tokenizer.json", "--num_gpus", "4"]
     )
-    monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
-    train.main()
-    ((program, words, environment),) = started
+    monkeypatch.setattr(os, "execve", lambda *words: started.append((*words, signal.pthread_sigmask(signal.SIG_BLOCK, ()))))
+    try:
+        train.main()
+    finally:  # this process goes on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    ((program, words, environment, blocked),) = started
+    assert signal.SIGINT in blocked, "until the runner answers it"
     assert program == sys.executable and environment[deepspeed_runner.RUN] == "runs/930m"
     assert words == [
         program,
