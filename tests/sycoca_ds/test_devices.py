@@ -21,6 +21,7 @@ from sycoca_ds.engine.ranks.runtime import Runtime
 from sycoca_ds.eval.alignment import naming
 from sycoca_ds.eval.collection import Collection
 from sycoca_ds.eval.compositions.reading import read_compositions
+from sycoca_ds.eval.datasets.reading import Question
 from sycoca_ds.eval.labels import load_labels
 from sycoca_ds.eval.options import SuiteOptions
 from sycoca_ds.eval.probe.data import Labelled, ProbeData
@@ -204,6 +205,7 @@ def test_evaluation_takes_its_inputs_to_the_device_and_its_numbers_from_there(
         model = loaded.model.to(GPU)
         compositions = read_compositions([f"sugarcrepe={world / 'sugarcrepe'}"])
         collection = Collection(world / "data", size)
+        collection.cues = (Question("red", 0, 5, (1, 2)),)
         probe = ProbeData(Labelled("train", collection, np.arange(6) % 2, ""))
         labels = load_labels(world / "labels.json")
         inputs = Inputs(SuiteOptions(batch_size=4, beams=2), labels, compositions=compositions, probe=probe)

@@ -29,6 +29,8 @@ from tests.worlds.trainings.eval_world import SMALL, make_data, make_run
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
+ALL = tuple(task for task in TASKS if task != "association")
+"""Those that any data is asked for: one is WinoGAViL's alone."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,8 +60,8 @@ def test_every_number_is_there_or_has_a_reason(done, world):
         ("retrieval.t2i_r10 >= 0", True),
         ("captioning.cider >= 9", False),
     ]
-    assert SuiteOptions().tasks == EvaluateConfig("", out="").tasks == tuple(TASKS)
-    for task, names in METRICS.items():
+    assert SuiteOptions().tasks == EvaluateConfig("", out="").tasks == ALL
+    for task, names in ((task, METRICS[task]) for task in ALL):
         record = results["tasks"][task]
         assert tuple(record["metrics"]) == names
         assert set(record["null_reasons"]) == {name for name, value in record["metrics"].items() if value is None}
@@ -220,7 +222,7 @@ def test_what_the_model_lacks_is_null_with_the_reason(world, tmp_path):
     status = evaluate(EvaluateConfig(str(tmp_path / "clip"), str(world / "data"), out=str(out), device="cpu", gallery=2))
     tasks = json.loads((out / "results.json").read_text())["tasks"]
     assert status == 0
-    assert [tasks[t]["status"] for t in METRICS] == ["done", *["not run"] * 3, "done", "done", *["not run"] * 3]
+    assert [tasks[t]["status"] for t in ALL] == ["done", *["not run"] * 3, "done", "done", *["not run"] * 3]
     assert tasks["classification"]["null_reasons"]["top1"] == "no --labels FILE was given"
     assert tasks["linear_probe"]["null_reasons"]["top1"] == "no --probe-train FOLDER was given"
     assert "'clip' model has no text decoder" in tasks["captioning"]["null_reasons"]["cider"]

@@ -113,7 +113,7 @@ def test_every_number_is_that_of_a_whole_model(world: Path, tmp_path: Path) -> N
         for task, record in whole["tasks"].items():
             assert shared["tasks"][task]["metrics"] == record["metrics"], task
             done |= {task} if record["status"] == "done" else set()
-    assert done == set(TASKS)
+    assert done == set(TASKS) - {"association"}, "WinoGAViL's alone, by the features of retrieval"
 
 
 def test_one_process_alone_says_that_it_shares_with_nobody(world: Path, tmp_path: Path) -> None:
