@@ -171,9 +171,9 @@ def main() -> int:
         return INTERRUPTED
     except Exception:
         with waiting.answering:
-            if not waiting.asked:
+            if not waiting.asked or read_status(waiting.run) != waiting.before:
                 raise
-        status = INTERRUPTED  # what it was doing has had the Ctrl-C, too
+        status = INTERRUPTED  # what it was doing before there were ranks has had the Ctrl-C, too
     if isinstance(status, str):
         print(status, file=sys.stderr, flush=True)
         status = 1

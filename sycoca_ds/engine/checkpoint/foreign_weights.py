@@ -81,7 +81,8 @@ def read_foreign(path: Path, run: ModelConfig, tokenizer: Tokenizer | None) -> F
 
 def _check_ids(path: Path, run: ModelConfig, tokenizer: Tokenizer | None, state: Mapping[str, Tensor]) -> None:
     """Raises `UserError` if the run's captions are not read as such weights learned to."""
-    (rows,) = {len(value) for name, value in state.items() if name.endswith("token_embedding.weight")} or {CLIP_VOCABULARY}
+    embeddings = (value for name, value in state.items() if name.endswith("token_embedding.weight"))
+    rows = next(map(len, embeddings), CLIP_VOCABULARY)  # that there is none is told later
     if rows != CLIP_VOCABULARY:
         raise UserError(
             f"{OPTION} {path}: a vocabulary of {rows:,}, which is not CLIP's of {CLIP_VOCABULARY:,}, and a file does not say whose "

@@ -42,9 +42,8 @@ KINDS = {
     ),
     "cross": Kind(scored_by("cross_attention")),
     "values": Kind(scored_by("value_path")),
-    "global": Kind(
-        scored_by("global"), LossConfig(mim=0.9)
-    ),  # with 1 a pixel is right to 1e-7, and L1's slope a matter of rounding
+    # with loss.mim 1 a pixel is right to 1e-7, and L1's slope there a matter of rounding
+    "global": Kind(scored_by("global"), LossConfig(mim=0.9)),
     "centred": Kind(scored_by("centred_token_max")),
     "saliency": Kind(scored_by("saliency")),
 }
