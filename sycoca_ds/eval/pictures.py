@@ -123,13 +123,15 @@ def font_of(size: int) -> ImageFont.FreeTypeFont:
     """Letters `size` pixels high: matplotlib's where it is installed, which has those of more alphabets than Pillow's own."""
     found = importlib.util.find_spec("matplotlib")  # not imported, which takes a second
     own = Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if found and found.origin else None
-    return ImageFont.truetype(own, size) if own and own.is_file() else ImageFont.load_default(size)
+    if own is None or not own.is_file():
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(own, size, layout_engine=ImageFont.Layout.BASIC)  # raqm fails on what a model may make up
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """A text that fits: three dots stand for its middle, since names differ at both ends."""
-    kept = len(text)
-    found = text
+    text = text.encode("utf-8", "replace").decode()
+    kept, found = len(text), text
     while kept > 1 and font.getlength(found) > width:
         kept -= 1
         found = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sycoca_ds.engine.monitoring.pictures import card
 from sycoca_ds.eval import pictures
 from sycoca_ds.model.pixels import normalise
 
@@ -87,6 +88,14 @@ def test_labels_of_several_lines_in_cells_that_are_wide_enough(picture):
     assert pictures.shortened("a.jpg", font, 150) == "a.jpg"
     letters = [pictures.font_of(20).getmask(letter).getbbox() for letter in "пЖя"]
     assert len(set(letters)) == 3, "not one box for all"
+
+
+def test_any_text_can_be_drawn(picture):
+    """A model that has learned little says what no layout of letters can hold: a training ended of it."""
+    odd = "".join(map(chr, [*range(32), 0x7F, 0x85, 0x300, 0x5D0, 0x627, 0x200F, 0x202E, 0x2028, 0xD800, 0xE000, 0xFFFD, 0x1F600]))
+    for text in (odd, odd[::-1], "\0", "a" + odd):
+        assert (pictures.grid([picture], 1, [text], narrowest=400) < 255).any()
+        assert card([(text, picture)], [f"model: {text}"]).size
 
 
 def test_enlarge_repeats_pixels(picture):
