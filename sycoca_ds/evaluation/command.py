@@ -222,6 +222,7 @@ def estimate_folder(config: EvaluateConfig, questions: Request | None, options, 
     from sycoca_ds.eval.collection import Collection
     from sycoca_ds.eval.compositions.reading import read_compositions
     from sycoca_ds.eval.regions.patches import read_regions
+    from sycoca_ds.eval.regions.segments import read_segments
     from sycoca_ds.eval.runner.bench import Inputs
     from sycoca_ds.eval.vqa.items import QuestionPictures
     from sycoca_ds.evaluation.estimate import dry_run_folder
@@ -237,11 +238,13 @@ def estimate_folder(config: EvaluateConfig, questions: Request | None, options, 
             labels.of([picture.url for picture in collection.pictures])
         asked = questions.open(collection) if questions is not None and "vqa" in options.tasks else None
         benchmarks = read_compositions(config.compositions) if "compositionality" in options.tasks else ()
-        regions = None
+        regions = segments = None
         if config.regions is not None and {"masking", "alignment"} & set(options.tasks):
             model = loaded.config.model
             regions = read_regions(config.regions, collection, loaded.tokenizer, model.image.patch_size, model.text.context_length)
-        inputs = Inputs(options, labels, regions, benchmarks, probe, None, asked)
+        if config.regions is not None and "alignment" in options.tasks:
+            segments = read_segments(config.regions, collection)
+        inputs = Inputs(options, labels, regions, benchmarks, probe, segments, asked)
     return dry_run_folder(loaded, collection, inputs, Path(config.out), device, resources)
 
 

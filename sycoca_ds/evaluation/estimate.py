@@ -2,6 +2,7 @@
 
 A batch of each kind of question is asked twice, of drawn pictures of the usual size, and the second one is timed, with the decoding
 of its pictures: by all ranks together, as in the evaluation itself. What rank 0 does alone is counted by rates that stand below.
+Tasks of several passes of their own are tried on a few of a folder's pictures (trials.py).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sycoca_ds.eval.runner.team import Work
 from sycoca_ds.eval.tasks.captioning import Captions, decoding_of
 from sycoca_ds.eval.tasks.linear_probe import FITS
 from sycoca_ds.eval.vqa.items import OFFICIAL
+from sycoca_ds.evaluation.trials import trials
 
 USUAL_SIDES = (640, 480)
 """Pixels of a picture of COCO."""
@@ -43,8 +45,6 @@ MEAN_ITERATIONS = 250
 """Of a fit of a linear probe: between 20 at small C and the bound of 1,000 at large ones."""
 FITTED_ROWS, FITTED_ITERATIONS = 2048, 4
 """On so many drawn vectors an iteration is measured."""
-WITHOUT_RATE = ("reconstruction", "masking", "alignment", "compositionality")
-"""Tasks whose time is not told: it is in several passes of their own, by how many scores and benchmarks are asked for."""
 PASSES_OF_QUESTIONS = 3
 """Right picture, another one, none."""
 
@@ -135,15 +135,13 @@ def parts(entry: OfficialSet, asked: Asked, tasks: Sequence[str], rates: Rates, 
     return parts_of(entry.name, tasks, count, prompts, fitted, official, rates, beams)
 
 
-def parts_of_folder(data: PictureSet, inputs: Inputs, model: ModelConfig, rates: Rates) -> tuple[list[Part], list[str]]:
-    """(what each task of a data set folder takes, the tasks for which there is no rate), of those that can be run on it."""
+def parts_of_folder(data: PictureSet, inputs: Inputs, model: ModelConfig, rates: Rates) -> list[Part]:
+    """What each task takes on a data set folder of those that have rates and can be run on it."""
     labels, options, most = inputs.labels, inputs.options, inputs.options.captions_per_image
     there = {
         "classification": labels is not None,
         "linear_probe": inputs.probe is not None,
         "vqa": inputs.questions is not None and model.fusion,
-        "reconstruction": model.reconstructs,
-        "compositionality": bool(inputs.compositions),
     }
     tasks = [task for task in options.tasks if there.get(task, True)]
     count = {
@@ -153,8 +151,7 @@ def parts_of_folder(data: PictureSet, inputs: Inputs, model: ModelConfig, rates:
         "questions": len(inputs.questions.table) if inputs.questions else 0,
     }
     prompts, fitted = len(labels.templates) if labels else 0, len(inputs.probe.train.pictures) if inputs.probe else 0
-    found = parts_of(data.folder.absolute().name, tasks, count, prompts, fitted, False, rates, options.beams)
-    return found, [task for task in tasks if task in WITHOUT_RATE]
+    return parts_of(data.folder.absolute().name, tasks, count, prompts, fitted, False, rates, options.beams)
 
 
 def parts_of(
@@ -250,7 +247,7 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
                 found.append(submitted(entry, asked, split, rates, options.beams))
             except UserError as error:
                 refused[f"{entry.name}, {split}"] = str(error)
-    tell(found, refused, (), rates, out, options, device, resources)
+    tell(found, refused, rates, out, options, device, resources)
     if any(part.official for part in found):
         print(f"dry run: sets that are not in {asked.data_root} are counted as their pages say")
     return 0
@@ -259,17 +256,18 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
 def dry_run_folder(loaded: Any, collection: PictureSet, inputs: Inputs, out: Path, device: Any, resources: Resources) -> int:
     """The same for a data set folder."""
     rates = measure(loaded, inputs.options, device, resources)
+    tried = list(trials(loaded, collection, inputs, device, resources))
     if rates is None:
         return 0
-    found, untimed = parts_of_folder(collection, inputs, loaded.config.model, rates)
-    tell(found, {}, untimed, rates, out, inputs.options, device, resources)
+    found, name = parts_of_folder(collection, inputs, loaded.config.model, rates), collection.folder.absolute().name
+    found += [Part(name, trial.task, trial.counted, False, trial.seconds) for trial in tried]
+    tell(found, {}, rates, out, inputs.options, device, resources)
     return 0
 
 
 def tell(
     found: Sequence[Part],
     refused: Mapping[str, str],
-    untimed: Sequence[str],
     rates: Rates,
     out: Path,
     options: SuiteOptions,
@@ -288,10 +286,7 @@ def tell(
         f"{options.batch_size}): {1 / rates.image:,.1f} images and {1 / rates.text:,.0f} texts a second"
         + (f", {1 / rates.caption:,.1f} captions" if rates.caption else "")
     )
-    if untimed:
-        print(f"dry run: without {', '.join(untimed)}, whose time is not known before")
-    record = _record(found, refused, rates, ranks, device_name, options)
-    write_json(out / "estimate.json", {**record, "not_timed": list(untimed)})
+    write_json(out / "estimate.json", _record(found, refused, rates, ranks, device_name, options))
 
 
 def _record(
