@@ -211,13 +211,15 @@ def _texts(folder: Path) -> Iterator[Pair]:
 
 
 def _content(path: str) -> str | None:
-    """A text, as UTF-8 with wrong bytes as U+FFFD; None: there is none, or it is no file of a caption's size."""
+    """None: there is no text, or it is no file of a caption's size. Raises `UserError` for one that is not UTF-8, as of a table."""
     try:
         if not os.path.isfile(path) or os.path.getsize(path) > MOST_TEXT_BYTES:
             return None
-        return Path(path).read_bytes().decode("utf-8-sig", "replace")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except OSError:
         return None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8: `iconv -f CP1252 -t UTF-8`, or give --captions FILE") from None
 
 
 def _classes(folder: Path) -> Iterator[Pair]:

@@ -187,6 +187,18 @@ def test_a_table_in_another_encoding_is_refused_with_its_line(kind: str, encodin
     assert list(table_rows(tmp_path / f"c.{kind}", None, None)) == rows
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_text_in_another_encoding_is_refused_with_its_name(encoding: str, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "photos", ["a.jpg", "b.jpg"])
+    said = {"a": "a dog", "b": "sch\u00f6n"}
+    for name, text in said.items():
+        (folder / f"{name}.txt").write_text(text, "utf-8-sig")
+    assert list(read_captions(folder, "texts", None, None)[1]) == [(f"{name}.jpg", text) for name, text in said.items()]
+    (folder / "b.txt").write_text("sch\u00f6n", encoding)
+    with pytest.raises(UserError, match=rf"^{folder}/b.txt: is not UTF-8: `iconv "):
+        list(read_captions(folder, "texts", None, None)[1])
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_table_is_called_empty(kind: str, content: str, tmp_path: Path) -> None:
