@@ -119,10 +119,10 @@ class BuildCommand(DownloadOptions, CurateOptions):
             raise UserError("--source folder: expected --pictures FOLDER")
         check_options(self)
         columns = {"file_col": self.url_col, "caption_col": self.caption_col}
-        if self.dry_run:
-            print("\n".join([*planned(self.pictures, self.captions, self.out, **columns), *LAST_STAGES]))
-            return 0
         how = How(self.image_size, self.min_image_size, self.max_pixels)
+        if self.dry_run:
+            print("\n".join([*planned(self.pictures, self.captions, self.out, how, self.shard_size, **columns), *LAST_STAGES]))
+            return 0
         state = pack_folder(self.pictures, self.captions, self.out, how, self.shard_size, self.processes, **columns)
         pictures, captions = counted(state["downloaded"], "picture"), counted(state["captions"], "caption")
         tars = counted(len(state["shards"]), "tar")

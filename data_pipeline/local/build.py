@@ -13,7 +13,7 @@ from data_pipeline.errors import UserError
 from data_pipeline.files import atomic_path, check_folder, make_folder, no_folder, write_json
 from data_pipeline.local.captions import read_captions
 from data_pipeline.local.listing import EMPTY, TOO_LONG, TWICE, Listing, list_samples
-from data_pipeline.local.packing import How, cut, failures, pack
+from data_pipeline.local.packing import How, cut, failures, finished, pack, shard_name
 from data_pipeline.lock import only_one
 from data_pipeline.shards.manifest import remove_manifest
 
@@ -46,15 +46,53 @@ def read_record(folder: Path) -> dict:
     raise UserError(f"{path}: damaged; delete {folder} and build it again") from None
 
 
-def planned(pictures: Path, captions: str | None, out: Path, file_col: str | None, caption_col: str | None) -> list[str]:
-    """What `pack_folder` would do, in lines; no picture is opened. Raises `UserError`: no such folder or table."""
-    if not pictures.is_dir():
-        raise UserError(f"--pictures {pictures}: {no_folder(pictures)}")
+def planned(
+    pictures: Path,
+    captions: str | None,
+    out: Path,
+    how: How,
+    shard_size: int,
+    file_col: str | None,
+    caption_col: str | None,
+) -> list[str]:
+    """What `pack_folder` would do, and what it has done already, in lines; no picture is opened. Arguments and errors as there."""
+    _check_places(pictures, out)
     check_folder(out / "shards")
     words, listing = _listed(pictures, captions, file_col, caption_col)
+    _, count = _settled(pictures, out, listing, how, shard_size)
     captions = counted(sum(len(sample.captions) for sample in listing.samples), "caption")
     lines = [f"pack: {counted(len(listing.samples), 'picture')} with {captions} of {pictures}, by {words}, into {out / 'shards'}"]
+    shards = cut(listing.samples, count)
+    there = finished(out, shards, how)
+    if there:
+        done = sum(len(rows) for number, rows in enumerate(shards) if shard_name(number) in there)
+        lines.append(f"  packed already: {counted(done, 'picture')}, in {len(there)} of {counted(len(shards), 'tar')}")
     return lines + [f"  left out: {_told(listing.dropped)}"] * bool(listing.dropped)
+
+
+def _check_places(pictures: Path, out: Path) -> None:
+    """Raises `UserError`: no such folder, or a place that holds other things."""
+    if not pictures.is_dir():
+        raise UserError(f"--pictures {pictures}: {no_folder(pictures)}")
+    if out.resolve() == pictures.resolve():
+        raise UserError(f"--out {out}: is the folder of the pictures; choose another")
+    if (out / "canonical").exists() or (out / "mirror.json").exists():
+        raise UserError(f"--out {out}: holds rows that were downloaded, or a mirror's tars; choose another folder")
+
+
+def _settled(pictures: Path, out: Path, listing: Listing, how: How, shard_size: int) -> tuple[dict, int]:
+    """What the shards are made with, and the number of tars, that of the first build. Raises `UserError`: other settings than those
+    of the shards that are there, or shards that nothing is known of."""
+    settings, shards = {"pictures": str(pictures.resolve()), **vars(how)}, math.ceil(len(listing.samples) / shard_size)
+    if is_local(out):
+        before = read_record(out)["settings"]
+        differs = other_options(before, settings)
+        if differs:
+            raise UserError(f"{out}: was made with {differs}; give the same as then, or choose another folder")
+        shards = before["shards"]
+    elif any((out / "shards").glob("*")):
+        raise UserError(f"{out / 'shards'}: holds files but there is no {RECORD}; delete it or choose another folder")
+    return settings, shards
 
 
 def _listed(pictures: Path, captions: str | None, file_col: str | None, caption_col: str | None) -> tuple[str, Listing]:
@@ -87,26 +125,12 @@ def pack_folder(
     Raises:
         UserError: no such folder or table, other settings than those of the shards that are there, nothing to take.
     """
-    if not pictures.is_dir():
-        raise UserError(f"--pictures {pictures}: {no_folder(pictures)}")
-    if out.resolve() == pictures.resolve():
-        raise UserError(f"--out {out}: is the folder of the pictures; choose another")
-    if (out / "canonical").exists() or (out / "mirror.json").exists():
-        raise UserError(f"--out {out}: holds rows that were downloaded, or a mirror's tars; choose another folder")
+    _check_places(pictures, out)
     words, listing = _listed(pictures, captions, file_col, caption_col)
     print(f"{pictures}: {words}", file=sys.stderr, flush=True)
     make_folder(out)
     with only_one(out / ".download.lock", f"{out}: another build is running in this folder; wait for it or end it"):
-        settings = {"pictures": str(pictures.resolve()), **vars(how)}
-        shards = math.ceil(len(listing.samples) / shard_size)
-        if is_local(out):
-            before = read_record(out)["settings"]
-            differs = other_options(before, settings)
-            if differs:
-                raise UserError(f"{out}: was made with {differs}; give the same as then, or choose another folder")
-            shards = before["shards"]
-        elif any((out / "shards").glob("*")):
-            raise UserError(f"{out / 'shards'}: holds files but there is no {RECORD}; delete it or choose another folder")
+        settings, shards = _settled(pictures, out, listing, how, shard_size)
         record = {
             "format": FORMAT,
             "source": "folder",

@@ -72,11 +72,11 @@ def digest_of(samples: Sequence[Sample], how: How) -> str:
 
 def pack(folder: Path, root: Path, shards: Sequence[Sequence[Sample]], how: How, processes: int) -> dict[str, Packed]:
     """Writes the tars that are not there already; {NNNNN: what it came to}, also of those without a sample, which have no tar."""
-    names = [f"{number:05d}" for number in range(len(shards))]
+    names = [shard_name(number) for number in range(len(shards))]
     (root / "shards").mkdir(parents=True, exist_ok=True)
     for left in (root / "shards").glob(".*.tmp"):  # by a command that was killed
         left.unlink()
-    done = {name: packed for name, rows in zip(names, shards, strict=True) if (packed := _finished(root, name, rows, how))}
+    done = finished(root, shards, how)
     todo = [(name, list(rows)) for name, rows in zip(names, shards, strict=True) if name not in done]
     with Progress("pack pictures", sum(map(len, shards)), "pictures") as bar:
         bar.set(sum(len(rows) for name, rows in zip(names, shards, strict=True) if name in done))
@@ -100,6 +100,19 @@ def _packed(
                 yield *jobs[job], job.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}"
+
+
+def finished(root: Path, shards: Sequence[Sequence[Sample]], how: How) -> dict[str, Packed]:
+    """The tars that are there already, of these samples; {NNNNN: what it came to}."""
+    return {
+        shard_name(number): packed
+        for number, rows in enumerate(shards)
+        if (packed := _finished(root, shard_name(number), rows, how))
+    }
 
 
 def _finished(root: Path, name: str, rows: Sequence[Sample], how: How) -> Packed | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from data_pipeline.__main__ import parse
 from data_pipeline.errors import UserError
@@ -19,8 +21,10 @@ def said(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def everything(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+def everything(folder: Path) -> dict[str, tuple[int, int] | None]:
+    """What stands there; of folders not the time, which a file that was tried and taken back changes."""
+    found = sorted(folder.rglob("*"))
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in found}
 
 
 def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +78,29 @@ def test_marks_and_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(UserError, match="--vocab-size 30: expected at least 259"):
         parse(f"tokenizer train --data {data} --out {out} --vocab-size 30 --dry-run".split()).run()
     assert everything(tmp_path) == before
+
+
+def test_pictures_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures, out = tmp_path / "red_fox", tmp_path / "ds"
+    pictures.mkdir()
+    for number in range(30):
+        Image.new("RGB", (40, 40), (8 * number, 9, 9)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(f"a square, the {number}th")
+    line = f"build --source folder --pictures {pictures} --out {out} --image-size 32 --shard-size 10"
+    first = f"pack: 30 pictures with 30 captions of {pictures}, by a text beside each picture, into {out}/shards"
+    assert said(line, capsys) == [first, "verify: then, every tar", "report: then, the funnel"] and not out.exists()
+    assert parse(line.split()).run() == 0
+    before, _ = everything(out), capsys.readouterr()
+    assert said(line, capsys)[:2] == [first, "  packed already: 30 pictures, in 3 of 3 tars"] and everything(out) == before
+    (pictures / "3.txt").write_text("another caption")
+    (second,) = [text for text in said(line, capsys) if "packed" in text]
+    (changed,) = [path for path in (out / "shards").glob("*.tar") if b"the 3th" in path.read_bytes()]
+    with tarfile.open(changed) as tar:
+        again = sum(name.endswith(".jpg") for name in tar.getnames())
+    assert second == f"  packed already: {30 - again} pictures, in 2 of 3 tars"
+    with pytest.raises(UserError, match=f"^{out}: was made with --image-size 32"):
+        parse(f"{line.replace('32', '48')} --dry-run".split()).run()
+    (tmp_path / "tars" / "shards").mkdir(parents=True)
+    (tmp_path / "tars/shards/0.tar").touch()
+    with pytest.raises(UserError, match="holds files but there is no pictures.json"):
+        parse(f"{line.replace(str(out), str(tmp_path / 'tars'))} --dry-run".split()).run()
