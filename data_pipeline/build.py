@@ -16,7 +16,7 @@ from data_pipeline.download.job import check_options, download, most_frequent
 from data_pipeline.download.job import plan as planned_download
 from data_pipeline.download.options import DownloadOptions
 from data_pipeline.errors import UserError
-from data_pipeline.files import check_folder
+from data_pipeline.files import check_folder, check_no_run
 from data_pipeline.shards.adopt import adopt
 from data_pipeline.shards.verify import print_summary, verify
 
@@ -134,12 +134,6 @@ class BuildCommand(DownloadOptions, CurateOptions):
         self._refuse_others(ADOPTION, "whose tars are taken as they are")
         processes = {"--processes": self.processes, "--verify-processes": self.verify_processes}
         return _adopted("--metadata", self.metadata, self.out, processes)
-
-
-def check_no_run(out: Path) -> None:
-    """Raises `UserError` for the folder of a training, among whose files a data set has no place."""
-    if (out / "run_status.json").exists() or (out / "checkpoints").is_dir():
-        raise UserError(f"--out {out}: holds a training (run_status.json, checkpoints/); choose another folder")
 
 
 def _adopted(option: str, tars: str, out: Path, processes: dict[str, int]) -> int:

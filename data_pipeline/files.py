@@ -42,6 +42,12 @@ def check_folder(folder: Path) -> None:
         raise _no_place(folder, error) from None
 
 
+def check_no_run(out: Path) -> None:
+    """Raises `UserError` for the folder of a training, among whose files a data set has no place."""
+    if (out / "run_status.json").exists() or (out / "checkpoints").is_dir():
+        raise UserError(f"--out {out}: holds a training (run_status.json, checkpoints/); choose another folder")
+
+
 def _nearest(folder: Path) -> Path:
     """What there is of it and of the folders above it."""
     return next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))

@@ -36,7 +36,7 @@ from data_pipeline.catalogue.sources import (
 from data_pipeline.catalogue.text_catalogues import text_columns, to_parquet
 from data_pipeline.command_line import other_options
 from data_pipeline.errors import UserError, check_format
-from data_pipeline.files import check_folder, sha256_file, sync_folder, write_json
+from data_pipeline.files import check_folder, check_no_run, sha256_file, sync_folder, write_json
 from data_pipeline.lock import only_one
 from data_pipeline.progress import Progress
 
@@ -165,8 +165,9 @@ def look(options: CurateOptions, force: bool = False) -> tuple[list[Path], str, 
     """(the catalogue's files, the name of the work, the same for people, curate.json if that work is done).
 
     Raises:
-        UserError: no files, options that do not go together, another catalogue's rows in the folder.
+        UserError: no files, options that do not go together, a training or another catalogue's rows in the folder.
     """
+    check_no_run(options.out)
     if options.source == "wds":
         raise UserError("--source wds: tars have no catalogue to curate; use build or adopt")
     files = find_files(options.metadata)

@@ -45,6 +45,9 @@ def test_stage_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert everything(out) == before
     with pytest.raises(UserError, match="its rows were curated with --dedup url"):
         parse(f"curate {options} --dedup none --dry-run".split()).run()
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="run: holds a training .*; choose another folder"):
+        parse(f"curate {options.replace(str(out), str(tmp_path / 'run'))} --dry-run".split()).run()
     with pytest.raises(UserError, match="--processes 0: expected at least 1"):
         parse(f"build {options} --processes 0 --dry-run".split()).run()
 
