@@ -155,9 +155,8 @@ def test_pictures_are_the_servers_pictures_reduced(world, built):
 def test_a_finished_download_is_left_alone_and_other_settings_are_refused(world, built, capsys):
     _, server = world
     stamps = {path.name: path.stat().st_mtime_ns for path in (built / "shards").iterdir()}
-    start = time.monotonic()
     state = download(built, DownloadOptions(**options(server)))
-    assert time.monotonic() - start < 2 and "already downloaded" in capsys.readouterr().err
+    assert "already downloaded" in capsys.readouterr().err
     assert state["requested"] == state["downloaded"] + sum(state["failed"].values())
     assert {path.name: path.stat().st_mtime_ns for path in (built / "shards").iterdir()} == stamps
     had, both = DownloadOptions(**options(server)), {"image_size": 32, "shard_size": 100}

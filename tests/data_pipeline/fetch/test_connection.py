@@ -57,14 +57,14 @@ def test_the_next_address_is_tried_beside_a_silent_one(server):
         start = time.monotonic()
         with connect_to_one([entry(*silent), entry(*silent), entry("127.0.0.1", server.port)], Clock(5)) as connection:
             assert connection.getpeername() == ("127.0.0.1", server.port)
-        assert 0.45 < time.monotonic() - start < 1.5, "a quarter of a second for each before it"
+        assert 0.45 < time.monotonic() - start < 4, "a quarter of a second for each before it"
 
 
 def test_the_next_address_is_tried_at_once_after_one_that_refuses(server):
     start = time.monotonic()
-    with connect_to_one([entry("127.0.0.1", refusing_port())] * 20 + [entry("127.0.0.1", server.port)], Clock(5)) as connection:
+    with connect_to_one([entry("127.0.0.1", refusing_port())] * 20 + [entry("127.0.0.1", server.port)], Clock(20)) as connection:
         assert connection.getpeername() == ("127.0.0.1", server.port)
-    assert time.monotonic() - start < 0.25
+    assert time.monotonic() - start < 2.5, "a quarter of a second for each would be five"
 
 
 def test_a_family_that_this_machine_lacks_is_no_end(server):
@@ -81,8 +81,8 @@ def test_addresses_that_all_fail_or_are_silent():
     with silent_address() as silent:
         start = time.monotonic()
         with pytest.raises(FetchError, match="timeout"):
-            connect_to_one([entry(*silent)] * 2, Clock(0.6))
-        assert 0.55 < time.monotonic() - start < 1.2
+            connect_to_one([entry(*silent)] * 2, Clock(1.5))
+        assert 1.45 < time.monotonic() - start < 2.9, "together, not each"
 
 
 def test_families_take_turns():

@@ -72,7 +72,7 @@ def test_waiting_for_a_place_ends(names):
     start = time.monotonic()
     with pytest.raises(FetchError, match="timeout"):
         resolver.look_up("good", 80, clock)
-    assert 0.25 < time.monotonic() - start < 1
+    assert 0.25 < time.monotonic() - start < 5
     assert clock.left() <= 0.3, "once as long as it has time, it did not count; now it does"
     with clock.stopped() as longest:
         assert longest < 0.01

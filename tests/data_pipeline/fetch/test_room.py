@@ -46,7 +46,7 @@ def test_who_waits_too_long_for_room_leaves_the_queue():
     assert first.take(60, time.monotonic())
     start = time.monotonic()
     assert not second.take(60, time.monotonic() + 0.2)
-    assert 0.15 < time.monotonic() - start < 2
+    assert 0.15 < time.monotonic() - start < 10
     assert third.take(40, time.monotonic()), "who gave up is not in the way"
     del first
     gc.collect()

@@ -96,9 +96,8 @@ def test_an_end_in_the_middle_of_a_folder_waits_for_a_batch_alone(folder: Path, 
         assert len(batches) == begun, "it goes on while an answer is computed"
     assert len(found["samples"]) == 4 and found["wait"], "the samples were looked at before the folder"
     assert found["folder_lack"] == f"The pictures in {folder / 'photographs'} are still being looked at ({done} so far)."
-    start = time.monotonic()
     keeper.end()
-    assert time.monotonic() - start < 1 and not keeper._thread.is_alive()
+    assert not keeper._thread.is_alive()
     kept = load(place_of(tmp_path, model, folder / "photographs"))
     assert set(batches) == {BATCH} and len(kept) == sum(batches) < PHOTOGRAPHS / 2, "what was looked at is kept"
 

@@ -60,22 +60,24 @@ def test_a_report_has_means_sums_and_the_time_that_was_no_pause() -> None:
     for number in range(4):
         meter.add({"loss": torch.tensor(float(number)), "itc": torch.tensor(2.0 * number)})
         meter.count([batch(number)])
+    began = time.perf_counter()
     with meter.waiting():
         time.sleep(0.05)
+    waited = time.perf_counter() - began
     with meter.paused():
-        time.sleep(0.2)
+        time.sleep(1.0)
     report = meter.report()
     whole = time.perf_counter() - start
     assert report.means == {"loss": 1.5, "itc": 3.0} and report.stand_ins == 6
     assert report.tflops == pytest.approx(4 * batch_tflops(SMALL_MODEL, TEXT))
-    assert 0.05 <= report.seconds <= whole - 0.2
-    assert report.data_wait == pytest.approx(0.05 / report.seconds, rel=0.5) and report.memory_gib == 0
+    assert 0.05 <= report.seconds <= whole - 1.0
+    assert report.data_wait == pytest.approx(waited / report.seconds, rel=0.1) and report.memory_gib == 0
     assert report.wait_W == [report.data_wait] and report.device_W == [0.0]
     assert meter.micro_batches == 0
     meter.add({"loss": torch.tensor(7.0)})
     second = meter.report()
     assert second.means == {"loss": 7.0} and second.stand_ins == 0 and second.tflops == 0
-    assert second.seconds < 0.05, "the pause counts in no report"
+    assert second.seconds < 0.9, "the pause counts in no report"
 
 
 def test_resident_memory_grows_by_what_is_touched() -> None:
