@@ -25,7 +25,18 @@ LAST_STAGES = ("verify: then, every tar", "report: then, the funnel")
 ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 """Options of `build` that mean something for tars that are there already."""
 PACKING = (
-    *("source", "pictures", "captions", "url_col", "caption_col", "out", "image_size", "min_image_size", "max_pixels"),
+    *(
+        "source",
+        "pictures",
+        "captions",
+        "captions_split",
+        "url_col",
+        "caption_col",
+        "out",
+        "image_size",
+        "min_image_size",
+        "max_pixels",
+    ),
     *("shard_size", "processes", "verify_processes"),
 )
 """Options of `build` that mean something for pictures that are there already."""
@@ -61,8 +72,10 @@ class BuildCommand(DownloadOptions, CurateOptions):
     """With --source folder: the pictures, folders inside it included."""
     captions: str | None = None
     """With --source folder: a csv, tsv or jsonl with the columns file and caption (--url-col and --caption-col for others);
-    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes. Not given: what is there of these, in this
-    order."""
+    `texts`: NAME.txt beside NAME.jpg; `folders`: folders are called like classes; Karpathy's dataset_flickr30k.json or
+    dataset_coco.json. Not given: what is there of the first three, in this order."""
+    captions_split: tuple[str, ...] = ()
+    """Which pictures of Karpathy's list: train, restval, val, test. Not given: all."""
     verify_processes: int = max(1, os.cpu_count() or 1)
     """Tars checked at the same time."""
     dry_run: bool = False
@@ -70,8 +83,8 @@ class BuildCommand(DownloadOptions, CurateOptions):
 
     def run(self) -> int:
         check_no_run(self.out)
-        if self.source != "folder" and (self.pictures is not None or self.captions is not None):
-            raise UserError("--pictures and --captions go with --source folder")
+        if self.source != "folder" and (self.pictures is not None or self.captions is not None or self.captions_split):
+            raise UserError("--pictures, --captions and --captions-split go with --source folder")
         if self.source != "folder" and not self.metadata:
             raise UserError(
                 "--metadata: expected a catalogue, or with --source wds tars; pictures of this machine: --source folder"
@@ -118,7 +131,7 @@ class BuildCommand(DownloadOptions, CurateOptions):
         if self.pictures is None:
             raise UserError("--source folder: expected --pictures FOLDER")
         check_options(self)
-        columns = {"file_col": self.url_col, "caption_col": self.caption_col}
+        columns = {"file_col": self.url_col, "caption_col": self.caption_col, "splits": self.captions_split}
         how = How(self.image_size, self.min_image_size, self.max_pixels)
         if self.dry_run:
             print("\n".join([*planned(self.pictures, self.captions, self.out, how, self.shard_size, **columns), *LAST_STAGES]))

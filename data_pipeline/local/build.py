@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.command_line import counted, other_options
@@ -54,11 +55,12 @@ def planned(
     shard_size: int,
     file_col: str | None,
     caption_col: str | None,
+    splits: Sequence[str] = (),
 ) -> list[str]:
     """What `pack_folder` would do, and what it has done already, in lines; no picture is opened. Arguments and errors as there."""
     _check_places(pictures, out)
     check_folder(out / "shards")
-    words, listing = _listed(pictures, captions, file_col, caption_col)
+    words, listing = _listed(pictures, captions, file_col, caption_col, splits)
     _, count = _settled(pictures, out, listing, how, shard_size)
     captions = counted(sum(len(sample.captions) for sample in listing.samples), "caption")
     lines = [f"pack: {counted(len(listing.samples), 'picture')} with {captions} of {pictures}, by {words}, into {out / 'shards'}"]
@@ -95,9 +97,11 @@ def _settled(pictures: Path, out: Path, listing: Listing, how: How, shard_size: 
     return settings, shards
 
 
-def _listed(pictures: Path, captions: str | None, file_col: str | None, caption_col: str | None) -> tuple[str, Listing]:
+def _listed(
+    pictures: Path, captions: str | None, file_col: str | None, caption_col: str | None, splits: Sequence[str]
+) -> tuple[str, Listing]:
     """Where captions come from, and the pictures that have one. Raises `UserError`: none has."""
-    words, pairs = read_captions(pictures, captions, file_col, caption_col)
+    words, pairs = read_captions(pictures, captions, file_col, caption_col, splits)
     listing = list_samples(pictures, pairs)
     if not listing.samples:
         why = _told(listing.dropped)
@@ -116,17 +120,19 @@ def pack_folder(
     processes: int,
     file_col: str | None = None,
     caption_col: str | None = None,
+    splits: Sequence[str] = (),
 ) -> dict:
     """Writes DIR/shards, and returns download.json's content.
 
     Args:
         shard_size: samples of a tar, about; the number of tars is that of the first build.
+        captions, file_col, caption_col, splits: as of `read_captions`.
 
     Raises:
         UserError: no such folder or table, other settings than those of the shards that are there, nothing to take.
     """
     _check_places(pictures, out)
-    words, listing = _listed(pictures, captions, file_col, caption_col)
+    words, listing = _listed(pictures, captions, file_col, caption_col, splits)
     print(f"{pictures}: {words}", file=sys.stderr, flush=True)
     make_folder(out)
     with only_one(out / ".download.lock", f"{out}: another build is running in this folder; wait for it or end it"):

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipeline.catalogue.captions import lines_of
@@ -58,12 +58,15 @@ def find_pictures(folder: Path, unread: Callable[[OSError], None] = refuse) -> l
     return sorted(found)
 
 
-def read_captions(folder: Path, captions: str | None, file_col: str | None, caption_col: str | None) -> tuple[str, Iterator[Pair]]:
+def read_captions(
+    folder: Path, captions: str | None, file_col: str | None, caption_col: str | None, splits: Sequence[str] = ()
+) -> tuple[str, Iterator[Pair]]:
     """(where captions come from, in words; the pairs).
 
     Args:
-        captions: a table's path, `texts` (NAME.txt beside NAME.jpg) or `folders`; None: Hugging Face's table in the folder, else
-            texts if there is one, else the names of folders.
+        captions: a table's path, a list of Karpathy's (.json), `texts` (NAME.txt beside NAME.jpg) or `folders`; None: Hugging
+            Face's table in the folder, else texts if there is one, else the names of folders.
+        splits: of Karpathy's list, of which there are all pictures in one file; none: all.
 
     Raises:
         UserError: no such table, or one without the columns, naming it.
@@ -71,14 +74,52 @@ def read_captions(folder: Path, captions: str | None, file_col: str | None, capt
     if captions is None:
         table = next((folder / name for name in METADATA if (folder / name).is_file()), None)
         captions = str(table) if table else "texts" if _has_texts(folder) else "folders"
+    if captions.lower().endswith(".json"):
+        _refuse_columns(file_col, caption_col)
+        return " ".join([f"captions of {captions}", *splits]), _karpathy_pairs(Path(captions), splits)
+    if splits:
+        raise UserError(
+            "--captions-split: goes with --captions FILE.json, a list as Karpathy's, which says of each picture where it belongs"
+        )
     if captions not in ("texts", "folders"):
         return f"captions of {captions}", table_rows(Path(captions), file_col, caption_col)
-    given = [option for option, value in (("--url-col", file_col), ("--caption-col", caption_col)) if value]
-    if given:
-        raise UserError(f"{given[0]}: names a column, and captions here are no table; leave it out, or give --captions FILE")
+    _refuse_columns(file_col, caption_col)
     if captions == "texts":
         return "a text beside each picture", _texts(folder)
     return f"names of folders, as {TEMPLATE!r}", _classes(folder)
+
+
+def _refuse_columns(file_col: str | None, caption_col: str | None) -> None:
+    given = [option for option, value in (("--url-col", file_col), ("--caption-col", caption_col)) if value]
+    if given:
+        raise UserError(f"{given[0]}: names a column, and captions here are no table; leave it out, or give --captions FILE.csv")
+
+
+def _karpathy_pairs(path: Path, splits: Sequence[str]) -> Iterator[Pair]:
+    """dataset_flickr30k.json and dataset_coco.json of Karpathy and Fei-Fei (2015): images with filename, COCO's also filepath,
+    split and sentences. Raises `UserError`: another layout, or no such split."""
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        rows = [
+            (
+                os.path.join(image.get("filepath", ""), image["filename"]),
+                image["split"],
+                [said["raw"] for said in image["sentences"]],
+            )
+            for image in images
+        ]
+    except OSError as error:
+        raise UserError(f"--captions {path}: cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        layout = '{"images": [{"filename", "split", "sentences": [{"raw"}]}]}'
+        raise UserError(f"--captions {path}: {type(error).__name__}: {error}; expected a list as Karpathy's, {layout}") from None
+    there = sorted({split for _, split, _ in rows})
+    unknown = [split for split in splits if split not in there]
+    if unknown:
+        raise UserError(f"--captions-split {unknown[0]}: no picture of {path} is in it; there are {', '.join(there)}")
+    for file, split, said in rows:
+        if not splits or split in splits:
+            yield from ((file, sentence) for sentence in said)
 
 
 def table_rows(

@@ -42,7 +42,8 @@ class AblationOptions:
     answering_files: tuple[str, ...] = ()
     """Questions on the training's pictures, as `data.questions` takes them."""
     equal_compute: str = ""
-    """Name of a row: every row trains for as many steps as cost what that one's do, by the FLOPs formula with full captions."""
+    """Name of a row: every row trains for as many steps as cost what that one's do, by the FLOPs formula on the data's own
+    captions."""
     against: str = ""
     """Name of a row: the others are compared with it over the same pictures."""
     keep_going: bool = False

@@ -60,8 +60,8 @@ class Assumptions:
 
     efficiency: float = 0.40
     """Share of the peak that matrix products reach over a step's computation. NeMo's CLIP ViT-g/14 trains at 0.39 on 16 A100,
-    language models of this size at 0.45 to 0.57 (MosaicML llm-foundry); open_clip's ViT-L/14 ran at 0.12 on 400. Never measured
-    here: no GPU was at hand."""
+    language models of this size at 0.45 to 0.57 (MosaicML llm-foundry); open_clip's ViT-L/14 ran at 0.12 on 400. Measured
+    here once each, before faults were mended: 0.12 on an H200, 0.14 on an H100."""
     hidden: float = 0.8
     """Share of the collectives that DeepSpeed runs beside computation and that really cost no time."""
     link_share: float = 0.8

@@ -73,16 +73,21 @@ class Waiting:
 
     def _answer(self) -> None:
         while not self.leaves:
-            if signal.sigtimedwait({signal.SIGINT}, 0.2) is None:
+            found = signal.sigtimedwait({signal.SIGINT}, 0.2)
+            if found is None:
                 continue
             with self.answering:
-                self._answer_one()
+                self._answer_one(by_process=found.si_code <= 0)
 
-    def _answer_one(self) -> None:
+    def _answer_one(self, by_process: bool) -> None:
+        """by_process: a process has sent it (`kill -INT`), perhaps to this one alone; a terminal sends it to all."""
         self.asked += 1
         first = [process.pid for process in self.process.children()]
         below = self._below()
         if self.asked < 3 and any(map(listens, below)):
+            if by_process:  # a rank that has had it, too, saves after a SIGTERM as before it; a second SIGINT would end it
+                for pid in filter(listens, self._ranks(first)):
+                    _send(pid, signal.SIGTERM if self.asked == 1 else signal.SIGINT)
             return
         if not any(LAUNCH in words_of(pid) for pid in first):  # it imports, or asks something of the machine
             print(interrupted(), file=sys.stderr, flush=True)
@@ -93,6 +98,17 @@ class Waiting:
             _send(pid, signal.SIGSTOP)
         for pid in self._below():
             _send(pid, signal.SIGTERM if self.asked == 1 and pid not in first else signal.SIGKILL)
+
+    def _ranks(self, first: list[int]) -> list[int]:
+        """Not what is below them: a loader process that ends takes its rank with it."""
+        import psutil
+
+        found = []
+        for pid in first:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if LAUNCH in words_of(pid):
+                    found += [process.pid for process in psutil.Process(pid).children()]
+        return found
 
     def _below(self) -> list[int]:
         found = [process.pid for process in self.process.children(recursive=True)]

@@ -110,6 +110,7 @@ def check_here(config: TrainConfig) -> None:
     from data_pipeline.shards.manifest import Manifest
     from sycoca_ds.config import check_run_folder, check_tokenizer_file, check_weights_there
     from sycoca_ds.data.storage import is_url
+    from sycoca_ds.engine.checkpoint.seal import sealed
     from sycoca_ds.engine.policy import known_sections
 
     known_sections(config.run.ds_config)
@@ -122,7 +123,7 @@ def check_here(config: TrainConfig) -> None:
         check_tokenizer_file(Path(config.data.tokenizer))
     elif config.run.weights is None and not is_url(first):
         check_tokenizer_file(Manifest.load(first, check_tars=False).root / "tokenizer.json")
-    if config.run.weights is not None:
+    if config.run.weights is not None and not sealed(Path(config.run.out) / "checkpoints"):
         check_weights_there(config.run.weights)
     check_run_folder(config.run.out)
     check_folder(Path(config.run.out))

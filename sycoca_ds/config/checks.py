@@ -71,7 +71,7 @@ def check_ema_decay(decay: float | None) -> None:
 
 
 def check_weights_there(path: str) -> None:
-    """Raises `UserError`: nothing is where `run.weights` says."""
+    """Raises `UserError`: nothing is where `run.weights` says, for a run that is about to read it: one that goes on does not."""
     if not Path(path).exists():
         raise UserError(
             f"run.weights = {path} does not exist: give a run, a checkpoint, an exported folder, or open_clip's folder or file"

@@ -106,10 +106,10 @@ class MaskingConfig:
     """What ranks the patches (model/masking/scores.py has each as a function, docs/masking.md what each was measured to find).
     By the caption: `token_max` the best match among the caption's tokens (paper eq. 7); `centred_over_pictures` the same after
     what a token matches in the step's other pictures is taken off; `cross_attention` where the text decoder looks when it says
-    the caption; `value_path` eq. 7 on what the two [CLS] would read if each attended to one patch or token alone; `global` the
-    match with the caption's global vector. By the picture: `centred_token_max` eq. 7 after each token's mean over the picture's
-    patches is taken off, which finds what stands out whatever the caption says; `saliency` a patch's distance from the picture's
-    mean patch, no text at all."""
+    the caption; `value_path` eq. 7 on what the two [CLS] would read if each attended to one patch or token alone, where both
+    encoders have one; `global` the match with the caption's global vector. By the picture: `centred_token_max` eq. 7 after each
+    token's mean over the picture's patches is taken off, which finds what stands out whatever the caption says; `saliency` a
+    patch's distance from the picture's mean patch, no text at all."""
     words: Literal["all", "content"] = "all"
     """Which of the caption's tokens count: all (the paper), or those that say something: no [SOT], [EOT], punctuation, and none of
     `common_words`. A caption of nothing else counts whole."""

@@ -137,8 +137,8 @@ class RunConfig:
     """Validation pictures behind the validation's numbers: the first ones of the folder."""
     best_metric: str | None = "validation/t2i_r1"
     """Number of the validations by which the best checkpoint is known and kept, beside the newest ones: validation/ with a recall
-    (i2t_r1, t2i_r1, .. r5, .. r10), an accuracy (i2t_accuracy, t2i_accuracy) or a loss (loss, itc, ic, mim). None: no best one.
-    Only a step that is both validated and saved can be it."""
+    (i2t_r1, t2i_r1, .. r5, .. r10), an accuracy (i2t_accuracy, t2i_accuracy) or a loss (loss, itc, ic, mim); of `--task vqa`
+    vqa_accuracy, vqa or loss. None: no best one. Only a step that is both validated and saved can be it."""
     peak_tflops: float | None = None
     """bf16 TFLOP/s of one device, for the MFU; default: what is known of the GPU by its name, nothing on a CPU."""
     profile: str | None = None

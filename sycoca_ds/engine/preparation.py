@@ -26,6 +26,7 @@ from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
 from sycoca_ds.engine.batches import BatchPlan
 from sycoca_ds.engine.checkpoint.foreign_weights import is_foreign, own_tokenizer
+from sycoca_ds.engine.checkpoint.seal import sealed
 from sycoca_ds.engine.checkpoint.weights import tokenizer_of
 from sycoca_ds.engine.monitoring.best import check_best_metric
 from sycoca_ds.engine.monitoring.peaks import check_peak
@@ -114,6 +115,8 @@ def augmentation(config: TrainConfig) -> Augmentation:
 
 def make_plan(config: TrainConfig, sources: Sources, batches: BatchPlan) -> Plan:
     """The run's sample order. Raises `UserError`."""
+    if config.data.weights and isinstance(sources, QuestionSources):
+        raise UserError("data.weights with --task vqa: questions are drawn from all folders alike; leave it out")
     return Plan(
         sources.kept,
         weights=config.data.weights or None,
@@ -152,10 +155,10 @@ def check_cache(config: TrainConfig, plan: Plan, sources: Sources, lanes: int) -
     Raises:
         UserError: naming the field and the room it takes.
     """
+    if not any(sources.urls):  # as of questions, whose folders are one source
+        return
     parts = zip(sources.manifests, sources.urls, plan.lanes_of, strict=True)
     remote = [(manifest, own) for manifest, url, own in parts if url]
-    if not remote:
-        return
     lanes = -(-lanes * sum(own for _, own in remote) // plan.lanes)
     remote = [manifest for manifest, _ in remote]
     each = max(manifest.bytes / len(manifest.shards) for manifest in remote)
@@ -261,7 +264,7 @@ def check_before_start(config: TrainConfig, *, weights_come: bool = False) -> No
         raise UserError(
             f"model.fusion = {config.model.fusion} with --task {config.task}: it is what answers questions, give --task vqa"
         )
-    if config.run.weights is not None and not weights_come:
+    if config.run.weights is not None and not weights_come and not sealed(Path(config.run.out) / "checkpoints"):
         check_weights_there(config.run.weights)
 
 

@@ -21,7 +21,7 @@ from data_pipeline.files import write_json
 from data_pipeline.progress import format_seconds
 from sycoca_ds.config import ModelConfig
 from sycoca_ds.eval.collection import Picture, PictureSet
-from sycoca_ds.eval.datasets.evaluation import Asked
+from sycoca_ds.eval.datasets.evaluation import Asked, tasks_of
 from sycoca_ds.eval.datasets.names import labels_of
 from sycoca_ds.eval.datasets.reading import Absent
 from sycoca_ds.eval.datasets.registry import OfficialSet
@@ -183,6 +183,9 @@ def parts_of(
     if "captioning" in tasks and rates.caption is not None:
         scoring = CAPTIONS_SECONDS + images * CAPTION_SECONDS
         add("captioning", f"{images:,} images", images * rates.caption + scoring)
+    if "association" in tasks:
+        questions = count["questions"] or 0
+        add("association", f"{images:,} images, {questions:,} questions", looked + questions * rates.text)
     if "linear_probe" in tasks:
         fits = (FITS + 2) * MEAN_ITERATIONS * fitted * classes * rates.iteration
         add("linear_probe", f"{images + fitted:,} images, {FITS + 2} fits", (images + fitted) * rates.image + fits)
@@ -220,7 +223,7 @@ def counts_of(entry: OfficialSet, asked: Asked, split: str) -> tuple[dict[str, i
     templates = TEMPLATES
     if read.label_N is not None and split == entry.evaluated and "classification" in entry.tasks:
         templates = len(labels_of(entry, root, read, asked.data_root, asked.prompts.get(entry.name))[0].templates)
-    questions = read.asked.count if read.asked else None
+    questions = read.asked.count if read.asked else len(read.questions) or None
     return {"pictures": own.pictures, "captions": own.captions, "classes": own.classes, "questions": questions}, templates, False
 
 
@@ -232,8 +235,8 @@ def dry_run(loaded: Any, asked: Asked, out: Path, options: SuiteOptions, device:
     found: list[Part] = []
     refused: dict[str, str] = {}
     for entry in asked.entries:
-        tasks = [task for task in options.tasks if task in entry.tasks]
-        if tasks == ["vqa"] and not loaded.config.model.fusion:
+        tasks = tasks_of(entry, options)
+        if tasks == ("vqa",) and not loaded.config.model.fusion:
             continue
         try:
             found += parts(entry, asked, tasks, rates, options.beams)
@@ -260,8 +263,16 @@ def dry_run_folder(loaded: Any, collection: PictureSet, inputs: Inputs, out: Pat
     if rates is None:
         return 0
     found, name = parts_of_folder(collection, inputs, loaded.config.model, rates), collection.folder.absolute().name
-    found += [Part(name, trial.task, trial.counted, False, trial.seconds) for trial in tried]
-    tell(found, {}, rates, out, inputs.options, device, resources)
+    found += [Part(name, trial.task, trial.counted, False, trial.seconds) for trial in tried if not trial.reason]
+    tell(
+        found,
+        {f"{name}, {trial.task}": trial.reason for trial in tried if trial.reason},
+        rates,
+        out,
+        inputs.options,
+        device,
+        resources,
+    )
     return 0
 
 

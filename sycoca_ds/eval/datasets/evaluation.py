@@ -106,6 +106,11 @@ class Asked:
         return asked and dataclasses.replace(self.request, questions=asked.questions, answers=self.request.answers or asked.answers)
 
 
+def tasks_of(entry: OfficialSet, options: SuiteOptions) -> tuple[str, ...]:
+    """What is asked of a set: of what it is for what the options name; of WinoGAViL, which is for one task alone, that."""
+    return tuple(task for task in options.tasks if task in entry.tasks) or (entry.tasks if entry.tasks == ASSOCIATION else ())
+
+
 def evaluate_official(
     loaded: Any,
     checkpoint: str | Path,
@@ -136,7 +141,7 @@ def evaluate_official(
     content |= {"trained_on": list(loaded.config.data.train), **earlier_records(out, content)}
     records = content["sets"]
     for entry in asked.entries:
-        tasks = tuple(task for task in options.tasks if task in entry.tasks) or (entry.tasks if entry.tasks == ASSOCIATION else ())
+        tasks = tasks_of(entry, options)
         if tasks == ("vqa",) and entry.name not in asked.named and not loaded.config.model.fusion:
             record = _without(entry, UNKNOWN, NO_ANSWERS, tasks)
         elif tasks:

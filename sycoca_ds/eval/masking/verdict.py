@@ -74,13 +74,16 @@ def warning(numbers: Mapping[str, float]) -> str | None:
 
 
 def warmed_up(numbers: Mapping[str, float], bound: float, metric: str | None = None) -> str | None:
-    """The measure that ends a warm-up of masks, with its value; None if these numbers do not end it.
+    """The measure that ends a warm-up of masks, with its value; None if these numbers do not end it, or if there are none, as on
+    ranks that do not measure and of a model that hides nothing.
 
     Args:
         bound: what has to be reached.
         metric: by default the best one that there is. "named_over_unnamed" has to be more than what stands out by itself, too;
             "own_caption_higher" more than coin tosses, of scores that do not ignore the caption.
     """
+    if "caption_ignored" not in numbers:
+        return None
     metric = metric or ("named_over_unnamed" if asked_of_objects(numbers) else "own_caption_higher")
     holds = asked_of_objects(numbers) and knows(numbers) if metric == "named_over_unnamed" else depends(numbers)
     value = numbers.get(metric, 0.0)

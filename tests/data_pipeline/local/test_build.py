@@ -393,7 +393,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         ({"url_col": "x"}, "--url-col: names a column, and captions here are no table"),
         ({"out": pictures}, "is the folder of the pictures"),
         ({"out": tmp_path / "run"}, r"run: holds a training \(run_status.json, checkpoints/\); choose another folder"),
-        ({"source": "generic", "metadata": "x.csv"}, "--pictures and --captions go with --source folder"),
+        ({"source": "generic", "metadata": "x.csv"}, "--pictures, --captions and --captions-split go with --source folder"),
         ({"source": "generic", "pictures": None}, "--metadata: expected a catalogue"),
     ):
         with pytest.raises(UserError, match=said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -142,18 +143,19 @@ def test_without_a_ctrl_c_the_status_is_the_launchers() -> None:
     assert Path(deepspeed_runner.__file__).name in RUNNERS, "by which ranks know their launcher"
 
 
-@pytest.mark.full
 @pytest.mark.slow
-def test_a_training_on_a_terminal_is_stopped_by_ctrl_c(data_set: Path, tmp_path: Path) -> None:
-    """With DeepSpeed's own runner and launcher, which print no traceback and wait until the ranks have saved."""
+@pytest.mark.parametrize("by", [pytest.param("terminal", marks=pytest.mark.full), "kill"])
+def test_a_training_is_stopped_by_ctrl_c(by: str, data_set: Path, tmp_path: Path) -> None:
+    """With DeepSpeed's own runner and launcher, which print no traceback and wait until the ranks have saved. A terminal sends it
+    to all processes, `kill -INT` to the first alone."""
     out = tmp_path / "run"
     words = [sys.executable, "-m", "sycoca_ds", "train", "--num_accelerators", "1", *SMALL, "--data.train", str(data_set)]
     words += ["--run.out", str(out), "--optim.steps", "5000", "--run.checkpoint-every", "5000"]
     process = OnTerminal(words, REPOSITORY, {**os.environ, "PYTHONPATH": str(REPOSITORY)})
     assert wait_until(lambda: (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text(), LIMIT), process.said[-3000:]
-    process.ctrl_c()
+    process.ctrl_c() if by == "terminal" else os.kill(process.pid, signal.SIGINT)
     assert process.finish(LIMIT) == 75, process.said[-3000:]
-    assert "Traceback" not in process.said and process.said.count("Ctrl-C: saving after this step") == 1
+    assert "Traceback" not in process.said and process.said.count("Ctrl-C: saving after this step") == (by == "terminal")
     assert json.loads((out / "run_status.json").read_text())["status"] == "preempted" and not members(process.pid)
 
 

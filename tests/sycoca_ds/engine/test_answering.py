@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from sycoca_ds.data.question_sources import QuestionSet, QuestionSources
 from sycoca_ds.data.questions import picture_number
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
-from sycoca_ds.engine.preparation import check_before_start
+from sycoca_ds.engine.batches import plan_batches
+from sycoca_ds.engine.preparation import check_before_start, make_plan
 from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
+from tests.worlds.data.data_sets import write_data_set
 from tests.worlds.processes.launching import finish, start_warm
 from tests.worlds.published.questions import ask
 from tests.worlds.trainings.training import SMALL, in_turn, losses, run, weights
@@ -55,6 +58,7 @@ def runs(data_set: Path, pretrained: Path, questions: str, tmp_path_factory: pyt
         "zero2": ["--run.ds-config", "ds_configs/zero2.json"],
         "zero3": ["--run.ds-config", "ds_configs/zero3.json", "--run.activation-checkpointing", "full"],
         "validated": [*ZERO_0, *validated],
+        "folders": [*ZERO_0, "--data.train", str(data_set), str(write_data_set(folder / "more", [9, 4]))],
     }
     assert not any(in_turn(folder / "turn", data_set, [(folder / way, [*tune, *more]) for way, more in ways.items()], ranks=0))
     two = {"two-zero1": ["--run.ds-config", "ds_configs/zero1.json"], "two-zero3": ["--run.ds-config", "ds_configs/zero3.json"]}
@@ -71,6 +75,16 @@ def test_pieces_stages_and_ranks_change_nothing(way: str, runs: Path) -> None:
     assert list(mine) == list(theirs)
     for name, value in mine.items():
         torch.testing.assert_close(value, theirs[name], rtol=0, atol=3e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_pictures_may_lie_in_several_folders(runs: Path, data_set: Path, questions: str) -> None:
+    """Nothing is asked about those of the second."""
+    found = [record["vqa"] for record in losses(runs / "folders")]
+    assert len(found) == len(losses(runs / "plain")) and found[-1] < 0.9 * found[0]
+    words = ["--preset", "tiny", "--task", "vqa", "--data.train", str(data_set), str(runs / "more"), "--data.weights", "1", "2"]
+    config = parse_options([*words, "--data.questions", questions])
+    with pytest.raises(UserError, match="data.weights with --task vqa: .* leave it out"):
+        make_plan(config, QuestionSources.of(config.data), plan_batches(config, 1))
 
 
 def test_it_learns_from_the_pretrained_weights_and_the_fusion_starts_fresh(runs: Path, pretrained: Path) -> None:
@@ -96,8 +110,16 @@ def test_a_validation_tells_answers_beside_those_of_who_knows_too_little(runs: P
 def test_a_run_that_stopped_goes_on_to_the_same_bits(
     stage: str, data_set: Path, pretrained: Path, questions: str, tmp_path: Path
 ) -> None:
-    """At the checkpoint of step 2, of which nobody knew that it would be the last; another epoch has begun by then."""
-    tune = [*vqa(pretrained, questions), "--run.ds-config", f"ds_configs/{stage}.json", "--optim.global-batch-size", "100"]
+    """At the checkpoint of step 2, of which nobody knew that it would be the last; another epoch has begun by then. The weights
+    from which it started are gone, as where the pretraining keeps its last checkpoints only."""
+    shutil.copytree(pretrained, tmp_path / "pretrained")
+    tune = [
+        *vqa(tmp_path / "pretrained", questions),
+        "--run.ds-config",
+        f"ds_configs/{stage}.json",
+        "--optim.global-batch-size",
+        "100",
+    ]
     tune += ["--data.lanes", "4", "--data.workers", "1"]
     whole = run(tmp_path / "whole", data_set, *tune, ranks=0)
     script = tmp_path / "killed.py"
@@ -112,6 +134,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits(
     out = tmp_path / "stopped"
     status, _ = finish(start_warm([*SMALL, "--data.train", str(data_set), "--run.out", str(out), *tune], ranks=0, script=script))
     assert status != 0 and (out / "checkpoints/step_00000002/state.json").is_file()
+    shutil.rmtree(tmp_path / "pretrained")
     again = run(out, data_set, *tune, ranks=0)
     assert losses(again) == losses(whole)
     mine, theirs = weights(again), weights(whole)

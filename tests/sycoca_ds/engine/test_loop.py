@@ -122,6 +122,11 @@ def test_masks_are_random_until_a_validation_finds_that_scores_know_the_caption(
     in_turn(tmp_path / "on", data_set, [(tmp_path / "remembered", [*options, *never])], ranks=0)
     for way, same in {"reached": "attention", "never": "random", "remembered": "attention"}.items():
         assert [record["mim"] for record in losses(tmp_path / way)] == [record["mim"] for record in losses(tmp_path / same)], way
+    ways = {"two_attention": [], "two_reached": reached}
+    runs = [(tmp_path / way, [*options, "--optim.steps", "2", *more]) for way, more in ways.items()]
+    in_turn(tmp_path / "two", data_set, runs, ranks=2)
+    first, second = ([record["mim"] for record in losses(tmp_path / way, 2)] for way in ways)
+    assert first == second, "on two ranks, of which one has the numbers"
 
 
 def test_a_warm_up_that_no_validation_can_end_is_refused(data_set: Path, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def test_of_each_task_by_hand(tmp_path: Path) -> None:
     fits = (FITS + 2) * MEAN_ITERATIONS * 75_750 * 101 * 1e-9
     assert found["food101", "linear_probe"].seconds == pytest.approx(101_000 * 0.01 + fits)
     assert found["vqa_v2", "vqa"].seconds == pytest.approx(3 * 214_354 * 0.11)
+    held = {"pictures": 10, "captions": None, "classes": None, "questions": 4}
+    (words,) = estimate.parts_of("winogavil", ("association",), held, 0, 0, False, RATES, 1)
+    assert words.counted == "10 images, 4 questions" and words.seconds == pytest.approx(10 * 0.01 + 4 * 0.001)
     without = Rates(0.01, 0.001, None, 64, 1e-9)
     assert [part.task for part in parts(SETS["mscoco"], asked, SETS["mscoco"].tasks, without, 1)] == ["retrieval"]
 

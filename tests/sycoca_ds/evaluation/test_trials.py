@@ -18,7 +18,7 @@ from sycoca_ds.eval.regions.segments import Segments
 from sycoca_ds.eval.registry import TASKS
 from sycoca_ds.eval.runner.bench import Bench, Inputs, Resources
 from sycoca_ds.eval.task import NotApplicable, Outcome
-from sycoca_ds.evaluation.trials import FEWEST, SHARE, Few, few, spread, trials, whole
+from sycoca_ds.evaluation.trials import FEWEST, LARGER, SHARE, Few, few, numbers_of, spread, trials, whole
 from tests.worlds.trainings.eval_world import make_data
 
 ITEMS = tuple(Item(f"{n}", "swap_att", (View(Path(f"{n}.jpg")),), (f"{n}", f"no {n}")) for n in range(100))
@@ -33,6 +33,17 @@ def test_what_the_whole_takes() -> None:
 
 def test_pictures_at_even_distances() -> None:
     assert spread(100, 4) == [0, 25, 50, 75] and spread(3, 8) == [0, 1, 2]
+
+
+def test_pictures_with_regions_are_among_them_in_their_share() -> None:
+    some = PictureRegions(np.zeros(4, np.int8), ())
+
+    def numbers(there: set[int], total: int, count: int) -> list[int]:
+        return numbers_of(total, Regions("drawn", tuple(some if n in there else None for n in range(total)), {}), count)
+
+    assert numbers({7}, 100, 4) == sorted({*numbers({7}, 100, 4), 7}) and len(numbers({7}, 100, 4)) == 4
+    assert numbers({0, 1, 2, 3}, 8, 4) == [0, 2, 4, 6] and numbers(set(range(8)), 8, 3) == [0, 2, 5]
+    assert numbers({3}, 4, 9) == [0, 1, 2, 3]
 
 
 def test_a_few_are_those_of_the_whole_with_all_that_is_theirs(tmp_path: Path) -> None:
@@ -67,8 +78,14 @@ def test_each_task_and_benchmark_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
     def unfit(bench: Bench) -> Outcome:
         raise NotApplicable("nothing to ask")
 
+    def large(bench: Bench) -> Outcome:
+        if len(bench.collection) < 32:
+            raise NotApplicable("too few")
+        clock[0] += len(bench.collection)
+        return Outcome({})
+
     changed = {"reconstruction": slow("reconstruction", 0.2, 0.02), "compositionality": slow("compositionality", 0.1, 0.03)}
-    changed["masking"] = changed["alignment"] = replace(TASKS["masking"], run=unfit)
+    changed |= {"masking": replace(TASKS["masking"], run=unfit), "alignment": replace(TASKS["alignment"], run=large)}
     monkeypatch.setattr("sycoca_ds.evaluation.trials.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     for name, task in changed.items():
         monkeypatch.setitem(TASKS, name, task)
@@ -76,9 +93,11 @@ def test_each_task_and_benchmark_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
     loaded = SimpleNamespace(model=None, config=SimpleNamespace(model=None), tokenizer=None)
     resources = Resources(fresh=lambda config, seed: torch.nn.Identity())
     inputs = Inputs(SuiteOptions(batch_size=64), compositions=(SWAPPED, replace(SWAPPED, name="aro")))
-    first, second, third = trials(loaded, data, inputs, torch.device("cpu"), resources)
+    first, none, late, second, third = trials(loaded, data, inputs, torch.device("cpu"), resources)
     assert asked == [(name, count) for name in ("reconstruction", *2 * ("compositionality",)) for count in (8, 8, 16)]
-    assert FEWEST == 8 > 100 // SHARE
+    assert FEWEST == 8 > 100 // SHARE and FEWEST << LARGER > 40
+    assert (none.task, none.reason, none.seconds) == ("masking", "nothing to ask", 0) and not first.reason
+    assert (late.task, late.reason, late.seconds) == ("alignment", "", 40), "of 32 and all 40 pictures"
     assert (first.task, first.counted) == ("reconstruction", "40 images")
     assert first.seconds == pytest.approx(0.2 + 40 * 0.02)
     assert [(trial.task, trial.counted) for trial in (second, third)] == [

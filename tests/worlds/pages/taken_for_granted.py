@@ -200,6 +200,18 @@ def write_sets(shelf: Shelf, root: Path) -> None:
     exported.write_parquet(root / "my_set", shown, CLASSES)
 
 
+def published(shelf: Shelf) -> Path:
+    """Flickr30K's and COCO's pictures and lists, side by side."""
+
+    def make(path: Path) -> None:
+        flickr, coco = captioned.write_flickr(path), captioned.write_mscoco(path)
+        for kept in ("flickr30k-images", "dataset_flickr30k.json"):
+            (flickr / kept).rename(path / kept)
+        (coco / "dataset_coco.json").rename(path / "dataset_coco.json")
+
+    return shelf.made("published", make)
+
+
 def write_entities(path: Path) -> None:
     """Flickr30K Entities of the scenes: a caption's last word is what a box in the middle shows."""
     for name in ("Sentences", "Annotations"):
@@ -314,6 +326,7 @@ STAND_INS: dict[str, Callable[[Shelf, re.Match], Path]] = {
     r"photos": lambda shelf, found: shelf.made("photos", write_photographs),
     r"photo\.jpg": lambda shelf, found: shelf.made("photo.jpg", write_photo),
     r"captions\.csv": lambda shelf, found: shelf.made("captions.csv", write_captions),
+    r"dataset_(flickr30k|coco)\.json|flickr30k-images|coco": lambda shelf, found: published(shelf) / found[0],
     r"classes\.csv": lambda shelf, found: shelf.made("classes.csv", write_classes),
     r"labels\.json": lambda shelf, found: labels(shelf),
     r"cc12m\.tsv": lambda shelf, found: shelf.made("cc12m.tsv", lambda path: write_cc12m(shelf, path)),

@@ -187,6 +187,12 @@ def test_open_clips_own_files_start_a_run_and_the_log_says_what_was_left(tmp_pat
         taken = {n for n in weights if n.split(".")[0] in ("logit_scale", "image_encoder", "text_encoder")} - {TEXT_CLS}
         assert_same_tensors(dict(model.state_dict()), {n: weights[n] if n in taken else value for n, value in fresh.items()})
 
+    text_64 = dataclasses.replace(text, vocab_size=64_000)  # as open_clip's coca_base has, whose ids are CLIP's
+    longer = dataclasses.replace(coca, text=text_64)
+    torch.save(to_open_clip(random_weights(longer), longer), tmp_path / "longer.pt")
+    said = initialise_from(SyCoCa(dataclasses.replace(sycoca, text=text_64), seed=5), tmp_path / "longer.pt")
+    assert "text_decoder taken" in said
+
     for name, change, said in (
         ("flat.pt", {"text": dataclasses.replace(text, sot_id=1, eot_id=2)}, "such weights read captions by CLIP's BPE"),
         ("coca.pt", {"image": dataclasses.replace(coca.image, layers=3)}, "do not fit the model; missing"),

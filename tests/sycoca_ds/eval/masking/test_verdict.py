@@ -122,6 +122,8 @@ def test_what_ends_a_warm_up() -> None:
         assert warmed_up(values, 0.5, "named_over_unnamed") is None
         assert warmed_up({**values, "caption_ignored": 1.0}, 0.6) is None, "a last bit that is always higher hides nothing else"
         assert warmed_up({**values, "own_caption_higher": 0.53, "chance_higher": 0.55}, 0.52) is None, "coin tosses"
+    for metric in (None, "named_over_unnamed", "own_caption_higher"):
+        assert warmed_up({}, 0.5, metric) is None, "ranks other than 0 have no numbers"
 
 
 def test_a_single_picture_tells_nothing_of_objects() -> None:
