@@ -76,7 +76,7 @@ def read_captions(
         captions = str(table) if table else "texts" if _has_texts(folder) else "folders"
     if captions.lower().endswith(".json"):
         _refuse_columns(file_col, caption_col)
-        return " ".join([f"captions of {captions}", *splits]), _karpathy_pairs(Path(captions), splits)
+        return ", ".join([f"captions of {captions}", *splits]), _karpathy_pairs(Path(captions), splits)
     if splits:
         raise UserError(
             "--captions-split: goes with --captions FILE.json, a list as Karpathy's, which says of each picture where it belongs"

@@ -208,6 +208,8 @@ def published(shelf: Shelf) -> Path:
         for kept in ("flickr30k-images", "dataset_flickr30k.json"):
             (flickr / kept).rename(path / kept)
         (coco / "dataset_coco.json").rename(path / "dataset_coco.json")
+        for picture in path.rglob("*.jpg"):
+            Image.open(picture).resize((96, 80)).save(picture)
 
     return shelf.made("published", make)
 
