@@ -97,7 +97,7 @@ def merge(folder: Path) -> dict:
     folder = Path(folder).absolute()
     parts = part_folders(folder)
     rows, damaged, reused = [], [], 0
-    marked = (folder / "manifest" / "verify.json").exists() and not set(MARKS).isdisjoint(read_summary(folder)["rejected"])
+    before = read_summary(folder)["rejected"] if (folder / "manifest" / "verify.json").exists() else {}
     index = folder / "manifest" / "index"
     index.mkdir(parents=True, exist_ok=True)
     with Progress("merge", len(parts), "parts") as bar:
@@ -124,6 +124,6 @@ def merge(folder: Path) -> dict:
         if path.name not in wanted:
             path.unlink()
     summary = write_summary(folder, rows, damaged, reused)
-    if marked:
+    if any(summary["rejected"].get(mark, 0) < before.get(mark, 0) for mark in MARKS):  # parts may have marks of their own
         print(f"{folder}: merged anew, so what `mark` had left out is in it again: run `mark` again", file=sys.stderr, flush=True)
     return summary

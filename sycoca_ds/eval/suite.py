@@ -148,6 +148,7 @@ def save_files(out: Path, task: str, outcome: Outcome, keys: Sequence[str]) -> N
     """Args:
     keys: names of the pictures, in the order of `outcome.each`.
     """
+    (out / "tasks" / f"{task}.json").unlink(missing_ok=True)  # of other settings: it would be believed beside these files
     files = {out / "samples" / name: value for name, value in outcome.files.items()}
     if TASKS[task].each:
         files[each_file(out, task)] = {KEY: np.array(keys), **outcome.each}

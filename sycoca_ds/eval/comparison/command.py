@@ -41,10 +41,11 @@ def compare_folders(
     if not comparison["rows"]:
         why = "; ".join(comparison["notes"]) or "no task has been run in two of them"
         raise UserError(f"compare: no number that can be compared ({why}); evaluate again with the same --tasks")
-    print_comparison(comparison)
     if out is not None:
         write_json(out / "comparison.json", comparison)
         write_text(out / "comparison.md", markdown(comparison))
+    print_comparison(comparison)
+    if out is not None:
         print(f"numbers: {out / 'comparison.json'}\ntable:   {out / 'comparison.md'}", flush=True)
     return 0
 
@@ -179,17 +180,21 @@ def told(comparison: dict[str, Any]) -> list[str]:
 
 def print_comparison(comparison: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     heads, rows = lines_of(comparison)
     images = ", ".join(f"{name or 'data'}: {data['images']:,} images" for name, data in comparison["data"].items())
-    table = Table(title=f"Checkpoints side by side ({images})", title_justify="left")
+    table = Table(title=escape(f"Checkpoints side by side ({images})"), title_justify="left")
     for head in heads:
         table.add_column(
-            head, justify="left" if head in ("set", "number", "test", "says") else "right", overflow="fold", no_wrap=head == "95 %"
+            escape(head),
+            justify="left" if head in ("set", "number", "test", "says") else "right",
+            overflow="fold",
+            no_wrap=head == "95 %",
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     wide = Console(width=10_000)
     console = Console(width=max(Console().width, wide.measure(table).maximum))  # a cut number would be another one
     console.print(table)

@@ -87,7 +87,8 @@ def refuse_other_data(name: str, first_folder: Path, first: Evaluation, folder: 
         raise UserError(
             f"{folder}{f', {name}' if name else ''}: evaluated on {its['folder']}, {its['images']:,} images, digest "
             f"{its['manifest_digest'][:12]}; {first_folder} on {own['folder']}, {own['images']:,} images, digest "
-            f"{own['manifest_digest'][:12]}: other data cannot be compared picture by picture; evaluate both on the same"
+            f"{own['manifest_digest'][:12]}: other data cannot be compared picture by picture; evaluate both on the same (a "
+            "published set's files are told by name, size and time: a copy has to keep these, as `cp -a` does)"
         )
 
 

@@ -32,6 +32,23 @@ def refuse_other_pictures(task: str, folders: tuple[Any, Any], first: dict[str, 
                 raise UserError(f"{folders[1]}: {task} is of other {what} than in {folders[0]}: evaluate both on the same data")
 
 
+def same_benchmarks(each: list[dict[str, np.ndarray] | None]) -> list[dict[str, np.ndarray] | None]:
+    """Of compositions the pictures of those benchmarks that all evaluations have, and what these have of them."""
+
+    def kinds(own: dict[str, np.ndarray]) -> np.ndarray:
+        return np.array([name.split(" ", 1)[0] for name in own[KEY].tolist()])
+
+    common = set.intersection(*(set(kinds(own)) if own is not None else set() for own in each))
+    found: list[dict[str, np.ndarray] | None] = []
+    for own in each:
+        if own is not None and common:
+            there_I = np.isin(kinds(own), sorted(common))
+            own = {name: array[there_I] for name, array in own.items()}
+            own = {name: array for name, array in own.items() if array.dtype.kind != "f" or not np.isnan(array).all()}
+        found.append(own)
+    return found
+
+
 def rows_of(
     evaluations: list[Evaluation],
     names: tuple[str, ...],
@@ -47,6 +64,8 @@ def rows_of(
         UserError: pictures, or what is right of them, are others.
     """
     each = [evaluation.each(task) for evaluation in evaluations]
+    if task == "compositionality":
+        each = same_benchmarks(each)
     for evaluation, own in zip(evaluations[1:], each[1:], strict=True):
         refuse_other_questions(task, evaluations[0], evaluation)
         refuse_other_pictures(task, (evaluations[0].folder, evaluation.folder), each[0] or {}, own or {})

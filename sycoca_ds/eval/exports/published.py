@@ -37,7 +37,7 @@ class Published:
 def read_beside(said: str) -> Published:
     """Raises `UserError`: no such file, another form, no such row, none of the sets."""
     path, comma, row = said.partition(",")
-    where, file = f"--beside {said}", Path(path)
+    where, file, ours = f"--beside {said}", Path(path), False
     if not file.is_file():
         raise UserError(f"{where}: no such file {path}; expected numbers of a model as .csv, .jsonl or .json (docs/evaluation.md)")
     if file.stat().st_size > MOST_BYTES:
@@ -50,6 +50,7 @@ def read_beside(said: str) -> Published:
             if comma:
                 raise UserError(f"{where}: only a .csv has rows to choose among")
             name, found = (_of_lines if file.suffix == ".jsonl" else _of_json)(file, text)
+            ours = file.suffix != ".jsonl" and {"numbers", "sets", "of"} <= json.loads(text).keys()
         numbers = {title: float(value) for title, value in found.items() if value not in (None, "")}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, RecursionError) as error:
         raise UserError(f"{where}: not as expected of {file.suffix or 'a file'} ({error!r}); see docs/evaluation.md") from error
@@ -57,7 +58,7 @@ def read_beside(said: str) -> Published:
     own = {titles[name]: number for name, number in numbers.items() if name in titles}
     if not own or not all(math.isfinite(number) and 0 <= number <= 100 for number in own.values()):
         raise UserError(f"{where}: expected numbers from 0 to 100 under names such as {LISTED[0].title} and {LISTED[1].title}")
-    scale = 100.0 if max(own.values()) <= 1 else 1.0
+    scale = 100.0 if max(own.values()) <= 1 and not ours else 1.0  # ours are percent, however small
     return Published(name, {title: scale * number for title, number in own.items()})
 
 

@@ -9,6 +9,7 @@ and computed again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ FORMAT = 1
 SECONDS = 5.0
 """Work that a kill may cost: so long parts wait in memory to become one file."""
 ROWS = "rows"
+KEY_FILE = "key.json"
 Arrays = dict[str, np.ndarray]
 
 
@@ -36,11 +38,11 @@ class Entry:
     """The samples of one key.
 
     Args:
-        folder: None keeps nothing.
+        folder: None keeps nothing. key: its content of key.json.
     """
 
-    def __init__(self, folder: Path | None):
-        self.folder = folder
+    def __init__(self, folder: Path | None, key: dict[str, Any] | None = None):
+        self.folder, self._key = folder, key
         self._waiting: list[tuple[np.ndarray, Arrays]] = []
         self._since = time.monotonic()
 
@@ -67,6 +69,8 @@ class Entry:
             rows_N, arrays = joined(self._waiting)
             data = packed({ROWS: rows_N, **arrays})
             try:
+                if self._key is not None and not (self.folder / KEY_FILE).is_file():  # another evaluation has made room
+                    write_json(self.folder / KEY_FILE, self._key)
                 write_bytes(self.folder / f"{int(rows_N.min()):08d}_{hashlib.sha256(data).hexdigest()[:12]}.part", data)
             except OSError as error:
                 print(f"cache: {self.folder} cannot be written ({error}): nothing more of this is kept", flush=True)
@@ -81,7 +85,7 @@ def entries(folder: str | Path, **wanted: Any) -> list[tuple[dict[str, Any], Arr
         wanted: values that the key has to have: `what="features of labelled images"`.
     """
     found = []
-    for path in sorted(Path(folder).glob("*/key.json")):
+    for path in sorted(Path(folder).glob(f"*/{KEY_FILE}")):
         key = json.loads(path.read_text())
         parts = Entry(path.parent).load() if all(key.get(name) == value for name, value in wanted.items()) else []
         if parts:
@@ -111,21 +115,22 @@ class Cache:
         place = self.folder / sha256_text(text)[:32]
         self.used.add(place.name)
         try:
-            if not (place / "key.json").is_file():
-                write_json(place / "key.json", json.loads(text))
-            os.utime(place / "key.json")
+            if not (place / KEY_FILE).is_file():
+                write_json(place / KEY_FILE, json.loads(text))
+            os.utime(place / KEY_FILE)
         except OSError as error:
             print(f"cache: {place} cannot be written ({error}): nothing of this is kept", flush=True)
             return Entry(None)
-        return Entry(place)
+        return Entry(place, json.loads(text))
 
     def trim(self) -> int:
         """Deletes until the bound is kept; bytes that are left."""
         if self.folder is None or not self.folder.is_dir():
             return 0
-        places = [
-            (self._last_use(place), place, _bytes(place)) for place in self.folder.iterdir() if (place / "key.json").is_file()
-        ]
+        places = []
+        for place in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # of other evaluations, which use it, too
+                places.append(((place / KEY_FILE).stat().st_mtime, place, _bytes(place)))
         total, gone = sum(size for *_, size in places), 0
         for _, place, size in sorted(places):
             if total > self.most_bytes and place.name not in self.used:
@@ -137,13 +142,13 @@ class Cache:
             print(f"cache: {self.folder} holds {total / 1e9:.2f} GB, all of it of this evaluation; --cache-gb is less", flush=True)
         return total
 
-    @staticmethod
-    def _last_use(place: Path) -> float:
-        return (place / "key.json").stat().st_mtime
-
 
 def _bytes(place: Path) -> int:
-    return sum(path.stat().st_size for path in place.iterdir())
+    total = 0
+    for path in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 def packed(arrays: Arrays) -> bytes:

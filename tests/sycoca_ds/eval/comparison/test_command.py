@@ -97,6 +97,13 @@ def test_numbers_can_be_chosen(folders, capsys) -> None:
     assert re.search(r"number +\S +old \S +new \S +difference", said) and "50 exchanges are too few for 8 tests" in said
 
 
+def test_names_are_no_markup(folders, capsys) -> None:
+    names = ("run [a]", "[/b] run")
+    assert CompareCommand((folders / "a", folders / "b"), ("retrieval.i2t_r1",), names, permutations=9).run() == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in names)
+
+
 def test_other_data_is_refused_with_a_line(folders) -> None:
     with pytest.raises(UserError, match=r"c: evaluated on .*11 images.*24 images.*other data cannot be compared") as error:
         CompareCommand((folders / "a", folders / "c")).run()

@@ -13,7 +13,9 @@ from data_pipeline.errors import UserError
 from sycoca_ds.eval.alignment.segmenting import areas, measures
 from sycoca_ds.eval.commands import CompareCommand
 from sycoca_ds.eval.comparison.command import wanted_numbers
+from sycoca_ds.eval.comparison.rows import same_benchmarks
 from sycoca_ds.eval.registry import METRICS, TASKS
+from sycoca_ds.eval.stats.paired import KEY
 from sycoca_ds.eval.suite import FORMAT
 
 IMAGES = 30
@@ -153,6 +155,20 @@ def test_other_compositions_and_other_classes_are_refused(tmp_path: Path) -> Non
         changed = {**each, task: {**each[task], name: np.roll(each[task][name], 1)}}
         with pytest.raises(UserError, match=f"{task} is of other {what} of pictures"):
             compared(first, write(tmp_path / task, changed), out=tmp_path / "out")
+
+
+def test_compositions_are_compared_on_the_benchmarks_that_all_have() -> None:
+    nan = np.nan
+    first = {KEY: np.array(["sugarcrepe 0 a.jpg", "sugarcrepe 1 b.jpg"]), "sugarcrepe_cosine": np.array([100.0, 50.0])}
+    second = {
+        KEY: np.array(["winoground 0 c.jpg", "sugarcrepe 0 a.jpg", "sugarcrepe 1 b.jpg"]),
+        "sugarcrepe_cosine": np.array([nan, 0.0, 100.0]),
+        "winoground_text_cosine": np.array([100.0, nan, nan]),
+    }
+    own, its = same_benchmarks([first, second])
+    assert {name: array.tolist() for name, array in own.items()} == {name: array.tolist() for name, array in first.items()}
+    assert its[KEY].tolist() == first[KEY].tolist() and its["sugarcrepe_cosine"].tolist() == [0.0, 100.0]
+    assert set(its) == {KEY, "sugarcrepe_cosine"} and same_benchmarks([first, None]) == [first, None]
 
 
 def test_other_ways_of_asking_are_told(tmp_path: Path) -> None:

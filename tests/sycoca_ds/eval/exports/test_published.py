@@ -41,6 +41,9 @@ def test_results_of_datacomp_and_of_ours(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"name": "runs/other", "numbers": {"CIFAR-10": 50.5, "mnist": 0.5}}))
     found = read_beside(f"{tmp_path}/a.json")
     assert found.name == "runs/other" and found.percent == {"CIFAR-10": 50.5, "MNIST": 0.5}, "above 1 somewhere: percent"
+    small = {"name": "early", "average": 0.45, "sets": 2, "of": 38, "numbers": {"CIFAR-10": 0.5, "ImageNet 1k": 0.4}}
+    (tmp_path / "datacomp.json").write_text(json.dumps(small))
+    assert read_beside(f"{tmp_path}/datacomp.json").percent == small["numbers"], "ours is percent"
 
 
 @pytest.mark.parametrize(

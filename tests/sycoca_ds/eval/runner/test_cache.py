@@ -190,6 +190,17 @@ def test_the_folder_is_bounded(tmp_path, capsys):
     assert len(cache.entry({"what": "present"}).load()) == 1
 
 
+def test_another_evaluation_that_makes_room_costs_what_it_deletes_alone(tmp_path):
+    rows, arrays = np.arange(1000), {"x": np.zeros((1000, 25), np.float32)}
+    (tmp_path / "readme.txt").write_text("of the user")
+    entry = Cache(tmp_path).entry({"what": "being filled"})
+    assert Cache(tmp_path, 0).trim() == 0 and not list(tmp_path.glob("*/"))
+    entry.add(rows, arrays)
+    entry.flush()
+    assert Cache(tmp_path).trim() > 100_000, "it is known again, and counts"
+    assert len(Cache(tmp_path).entry({"what": "being filled"}).load()) == 1
+
+
 def test_a_folder_that_cannot_be_written_costs_the_cache_not_the_evaluation(world, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(world / "run", world / "data", tmp_path / "out", tmp_path / "file")["retrieval"]["i2t_r10"] >= 0
