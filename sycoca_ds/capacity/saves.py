@@ -49,7 +49,8 @@ class Saves:
 
     def lost(self, interval: float) -> float:
         """Share of the time that goes to saves, repeated steps and restarts, to first order."""
-        return min(1.0, self.seconds / (interval + self.seconds) + ((interval + self.seconds) / 2 + self.restart) / self.mttf)
+        saving = self.seconds / (interval + self.seconds) if self.seconds else 0.0
+        return min(1.0, saving + ((interval + self.seconds) / 2 + self.restart) / self.mttf)
 
 
 def daly(save: float, mttf: float) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sycoca_ds.runs.reading import evaluations
 
 if TYPE_CHECKING:
+    from sycoca_ds.config import TrainConfig
     from sycoca_ds.engine.checkpoint.weights import Stored
 
 
@@ -34,11 +35,19 @@ def _of_run(stored: Stored) -> dict[str, Any]:
         "precision": config.run.precision,
         "world_size": state["world_size"],
         "zero_stage": state["zero_stage"],
-        "losses": {name: getattr(config.loss, name) for name in ("itc", "ic", "mim")},
+        "losses": _losses(config),
         "versions": state["versions"],
     }
     data = [data_facts(str(path)) for path in config.data.train]
     return {"training": training, "data": data, "manifest_digest": state["manifest_digest"], "results": results(stored)}
+
+
+def _losses(config: TrainConfig) -> dict[str, float]:
+    """{loss: weight} of those that have trained the weights."""
+    if config.task == "vqa":
+        return {"vqa": 1.0}
+    weights = {name: getattr(config.loss, name) for name in ("itc", "late_interaction", "ic", "mim")}
+    return {name: weight for name, weight in weights.items() if weight or name != "late_interaction"}
 
 
 def data_facts(folder: str) -> dict[str, Any]:

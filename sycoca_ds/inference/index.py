@@ -264,9 +264,9 @@ def load(place: Path) -> dict[str, Entry]:
         check = arrays.pop("check").tobytes()
         if hashlib.sha256(b"".join(arrays[name].tobytes() for name in sorted(arrays))).digest() != check:
             raise ValueError("its sha256 is another")
-        names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0")
+        names = arrays["names"].tobytes().decode("utf-8", "surrogateescape").split("\0") if len(arrays["facts"]) else []
         problems, digests = json.loads(arrays["problems"].tobytes()), arrays["digests"].tobytes().decode().split(" ")
-        rows = zip(names, problems, digests, arrays["facts"].tolist(), arrays["vectors"], strict=True)
+        rows = zip(names, problems, digests[: len(names)], arrays["facts"].tolist(), arrays["vectors"], strict=True)
         return {
             name: Entry(size, mtime_ns, digest.strip("-"), None if problem else vector, problem)
             for name, problem, digest, (size, mtime_ns), vector in rows

@@ -7,6 +7,7 @@ Legend: I pictures, T texts, E embedding width, W words.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from data_pipeline.errors import UserError
+from sycoca_ds.config import check_model
 from sycoca_ds.engine.checkpoint.weights import Loaded, load_for_inference
 from sycoca_ds.eval.masking.scoring import WITHOUT_WORDS
 from sycoca_ds.eval.options import SuiteOptions
@@ -216,6 +218,14 @@ class Model:
             )
         ]
 
+    def _can_score(self, similarity: str) -> bool:
+        masking = dataclasses.replace(self.config.masking, similarity=similarity)
+        try:
+            check_model(dataclasses.replace(self.config, masking=masking))
+        except UserError:
+            return False
+        return True
+
     def attention(
         self,
         images: Given | Sequence[Given],
@@ -238,7 +248,7 @@ class Model:
 
         similarity = similarity or self.config.masking.similarity
         known = [name for name in SIMILARITIES if name not in WITHOUT_WORDS]
-        known = [name for name in known if name != "cross_attention" or self.config.captions]
+        known = [name for name in known if self._can_score(name)]
         if similarity not in known:
             raise UserError(f"similarity = {similarity!r}: no scores of words with this model; expected one of {', '.join(known)}")
         bench = self._bench(images, batch_size)

@@ -67,6 +67,7 @@ class CheckCommand:
     """Print everything that was found as JSON."""
 
     def run(self) -> int:
+        hostfile.check_port(self.master_port)
         hosts, problems = hostfile.read_hostfile(self.hostfile)
         for program, package in (("ssh", "openssh-client"), ("pdsh", "pdsh")):
             if shutil.which(program) is None:
@@ -112,6 +113,7 @@ class Check:
 
     def look(self) -> None:
         folder = Path.cwd()
+        self.found += [Finding(HERE, "folder", "fail", said, mend) for said, mend in hostfile.unquoted()]
         self.exports = hostfile.exports(os.environ, folder, self._environment(folder))
         if not any(finding.check == "hostfile" for finding in self.found):
             self.found.append(Finding(HERE, "hostfile", "ok"))

@@ -49,6 +49,7 @@ class PrintCommand:
     def run(self, *arguments: str) -> int:
         """Prints them; `arguments` are the options of train.py, which refuses here what it would refuse on all hosts."""
         parse_options(list(arguments))
+        hostfile.check_port(self.master_port)
         hosts, problems = hostfile.read_hostfile(self.hostfile)
         variables: dict[str, str] = {}
         for path in hostfile.environment_files(Path.cwd()):
@@ -60,7 +61,7 @@ class PrintCommand:
         address = self.master_addr or first_address(hosts[0].name)
         options = ["--hostfile", str(self.hostfile), "--master_port", str(self.master_port)]
         options += ["--master_addr", self.master_addr] if self.master_addr else []
-        for problem in damaged(arguments):
+        for problem in [*damaged(arguments), *(" ".join(found) for found in hostfile.unquoted())]:
             print(f"careful: {problem}", file=sys.stderr, flush=True)
         print("# 1. deepspeed")
         print(shlex.join(["deepspeed", *options, train_script(), *arguments]))
@@ -202,7 +203,9 @@ def by_deepspeed(options: Sequence[str], address: str, arguments: Sequence[str])
         try:
             own = shlex.split(command)  # as the shell there reads it
         except ValueError as error:
-            raise UserError(f"the shell on the other host could not read its command ({error}): {damaged(arguments)[0]}") from error
+            where = f"something in the launch's folder {os.getcwd()!r}, or in an exported NCCL.., PYTHON.. or UCX.. variable"
+            why = next(iter(damaged(arguments)), f"{where}, is one of its own signs")
+            raise UserError(f"the shell on the other host could not read its command ({error}): {why}") from error
         for n, (started, environment) in enumerate(launch_starts(own[own.index(LAUNCH) + 1 :])):
             added = [f"{name}={value}" for name, value in environment.items() if os.environ.get(name) != value]
             lines += ["#   there that starts" if n == 0 else "#   and", "#   " + " ".join([*added, shlex.join(started)])]

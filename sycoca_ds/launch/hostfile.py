@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,3 +115,19 @@ def exports(environment: Mapping[str, str], folder: Path, files: Mapping[str, st
     own = {name: value for name, value in environment.items() if name.startswith(FORWARDED)}
     path = f"{folder}:{environment['PYTHONPATH']}" if "PYTHONPATH" in environment else str(folder)
     return {**own, "PYTHONPATH": path, **files}
+
+
+def unquoted() -> list[tuple[str, str]]:
+    """(what is wrong, what to do) of the folder of a start and of its Python, which DeepSpeed hands to a shell as they are."""
+    found = []
+    for what, path in (("this folder", os.getcwd()), ("this Python", sys.executable)):
+        if sign := re.search(r"[^\w@%+=:,./~-]", path):
+            said = f"{what}, {path!r}: the shell on the other hosts takes {sign[0]!r} for its own"
+            found.append((said, "start by a path without it; a link will do"))
+    return found
+
+
+def check_port(port: int) -> None:
+    """Raises `UserError` for what is none."""
+    if not 0 < port < 1 << 16:
+        raise UserError(f"--master-port {port}: expected 1 to 65535")

@@ -86,7 +86,8 @@ class Run:
 
 def is_run(folder: Path) -> bool:
     """Whether a training has begun there."""
-    return (folder / "run_status.json").is_file() or (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
+    files = (folder / "run_status.json", folder / "metrics.jsonl")
+    return any(map(os.path.isfile, files)) or os.path.isdir(folder / "checkpoints")  # which take a folder that is closed for none
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -208,7 +209,11 @@ def evaluations(folder: Path) -> Iterator[Evaluation]:
             of, images = _of(values, "checkpoint") or {}, _of(values, "data", "images")
             more = {"digest": str(of.get("digest") or ""), "ema_decay": of.get("ema_decay"), "images": images}
             name = str(path.relative_to(folder))
-            yield Evaluation(name, step, str(data or ""), metrics, intervals, path.stat().st_mtime, **more)
+            try:
+                when = path.stat().st_mtime
+            except OSError:  # gone since
+                continue
+            yield Evaluation(name, step, str(data or ""), metrics, intervals, when, **more)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ clock; what became of those on this machine, from the kernel.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -141,6 +142,7 @@ class Attempt:
         """Returns when the command and its ranks have ended, or why they have to."""
         asked = failed = gone = None
         looked = last = time.monotonic()
+        visited = -math.inf
         while True:
             time.sleep(TICK_SECONDS)
             now = time.monotonic()
@@ -161,6 +163,9 @@ class Attempt:
             failed = failed or (now if over else None)
             if self.process.poll() is not None:
                 gone = gone or now
+                if now - visited > GONE_SECONDS:
+                    self._look_away()
+                    last = visited = time.monotonic()
                 left = self._living()
                 if not left:
                     return "asked" if self.stop.asked else ""
@@ -211,9 +216,25 @@ class Attempt:
 
     def _living(self) -> list[int]:
         """Ranks that have not ended, as far as can be seen from here."""
-        silence = self.files.silence()
-        quiet = self.limits.silent / 2
-        return [r.rank for r in self._ranks.values() if (r.lives() if r.here else silence.get(r.rank, quiet) < quiet)]
+        silence, quiet = self.files.silence(), self.limits.silent / 2
+
+        def lives(rank: Rank) -> bool:
+            return rank.lives() if rank.here else not rank.gone and silence.get(rank.rank, quiet) < quiet
+
+        return [rank.rank for rank in self._ranks.values() if lives(rank)]
+
+    def _look_away(self) -> None:
+        """Once the command has ended: which ranks of other hosts have, too. Their last signs of life are young for a while."""
+        away: dict[str, list[tuple[int, str]]] = {}
+        living = set(self._living())
+        for rank in self._ranks.values():
+            if not rank.here and rank.rank in living:
+                away.setdefault(self._address(rank), []).append((rank.pid, rank.began))
+        visits = self.shell.visit_all(away, named=away, number=0)  # which tells, and does nothing
+        for rank in self._ranks.values():
+            visit = visits.get(self._address(rank))
+            if visit is not None and not rank.here and not visit.problem:
+                rank.gone = rank.pid not in visit.ended
 
     # ---- ending -----------------------------------------------------------------------------------------------------------------
 

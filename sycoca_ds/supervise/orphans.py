@@ -27,7 +27,7 @@ FIRST_SPACE = "pid:[4026531836]"
 """The space of process numbers that the kernel itself counts in (PROC_PID_INIT_INO)."""
 SCRIPT = r"""
 echo "oom $(awk '$1 == "oom_kill" {print $2}' /proc/vmstat)"
-began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+began() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '$1 != "Z" {print $20}'; }  # one that has ended has no start
 for item in $named; do
   pid=${item%:*}
   [ "$(began $pid)" = "${item#*:}" ] && kill -$number $pid && echo "ended $pid"
@@ -153,6 +153,7 @@ class Visit:
     problem: str = ""
     """Why it was not reached, as ssh says it."""
     ended: tuple[int, ...] = ()
+    """Processes that were signalled; with signal 0 those that are there."""
     left: tuple[int, ...] = ()
     """Processes that SIGKILL does not end."""
     oom_kills: int | None = None
@@ -216,6 +217,8 @@ class Rank:
     """Whether it runs on this machine, in the same space of process numbers."""
     status: int | None = field(default=None)
     """Its exit status, as soon as that was seen."""
+    gone: bool = False
+    """Of another machine: its process was looked for and is not there."""
 
     def lives(self) -> bool:
         """Of this machine only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -45,3 +46,5 @@ def test_the_share_that_is_lost_is_the_exact_model_s(interval: float) -> None:
     saves = Saves(bytes=0, copy=0, copied=True, seconds=30.0, mttf=1e6, interval=interval, restart=300.0)
     exact = 1 - 1 / expected_seconds(interval, 30.0, 1e6, 300.0)
     assert saves.lost(interval) == pytest.approx(exact, rel=0.05)
+    free = dataclasses.replace(saves, seconds=0.0, interval=0.0)
+    assert free.lost(0.0) == pytest.approx(300 / 1e6), "restarts alone"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
+from sycoca_ds.exporting.about import _losses
 from sycoca_ds.exporting.card import CARD, write_card
 from sycoca_ds.exporting.source import Source
+from sycoca_ds.options import parse_options
 from tests.worlds import REPOSITORY
 from tests.worlds.open_clip.world import SMALL
 
@@ -22,6 +25,13 @@ def test_the_packages_for_open_clip_are_those_of_the_page_and_of_the_tests(tmp_p
         for path in (tmp_path / CARD, page, script)
     ]
     assert found[0] == found[1] == found[2] and {name for name, _ in found[0]} == {"open_clip_torch", "transformers"}
+
+
+def test_the_losses_are_those_that_trained_the_weights() -> None:
+    config = parse_options(["--preset", "tiny"])
+    late = dataclasses.replace(config, loss=dataclasses.replace(config.loss, late_interaction=0.1))
+    assert list(_losses(config)) == ["itc", "ic", "mim"] and _losses(late)["late_interaction"] == 0.1
+    assert _losses(dataclasses.replace(config, task="vqa")) == {"vqa": 1.0}
 
 
 def test_the_peers_size_is_one_number() -> None:

@@ -150,12 +150,16 @@ def test_words_have_the_scores_of_their_tokens(similarity: str, model: Model, be
 def test_what_a_model_lacks_is_said_in_one_line(model: Model, folder: Path, files: list[str], tmp_path: Path) -> None:
     make_run(tmp_path / "clip", dataclasses.replace(SMALL, family="clip"))
     clip = sycoca_ds.load(tmp_path / "clip", device="cpu")
+    pooled = {"image": dataclasses.replace(SMALL.image, pooling="mean"), "text": dataclasses.replace(SMALL.text, pooling="mean")}
+    make_run(tmp_path / "mean", dataclasses.replace(SMALL, **pooled))
+    mean = sycoca_ds.load(tmp_path / "mean", device="cpu")
     assert clip.encode_image(files[0]).shape == (1, SMALL.embed_dim)
     for call, said in (
         (lambda: clip.caption(files), r"captions: the model in .* \(clip\) has no text decoder"),
         (lambda: clip.reconstruct(files, "x"), "has no image decoder"),
         (lambda: clip.attention(files, "x", "cross_attention"), "no scores of words with this model; expected one of"),
         (lambda: model.attention(files, "x", WITHOUT_WORDS[0]), "no scores of words"),
+        (lambda: mean.attention(files, "x", "value_path"), "no scores of words with this model; expected one of token_max, "),
         (lambda: model.attention(files, ["x", "y"]), "2 texts for 7 pictures: expected one each, or one for all"),
         (lambda: model.reconstruct(files, "x", mask_by="luck"), "mask_by = 'luck': expected attention or random"),
         (lambda: model.encode_image(files, batch_size=0), "batch_size = 0: expected a whole number"),

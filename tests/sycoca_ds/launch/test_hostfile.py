@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
 from deepspeed.launcher.runner import _parse_hostfile
 
 from data_pipeline.errors import UserError
-from sycoca_ds.launch.hostfile import environment_files, exports, read_environment, read_hostfile
+from sycoca_ds.launch.hostfile import check_port, environment_files, exports, read_environment, read_hostfile, unquoted
 from tests.worlds import REPOSITORY
 
 
@@ -116,3 +117,17 @@ def test_what_reaches_the_ranks() -> None:
     environment = {"PYTHONPATH": "/x", "OMP_NUM_THREADS": "4", "NCCL_DEBUG": "INFO", "MLFLOW_X": "1"}
     found = exports(environment, Path("/here"), {"OMP_NUM_THREADS": "1"})
     assert found == {"PYTHONPATH": "/here:/x", "NCCL_DEBUG": "INFO", "MLFLOW_X": "1", "OMP_NUM_THREADS": "1"}
+
+
+def test_paths_that_a_shell_takes_apart_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed writes `cd FOLDER; PYTHON -u ..` without quotes."""
+    monkeypatch.setattr(sys, "executable", "/opt/py-3.11_x/bin/python")
+    for name, sign in (("plain-1.0_b", None), ("my runs", " "), ("it's", "'"), ("a$b", "$"), ("a(b", "("), ("a&b", "&")):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found = unquoted()
+        assert bool(found) == (sign is not None) and all(f"takes {sign!r} for its own" in said for said, _ in found), name
+    for port in (0, 65_536, -1):
+        with pytest.raises(UserError, match=f"--master-port {port}: expected 1 to 65535"):
+            check_port(port)
+    check_port(29_500)
