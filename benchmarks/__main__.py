@@ -79,7 +79,7 @@ def main(words: list[str] | None = None) -> int:
 
     torch.set_num_threads(options.threads)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # peers are processes of their own: they are ended, too
+    signal.signal(signal.SIGTERM, end_once)  # peers are processes of their own: they are ended, too
     options.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts, began, rows = machine(options.device), time.monotonic(), []
     name = f"{datetime.now(timezone.utc):%Y-%m-%d_%H%M%S}_{facts['kind']}.json"
@@ -111,6 +111,12 @@ def main(words: list[str] | None = None) -> int:
         options.note.write_text(note(record))
         options.note.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     return 1 if record["failed"] else 0
+
+
+def end_once(number: int, frame: object) -> None:
+    """As a Ctrl-C. `timeout` sends SIGTERM twice, and the second one would interrupt the ending of processes below this one."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def described(facts: dict[str, Any]) -> str:
