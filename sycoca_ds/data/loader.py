@@ -6,6 +6,8 @@ import copy
 import logging
 import os
 import signal
+import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -244,11 +246,24 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:
+LOOK_SECONDS = 2.0
+"""Between two looks of a loader process at its trainer."""
+
+
+def _live_as_long_as_the_trainer(worker: int) -> None:
     """A stop signal reaches every process of a job, from Slurm as from DeepSpeed's launcher. A worker that died of it would end
-    the run with an error before the trainer has saved; workers end when the trainer does."""
+    the run with an error before the trainer has saved. It ends when the trainer does, however that ends: torch's own look at it
+    comes between two batches, and a worker whose batches fill the pipe would wait on it for ever."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    trainer = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == trainer:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True, name="trainer").start()
 
 
 def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: bool) -> Iterator[Batch]:
@@ -262,6 +277,6 @@ def train_loader(dataset: TrainSet, batches: PlannedBatches, workers: int, pin: 
         collate_fn=_as_is,
         pin_memory=pin,
         prefetch_factor=AHEAD if workers else None,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=_live_as_long_as_the_trainer,
     )
     return iter(loader)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -15,6 +19,9 @@ from sycoca_ds.data.plan import Plan
 from sycoca_ds.data.sources import Sources
 from sycoca_ds.data.tokenizer import Tokenizer
 from sycoca_ds.data.transforms import Augmentation
+from sycoca_ds.engine.ranks.process_table import process_began
+from tests.worlds import REPOSITORY
+from tests.worlds.processes.watching import wait_until
 
 STEPS = 60
 
@@ -120,3 +127,30 @@ def test_what_arrives_after_its_loader_has_ended_is_empty(data_set: Path) -> Non
     sent = ForkingPickler.dumps(batch)
     SharedPieces.met.clear()
     assert len(ForkingPickler.loads(sent).pixels) == 0
+
+
+TRAINER = """
+import sys, time
+from pathlib import Path
+from sycoca_ds.data.batch import Batch
+from tests.sycoca_ds.data.test_batch import batches
+plain = Batch.__getstate__
+Batch.__getstate__ = lambda self: {**plain(self), "ballast": bytes(1 << 20)}  # as the texts of a large batch
+found = batches(Path(sys.argv[1]), workers=2)
+next(found)
+print(" ".join(str(worker.pid) for worker in found._workers), flush=True)
+time.sleep(600)
+"""
+
+
+def test_loader_processes_end_with_a_trainer_that_is_killed(data_set: Path) -> None:
+    """What they have for it fills the pipe, on which they would wait for ever: each of them holds its other end, too."""
+    words = [sys.executable, "-c", TRAINER, str(data_set)]
+    trainer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    workers = [int(word) for word in trainer.stdout.readline().split()]
+    began = {pid: process_began(pid) for pid in workers}
+    assert len(workers) == 2 and all(began.values())
+    time.sleep(2)  # until the pipe is full
+    trainer.kill()
+    trainer.wait()
+    assert wait_until(lambda: all(process_began(pid) != began[pid] for pid in workers), 30)
