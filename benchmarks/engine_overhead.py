@@ -102,8 +102,9 @@ class Feed:
             self.turns.append(self._clock.stop())
         batch = next(self.feed)
         if self.beside is not None:
+            copied = dataclasses.replace(batch, pixels=batch.pixels.clone(), piece=None)  # shared memory is read once
             self._clock.start()
-            self.beside(batch)
+            self.beside(copied)
             self.beside_turns.append(self._clock.stop())
         self._clock.start()
         self._began = True
