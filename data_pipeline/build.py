@@ -25,19 +25,8 @@ LAST_STAGES = ("verify: then, every tar", "report: then, the funnel")
 ADOPTION = ("source", "metadata", "out", "processes", "verify_processes")
 """Options of `build` that mean something for tars that are there already."""
 PACKING = (
-    *(
-        "source",
-        "pictures",
-        "captions",
-        "captions_split",
-        "url_col",
-        "caption_col",
-        "out",
-        "image_size",
-        "min_image_size",
-        "max_pixels",
-    ),
-    *("shard_size", "processes", "verify_processes"),
+    *("source", "pictures", "captions", "captions_split", "url_col", "caption_col", "out"),
+    *("image_size", "min_image_size", "max_pixels", "shard_size", "processes", "verify_processes"),
 )
 """Options of `build` that mean something for pictures that are there already."""
 
