@@ -113,7 +113,8 @@ class Check:
 
     def look(self) -> None:
         folder = Path.cwd()
-        self.found += [Finding(HERE, "folder", "fail", said, mend) for said, mend in hostfile.unquoted()]
+        if len(self.hosts) > 1:  # one host is started without a shell
+            self.found += [Finding(HERE, "folder", "fail", said, mend) for said, mend in hostfile.unquoted()]
         self.exports = hostfile.exports(os.environ, folder, self._environment(folder))
         if not any(finding.check == "hostfile" for finding in self.found):
             self.found.append(Finding(HERE, "hostfile", "ok"))
